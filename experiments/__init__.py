@@ -1,0 +1,1 @@
+"""Experiments to run: python -m experiments.forecast, .predict, .lr_range, .gradient_flow."""

@@ -1,0 +1,248 @@
+"""From a configuration to something that trains, evaluates and forecasts."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax import Array
+
+from experiments.config import Config
+from jaxrnn.data import (
+    Preparation,
+    Prepared,
+    Series,
+    load_series,
+    sequential_starts,
+    take_windows,
+    window_starts,
+)
+from jaxrnn.models import RNNForecaster
+from jaxrnn.ops import named_activation
+from jaxrnn.training import (
+    TrainState,
+    huber,
+    make_optimizer,
+    make_sequential_epoch,
+    make_windowed_epoch,
+    pure_apply,
+)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Which steps of a series serve what; a part is judged by the forecasts of the values in it.
+
+    train: values before this step are learned from. monitor: values from, and before, these steps decide which
+    epoch is best. test: values from this step on are what forecasts are judged on.
+    """
+
+    train: int
+    monitor: tuple[int, int]
+    test: int
+
+
+def divide(series: Series, config: Config) -> Parts:
+    """The recipe's parts: hold out the end of the training part, or (as the lesson) look at the last part."""
+    if config.holdout:
+        train = series.split - round(series.split * config.holdout)
+        return Parts(train, (train, series.split), series.split)
+    # The lesson cuts its validation windows from the last part alone, so its first window is only input.
+    return Parts(series.split, (series.split + config.window, len(series.values)), series.split)
+
+
+class Forecasting:
+    """One configured experiment on one series.
+
+    Args:
+      config: what to build.
+      series: what to train on, or to forecast.
+      preparation: a fitted one, to forecast with a run's own; None fits one to the training part.
+    """
+
+    def __init__(self, config: Config, series: Series, preparation: Preparation | None = None):
+        self.config, self.series = config, series
+        self.parts = divide(series, config)
+        if preparation is None:
+            unfitted = Preparation(
+                level_width=config.level_width, season=config.season, calendar=config.calendar
+            )
+            preparation = unfitted.fit(series.values[: self.parts.train])
+        self.preparation = preparation
+        self.prepared: Prepared = preparation.apply(series.values)
+        self._check_lengths()
+        self.every_step = config.task != "seq2vec"
+        self.stateful = config.task == "stateful"
+        self.features = jnp.asarray(self.prepared.features)
+        self.targets = jnp.asarray(self.prepared.targets)
+        self.model = RNNForecaster(
+            self.features.shape[1],
+            config.hidden,
+            cell=config.cell,
+            return_sequences=self.every_step,
+            output_scale=config.output_scale,
+            # An untrained head of a random sign would start output_scale off the mark; zero starts at the
+            # baseline. It also brings the seeds together.
+            head_init=nnx.initializers.zeros_init(),
+            cell_options=_cell_options(config),
+            rngs=nnx.Rngs(config.seed),
+        )
+        self.apply, self.params = pure_apply(self.model)
+
+    def _check_lengths(self) -> None:
+        parts, first, window = self.parts, self.prepared.first, self.config.window
+        usable = parts.train - first - 1
+        if window > usable:
+            raise ValueError(
+                f"--window {window} is longer than the training part: of {parts.train} steps, {usable} can be "
+                f"read before a value that is known. Shorten the window or give a longer series."
+            )
+        if parts.monitor[1] - parts.monitor[0] < 1:
+            raise ValueError(
+                f"nothing is left to validate on: the series has {len(self.series.values)} steps, the last part "
+                f"begins at {parts.test}, and --window is {window}. Shorten the window or move the --split."
+            )
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return (
+            len(self._train_starts())
+            if self.stateful
+            else -(-len(self._train_starts()) // self.config.batch_size)
+        )
+
+    def _train_starts(self) -> np.ndarray:
+        first, window = self.prepared.first, self.config.window
+        length = self.parts.train - first - 1
+        if self.stateful:
+            return first + sequential_starts(length, window, self.config.batch_size)
+        return first + window_starts(length, window)
+
+    def optimizer(self, *, schedule: bool = True) -> optax.GradientTransformation:
+        """The configured optimiser; without ``schedule``, at a constant rate."""
+        config = self.config
+        rate: optax.ScalarOrSchedule = config.learning_rate
+        steps = config.epochs * self.batches_per_epoch
+        warmup = int(config.warmup * steps)
+        if schedule and config.decay:
+            rate = optax.warmup_cosine_decay_schedule(0.0, rate, warmup, max(steps, warmup + 1))
+        return make_optimizer(config.optimizer, rate, clip_norm=config.clip_norm)
+
+    def initial_carry(self) -> Any:
+        return self.model.initialize_carry(self.config.batch_size) if self.stateful else None
+
+    def start(self, optimizer: optax.GradientTransformation) -> tuple[TrainState, Any]:
+        """A new train state, and the compiled epoch that moves it on."""
+        config = self.config
+        carry = self.initial_carry()
+        state = TrainState.create(
+            self.params, optimizer, seed=config.seed, carry=carry, average=config.average is not None
+        )
+        make = partial(make_sequential_epoch, initial_carry=carry)
+        if not self.stateful:
+            make = partial(make_windowed_epoch, batch_size=config.batch_size, every_step=self.every_step)
+        epoch = make(
+            self.apply,
+            optimizer,
+            huber,
+            self.features,
+            self.targets,
+            jnp.asarray(self._train_starts()),
+            window=config.window,
+            average_decay=config.average or 0.0,
+        )
+        return state, epoch
+
+    def evaluate(self, state: TrainState) -> dict[str, Array]:
+        """Loss and mean absolute error over the monitored part.
+
+        A stateful model goes on from the carry at the end of the epoch's training pass, through the series
+        without a gap; a stateless one reads the window before each value.
+        """
+        begin, end = self.parts.monitor
+        if self.stateful:
+            after = int(self._train_starts()[-1, -1]) + self.config.window
+            carry = jax.tree.map(lambda a: a[-1:], state.carry)
+            outputs = self._pass(state.best_guess, self.features[after : end - 1], carry)[begin - 1 - after :]
+            return self._errors(outputs, outputs, self.targets[begin - 1 : end - 1])
+        starts = self._window_starts(begin, end)
+        return self._window_errors(state.best_guess, self.features, self.targets, starts)
+
+    def _window_starts(self, begin: int, end: int) -> Array:
+        """Starts of the windows that are read to forecast the values begin .. end - 1."""
+        if begin - self.config.window < self.prepared.first:
+            raise ValueError(
+                f"--window {self.config.window} reaches back before step {self.prepared.first}, the first that "
+                f"can be read, to forecast step {begin}: shorten the window or move the --split"
+            )
+        return jnp.arange(begin, end) - self.config.window
+
+    @partial(jax.jit, static_argnums=0)
+    def _window_errors(self, params: Any, features: Array, targets: Array, starts: Array) -> dict[str, Array]:
+        window = self.config.window
+        outputs = self.apply(params, take_windows(features, starts, window), None)[1]
+        wanted = targets[starts + window - 1]
+        last = outputs
+        if self.every_step:
+            wanted, last = take_windows(targets, starts, window), outputs[:, -1]
+        return self._errors(last, outputs, wanted)
+
+    def _errors(self, last: Array, outputs: Array, wanted: Array) -> dict[str, Array]:
+        target = wanted[:, -1] if wanted.ndim == 3 else wanted
+        return {
+            "valid_loss": huber(outputs, wanted).mean(),
+            "valid_mae": jnp.abs(last - target).mean() * self.prepared.scale,
+        }
+
+    @partial(jax.jit, static_argnums=0)
+    def _pass(self, params: Any, features: Array, carry: Any) -> Array:
+        return self.apply(params, features[None], carry)[1][0]
+
+    @partial(jax.jit, static_argnums=0)
+    def _window_outputs(self, params: Any, features: Array, starts: Array) -> Array:
+        def outputs(start: Array) -> Array:
+            forecasts = self.apply(params, take_windows(features, start[None], self.config.window), None)[1][
+                0
+            ]
+            return forecasts[-1] if self.every_step else forecasts
+
+        return jax.lax.map(outputs, starts, batch_size=512)
+
+    def forecast(self, params: Any) -> np.ndarray:
+        """One-step forecasts of the last part and of the step after the series, float64 ``[steps + 1]``.
+
+        A stateful model starts from a zero carry and reads the whole series in one pass.
+        """
+        begin, end = self.parts.test, len(self.series.values)
+        if self.stateful:
+            first = self.prepared.first
+            outputs = self._pass(params, self.features[first:], None)[begin - 1 - first :]
+        else:
+            outputs = self._window_outputs(params, self.features, self._window_starts(begin, end + 1))
+        scaled = np.asarray(outputs, np.float64)[:, 0] * self.prepared.scale
+        return self.prepared.baseline[begin - 1 :] + scaled
+
+    @property
+    def actual(self) -> np.ndarray:
+        """The last part's values, float64."""
+        return self.series.values[self.parts.test :, 0]
+
+
+def _cell_options(config: Config) -> dict[str, Any]:
+    options: dict[str, Any] = {"recurrent_kernel_init": nnx.initializers.orthogonal(config.recurrent_gain)}
+    if config.cell == "simple_rnn":
+        options["activation_fn"] = named_activation(config.activation)
+    return options
+
+
+def load(config: Config) -> Series:
+    return load_series(
+        config.series,
+        column=config.column,
+        further_columns=config.further_columns,
+        split=config.split,
+    )

@@ -1,0 +1,83 @@
+"""The pictures. Importing this module imports matplotlib; do so only when there is something to draw."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+INK, ACTUAL, OURS, OTHER = "#333333", "#9a9a9a", "#1f5fbf", "#d98324"
+plt.rcParams.update(
+    {
+        "figure.dpi": 110,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.alpha": 0.25,
+        "axes.edgecolor": INK,
+        "legend.frameon": False,
+        "font.size": 10,
+    }
+)
+
+
+def plot_forecast(
+    path: Path, start: int, actual: np.ndarray, forecast: np.ndarray, naive: np.ndarray, title: str
+) -> None:
+    """The last part as it was and as it was forecast, and a close look at its end."""
+    steps = start + np.arange(len(actual))
+    figure, (whole, close) = plt.subplots(2, 1, figsize=(11, 7), height_ratios=(3, 2), layout="constrained")
+    for axes, last in ((whole, len(steps)), (close, min(90, len(steps)))):
+        axes.plot(steps[-last:], actual[-last:], color=ACTUAL, linewidth=1, label="value")
+        axes.plot(steps[-last:], naive[-last:], ":", color=OTHER, linewidth=0.9, label="naive (last value)")
+        axes.plot(steps[-last:], forecast[-last:], color=OURS, linewidth=1.3, label="forecast")
+    whole.set_title(title, loc="left")
+    whole.legend(loc="upper right", ncols=3)
+    close.set_title(f"the last {min(90, len(steps))} steps", loc="left", fontsize=10)
+    close.set_xlabel("step")
+    _save(figure, path)
+
+
+def plot_learning_curve(path: Path, history: Sequence[dict[str, Any]], best_epoch: int, title: str) -> None:
+    """Training and validation loss by epoch, the best epoch marked."""
+    epochs = [row["epoch"] for row in history]
+    figure, axes = plt.subplots(figsize=(9, 4.5), layout="constrained")
+    marker = "o" if len(epochs) < 3 else None
+    axes.plot(
+        epochs, [row["loss"] for row in history], color=OTHER, linewidth=1, marker=marker, label="training"
+    )
+    valid = [row["valid_loss"] for row in history]
+    axes.plot(epochs, valid, color=OURS, linewidth=1, marker=marker, label="validation")
+    if best_epoch:
+        best = valid[best_epoch - 1]
+        axes.plot([best_epoch], [best], "o", color=OURS, markersize=8, fillstyle="none")
+        axes.axvline(best_epoch, color=OURS, linewidth=0.8, linestyle=":")
+        axes.plot([], [], " ", label=f"best: {best:.4g} in epoch {best_epoch}")
+    if all(row["loss"] > 0 and row["valid_loss"] > 0 for row in history):
+        axes.set_yscale("log")
+    axes.set(xlabel="epoch", ylabel="Huber loss")
+    axes.set_title(title, loc="left")
+    axes.legend()
+    _save(figure, path)
+
+
+def plot_lr_range(path: Path, tests: dict[str, Any]) -> None:
+    """Loss against learning rate, one panel per task, the suggested rate marked."""
+    figure, panels = plt.subplots(
+        1, len(tests), figsize=(4.6 * len(tests), 4), layout="constrained", squeeze=False
+    )
+    for axes, (task, test) in zip(panels[0], tests.items(), strict=True):
+        axes.loglog(test.learning_rates, test.losses, color=OURS, linewidth=1.2)
+        axes.axvline(test.suggestion, color=OTHER, linestyle=":")
+        axes.set_title(f"{task}: try {test.suggestion:.1e}", loc="left")
+        axes.set(xlabel="learning rate", ylabel="training loss of the epoch" if axes is panels[0][0] else "")
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
+    figure.savefig(path)
+    plt.close(figure)

@@ -1,0 +1,9 @@
+"""Cells: Flax parameters and the equations of one step."""
+
+from jaxrnn.cells.base import RecurrentCell
+from jaxrnn.cells.simple import SimpleRNNCell
+
+CELLS: dict[str, type[RecurrentCell]] = {"simple_rnn": SimpleRNNCell}
+"""The cells that scripts and configurations may name."""
+
+__all__ = ["CELLS", "RecurrentCell", "SimpleRNNCell"]

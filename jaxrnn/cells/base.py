@@ -1,0 +1,204 @@
+"""What every cell shares: its parameters, one step, and how the engine is told of it.
+
+To write a cell, subclass :class:`RecurrentCell`, say how many gates it has and write its equations::
+
+    class LeakyCell(jaxrnn.RecurrentCell):
+        def pointwise(self, carry, xw, rh):
+            h = 0.9 * carry + 0.1 * jnp.tanh(xw[0] + rh[0])
+            return h, h
+
+The engine derives the backward pass from ``pointwise``, for training as fast as the built-in cells.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from flax.nnx.nn.dtypes import canonicalize_dtype
+from jax import Array
+
+from jaxrnn.ops.step import (
+    Carry,
+    Params,
+    Pointwise,
+    apply_pointwise,
+    cast,
+    hidden_state,
+    matmul,
+    recurrent_projection,
+)
+
+Initializer = Callable[..., Array]
+
+glorot_uniform = nnx.initializers.glorot_uniform()
+orthogonal = nnx.initializers.orthogonal()
+zeros = nnx.initializers.zeros_init()
+
+_PROJECTIONS = ("kernel", "recurrent_kernel", "bias", "recurrent_bias")
+
+
+class RecurrentCell(nnx.RNNCellBase):
+    """A recurrent cell made of two projections and one pointwise function.
+
+    The gates stand side by side on the last axis of every parameter::
+
+        xw = x @ kernel + bias                            kernel           [in_features, gates * hidden]
+        rh = h @ recurrent_kernel (+ recurrent_bias)      recurrent_kernel [hidden, gates * hidden]
+        carry, y = pointwise(carry, xw, rh)
+
+    Subclasses set ``num_gates`` and define :meth:`pointwise`; those whose carry is more than h also define
+    :meth:`carry_like`. Parameters of a subclass's own are attributes (``nnx.Param``), and get gradients.
+
+    Args:
+      in_features: size of the last axis of the inputs.
+      hidden_features: size of the hidden state.
+      use_bias: whether to add ``bias``.
+      use_recurrent_bias: whether to add ``recurrent_bias``, for cells that do not just add xw and rh.
+      kernel_init: initializer of ``kernel``; Glorot uniform, as in Keras.
+      recurrent_kernel_init: initializer of one gate's ``[hidden, hidden]`` block of ``recurrent_kernel``;
+        orthogonal, so that at first the recurrence neither shrinks nor grows the hidden state.
+      bias_init: initializer of both biases.
+      dtype: of the computation; None takes the widest of inputs and parameters. With bfloat16 or float16
+        products still accumulate in float32.
+      param_dtype: of the parameters.
+      rngs: source of the initial parameters.
+    """
+
+    num_gates: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        *,
+        use_bias: bool = True,
+        use_recurrent_bias: bool = False,
+        kernel_init: Initializer = glorot_uniform,
+        recurrent_kernel_init: Initializer = orthogonal,
+        bias_init: Initializer = zeros,
+        dtype: Any = None,
+        param_dtype: Any = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        for name, size in (("in_features", in_features), ("hidden_features", hidden_features)):
+            if not isinstance(size, int) or size < 1:
+                raise ValueError(f"{name} must be a positive integer, not {size!r}")
+        self.in_features = in_features
+        self.hidden_features = hidden_features
+        self.dtype = dtype
+        self.param_dtype = param_dtype
+        width = self.num_gates * hidden_features
+
+        def blocks(init: Initializer, rows: int) -> nnx.Param:
+            # Gate by gate: fan-out and orthogonality are those of one gate's matrix.
+            gates = [init(rngs.params(), (rows, hidden_features), param_dtype) for _ in range(self.num_gates)]
+            return nnx.Param(jnp.concatenate(gates, axis=-1))
+
+        self.kernel = blocks(kernel_init, in_features)
+        self.recurrent_kernel = blocks(recurrent_kernel_init, hidden_features)
+        bias = nnx.Param(bias_init(rngs.params(), (width,), param_dtype)) if use_bias else None
+        self.bias = nnx.data(bias)
+        recurrent_bias = None
+        if use_recurrent_bias:
+            recurrent_bias = nnx.Param(bias_init(rngs.params(), (width,), param_dtype))
+        self.recurrent_bias = nnx.data(recurrent_bias)
+
+    def pointwise(self, carry: Carry, xw: tuple[Array, ...], rh: tuple[Array, ...]) -> tuple[Carry, Array]:
+        """The cell's equations: ``(carry, xw, rh) -> (carry, y)``, all arrays ``[*batch, hidden]``."""
+        raise NotImplementedError(f"{type(self).__name__} must define pointwise(carry, xw, rh)")
+
+    def carry_like(self, h: Array) -> Carry:
+        """A carry whose every part is shaped like ``h``; its last leaf must be the hidden state."""
+        return h
+
+    def initialize_carry(
+        self,
+        input_shape: tuple[int, ...],
+        rngs: nnx.Rngs | nnx.RngStream | None = None,
+        carry_init: Initializer | None = None,
+    ) -> Carry:
+        """The first carry, zeros by default.
+
+        Args:
+          input_shape: of one step's inputs, ``(*batch, in_features)``.
+          rngs: only needed for a random ``carry_init``.
+          carry_init: initializer of each part of the carry.
+        """
+        shape = (*input_shape[:-1], self.hidden_features)
+        dtype = self.dtype or self.param_dtype
+        if carry_init is None:
+            return self.carry_like(jnp.zeros(shape, dtype))
+        if rngs is None:
+            raise ValueError(
+                "carry_init needs rngs: initialize_carry(shape, rngs=nnx.Rngs(0), carry_init=...)"
+            )
+        stream = rngs.carry if isinstance(rngs, nnx.Rngs) else rngs
+        return jax.tree.map(
+            lambda _: carry_init(stream(), shape, dtype), self.carry_like(jnp.zeros((0,), dtype))
+        )
+
+    @property
+    def num_feature_axes(self) -> int:
+        return 1
+
+    def compute_dtype(self, inputs: Array) -> jnp.dtype:
+        """The dtype of projections and outputs for these inputs."""
+        return jnp.dtype(canonicalize_dtype(inputs, self.kernel[...], dtype=self.dtype))
+
+    def input_projection(self, inputs: Array) -> Array:
+        """xw = inputs @ kernel + bias for any number of leading axes; needs no recurrence."""
+        if inputs.ndim < 1 or inputs.shape[-1] != self.in_features:
+            width = inputs.shape[-1] if inputs.ndim else None
+            raise ValueError(f"{inputs.shape=} ends in {width}, but in_features is {self.in_features}")
+        dtype = self.compute_dtype(inputs)
+        xw = matmul(inputs.astype(dtype), self.kernel[...].astype(dtype))
+        if self.bias is not None:
+            xw = xw + self.bias[...]
+        return cast(xw, dtype)
+
+    def recurrent_parameters(self, dtype: jnp.dtype) -> tuple[Array, Array | None]:
+        """recurrent_kernel in the computation's dtype, and recurrent_bias or None."""
+        bias = None if self.recurrent_bias is None else self.recurrent_bias[...]
+        return self.recurrent_kernel[...].astype(dtype), bias
+
+    def pure_pointwise(self) -> tuple[Pointwise, Params]:
+        """:meth:`pointwise` as a pure function of parameters, and these parameters, for the engine."""
+        graphdef, projections, own = nnx.split(self, _is_projection, ...)
+        leaves, treedef = jax.tree.flatten(jax.eval_shape(lambda: projections))
+        return _PurePointwise(graphdef, treedef, tuple(leaves)), own
+
+    def __call__(self, carry: Carry, inputs: Array) -> tuple[Carry, Array]:
+        """One step: ``carry`` and ``inputs [*batch, in_features]`` to the new carry and ``y [*batch, hidden]``."""
+        xw = self.input_projection(inputs)
+        if hidden_state(carry).shape != (*inputs.shape[:-1], self.hidden_features):
+            raise ValueError(
+                f"the carry holds h of shape {hidden_state(carry).shape}, but {inputs.shape=} needs "
+                f"{(*inputs.shape[:-1], self.hidden_features)}"
+            )
+        kernel, bias = self.recurrent_parameters(xw.dtype)
+        pointwise, params = self.pure_pointwise()
+        return apply_pointwise(pointwise, params, carry, xw, recurrent_projection(carry, kernel, bias))
+
+
+def _is_projection(path: tuple[Any, ...], value: Any) -> bool:
+    return len(path) == 1 and path[0] in _PROJECTIONS
+
+
+@dataclass(frozen=True)
+class _PurePointwise:
+    """A cell's pointwise method as a function of the cell's own parameters.
+
+    Equal for equal cells, so that compiled programs are found again. The projections are present only as
+    shapes: the engine has applied them before.
+    """
+
+    graphdef: Any
+    treedef: Any
+    shapes: tuple[Any, ...]
+
+    def __call__(self, params, carry, xw, rh):
+        projections = jax.tree.unflatten(self.treedef, self.shapes)
+        return nnx.merge(self.graphdef, projections, params).pointwise(carry, xw, rh)

@@ -1,0 +1,69 @@
+"""The simple recurrent cell: one dense layer whose output comes back as its input."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from jaxrnn.cells.base import Initializer, RecurrentCell, glorot_uniform, orthogonal, zeros
+from jaxrnn.ops.activations import Activation
+from jaxrnn.ops.pointwise import simple_rnn_pointwise
+
+
+class SimpleRNNCell(RecurrentCell):
+    """The simple recurrent cell of Elman, Finding structure in time (1990), doi:10.1207/s15516709cog1402_1.
+
+        h_t = activation_fn(x_t @ kernel + bias + h_{t-1} @ recurrent_kernel)
+
+    The carry is h, ``[*batch, hidden_features]``, and so is the output. tanh keeps h within (-1, 1), whatever
+    the weights; with relu nothing bounds it, and a recurrent kernel with a gain above 1 makes h, and the
+    gradients, grow without limit over a long sequence.
+
+    Args:
+      activation_fn: elementwise function.
+      in_features, hidden_features, use_bias, kernel_init, recurrent_kernel_init, bias_init, dtype,
+        param_dtype, rngs: as in :class:`RecurrentCell`.
+
+    >>> import jax.numpy as jnp
+    >>> from flax import nnx
+    >>> cell = SimpleRNNCell(3, 4, rngs=nnx.Rngs(0))
+    >>> x = jnp.ones((2, 3))
+    >>> carry = cell.initialize_carry(x.shape)
+    >>> carry, y = cell(carry, x)
+    >>> carry.shape, y.shape
+    ((2, 4), (2, 4))
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        *,
+        activation_fn: Activation = jnp.tanh,
+        use_bias: bool = True,
+        kernel_init: Initializer = glorot_uniform,
+        recurrent_kernel_init: Initializer = orthogonal,
+        bias_init: Initializer = zeros,
+        dtype: Any = None,
+        param_dtype: Any = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(
+            in_features,
+            hidden_features,
+            use_bias=use_bias,
+            kernel_init=kernel_init,
+            recurrent_kernel_init=recurrent_kernel_init,
+            bias_init=bias_init,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
+        self.activation_fn = activation_fn
+
+    def pure_pointwise(self):
+        return simple_rnn_pointwise(self.activation_fn), ()
+
+    def pointwise(self, carry: Array, xw: tuple[Array, ...], rh: tuple[Array, ...]) -> tuple[Array, Array]:
+        return simple_rnn_pointwise(self.activation_fn)((), carry, xw, rh)

@@ -1,0 +1,160 @@
+"""How a series becomes what a network reads and what it must say, fitted on the training part only.
+
+Raw: the network reads the values and forecasts the next one. Differenced: a simple forecast stands underneath,
+and the network forecasts only what it misses, in units of the series's own noise::
+
+    d_u       = x_u - seasonal_u                           seasonal_u: median of the same days of earlier years
+    level_u   = mean of d_{u-width} .. d_{u-1}
+    baseline  = seasonal_u + level_u
+    target    = (x_u - baseline_u) / scale
+
+Everything at step u is known at step u - 1, so a forecast never looks ahead.
+"""
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Prepared(NamedTuple):
+    """A series as arrays for training.
+
+    Attributes:
+      features: float32 ``[time, dims]``, what the network reads at each step.
+      targets: float32 ``[time, 1]``; ``targets[t]`` is to be forecast after reading step t. Zero at the last
+        step, whose successor is not known.
+      baseline: float64 ``[time]``; the forecast of ``values[t + 1]`` is ``baseline[t] + scale * output``.
+      scale: of the targets.
+      first: the first step from which features and baseline are whole.
+    """
+
+    features: np.ndarray
+    targets: np.ndarray
+    baseline: np.ndarray
+    scale: float
+    first: int
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """Which preparation, and the numbers that were fitted on the training part.
+
+    Attributes:
+      level_width: None for raw values; else over how many steps the level is averaged.
+      season: steps per season; subtracts the median of the same time of earlier seasons. None for none.
+      season_width: steps on both sides of that time together that the median takes in, an odd number.
+      calendar: with a period, sine and cosine of the time within it are further features.
+      scale: of the targets; fitted.
+      drift: how much the series rises per season; fitted.
+      further_mean, further_std: of the further columns; fitted.
+
+    >>> values = np.arange(40.0)[:, None]
+    >>> prepared = Preparation(level_width=4).fit(values[:30]).apply(values)
+    >>> prepared.features.shape, prepared.baseline[10]
+    ((40, 1), 8.5)
+    """
+
+    level_width: int | None = None
+    season: int | None = None
+    season_width: int = 7
+    calendar: int | None = None
+    scale: float = 1.0
+    drift: float = 0.0
+    further_mean: tuple[float, ...] = ()
+    further_std: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.level_width is not None and self.level_width < 1:
+            raise ValueError(
+                f"level_width must be at least 1, or None for raw values, not {self.level_width}"
+            )
+        if self.season is not None and self.season <= self.season_width // 2:
+            raise ValueError(f"season={self.season} must be longer than half of {self.season_width=}")
+        if self.season_width < 1 or self.season_width % 2 == 0:
+            raise ValueError(f"season_width must be odd, not {self.season_width}")
+
+    @property
+    def first(self) -> int:
+        """The first step from which features and baseline are whole."""
+        if self.level_width is None:
+            return 0
+        season = 0 if self.season is None else self.season + self.season_width // 2
+        return season + self.level_width - 1
+
+    def fit(self, values: np.ndarray) -> "Preparation":
+        """Scale and drift from the training part, ``values [time, dims]``."""
+        further = values[:, 1:]
+        std = further.std(axis=0)
+        fitted = replace(
+            self,
+            further_mean=tuple(map(float, further.mean(axis=0))),
+            further_std=tuple(float(s) if s > 0 else 1.0 for s in std),
+        )
+        if self.level_width is None:
+            return fitted
+        if len(values) < self.first + 3:
+            raise ValueError(
+                f"the training part has {len(values)} steps, but {self.season=} and {self.level_width=} "
+                f"use up {self.first} of them before the first one that can be learned from"
+            )
+        x = values[:, 0]
+        if self.season is not None:
+            fitted = replace(fitted, drift=float(np.mean(x[self.season :] - x[: -self.season])))
+        # Differencing cancels what changes slowly, and doubles the variance of what is left: the noise.
+        noise = np.diff(x - fitted._seasonal(x, len(x)))
+        scale = float(np.nanstd(noise)) / np.sqrt(2)
+        if not scale > 0:
+            raise ValueError("the training part never changes: there is nothing to learn")
+        return replace(fitted, scale=float(scale))
+
+    def apply(self, values: np.ndarray) -> Prepared:
+        """Features, targets and baseline of ``values [time, dims]``, which may reach past the training part."""
+        if len(values) < self.first + 2:
+            raise ValueError(f"the series has {len(values)} steps, but at least {self.first + 2} are needed")
+        x, further = values[:, 0], values[:, 1:]
+        columns = []
+        if self.level_width is None:
+            columns.append(x)
+            baseline = np.zeros(len(x))
+        else:
+            seasonal = self._seasonal(x, len(x) + 1)  # known one step ahead
+            d = x - seasonal[:-1]
+            level = np.full(len(x), np.nan)
+            width = self.level_width
+            level[width - 1 :] = np.lib.stride_tricks.sliding_window_view(d, width).mean(axis=1)
+            baseline = seasonal[1:] + level
+            columns.append((d - level) / self.scale)
+        if self.calendar is not None:
+            angle = 2 * np.pi * (np.arange(len(x)) + 1) / self.calendar
+            columns += [np.sin(angle), np.cos(angle)]
+        columns += list(((further - np.array(self.further_mean)) / np.array(self.further_std)).T)
+        targets = np.zeros((len(x), 1))
+        targets[:-1, 0] = (x[1:] - baseline[:-1]) / self.scale
+        features = np.stack(columns, axis=1)
+        features[: self.first] = 0
+        targets[: self.first] = 0
+        return Prepared(
+            features.astype(np.float32), targets.astype(np.float32), baseline, self.scale, self.first
+        )
+
+    def _seasonal(self, x: np.ndarray, length: int) -> np.ndarray:
+        """For steps 0 .. length - 1, the median of the same time of every earlier season, drift added."""
+        if self.season is None:
+            return np.zeros(length)
+        half = self.season_width // 2
+        seasonal = np.full(length, np.nan)
+        offsets = np.arange(-half, half + 1)
+        for step in range(self.season + half, length):
+            earlier = np.arange(1, (step - half) // self.season + 1)
+            around = x[step - earlier[:, None] * self.season + offsets]
+            seasonal[step] = np.median(around + (earlier[:, None] - 1) * self.drift)
+        return seasonal
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> "Preparation":
+        fields = {name: tuple(v) if isinstance(v, list) else v for name, v in record.items()}
+        return cls(**fields)

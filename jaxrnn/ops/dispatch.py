@@ -1,0 +1,153 @@
+"""One entry to every implementation of a recurrence: checks the arguments, picks, and runs."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxrnn.ops.reference import reference_recurrence
+from jaxrnn.ops.scan import scan_recurrence
+from jaxrnn.ops.step import Carry, Params, Pointwise, hidden_state
+
+IMPLEMENTATIONS = {"scan": scan_recurrence, "reference": reference_recurrence}
+"""``scan``: ``lax.scan`` with hand-written backpropagation through time. ``reference``: plain autodiff."""
+
+DEFAULT_IMPLEMENTATION = "scan"
+
+
+def recurrence(
+    pointwise: Pointwise,
+    recurrent_kernel: Array,
+    xw: Array,
+    initial_carry: Carry,
+    *,
+    params: Params = (),
+    recurrent_bias: Array | None = None,
+    seq_lengths: Array | None = None,
+    resets: Array | None = None,
+    reverse: bool = False,
+    unroll: int = 1,
+    implementation: str | None = None,
+) -> tuple[Carry, Array]:
+    """Run a recurrence over time. Time is the first axis.
+
+    Args:
+      pointwise: the cell's equations, ``(params, carry, xw, rh) -> (carry, y)``; ``xw`` and ``rh`` are tuples
+        with one array ``[*batch, hidden]`` per gate. A function of its arguments alone: arrays that it needs
+        (and may want gradients of) come through ``params``.
+      recurrent_kernel: ``[hidden, gates * hidden]``.
+      xw: ``[time, *batch, gates * hidden]``, the input's contribution with every bias in it.
+      initial_carry: pytree of ``[*batch, hidden]``; its last leaf is the hidden state that the recurrent
+        kernel multiplies. Each leaf keeps its dtype.
+      params: pytree of arrays that the pointwise function has of its own.
+      recurrent_bias: ``[gates * hidden]``, added to ``h @ recurrent_kernel``; only needed where the pointwise
+        function does not simply add ``xw`` and ``rh``.
+      seq_lengths: integer ``[*batch]``, from 0 to time. From its length on, a row's carry stays as it is, its
+        outputs are zero and its gradients are zero.
+      resets: bool ``[time, *batch]``. Where true, the carry returns to ``initial_carry`` BEFORE that step.
+      reverse: run from the last step to the first. Outputs stay aligned with ``xw``.
+      unroll: steps per iteration of the compiled loop.
+      implementation: ``"scan"``, ``"reference"``, or None for the best one.
+
+    Returns:
+      The final carry, and the outputs ``[time, *batch, hidden]`` in the dtype of ``xw``.
+
+    Raises:
+      ValueError: shapes, dtypes or the name of the implementation do not fit.
+
+    >>> import jax, jax.numpy as jnp
+    >>> def elman(params, carry, xw, rh):
+    ...     h = jnp.tanh(xw[0] + rh[0])
+    ...     return h, h
+    >>> carry, outputs = recurrence(elman, jnp.eye(3), jnp.ones((5, 2, 3)), jnp.zeros((2, 3)))
+    >>> carry.shape, outputs.shape
+    ((2, 3), (5, 2, 3))
+    """
+    run = _named(implementation)
+    _check(recurrent_kernel, recurrent_bias, xw, initial_carry)
+    time, batch = xw.shape[0], xw.shape[1:-1]
+    valid = None if seq_lengths is None else valid_steps(seq_lengths, time, batch)
+    if valid is not None:
+        xw = jnp.where(valid[..., None], xw, 0)  # a NaN in the padding must not reach a gradient as 0 * NaN
+    if resets is not None:
+        resets = jnp.asarray(resets)
+        if resets.shape != (time, *batch) or resets.dtype != jnp.bool_:
+            raise ValueError(
+                f"resets must be bool of shape {(time, *batch)}, not {resets.dtype} {resets.shape}"
+            )
+        if valid is not None:
+            resets = resets & valid  # padding freezes the carry, whatever stands in it
+    if not isinstance(unroll, int) or unroll < 1:
+        raise ValueError(f"unroll must be a positive integer, not {unroll!r}")
+    return _run(
+        run,
+        pointwise,
+        reverse,
+        unroll,
+        params,
+        recurrent_kernel,
+        recurrent_bias,
+        xw,
+        initial_carry,
+        valid,
+        resets,
+    )
+
+
+# Compiled as a unit, so that a call outside jit traces and compiles once, not at every call.
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _run(run, pointwise, reverse, unroll, *arrays: Any):
+    return run(pointwise, *arrays, reverse=reverse, unroll=unroll)
+
+
+def _named(implementation: str | None):
+    name = DEFAULT_IMPLEMENTATION if implementation is None else implementation
+    if name not in IMPLEMENTATIONS:
+        raise ValueError(
+            f"unknown implementation {name!r}; available: {', '.join(IMPLEMENTATIONS)}, or None to pick"
+        )
+    return IMPLEMENTATIONS[name]
+
+
+def _check(recurrent_kernel: Array, recurrent_bias: Array | None, xw: Array, initial_carry: Carry) -> None:
+    if not jax.tree.leaves(initial_carry):
+        raise ValueError("initial_carry has no arrays: it must hold at least the hidden state")
+    hidden = hidden_state(initial_carry).shape[-1:]
+    if recurrent_kernel.ndim != 2 or recurrent_kernel.shape[:1] != hidden:
+        raise ValueError(
+            f"{recurrent_kernel.shape=} must be (hidden, gates * hidden) with hidden = {hidden} "
+            "as in the last leaf of initial_carry"
+        )
+    width = recurrent_kernel.shape[1]
+    if xw.ndim < 2 or xw.shape[-1] != width:
+        raise ValueError(f"{xw.shape=} must be (time, *batch, {width}), as wide as {recurrent_kernel.shape=}")
+    if not jnp.issubdtype(xw.dtype, jnp.floating):
+        raise ValueError(f"{xw.dtype=} must be a floating type")
+    if hidden[0] == 0 or width % hidden[0]:
+        raise ValueError(f"{recurrent_kernel.shape=} is not (hidden, gates * hidden)")
+    if recurrent_bias is not None and recurrent_bias.shape != (width,):
+        raise ValueError(f"{recurrent_bias.shape=} must be ({width},)")
+    batch = xw.shape[1:-1]
+    for path, leaf in jax.tree_util.tree_leaves_with_path(initial_carry):
+        if leaf.shape[:-1] != batch or not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise ValueError(
+                f"initial_carry{jax.tree_util.keystr(path)} is {leaf.dtype} {leaf.shape}, but must be a "
+                f"floating array of shape {(*batch, '...')} as {xw.shape=} has the batch {batch}"
+            )
+
+
+def valid_steps(seq_lengths: Array, time: int, batch: tuple[int, ...]) -> Array:
+    """bool ``[time, *batch]``: which steps lie within each row's length."""
+    lengths = jnp.asarray(seq_lengths)
+    if lengths.shape != batch or not jnp.issubdtype(lengths.dtype, jnp.integer):
+        raise ValueError(
+            f"seq_lengths must be integers of shape {batch}, not {lengths.dtype} {lengths.shape}"
+        )
+    if not isinstance(lengths, jax.core.Tracer) and lengths.size:
+        low, high = int(lengths.min()), int(lengths.max())
+        if low < 0 or high > time:
+            raise ValueError(f"seq_lengths must lie in 0..{time} (time), but reach from {low} to {high}")
+    steps = jnp.arange(time).reshape(time, *([1] * lengths.ndim))
+    return steps < lengths

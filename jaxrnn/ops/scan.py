@@ -1,0 +1,207 @@
+"""``lax.scan`` with hand-written backpropagation through time, for any pointwise function.
+
+Forward, at every step::
+
+    rh_t            = h_{t-1} @ recurrent_kernel + recurrent_bias
+    carry_t, y_t    = pointwise(params, carry_{t-1}, xw_t, rh_t)
+
+and what the derivative of ``pointwise`` needs is saved (for tanh, only the output). Backward, at every
+step in the opposite order, with d for the gradient of the loss::
+
+    dparams_t, dcarry_{t-1}, dxw_t, drh_t = pullback_t(dcarry_t, dy_t)
+    dh_{t-1}       += drh_t @ recurrent_kernel.T
+
+The weight gradients wait until the loop is over, where each is one large product::
+
+    drecurrent_kernel = sum_t h_{t-1}.T @ drh_t        one matmul over time and batch
+    drecurrent_bias   = sum_t drh_t
+
+Plain autodiff of a scan does that product, and adds up a ``[hidden, gates * hidden]`` array, at every
+step. The derivation is backpropagation through time (Werbos 1990, doi:10.1109/5.58337).
+"""
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jaxrnn.ops.step import (
+    Carry,
+    Params,
+    Pointwise,
+    apply_pointwise,
+    cast,
+    matmul,
+    recurrent_projection,
+    select,
+    widen,
+)
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=("kept",), meta_fields=("treedef", "sources")
+)
+@dataclass(frozen=True)
+class _Pullback:
+    """The pullback of one step (or, stacked by the scan, of all), each array of it saved once.
+
+    ``jax.vjp`` returns a pullback that is a pytree. Arrays of it that the loop saves anyway (the output,
+    the incoming carry) or that do not change from step to step (the parameters) are not saved again:
+    ``sources`` says, for every leaf, where to find it.
+    """
+
+    kept: list[Array]
+    treedef: Any
+    sources: tuple[tuple[str, int], ...]
+
+    @staticmethod
+    def save(pullback: Any, known: dict[str, list[Array]]) -> "_Pullback":
+        where = {id(a): (name, i) for name, arrays in known.items() for i, a in enumerate(arrays)}
+        leaves, treedef = jax.tree.flatten(pullback)
+        kept, sources = [], []
+        for leaf in leaves:
+            if id(leaf) not in where:
+                where[id(leaf)] = ("kept", len(kept))
+                kept.append(leaf)
+            sources.append(where[id(leaf)])
+        return _Pullback(kept, treedef, tuple(sources))
+
+    def restore(self, known: dict[str, list[Array]]) -> Any:
+        known = known | {"kept": self.kept}
+        return jax.tree.unflatten(self.treedef, [known[name][i] for name, i in self.sources])
+
+    def uses(self, name: str, index: int) -> bool:
+        return (name, index) in self.sources
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _recurrence(pointwise, reverse, unroll, params, kernel, bias, xw, initial_carry, valid, resets):
+    args = (params, kernel, bias, xw, initial_carry, valid, resets)
+    return _forward(pointwise, reverse, unroll, *args, save=False)[0]
+
+
+def _forward(
+    pointwise, reverse, unroll, params, kernel, bias, xw, initial_carry, valid, resets, *, save=True
+):
+    """The forward loop; with ``save``, also what the backward loop needs of every step."""
+
+    def body(carry, inputs):
+        xw_t, valid_t, reset_t = inputs
+        if reset_t is not None:
+            carry = select(reset_t, initial_carry, carry)
+        rh = recurrent_projection(carry, kernel, bias)
+        step = functools.partial(apply_pointwise, pointwise)
+        if save:
+            (new_carry, y), pullback = jax.vjp(step, params, carry, xw_t, rh)
+            carry_in = jax.tree.leaves(carry)
+            pullback = _Pullback.save(
+                pullback, {"output": [y], "carry": carry_in, "params": jax.tree.leaves(params)}
+            )
+            h = len(carry_in) - 1
+            used = [a if i == h or pullback.uses("carry", i) else None for i, a in enumerate(carry_in)]
+            saved = (pullback, used)
+        else:
+            new_carry, y = step(params, carry, xw_t, rh)
+            saved = None
+        out = y
+        if valid_t is not None:
+            new_carry, out = select(valid_t, new_carry, carry), jnp.where(valid_t[..., None], y, 0)
+        if save and out is not y and pullback.uses("output", 0):
+            saved = (*saved, y)
+        return new_carry, (out, saved)
+
+    carry, (ys, saved) = lax.scan(body, initial_carry, (xw, valid, resets), reverse=reverse, unroll=unroll)
+    return (carry, ys), (params, kernel, bias, xw, initial_carry, valid, resets, ys, saved)
+
+
+def _backward(pointwise, reverse, unroll, residuals, cotangents):
+    params, kernel, bias, xw, initial_carry, valid, resets, ys, saved = residuals
+    dcarry, dys = cotangents
+    pullbacks, carries_in, *unmasked = saved
+    outputs = unmasked[0] if unmasked else ys
+    kernel_t = jnp.swapaxes(kernel, 0, 1)
+    known_params = jax.tree.leaves(params)
+
+    def body(state, inputs):
+        dcarry, dinitial, dparams = state
+        dy, y, carry_in, pullback, valid_t, reset_t = inputs
+        if valid_t is not None:
+            dfrozen = select(valid_t, jax.tree.map(jnp.zeros_like, dcarry), dcarry)
+            dcarry = select(valid_t, dcarry, jax.tree.map(jnp.zeros_like, dcarry))
+            dy = jnp.where(valid_t[..., None], dy, 0)
+        pull = pullback.restore({"output": [y], "carry": carry_in, "params": known_params})
+        dcarry = jax.tree.map(lambda d, a: cast(d, a.dtype), dcarry, initial_carry)
+        dparams_t, dcarry, dxw, drh = pull((dcarry, dy))
+        drh_narrow = cast(drh, kernel.dtype)
+        leaves, treedef = jax.tree.flatten(widen(dcarry))
+        leaves[-1] = leaves[-1] + matmul(drh_narrow, kernel_t)
+        dcarry = jax.tree.unflatten(treedef, leaves)
+        if valid_t is not None:
+            dcarry = jax.tree.map(jnp.add, dcarry, dfrozen)
+        if reset_t is not None:
+            zeros = jax.tree.map(jnp.zeros_like, dcarry)
+            dinitial = jax.tree.map(jnp.add, dinitial, select(reset_t, dcarry, zeros))
+            dcarry = select(reset_t, zeros, dcarry)
+        dparams = jax.tree.map(jnp.add, dparams, widen(dparams_t))
+        # Most cells add xw and rh: one array then serves as the gradient of both.
+        out = {"drh": drh_narrow} if dxw is drh and drh is drh_narrow else {"drh": drh_narrow, "dxw": dxw}
+        return (dcarry, dinitial, dparams), out
+
+    zeros = jax.tree.map(jnp.zeros_like, widen(initial_carry)) if resets is not None else None
+    state = (widen(dcarry), zeros, jax.tree.map(jnp.zeros_like, widen(params)))
+    inputs = (dys, outputs, carries_in, pullbacks, valid, resets)
+    (dcarry, dinitial, dparams), out = lax.scan(body, state, inputs, reverse=not reverse, unroll=unroll)
+    drh = out["drh"]
+    if dinitial is not None:
+        dcarry = jax.tree.map(jnp.add, dcarry, dinitial)
+    h = cast(carries_in[-1], kernel.dtype)
+    dkernel = matmul(h.reshape(-1, h.shape[-1]).T, drh.reshape(-1, drh.shape[-1]))
+    dbias = None
+    if bias is not None:
+        dbias = cast(widen(drh).reshape(-1, drh.shape[-1]).sum(0), bias.dtype)
+
+    def like(d, a):
+        return cast(d, a.dtype)
+
+    return (
+        jax.tree.map(like, dparams, params),
+        like(dkernel, kernel),
+        dbias,
+        like(out.get("dxw", drh), xw),
+        jax.tree.map(like, dcarry, initial_carry),
+        None,
+        None,
+    )
+
+
+_recurrence.defvjp(_forward, _backward)
+
+
+def scan_recurrence(
+    pointwise: Pointwise,
+    params: Params,
+    recurrent_kernel: Array,
+    recurrent_bias: Array | None,
+    xw: Array,
+    initial_carry: Carry,
+    valid: Array | None,
+    resets: Array | None,
+    *,
+    reverse: bool,
+    unroll: int,
+) -> tuple[Carry, Array]:
+    return _recurrence(
+        pointwise,
+        reverse,
+        unroll,
+        params,
+        recurrent_kernel,
+        recurrent_bias,
+        xw,
+        initial_carry,
+        valid,
+        resets,
+    )

@@ -1,0 +1,88 @@
+"""One step of a recurrence, as every implementation computes it.
+
+A cell is its parameters and one pointwise function::
+
+    carry, y = pointwise(params, carry, xw, rh)
+
+``xw`` and ``rh`` are tuples with one array ``[..., hidden]`` per gate: what the input and what the
+previous hidden state contribute. Everything else about a step (which part of the carry is the hidden
+state, which precision is used, what a reset or padding does) is written here, once, so that the
+implementations cannot differ in it.
+
+Precision: matrix products accumulate in float32 or wider, the pointwise function runs in float32 or
+wider, the carry keeps the dtype of ``initial_carry`` and the outputs have the dtype of ``xw``.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+Carry = Any
+"""Any pytree of arrays ``[*batch, hidden]``; its last leaf is the hidden state h."""
+
+Params = Any
+"""Any pytree of arrays without time or batch axes: what the pointwise function has of its own."""
+
+Pointwise = Callable[[Params, Carry, tuple[Array, ...], tuple[Array, ...]], tuple[Carry, Array]]
+
+
+def hidden_state(carry: Carry) -> Array:
+    """The part of the carry that the recurrent kernel multiplies: its last leaf."""
+    return jax.tree.leaves(carry)[-1]
+
+
+def accumulation_dtype(dtype: jnp.dtype) -> jnp.dtype:
+    """float32 for half-width types, the type itself otherwise."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def widen(tree: Any) -> Any:
+    """Every array of a pytree in its accumulation dtype (the same object where it already is)."""
+    return jax.tree.map(lambda a: cast(a, accumulation_dtype(a.dtype)), tree)
+
+
+def cast(array: Array, dtype: jnp.dtype) -> Array:
+    return array if array.dtype == dtype else array.astype(dtype)
+
+
+def matmul(a: Array, b: Array) -> Array:
+    """``a @ b`` accumulated, and returned, in float32 or wider."""
+    dtype = jnp.promote_types(a.dtype, b.dtype)
+    return jnp.matmul(cast(a, dtype), cast(b, dtype), preferred_element_type=accumulation_dtype(dtype))
+
+
+def recurrent_projection(carry: Carry, recurrent_kernel: Array, recurrent_bias: Array | None) -> Array:
+    """rh = h @ recurrent_kernel (+ recurrent_bias), shape ``[*batch, gates * hidden]``."""
+    rh = matmul(cast(hidden_state(carry), recurrent_kernel.dtype), recurrent_kernel)
+    return rh if recurrent_bias is None else rh + recurrent_bias
+
+
+def apply_pointwise(
+    pointwise: Pointwise, params: Params, carry: Carry, xw: Array, rh: Array
+) -> tuple[Carry, Array]:
+    """The cell's own equations, in float32 or wider, with the dtypes of carry and output restored."""
+    hidden = hidden_state(carry).shape[-1]
+    gates = xw.shape[-1] // hidden
+
+    def split(block: Array) -> tuple[Array, ...]:
+        return (block,) if gates == 1 else tuple(jnp.split(block, gates, axis=-1))
+
+    new_carry, y = pointwise(params, widen(carry), split(widen(xw)), split(rh))
+    expected, found = jax.tree.structure(carry), jax.tree.structure(new_carry)
+    if expected != found:
+        raise ValueError(f"pointwise must return a carry of the structure it got, {expected}, not {found}")
+    for old, new in zip(jax.tree.leaves(carry), jax.tree.leaves(new_carry), strict=True):
+        if old.shape != new.shape:
+            raise ValueError(
+                f"pointwise must keep the shapes of the carry, but {old.shape} became {new.shape}"
+            )
+    new_carry = jax.tree.map(lambda old, new: cast(new, old.dtype), carry, new_carry)
+    return new_carry, cast(y, xw.dtype)
+
+
+def select(condition: Array, yes: Carry, no: Carry) -> Carry:
+    """Row by row, ``yes`` where ``condition [*batch]`` holds, else ``no``."""
+    return jax.tree.map(lambda a, b: jnp.where(condition[..., None], a, b), yes, no)

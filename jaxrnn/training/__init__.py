@@ -1,0 +1,46 @@
+"""Training: steps and epochs as compiled programs, early stopping, checkpoints, the learning-rate range test."""
+
+from jaxrnn.training.checkpoints import CheckpointError, CheckpointStore, Restored
+from jaxrnn.training.fit import EarlyStopping, Run, describe_divergence, fit
+from jaxrnn.training.lr_range import LRRangeTest, exponential_rates, lr_range_test
+from jaxrnn.training.step import (
+    OPTIMIZERS,
+    Batch,
+    StepMetrics,
+    TrainState,
+    huber,
+    learning_rate_of,
+    make_optimizer,
+    make_sequential_epoch,
+    make_train_step,
+    make_windowed_epoch,
+    pure_apply,
+    train_step,
+    with_learning_rate,
+)
+
+__all__ = [
+    "OPTIMIZERS",
+    "Batch",
+    "CheckpointError",
+    "CheckpointStore",
+    "EarlyStopping",
+    "LRRangeTest",
+    "Restored",
+    "Run",
+    "StepMetrics",
+    "TrainState",
+    "describe_divergence",
+    "exponential_rates",
+    "fit",
+    "huber",
+    "learning_rate_of",
+    "lr_range_test",
+    "make_optimizer",
+    "make_sequential_epoch",
+    "make_train_step",
+    "make_windowed_epoch",
+    "pure_apply",
+    "train_step",
+    "with_learning_rate",
+]

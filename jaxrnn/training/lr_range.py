@@ -1,0 +1,76 @@
+"""The learning-rate range test: raise the rate every epoch and watch where the loss falls and where it blows up.
+
+Source: Smith (2017), Cyclical learning rates for training neural networks, arXiv:1506.01186.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from jaxrnn.training.step import Epoch, TrainState, with_learning_rate
+
+
+@dataclass(frozen=True)
+class LRRangeTest:
+    """What a range test found: rates and losses epoch by epoch, and a rate to train with."""
+
+    learning_rates: list[float]
+    losses: list[float]
+    suggestion: float
+
+
+def exponential_rates(lowest: float, epochs: int, epochs_per_decade: float) -> list[float]:
+    """lowest * 10^(epoch / epochs_per_decade).
+
+    >>> [f"{rate:.0e}" for rate in exponential_rates(1e-7, 3, 1)]
+    ['1e-07', '1e-06', '1e-05']
+    """
+    return [lowest * 10 ** (epoch / epochs_per_decade) for epoch in range(epochs)]
+
+
+def lr_range_test(
+    state: TrainState,
+    train_epoch: Epoch,
+    learning_rates: Sequence[float],
+    *,
+    on_epoch: Callable[[float, float], None] | None = None,
+) -> LRRangeTest:
+    """Train one epoch at every rate in turn, from low to high, without going back to the start.
+
+    Ends early once the loss is no longer finite or ten times the lowest one seen.
+
+    Args:
+      state: a new train state whose optimiser is :func:`jaxrnn.training.make_optimizer`'s.
+      train_epoch: as in :func:`jaxrnn.training.fit`.
+      learning_rates: ascending, one per epoch.
+      on_epoch: called with every rate and its loss.
+
+    Returns:
+      Rates, losses, and as suggestion a tenth of the rate at which the smoothed loss is lowest.
+
+    Raises:
+      ValueError: the very first rate already diverges.
+    """
+    rates, losses = [], []
+    for rate in learning_rates:
+        state, metrics = train_epoch(with_learning_rate(state, rate))
+        loss = float(metrics.loss)
+        if not math.isfinite(loss):
+            break
+        rates.append(float(rate))
+        losses.append(loss)
+        if on_epoch is not None:
+            on_epoch(rate, loss)
+        if loss > 10 * min(losses):
+            break
+    if not rates:
+        raise ValueError(f"the loss is not finite at the lowest rate, {learning_rates[0]:.3g}: start lower")
+    return LRRangeTest(rates, losses, rates[int(np.argmin(_smoothed(losses)))] / 10)
+
+
+def _smoothed(losses: Sequence[float], width: int = 5) -> np.ndarray:
+    """A centred moving average; at the ends, of what there is."""
+    ones = np.ones(width)
+    return np.convolve(losses, ones, "same") / np.convolve(np.ones(len(losses)), ones, "same")
