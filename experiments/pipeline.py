@@ -68,9 +68,7 @@ class Forecasting:
         self.config, self.series = config, series
         self.parts = divide(series, config)
         if preparation is None:
-            unfitted = Preparation(
-                level_width=config.level_width, season=config.season, calendar=config.calendar
-            )
+            unfitted = Preparation(level_width=config.level_width, season=config.season, calendar=config.calendar)
             preparation = unfitted.fit(series.values[: self.parts.train])
         self.preparation = preparation
         self.prepared: Prepared = preparation.apply(series.values)
@@ -110,9 +108,7 @@ class Forecasting:
     @property
     def batches_per_epoch(self) -> int:
         return (
-            len(self._train_starts())
-            if self.stateful
-            else -(-len(self._train_starts()) // self.config.batch_size)
+            len(self._train_starts()) if self.stateful else -(-len(self._train_starts()) // self.config.batch_size)
         )
 
     def _train_starts(self) -> np.ndarray:
@@ -205,9 +201,7 @@ class Forecasting:
     @partial(jax.jit, static_argnums=0)
     def _window_outputs(self, params: Any, features: Array, starts: Array) -> Array:
         def outputs(start: Array) -> Array:
-            forecasts = self.apply(params, take_windows(features, start[None], self.config.window), None)[1][
-                0
-            ]
+            forecasts = self.apply(params, take_windows(features, start[None], self.config.window), None)[1][0]
             return forecasts[-1] if self.every_step else forecasts
 
         return jax.lax.map(outputs, starts, batch_size=512)

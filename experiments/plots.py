@@ -47,9 +47,7 @@ def plot_learning_curve(path: Path, history: Sequence[dict[str, Any]], best_epoc
     epochs = [row["epoch"] for row in history]
     figure, axes = plt.subplots(figsize=(9, 4.5), layout="constrained")
     marker = "o" if len(epochs) < 3 else None
-    axes.plot(
-        epochs, [row["loss"] for row in history], color=OTHER, linewidth=1, marker=marker, label="training"
-    )
+    axes.plot(epochs, [row["loss"] for row in history], color=OTHER, linewidth=1, marker=marker, label="training")
     valid = [row["valid_loss"] for row in history]
     axes.plot(epochs, valid, color=OURS, linewidth=1, marker=marker, label="validation")
     if best_epoch:

@@ -132,13 +132,9 @@ class RecurrentCell(nnx.RNNCellBase):
         if carry_init is None:
             return self.carry_like(jnp.zeros(shape, dtype))
         if rngs is None:
-            raise ValueError(
-                "carry_init needs rngs: initialize_carry(shape, rngs=nnx.Rngs(0), carry_init=...)"
-            )
+            raise ValueError("carry_init needs rngs: initialize_carry(shape, rngs=nnx.Rngs(0), carry_init=...)")
         stream = rngs.carry if isinstance(rngs, nnx.Rngs) else rngs
-        return jax.tree.map(
-            lambda _: carry_init(stream(), shape, dtype), self.carry_like(jnp.zeros((0,), dtype))
-        )
+        return jax.tree.map(lambda _: carry_init(stream(), shape, dtype), self.carry_like(jnp.zeros((0,), dtype)))
 
     @property
     def num_feature_axes(self) -> int:

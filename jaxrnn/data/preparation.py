@@ -66,9 +66,7 @@ class Preparation:
 
     def __post_init__(self) -> None:
         if self.level_width is not None and self.level_width < 1:
-            raise ValueError(
-                f"level_width must be at least 1, or None for raw values, not {self.level_width}"
-            )
+            raise ValueError(f"level_width must be at least 1, or None for raw values, not {self.level_width}")
         if self.season is not None and self.season <= self.season_width // 2:
             raise ValueError(f"season={self.season} must be longer than half of {self.season_width=}")
         if self.season_width < 1 or self.season_width % 2 == 0:
@@ -134,9 +132,7 @@ class Preparation:
         features = np.stack(columns, axis=1)
         features[: self.first] = 0
         targets[: self.first] = 0
-        return Prepared(
-            features.astype(np.float32), targets.astype(np.float32), baseline, self.scale, self.first
-        )
+        return Prepared(features.astype(np.float32), targets.astype(np.float32), baseline, self.scale, self.first)
 
     def _seasonal(self, x: np.ndarray, length: int) -> np.ndarray:
         """For steps 0 .. length - 1, the median of the same time of every earlier season, drift added."""

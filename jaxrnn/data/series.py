@@ -186,9 +186,7 @@ def read_csv(path: Path, wanted: Sequence[str | None]) -> tuple[tuple[str, ...],
             cell = row[place].strip()
             if not _is_number(cell) or not math.isfinite(float(cell)):
                 what = "is empty" if not cell else f"holds {cell!r}, which is not a finite number"
-                raise ValueError(
-                    f"{path}, row {line}, column {name!r} {what}. Fill it in or leave the row out."
-                )
+                raise ValueError(f"{path}, row {line}, column {name!r} {what}. Fill it in or leave the row out.")
             values[i, j] = float(cell)
     return tuple(columns), values
 

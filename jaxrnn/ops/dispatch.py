@@ -74,9 +74,7 @@ def recurrence(
     if resets is not None:
         resets = jnp.asarray(resets)
         if resets.shape != (time, *batch) or resets.dtype != jnp.bool_:
-            raise ValueError(
-                f"resets must be bool of shape {(time, *batch)}, not {resets.dtype} {resets.shape}"
-            )
+            raise ValueError(f"resets must be bool of shape {(time, *batch)}, not {resets.dtype} {resets.shape}")
         if valid is not None:
             resets = resets & valid  # padding freezes the carry, whatever stands in it
     if not isinstance(unroll, int) or unroll < 1:
@@ -142,9 +140,7 @@ def valid_steps(seq_lengths: Array, time: int, batch: tuple[int, ...]) -> Array:
     """bool ``[time, *batch]``: which steps lie within each row's length."""
     lengths = jnp.asarray(seq_lengths)
     if lengths.shape != batch or not jnp.issubdtype(lengths.dtype, jnp.integer):
-        raise ValueError(
-            f"seq_lengths must be integers of shape {batch}, not {lengths.dtype} {lengths.shape}"
-        )
+        raise ValueError(f"seq_lengths must be integers of shape {batch}, not {lengths.dtype} {lengths.shape}")
     if not isinstance(lengths, jax.core.Tracer) and lengths.size:
         low, high = int(lengths.min()), int(lengths.max())
         if low < 0 or high > time:

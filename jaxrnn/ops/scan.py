@@ -41,9 +41,7 @@ from jaxrnn.ops.step import (
 )
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=("kept",), meta_fields=("treedef", "sources")
-)
+@functools.partial(jax.tree_util.register_dataclass, data_fields=("kept",), meta_fields=("treedef", "sources"))
 @dataclass(frozen=True)
 class _Pullback:
     """The pullback of one step (or, stacked by the scan, of all), each array of it saved once.
@@ -83,9 +81,7 @@ def _recurrence(pointwise, reverse, unroll, params, kernel, bias, xw, initial_ca
     return _forward(pointwise, reverse, unroll, *args, save=False)[0]
 
 
-def _forward(
-    pointwise, reverse, unroll, params, kernel, bias, xw, initial_carry, valid, resets, *, save=True
-):
+def _forward(pointwise, reverse, unroll, params, kernel, bias, xw, initial_carry, valid, resets, *, save=True):
     """The forward loop; with ``save``, also what the backward loop needs of every step."""
 
     def body(carry, inputs):

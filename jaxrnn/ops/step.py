@@ -76,9 +76,7 @@ def apply_pointwise(
         raise ValueError(f"pointwise must return a carry of the structure it got, {expected}, not {found}")
     for old, new in zip(jax.tree.leaves(carry), jax.tree.leaves(new_carry), strict=True):
         if old.shape != new.shape:
-            raise ValueError(
-                f"pointwise must keep the shapes of the carry, but {old.shape} became {new.shape}"
-            )
+            raise ValueError(f"pointwise must keep the shapes of the carry, but {old.shape} became {new.shape}")
     new_carry = jax.tree.map(lambda old, new: cast(new, old.dtype), carry, new_carry)
     return new_carry, cast(y, xw.dtype)
 

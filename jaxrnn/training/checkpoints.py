@@ -188,9 +188,7 @@ class CheckpointStore:
             )
             raise CheckpointError(f"no checkpoint in {self.directory} can be loaded:\n  {reasons}")
         if not self.directory.is_dir():
-            raise CheckpointError(
-                f"{self.directory} is not a folder: check the path, or save a checkpoint first"
-            )
+            raise CheckpointError(f"{self.directory} is not a folder: check the path, or save a checkpoint first")
         which = "" if step is None else f" of {step=}"
         raise CheckpointError(f"no checkpoint{which} in {self.directory}; the steps there are {self.steps()}")
 
@@ -214,9 +212,7 @@ class CheckpointStore:
                 os.rename(folder, trash)
                 shutil.rmtree(trash)
             except OSError as error:
-                warnings.warn(
-                    f"step {saved} is saved, but {folder} could not be deleted: {error}", stacklevel=3
-                )
+                warnings.warn(f"step {saved} is saved, but {folder} could not be deleted: {error}", stacklevel=3)
 
 
 def _is_complete(folder: Path) -> bool:

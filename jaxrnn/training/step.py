@@ -141,9 +141,7 @@ def make_optimizer(
 
     def chain(learning_rate: Any) -> optax.GradientTransformation:
         optimizer = OPTIMIZERS[name](learning_rate, **options)
-        return (
-            optimizer if clip_norm is None else optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
-        )
+        return optimizer if clip_norm is None else optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
 
     return optax.inject_hyperparams(chain)(learning_rate=learning_rate)
 

@@ -81,9 +81,7 @@ def edit_record(folder: Path, **changes: Any) -> None:
     """What a forger can do: change the record and make its checksum fit."""
     path = folder / "record.json"
     forged = json.loads(path.read_text())["content"] | changes
-    path.write_text(
-        json.dumps({"sha256": checkpoints._sha256(json.dumps(forged).encode()), "content": forged})
-    )
+    path.write_text(json.dumps({"sha256": checkpoints._sha256(json.dumps(forged).encode()), "content": forged}))
 
 
 def is_orbax(path: Any) -> bool:
@@ -230,9 +228,7 @@ class TestFolder:
         store.save(2, small(3), {"loss": 0.3})
         assert seen == [0.2, 0.3, 0.3, 0.3]
 
-    def test_leftovers_are_ignored_by_readers_and_deleted_by_the_next_save(
-        self, store: CheckpointStore
-    ) -> None:
+    def test_leftovers_are_ignored_by_readers_and_deleted_by_the_next_save(self, store: CheckpointStore) -> None:
         shutil.copytree(newest(store), store.directory / "step_00000003.tmp")
         shutil.copytree(newest(store), store.directory / "step_00000004.1.trash")
         (store.directory / "notes.tmp").write_text("not ours")
@@ -408,9 +404,7 @@ class TestDamage:
         with pytest.warns(UserWarning, match="step_00000003 holds step 2: it was renamed"):
             assert store.restore(small(0)).step == 1
 
-    def test_orbax_returns_other_numbers(
-        self, store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_orbax_returns_other_numbers(self, store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
         """The checksum of the leaves is over what was given to Orbax, and checked on what it gives back."""
         from orbax.checkpoint import v1 as ocp
 
@@ -461,9 +455,7 @@ class TestForged:
         os.mkfifo(newest(store) / "pipe")
         assert_falls_back(store, "pipe is a link or special file")
 
-    @pytest.mark.parametrize(
-        "name", ["../step_00000001/record.json", "/etc/hostname", "arrays/../record.json"]
-    )
+    @pytest.mark.parametrize("name", ["../step_00000001/record.json", "/etc/hostname", "arrays/../record.json"])
     def test_path_out_of_the_folder(self, store: CheckpointStore, name: str) -> None:
         digest = checkpoints._sha256(Path(newest(store) / name).read_bytes()) if ".." in name else "0"
         edit_record(newest(store), files={name: digest})
@@ -566,9 +558,7 @@ class TestSaveFails:
         store.save(4, small(4))
         assert sorted(os.listdir(store.directory)) == ["step_00000003", "step_00000004"]
 
-    def test_real_full_disk_and_read_only_mount(
-        self, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_real_full_disk_and_read_only_mount(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)]
         if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
             pytest.skip("no right to mount a tmpfs here")
@@ -616,9 +606,7 @@ def test_kill_at_any_instant(tmp_path: Path) -> None:
             log = tmp_path / f"{i}.log"
             command = [sys.executable, "-W", "error", "-c", WRITER, str(tmp_path / str(i))]
             with open(log, "wb") as file:
-                writers.append(
-                    (log, i, subprocess.Popen(command, env=environment(), stdout=file, stderr=file))
-                )
+                writers.append((log, i, subprocess.Popen(command, env=environment(), stdout=file, stderr=file)))
         try:
             for log, _, writer in writers:
                 while b"\n" not in log.read_bytes() and writer.poll() is None:
