@@ -20,7 +20,6 @@ import time
 
 _BEGAN = time.perf_counter()
 
-import csv  # noqa: E402
 import math  # noqa: E402
 import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -28,11 +27,11 @@ from typing import Any  # noqa: E402
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
-import tyro  # noqa: E402
 
 from experiments import runs  # noqa: E402
-from experiments.config import Config, Settings, resolve  # noqa: E402
+from experiments.config import Settings, read_settings, resolve  # noqa: E402
 from experiments.pipeline import Forecasting, load  # noqa: E402
+from experiments.recipes import Config  # noqa: E402
 from experiments.report import baselines, console, epoch_progress, fail, results_table  # noqa: E402
 from jaxrnn.training import CheckpointStore, Run, describe_divergence, fit  # noqa: E402
 
@@ -40,7 +39,7 @@ INTERRUPTED = 130
 
 
 def main(arguments: list[str] | None = None) -> int:
-    settings = tyro.cli(Settings, args=arguments, description=__doc__)
+    settings = read_settings(__doc__, arguments)
     try:
         return run_experiment(settings)
     except (ValueError, OSError) as error:
@@ -133,7 +132,7 @@ def finish(forecasting: Forecasting, run: Run, folder: Path) -> dict[str, Any]:
     }
     runs.write_json(folder / "metrics.json", metrics)
     runs.write_json(folder / "history.json", [_finite_row(row) for row in run.history])
-    write_forecast(folder / "forecast.csv", forecasting, forecast)
+    runs.write_forecast(folder / "forecast.csv", forecasting.parts.test, actual, forecast)
     console.print(results_table(forecasting, maes, metrics["valid_mae"]))
 
     from experiments import plots
@@ -146,17 +145,6 @@ def finish(forecasting: Forecasting, run: Run, folder: Path) -> dict[str, Any]:
         finite = [row for row in run.history if math.isfinite(row["loss"] + row["valid_loss"])]
         plots.plot_learning_curve(folder / "learning_curve.png", finite, run.stopping.best_epoch, title)
     return metrics
-
-
-def write_forecast(path: Path, forecasting: Forecasting, forecast: np.ndarray) -> None:
-    """step, value and forecast for every step of the last part, and the step after it."""
-    start = forecasting.parts.test
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["step", "value", "forecast"])
-        for i, value in enumerate(forecast.tolist()):
-            known = forecasting.actual[i].item() if i < len(forecasting.actual) else ""
-            writer.writerow([start + i, known, value])
 
 
 def _finite_row(row: dict[str, Any]) -> dict[str, Any]:

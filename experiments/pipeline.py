@@ -11,7 +11,7 @@ import optax
 from flax import nnx
 from jax import Array
 
-from experiments.config import Config
+from experiments.recipes import Config
 from jaxrnn.data import (
     Preparation,
     Prepared,

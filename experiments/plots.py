@@ -56,7 +56,7 @@ def plot_learning_curve(path: Path, history: Sequence[dict[str, Any]], best_epoc
         axes.axvline(best_epoch, color=OURS, linewidth=0.8, linestyle=":")
         axes.plot([], [], " ", label=f"best: {best:.4g} in epoch {best_epoch}")
     if all(row["loss"] > 0 and row["valid_loss"] > 0 for row in history):
-        axes.set_yscale("log")
+        _log_losses(axes)
     axes.set(xlabel="epoch", ylabel="Huber loss")
     axes.set_title(title, loc="left")
     axes.legend()
@@ -69,11 +69,43 @@ def plot_lr_range(path: Path, tests: dict[str, Any]) -> None:
         1, len(tests), figsize=(4.6 * len(tests), 4), layout="constrained", squeeze=False
     )
     for axes, (task, test) in zip(panels[0], tests.items(), strict=True):
-        axes.loglog(test.learning_rates, test.losses, color=OURS, linewidth=1.2)
+        axes.semilogx(test.learning_rates, test.losses, color=OURS, linewidth=1.2)
+        _log_losses(axes)
         axes.axvline(test.suggestion, color=OTHER, linestyle=":")
         axes.set_title(f"{task}: try {test.suggestion:.1e}", loc="left")
         axes.set(xlabel="learning rate", ylabel="training loss of the epoch" if axes is panels[0][0] else "")
     _save(figure, path)
+
+
+def plot_gradient_flow(path: Path, flows: dict[str, dict[float, Any]], clip_norm: float) -> None:
+    """Norms of dL/dh_t along time, one panel per activation, one colour per gain; dashed after clipping."""
+    figure, panels = plt.subplots(
+        1, len(flows), figsize=(5.5 * len(flows), 4.5), layout="constrained", squeeze=False, sharey=True
+    )
+    for axes, (name, rows) in zip(panels[0], flows.items()):
+        colours = plt.get_cmap("viridis")(np.linspace(0, 0.85, len(rows)))
+        for colour, (gain, flow) in zip(colours, rows.items()):
+            norms = np.array(flow.hidden_norms)
+            steps = np.arange(1, len(norms) + 1)
+            axes.semilogy(steps, norms, color=colour, linewidth=1.5, label=f"gain {gain:g}")
+            if flow.clipped_norm < flow.kernel_norm:
+                axes.semilogy(
+                    steps, norms * (flow.clipped_norm / flow.kernel_norm), "--", color=colour, linewidth=1
+                )
+        axes.plot([], [], "--", color=INK, linewidth=1, label=f"clipped to norm {clip_norm:g}")
+        axes.set_title(name, loc="left")
+        axes.set(xlabel="step t", ylabel="norm of dL/dh at step t" if axes is panels[0][0] else "")
+        axes.set_ylim(1e-12, 1e16)  # beyond, float32 has little left to say
+    panels[0][0].legend(ncols=2)
+    _save(figure, path)
+
+
+def _log_losses(axes: Any) -> None:
+    """A logarithmic axis whose ticks read 5, 10, 20 even where it spans less than a factor of ten."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axes.yaxis.set_minor_formatter("")
 
 
 def _save(figure: Any, path: Path) -> None:

@@ -1,12 +1,16 @@
 """A run folder: what is in it, writing it so that a crash leaves whole files, and reading it back."""
 
+import csv
 import json
 import os
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from experiments.config import Config, Settings
+import numpy as np
+
+from experiments.config import Settings
+from experiments.recipes import Config
 from jaxrnn.data import Preparation
 
 CHECKPOINTS = "checkpoints"
@@ -30,6 +34,15 @@ def write_json(path: Path, content: Any) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     os.replace(temporary, path)
+
+
+def write_forecast(path: Path, start: int, actual: np.ndarray, forecast: np.ndarray) -> None:
+    """step, value and forecast of every step from ``start`` on, and of the one after the last value."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["step", "value", "forecast"])
+        for i, value in enumerate(forecast.tolist()):
+            writer.writerow([start + i, actual[i].item() if i < len(actual) else "", value])
 
 
 def read_config(folder: Path) -> tuple[Config, Preparation]:

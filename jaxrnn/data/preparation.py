@@ -152,5 +152,5 @@ class Preparation:
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "Preparation":
-        fields = {name: tuple(v) if isinstance(v, list) else v for name, v in record.items()}
+        fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in record.items()}
         return cls(**fields)

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.core import Tracer
 
 from jaxrnn.ops.reference import reference_recurrence
 from jaxrnn.ops.scan import scan_recurrence
@@ -141,7 +142,7 @@ def valid_steps(seq_lengths: Array, time: int, batch: tuple[int, ...]) -> Array:
     lengths = jnp.asarray(seq_lengths)
     if lengths.shape != batch or not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise ValueError(f"seq_lengths must be integers of shape {batch}, not {lengths.dtype} {lengths.shape}")
-    if not isinstance(lengths, jax.core.Tracer) and lengths.size:
+    if not isinstance(lengths, Tracer) and lengths.size:
         low, high = int(lengths.min()), int(lengths.max())
         if low < 0 or high > time:
             raise ValueError(f"seq_lengths must lie in 0..{time} (time), but reach from {low} to {high}")

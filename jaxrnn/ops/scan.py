@@ -113,7 +113,7 @@ def _forward(pointwise, reverse, unroll, params, kernel, bias, xw, initial_carry
     return (carry, ys), (params, kernel, bias, xw, initial_carry, valid, resets, ys, saved)
 
 
-def _backward(pointwise, reverse, unroll, residuals, cotangents):
+def _backward(pointwise, reverse, unroll, residuals: Any, cotangents: Any) -> Any:
     params, kernel, bias, xw, initial_carry, valid, resets, ys, saved = residuals
     dcarry, dys = cotangents
     pullbacks, carries_in, *unmasked = saved

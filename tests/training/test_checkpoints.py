@@ -598,7 +598,7 @@ WRITER = """if True:
 
 
 def test_kill_at_any_instant(tmp_path: Path) -> None:
-    """After kill -9, the last checkpoint that `save` returned from is there, or the one that it was about to save."""
+    """After kill -9 there is the last checkpoint that `save` returned from, or the one it was writing."""
     generator = random.Random(time.time_ns())
     for first in range(0, KILLS, 5):
         writers = []

@@ -1,0 +1,127 @@
+"""Fair timing of contestants that share one process and one machine.
+
+In every repetition all contestants run, in a new random order. Each is called once without being timed, which
+brings its code and data into the caches, then twice on the clock, and then nothing happens for 10 ms: PyTorch's
+threads go on spinning for a while after a call, which slows whoever runs next (by a quarter, on two cores).
+A call ends when its results are there, not when JAX has been told to compute them.
+
+What is reported are medians and quartiles. Two contestants are compared repetition by repetition, so that a
+machine that slows down for a while slows both sides of a ratio.
+"""
+
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+Contestants = Mapping[str, Callable[[], object]]
+
+PAUSE = 0.010
+"""Seconds between one contestant's calls and the next one's."""
+
+COUNTED = 2
+
+
+class Spread(NamedTuple):
+    """Median and quartiles."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Any) -> "Spread":
+        low, median, high = np.quantile(np.asarray(values, np.float64), [0.25, 0.5, 0.75])
+        return cls(float(median), float(low), float(high))
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds that one contestant took.
+
+    Attributes:
+      first_call: of the very first call, in which JAX compiles; not among the counted ones.
+      calls: of the counted calls, a tuple for each repetition.
+    """
+
+    first_call: float
+    calls: tuple[tuple[float, ...], ...]
+
+    @property
+    def spread(self) -> Spread:
+        """Of all counted calls."""
+        return Spread.of([seconds for calls in self.calls for seconds in calls])
+
+    @property
+    def median(self) -> float:
+        return self.spread.median
+
+    def divided_by(self, number: int) -> "Timing":
+        """Per epoch, where every call runs that many epochs."""
+        calls = tuple(tuple(seconds / number for seconds in calls) for calls in self.calls)
+        return replace(self, first_call=self.first_call / number, calls=calls)
+
+    def as_json(self) -> dict[str, Any]:
+        return {"first_call_s": self.first_call, **self.spread._asdict(), "calls_s": self.calls}
+
+
+def ratio(timing: Timing, baseline: Timing) -> Spread:
+    """How many times as long as the baseline, pair by pair within the repetitions.
+
+    >>> slow, fast = Timing(9.0, ((4.0, 4.0), (6.0, 6.0))), Timing(9.0, ((2.0, 2.0), (3.0, 3.0)))
+    >>> ratio(slow, fast)
+    Spread(median=2.0, low=2.0, high=2.0)
+    """
+    if len(timing.calls) != len(baseline.calls):
+        raise ValueError(
+            f"{len(timing.calls)} repetitions cannot be paired with {len(baseline.calls)}: "
+            "time both in one call of interleave"
+        )
+    return Spread.of([sum(a) / sum(b) for a, b in zip(timing.calls, baseline.calls)])
+
+
+def geometric_mean(values: list[float]) -> float:
+    """The mean for ratios: 2 and 1/2 cancel out."""
+    return float(np.exp(np.mean(np.log(values))))
+
+
+def interleave(
+    contestants: Contestants,
+    repetitions: int,
+    *,
+    seed: int = 0,
+    advance: Callable[[], object] = lambda: None,
+) -> dict[str, Timing]:
+    """Time contestants beside each other.
+
+    Args:
+      contestants: a function without arguments for each name; what it returns is waited for.
+      repetitions: how many times each is called (once uncounted, twice counted).
+      seed: of the random orders.
+      advance: called after every repetition, for a progress bar.
+    """
+    if repetitions < 1:
+        raise ValueError(f"{repetitions=} must be at least 1")
+    first = {name: seconds_of(call) for name, call in contestants.items()}
+    calls: dict[str, list[tuple[float, ...]]] = {name: [] for name in contestants}
+    order = list(contestants)
+    shuffled = random.Random(seed)
+    for _ in range(repetitions):
+        shuffled.shuffle(order)
+        for name in order:
+            seconds_of(contestants[name])
+            calls[name].append(tuple(seconds_of(contestants[name]) for _ in range(COUNTED)))
+            time.sleep(PAUSE)
+        advance()
+    return {name: Timing(first[name], tuple(calls[name])) for name in contestants}
+
+
+def seconds_of(call: Callable[[], object]) -> float:
+    """Wall-clock seconds until a call's results are there."""
+    began = time.perf_counter()
+    jax.block_until_ready(call())
+    return time.perf_counter() - began

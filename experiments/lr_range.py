@@ -1,0 +1,123 @@
+"""Find a learning rate: raise it every epoch, and watch where the loss falls and where it blows up.
+
+    python -m experiments.lr_range                       # all three tasks of the course recipe, about 15 s
+    python -m experiments.lr_range --tasks seq2vec --series melbourne
+
+Draws loss against learning rate into lr_range.png, writes the numbers beside it, and suggests a tenth of the
+rate at which the loss is lowest.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.progress import Progress
+from tyro.conf import arg
+
+from experiments import runs
+from experiments.config import Settings as ForecastSettings
+from experiments.config import resolve
+from experiments.pipeline import Forecasting, load
+from experiments.recipes import TASKS, Task
+from experiments.report import console, fail
+from jaxrnn.training import LRRangeTest, exponential_rates, lr_range_test
+
+# As in the lesson, so that the pictures can be compared: the lowest rate, and epochs per factor of ten.
+COURSE_RAMPS = {"seq2vec": (1e-7, 20.0), "seq2seq": (1e-7, 30.0), "stateful": (1e-8, 30.0)}
+TUNED_RAMP = (1e-5, 20.0)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to test."""
+
+    tasks: Annotated[tuple[Task, ...], arg(help="Which tasks to test.")] = TASKS
+    recipe: Annotated[
+        Literal["course", "tuned"] | None,
+        arg(
+            metavar="{course,tuned}",
+            help="Of experiments.forecast.",
+            help_behavior_hint="(default: course for the course series, tuned for any other)",
+        ),
+    ] = None
+    series: Annotated[str, arg(metavar="NAME|PATH.csv", help="The series to train on.")] = "course"
+    column: Annotated[
+        str | None, arg(metavar="NAME", help="Its column.", help_behavior_hint="(default: the series's own)")
+    ] = None
+    cell: Annotated[str, arg(metavar="CELL", help="Recurrent cell.")] = "simple_rnn"
+    epochs: Annotated[int, arg(metavar="N", help="Rates to try, one epoch each.")] = 100
+    lowest: Annotated[
+        float | None,
+        arg(
+            metavar="RATE",
+            help="The first rate.",
+            help_behavior_hint="(default: course 1e-7 / 1e-7 / 1e-8 by task, tuned 1e-5)",
+        ),
+    ] = None
+    epochs_per_decade: Annotated[
+        float | None,
+        arg(
+            metavar="N",
+            help="In so many epochs the rate rises tenfold.",
+            help_behavior_hint="(default: course 20 / 30 / 30 by task, tuned 20)",
+        ),
+    ] = None
+    seed: Annotated[int, arg(metavar="N", help="Of the first parameters and of the shuffling.")] = 0
+    out: Annotated[Path, arg(metavar="DIR", help="Where lr_range.png and lr_range.json go.")] = Path(
+        "runs/lr_range"
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    settings = tyro.cli(Settings, args=arguments, description=__doc__)
+    try:
+        run_tests(settings)
+    except (ValueError, OSError) as error:
+        return fail(str(error))
+    except KeyboardInterrupt:
+        fail("interrupted; nothing is written")
+        return 130
+    return 0
+
+
+def run_tests(settings: Settings) -> None:
+    if settings.epochs < 1 or not settings.tasks:
+        raise ValueError(f"at least one epoch and one task are needed: {settings.epochs=}, {settings.tasks=}")
+    found = {task: range_test(settings, task) for task in settings.tasks}
+    settings.out.mkdir(parents=True, exist_ok=True)
+    runs.write_json(settings.out / "lr_range.json", {task: vars(test) for task, test in found.items()})
+    from experiments import plots
+
+    plots.plot_lr_range(settings.out / "lr_range.png", found)
+    for task, test in found.items():
+        console.print(f"{task}: try a learning rate of {test.suggestion:.1e}")
+    console.print(f"picture and numbers are in {settings.out}", soft_wrap=True)
+
+
+def range_test(settings: Settings, task: Task) -> LRRangeTest:
+    config = resolve(
+        ForecastSettings(
+            recipe=settings.recipe,
+            task=task,
+            series=settings.series,
+            column=settings.column,
+            cell=settings.cell,
+            seed=settings.seed,
+        )
+    )
+    lowest, per_decade = COURSE_RAMPS[task] if config.recipe == "course" else TUNED_RAMP
+    rates = exponential_rates(settings.lowest or lowest, settings.epochs, settings.epochs_per_decade or per_decade)
+    forecasting = Forecasting(config, load(config))
+    state, train_epoch = forecasting.start(forecasting.optimizer(schedule=False))
+    quiet = not console.is_terminal
+    if quiet:
+        print(f"{task}: {settings.epochs} epochs, from a rate of {rates[0]:.1e} to {rates[-1]:.1e}", flush=True)
+    with Progress(console=console, transient=True, disable=quiet) as bar:
+        line = bar.add_task(task, total=len(rates))
+        return lr_range_test(state, train_epoch, rates, on_epoch=lambda rate, loss: bar.advance(line))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

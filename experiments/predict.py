@@ -1,0 +1,91 @@
+"""Forecast with the best model of a run, in a new process.
+
+    python -m experiments.forecast --recipe tuned --out runs/first
+    python -m experiments.predict runs/first                       # the same series: the same numbers, bit for bit
+    python -m experiments.predict runs/first --series new.csv      # another series, scaled as the run's own
+
+Prints how good the forecasts of the series's last part are, and the forecast of the step after its end.
+"""
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+from tyro.conf import Positional, arg
+
+from experiments import runs
+from experiments.pipeline import Forecasting, load
+from experiments.report import baselines, console, fail, results_table
+from jaxrnn.training import CheckpointStore, Run
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Which run, and which series."""
+
+    run: Annotated[Positional[Path], arg(metavar="RUN", help="Folder of a run of experiments.forecast.")]
+    series: Annotated[
+        str | None,
+        arg(
+            metavar="NAME|PATH.csv",
+            help="The series to forecast.",
+            help_behavior_hint="(default: the run's own)",
+        ),
+    ] = None
+    column: Annotated[
+        str | None, arg(metavar="NAME", help="Its column.", help_behavior_hint="(default: the run's own)")
+    ] = None
+    split: Annotated[
+        int | None,
+        arg(
+            metavar="STEP",
+            help="The first step to forecast.",
+            help_behavior_hint="(default: the series's own, or 70 % of a file)",
+        ),
+    ] = None
+    out: Annotated[
+        Path | None,
+        arg(metavar="FILE.csv", help="Write the forecasts there.", help_behavior_hint="(default: nowhere)"),
+    ] = None
+
+
+def main(arguments: list[str] | None = None) -> int:
+    settings = tyro.cli(Settings, args=arguments, description=__doc__)
+    try:
+        predict(settings)
+    except (ValueError, OSError) as error:
+        return fail(str(error))
+    return 0
+
+
+def predict(settings: Settings) -> None:
+    config, preparation = runs.read_config(settings.run)
+    if settings.series is not None:
+        same = settings.series == config.series
+        config = replace(
+            config,
+            series=settings.series,
+            column=config.column if same else None,
+            split=config.split if same else None,
+        )
+    config = replace(config, column=settings.column or config.column, split=settings.split or config.split)
+    forecasting = Forecasting(config, load(config), preparation)
+    template = Run.create(forecasting.start(forecasting.optimizer())[0])
+    with CheckpointStore(settings.run / runs.CHECKPOINTS) as store:
+        restored = store.restore(template.arrays)
+    forecast = forecasting.forecast(restored.arrays["best_params"])
+    mae = float(np.abs(forecast[:-1] - forecasting.actual).mean())
+    compared = {name: float(np.abs(f - forecasting.actual).mean()) for name, f in baselines(forecasting).items()}
+    console.print(results_table(forecasting, compared, mae))
+    console.print(f"best model of epoch {restored.record['best_epoch']}; validation MAE {mae!r}")
+    console.print(f"step {len(forecasting.series.values)}, the one after the series: {float(forecast[-1])!r}")
+    if settings.out is not None:
+        runs.write_forecast(settings.out, forecasting.parts.test, forecasting.actual, forecast)
+        console.print(f"forecasts are in {settings.out}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

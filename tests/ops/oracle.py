@@ -1,0 +1,138 @@
+"""What the engine is held against: the cells under test, random problems, and a Python loop over time.
+
+The loop knows nothing of ``lax.scan``, of the engine's step or of its backward pass: JAX differentiates
+it operation by operation. A cell joins the conformance suite with one line in ``CASES``.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrnn.ops import Pointwise, simple_rnn_pointwise
+
+
+@dataclass(frozen=True)
+class Case:
+    """A cell under test.
+
+    Attributes:
+      name: in the names of the tests.
+      pointwise: what the engine runs.
+      gates: how many blocks xw and rh have.
+      carry: makes a carry of parts ``[*batch, hidden]``; the last one is h.
+      params: makes what the pointwise function has of its own, from vectors ``[hidden]``.
+      recurrent_bias: whether the cell has one.
+      equations: what the loop runs instead of ``pointwise``, where that has a derivative of its own making.
+    """
+
+    name: str
+    pointwise: Pointwise
+    gates: int = 1
+    carry: Callable[[Callable[[], Any]], Any] = lambda part: part()
+    params: Callable[[Callable[[], Any]], Any] = lambda vector: ()
+    recurrent_bias: bool = False
+    equations: Pointwise | None = None
+
+
+def elman(activation):
+    def equations(params, carry, xw, rh):
+        h = activation(xw[0] + rh[0])
+        return h, h
+
+    return equations
+
+
+def leaky(params, carry, xw, rh):
+    leak = jax.nn.sigmoid(params["leak"])
+    h = (1 - leak) * carry + leak * jnp.tanh(xw[0] + rh[0])
+    return h, h
+
+
+def two_part(params, carry, xw, rh):
+    # The output is neither part of the carry, so that nothing can be mistaken for it.
+    v, h = carry
+    v = 0.9 * v + xw[0] * h + rh[0]
+    h = jnp.tanh(v)
+    return (v, h), h + jnp.sin(v)
+
+
+def minimal_gated_unit(params, carry, xw, rh):
+    forget = jax.nn.sigmoid(xw[0] + rh[0])
+    h = (1 - forget) * jnp.tanh(xw[1] + forget * rh[1]) + forget * carry
+    return h, h
+
+
+CASES = [
+    Case("tanh", simple_rnn_pointwise(jnp.tanh), equations=elman(jnp.tanh)),
+    Case("relu", simple_rnn_pointwise(jax.nn.relu), equations=elman(lambda z: jnp.maximum(z, 0))),
+    Case("gelu", simple_rnn_pointwise(jax.nn.gelu), equations=elman(jax.nn.gelu)),
+    Case("leaky", leaky, params=lambda vector: {"leak": vector()}),
+    Case("two_part", two_part, carry=lambda part: (part(), part())),
+    Case("minimal_gated_unit", minimal_gated_unit, gates=2, recurrent_bias=True),
+]
+
+
+def problem(case: Case, time: int, batch: tuple[int, ...] = (), hidden: int = 3, seed: int = 0):
+    """Random float64 arguments of a recurrence, and random cotangents of its (carry, outputs)."""
+    random = np.random.RandomState(seed)
+    width = case.gates * hidden
+
+    def part():
+        return random.randn(*batch, hidden)
+
+    arguments = {
+        "params": case.params(lambda: random.randn(hidden)),
+        "recurrent_kernel": 0.5 * random.randn(hidden, width),
+        "recurrent_bias": random.randn(width) if case.recurrent_bias else None,
+        "xw": random.randn(time, *batch, width),
+        "initial_carry": case.carry(part),
+    }
+    return arguments, (case.carry(part), random.randn(time, *batch, hidden))
+
+
+def loop(case: Case, arguments: dict[str, Any], *, seq_lengths=None, resets=None, reverse: bool = False):
+    """The recurrence, step after step: ``(carry, outputs)``."""
+    equations = case.equations or case.pointwise
+    kernel, bias, xw = (arguments[name] for name in ("recurrent_kernel", "recurrent_bias", "xw"))
+    time, *batch, _ = xw.shape
+    lengths = np.full(batch, time) if seq_lengths is None else np.asarray(seq_lengths)
+    resets = np.zeros((time, *batch), bool) if resets is None else np.asarray(resets)
+    carry, outputs = arguments["initial_carry"], [jnp.zeros(())] * time
+    for t in reversed(range(time)) if reverse else range(time):
+        valid = t < lengths
+        carry = _rows(resets[t] & valid, arguments["initial_carry"], carry)
+        rh = jax.tree.leaves(carry)[-1] @ kernel + (0 if bias is None else bias)
+        new_carry, y = equations(
+            arguments["params"], carry, jnp.split(xw[t], case.gates, -1), jnp.split(rh, case.gates, -1)
+        )
+        carry = _rows(valid, new_carry, carry)
+        outputs[t] = _rows(valid, y, jnp.zeros_like(y))
+    return carry, jnp.stack(outputs) if time else jnp.zeros((0, *batch, kernel.shape[0]))
+
+
+def _rows(condition: np.ndarray, yes, no):
+    if condition.all() or not condition.any():
+        return yes if condition.all() else no
+    return jax.tree.map(lambda a, b: jnp.where(condition[..., None], a, b), yes, no)
+
+
+def loop_and_gradients(case: Case, arguments, cotangents, **options):
+    """``(carry, outputs)`` of the loop, and the gradient of every argument."""
+    results, pullback = jax.vjp(lambda a: loop(case, a, **options), jax.tree.map(jnp.asarray, arguments))
+    return results, pullback(jax.tree.map(jnp.asarray, cotangents))[0]
+
+
+def assert_close(found, expected, tolerance: float = 1e-10) -> None:
+    """Every array is right to ``tolerance``, relative to the largest number of the array."""
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected), strict=True):
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        assert a.shape == b.shape, jax.tree_util.keystr(path)
+        scale = np.abs(b).max(initial=0)
+        np.testing.assert_allclose(
+            a, b, rtol=0, atol=tolerance * scale, err_msg=f"at {jax.tree_util.keystr(path)}"
+        )

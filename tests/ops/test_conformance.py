@@ -1,0 +1,247 @@
+"""Every implementation of the engine runs every cell as a Python loop in float64 does, and so do its gradients.
+
+One suite for all pairs of a cell (``CASES``) and an implementation (``IMPLEMENTATIONS``): a new one of either
+is under all of it. Compared are the final carry, the outputs, and the gradients of every argument for random
+cotangents on both; the tolerance is 1e-10 relative, that of half precision stands in one table.
+"""
+
+import functools
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.test_util import check_grads
+
+from jaxrnn.ops import IMPLEMENTATIONS, recurrence
+from jaxrnn.ops.scan import _forward
+from tests.ops.oracle import CASES, Case, assert_close, loop, loop_and_gradients, problem
+
+every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+every_implementation = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def float64():
+    # For this module only. XLA's optimisations cost most of the compile time and change nothing at these sizes.
+    optimised = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    with jax.enable_x64(True):
+        yield
+    jax.config.update("jax_disable_most_optimizations", optimised)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A way of running a recurrence; ``resets`` has several variants, which share a compiled program."""
+
+    time: int
+    batch: tuple[int, ...]
+    seq_lengths: Any = None
+    resets: dict[str, Any] = field(default_factory=lambda: {"": None})
+    reverse: bool = False
+    unroll: int = 1
+
+
+def _resets(time: int, *batch: int) -> dict[str, np.ndarray]:
+    where = np.arange(time).reshape(time, *[1] * len(batch)) + np.zeros((time, *batch), int)
+    random = np.random.RandomState(5).rand(time, *batch) < 0.4
+    return {"first": where == 0, "last": where == time - 1, "every": where >= 0, "random": random}
+
+
+LENGTHS = np.array([0, 5, 3, 1])
+SETUPS = {
+    "odd_time": Setup(5, (3,)),
+    "one_step_no_batch": Setup(1, ()),
+    "no_steps": Setup(0, (2,)),
+    "seq_lengths_unroll_2": Setup(5, (4,), seq_lengths=LENGTHS, unroll=2),
+    "resets_two_batch_axes_unroll_3": Setup(5, (2, 2), resets=_resets(5, 2, 2), unroll=3),
+    "seq_lengths_resets_reverse": Setup(5, (4,), seq_lengths=LENGTHS, resets=_resets(5, 4), reverse=True),
+}
+
+
+@functools.cache
+def compiled(case: Case, implementation: str, reverse: bool = False, unroll: int = 1):
+    """One program for results and gradients, shared by all tests that need it."""
+
+    @jax.jit
+    def run(arguments, cotangents, masks):
+        def forward(arguments):
+            return recurrence(
+                case.pointwise, **arguments, **masks, reverse=reverse, unroll=unroll, implementation=implementation
+            )
+
+        results, pullback = jax.vjp(forward, arguments)
+        return results, pullback(cotangents)[0]
+
+    return run
+
+
+@functools.cache
+def expected(case: Case, setup_name: str, resets_name: str):
+    setup = SETUPS[setup_name]
+    masks = {"seq_lengths": setup.seq_lengths, "resets": setup.resets[resets_name]}
+    return loop_and_gradients(case, *problem(case, setup.time, setup.batch), **masks, reverse=setup.reverse)
+
+
+def test_the_oracle_equals_numpy():
+    arguments, _ = problem(CASES[0], 4, (2,))
+    h, outputs = arguments["initial_carry"], []
+    for xw in arguments["xw"]:
+        h = np.tanh(xw + h @ arguments["recurrent_kernel"])
+        outputs.append(h)
+    assert_close(loop(CASES[0], arguments), (h, np.stack(outputs)))
+
+
+@every_implementation
+@every_case
+@pytest.mark.parametrize("setup_name", SETUPS)
+def test_results_and_gradients_equal_a_python_loop(case, implementation, setup_name):
+    setup = SETUPS[setup_name]
+    arguments, cotangents = problem(case, setup.time, setup.batch)
+    run = compiled(case, implementation, setup.reverse, setup.unroll)
+    for name, resets in setup.resets.items():
+        masks = {"seq_lengths": setup.seq_lengths, "resets": resets}
+        assert_close(run(arguments, cotangents, masks), expected(case, setup_name, name))
+
+
+@every_implementation
+@every_case
+def test_nan_in_the_padding_reaches_neither_results_nor_gradients(case, implementation):
+    setup = SETUPS["seq_lengths_unroll_2"]
+    arguments, cotangents = problem(case, setup.time, setup.batch)
+    padding = np.arange(setup.time)[:, None] >= setup.seq_lengths
+    arguments["xw"][padding] = np.nan
+    cotangents[1][padding] = np.nan  # nobody may read what stands there on the way back, either
+    run = compiled(case, implementation, unroll=setup.unroll)
+    found = run(arguments, cotangents, {"seq_lengths": setup.seq_lengths, "resets": None})
+    assert_close(found, expected(case, "seq_lengths_unroll_2", ""))
+
+
+@every_implementation
+@every_case
+def test_vmap_over_kernels_and_inputs_equals_a_loop(case, implementation):
+    arguments, cotangents = problem(case, 5, (3,))
+    others, _ = problem(case, 5, (3,), seed=1)
+    kernels = np.stack([arguments["recurrent_kernel"], others["recurrent_kernel"]])
+    inputs = np.stack([arguments["xw"], others["xw"]])
+    run = compiled(case, implementation)
+
+    def one(kernel, xw):
+        changed = arguments | {"recurrent_kernel": kernel, "xw": xw}
+        return run(changed, cotangents, {"seq_lengths": None, "resets": None})
+
+    found = jax.vmap(jax.vmap(one, (None, 0)), (0, None))(kernels, inputs)
+    for i, kernel in enumerate(kernels):
+        for j, xw in enumerate(inputs):
+            assert_close(jax.tree.map(lambda a, i=i, j=j: a[i, j], found), one(kernel, xw))
+
+
+@every_implementation
+@every_case
+def test_a_call_outside_jit_equals_one_inside(case, implementation):
+    setup = SETUPS["seq_lengths_unroll_2"]
+    arguments, _ = problem(case, setup.time, setup.batch)
+    arguments = jax.tree.map(jnp.asarray, arguments)
+    options: dict[str, Any] = {"seq_lengths": setup.seq_lengths, "unroll": 2, "implementation": implementation}
+    found = recurrence(case.pointwise, **arguments, **options)
+    assert_close(found, expected(case, "seq_lengths_unroll_2", "")[0])
+
+
+@every_case
+@pytest.mark.parametrize("implementation", [name for name in IMPLEMENTATIONS if name != "reference"])
+def test_second_derivatives_equal_finite_differences(case, implementation):
+    # The reference is differentiated by JAX: its second derivatives are JAX's to test.
+    arguments, _ = problem(case, 2, (), hidden=2)
+
+    def last(arguments):
+        carry, outputs = recurrence(case.pointwise, **arguments, implementation=implementation)
+        return jnp.sin(outputs).sum() + sum(leaf.sum() for leaf in jax.tree.leaves(carry))
+
+    check_grads(jax.jit(last), (arguments,), order=2, modes=("rev",))
+
+
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_a_sequence_cut_anywhere_with_its_carry_handed_over_equals_one_pass(data):
+    case = data.draw(st.sampled_from(CASES))
+    implementation = data.draw(st.sampled_from(list(IMPLEMENTATIONS)))
+    time, rows, hidden = (data.draw(st.integers(1, most)) for most in (6, 3, 4))
+    cut = data.draw(st.integers(0, time))
+    reverse = data.draw(st.booleans())
+    lengths = np.array(data.draw(st.lists(st.integers(0, time), min_size=rows, max_size=rows)))
+    arguments, _ = problem(case, time, (rows,), hidden)
+
+    def run(carry, xw, seq_lengths):
+        changed = jax.tree.map(jnp.asarray, arguments | {"xw": xw, "initial_carry": carry})
+        return recurrence(
+            case.pointwise, **changed, seq_lengths=seq_lengths, reverse=reverse, implementation=implementation
+        )
+
+    whole = run(arguments["initial_carry"], arguments["xw"], lengths)
+    parts = [
+        (arguments["xw"][:cut], np.minimum(lengths, cut)),
+        (arguments["xw"][cut:], np.maximum(lengths - cut, 0)),
+    ]
+    carry, outputs = arguments["initial_carry"], [None, None]
+    for part in (1, 0) if reverse else (0, 1):
+        carry, outputs[part] = run(carry, *parts[part])
+    assert_close((carry, jnp.concatenate(outputs)), whole)  # type: ignore[arg-type]
+
+
+# Rounding units: 2^-9 and 2^-12. A gradient passes through twice as many rounded numbers as an output.
+HALF_PRECISION = {
+    # dtype of xw and kernel, of the carry: tolerance of results, of gradients
+    ("bfloat16", "bfloat16"): (2e-2, 4e-2),
+    ("float16", "float32"): (2e-3, 4e-3),
+}
+
+
+@every_implementation
+@every_case
+@pytest.mark.parametrize(("dtype", "carry_dtype"), HALF_PRECISION)
+def test_half_precision_stays_near_float64_and_keeps_the_stated_dtypes(case, implementation, dtype, carry_dtype):
+    arguments, (dcarry, doutputs) = problem(case, 5, (3,))
+
+    def cast(tree, dtype):
+        return jax.tree.map(lambda a: jnp.asarray(a, dtype), tree)
+
+    narrow = cast(arguments, dtype) | {"initial_carry": cast(arguments["initial_carry"], carry_dtype)}
+    cotangents = cast(dcarry, carry_dtype), cast(doutputs, dtype)
+    results, gradients = compiled(case, implementation)(narrow, cotangents, {"seq_lengths": None, "resets": None})
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(results[0])} == {carry_dtype}
+    assert results[1].dtype.name == dtype
+    assert jax.tree.map(lambda a: a.dtype, gradients) == jax.tree.map(lambda a: a.dtype, narrow)
+    wide = loop_and_gradients(case, cast(narrow, "float64"), cast(cotangents, "float64"))
+    tolerance, gradient_tolerance = HALF_PRECISION[dtype, carry_dtype]
+    assert_close(results, wide[0], tolerance)
+    assert_close(gradients, wide[1], gradient_tolerance)
+
+
+def test_forward_mode_is_refused_by_name():
+    arguments, _ = problem(CASES[0], 2)
+    with pytest.raises(TypeError, match="forward-mode"):
+        jax.jvp(
+            lambda xw: recurrence(CASES[0].pointwise, **arguments | {"xw": xw}, implementation="scan")[1],
+            (jnp.asarray(arguments["xw"]),),
+            (jnp.ones_like(arguments["xw"]),),
+        )
+
+
+@pytest.mark.parametrize(("name", "arrays"), [("tanh", 2), ("relu", 2), ("gelu", 3)])
+def test_the_forward_loop_saves_nothing_but_what_the_derivative_needs(name, arrays):
+    # The outputs and the incoming h; where the derivative needs more than its output, one array more.
+    case = next(case for case in CASES if case.name == name)
+    time, rows, hidden = 5, 7, 3
+    a, _ = problem(case, time, (rows,), hidden)
+    a = jax.tree.map(jnp.asarray, a)
+    _, residuals = jax.eval_shape(
+        functools.partial(_forward, case.pointwise, False, 1),
+        *(a["params"], a["recurrent_kernel"], None, a["xw"], a["initial_carry"], None, None),
+    )
+    ys, saved = residuals[-2:]
+    assert sum(leaf.size for leaf in jax.tree.leaves((ys, saved))) == arrays * time * rows * hidden
