@@ -9,6 +9,7 @@ import numpy as np
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.ticker import FormatStrFormatter, LogLocator
 
 INK, ACTUAL, OURS, OTHER = "#333333", "#9a9a9a", "#1f5fbf", "#d98324"
 plt.rcParams.update(

@@ -27,7 +27,7 @@ every_implementation = pytest.mark.parametrize("implementation", IMPLEMENTATIONS
 
 @pytest.fixture(scope="module", autouse=True)
 def float64():
-    # For this module only. XLA's optimisations cost most of the compile time and change nothing at these sizes.
+    # For this module only. XLA's optimisations would cost most of the time, and win nothing at these sizes.
     optimised = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     with jax.enable_x64(True):
@@ -65,10 +65,21 @@ SETUPS = {
 
 
 @functools.cache
-def compiled(case: Case, implementation: str, reverse: bool = False, unroll: int = 1):
+def compiler_options() -> dict[str, Any]:
+    """What makes XLA compile more than twice as fast on a CPU, where this XLA knows it."""
+    options = {"xla_cpu_use_fusion_emitters": False}
+    try:
+        jax.jit(jnp.negative, compiler_options=options)(1.0)
+    except Exception:
+        return {}
+    return options
+
+
+@functools.cache
+def compiled(case: Case, implementation: str, reverse: bool, unroll: int):
     """One program for results and gradients, shared by all tests that need it."""
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=compiler_options())
     def run(arguments, cotangents, masks):
         def forward(arguments):
             return recurrence(
@@ -117,7 +128,7 @@ def test_nan_in_the_padding_reaches_neither_results_nor_gradients(case, implemen
     padding = np.arange(setup.time)[:, None] >= setup.seq_lengths
     arguments["xw"][padding] = np.nan
     cotangents[1][padding] = np.nan  # nobody may read what stands there on the way back, either
-    run = compiled(case, implementation, unroll=setup.unroll)
+    run = compiled(case, implementation, False, setup.unroll)
     found = run(arguments, cotangents, {"seq_lengths": setup.seq_lengths, "resets": None})
     assert_close(found, expected(case, "seq_lengths_unroll_2", ""))
 
@@ -129,7 +140,7 @@ def test_vmap_over_kernels_and_inputs_equals_a_loop(case, implementation):
     others, _ = problem(case, 5, (3,), seed=1)
     kernels = np.stack([arguments["recurrent_kernel"], others["recurrent_kernel"]])
     inputs = np.stack([arguments["xw"], others["xw"]])
-    run = compiled(case, implementation)
+    run = compiled(case, implementation, False, 1)
 
     def one(kernel, xw):
         changed = arguments | {"recurrent_kernel": kernel, "xw": xw}
@@ -162,7 +173,7 @@ def test_second_derivatives_equal_finite_differences(case, implementation):
         carry, outputs = recurrence(case.pointwise, **arguments, implementation=implementation)
         return jnp.sin(outputs).sum() + sum(leaf.sum() for leaf in jax.tree.leaves(carry))
 
-    check_grads(jax.jit(last), (arguments,), order=2, modes=("rev",))
+    check_grads(jax.jit(last, compiler_options=compiler_options()), (arguments,), order=2, modes=("rev",))
 
 
 @settings(max_examples=10, deadline=None, derandomize=True)
@@ -212,7 +223,9 @@ def test_half_precision_stays_near_float64_and_keeps_the_stated_dtypes(case, imp
 
     narrow = cast(arguments, dtype) | {"initial_carry": cast(arguments["initial_carry"], carry_dtype)}
     cotangents = cast(dcarry, carry_dtype), cast(doutputs, dtype)
-    results, gradients = compiled(case, implementation)(narrow, cotangents, {"seq_lengths": None, "resets": None})
+    results, gradients = compiled(case, implementation, False, 1)(
+        narrow, cotangents, {"seq_lengths": None, "resets": None}
+    )
     assert {leaf.dtype.name for leaf in jax.tree.leaves(results[0])} == {carry_dtype}
     assert results[1].dtype.name == dtype
     assert jax.tree.map(lambda a: a.dtype, gradients) == jax.tree.map(lambda a: a.dtype, narrow)
@@ -232,9 +245,8 @@ def test_forward_mode_is_refused_by_name():
         )
 
 
-@pytest.mark.parametrize(("name", "arrays"), [("tanh", 2), ("relu", 2), ("gelu", 3)])
-def test_the_forward_loop_saves_nothing_but_what_the_derivative_needs(name, arrays):
-    # The outputs and the incoming h; where the derivative needs more than its output, one array more.
+@pytest.mark.parametrize("name", ["tanh", "relu"])
+def test_the_forward_loop_saves_only_the_outputs_and_the_incoming_h(name):
     case = next(case for case in CASES if case.name == name)
     time, rows, hidden = 5, 7, 3
     a, _ = problem(case, time, (rows,), hidden)
@@ -244,4 +256,4 @@ def test_the_forward_loop_saves_nothing_but_what_the_derivative_needs(name, arra
         *(a["params"], a["recurrent_kernel"], None, a["xw"], a["initial_carry"], None, None),
     )
     ys, saved = residuals[-2:]
-    assert sum(leaf.size for leaf in jax.tree.leaves((ys, saved))) == arrays * time * rows * hidden
+    assert sum(leaf.size for leaf in jax.tree.leaves((ys, saved))) == 2 * time * rows * hidden

@@ -1,0 +1,275 @@
+"""The experiments from end to end, as a user runs them: what they print, write, refuse and survive."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import forecast, gradient_flow, lr_range, predict
+
+ROOT = Path(__file__).parents[2]
+SMALL = ["--hidden", "6", "--epochs", "2"]
+
+
+def read_json(path: Path):
+    return json.loads(path.read_text())
+
+
+def run_forecast(out: Path, *options: str) -> int:
+    return forecast.main(["--out", str(out), *options])
+
+
+@pytest.fixture
+def waves(tmp_path: Path) -> Path:
+    """A CSV file of 200 days with two columns."""
+    path = tmp_path / "waves.csv"
+    days = np.arange(200)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["day", "height", "wind"])
+        writer.writerows(zip((f"d{day}" for day in days), 3 + np.sin(days / 5), np.cos(days / 9)))
+    return path
+
+
+@pytest.mark.parametrize("task", ["seq2vec", "seq2seq", "stateful"])
+def test_a_run_writes_what_it_promises_and_predict_says_the_same(task, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert run_forecast(out, "--task", task, *SMALL) == 0
+    printed = capsys.readouterr().out
+    metrics = read_json(out / "metrics.json")
+    assert metrics["task"] == task
+    assert {"cell", "series", "seed", "valid_mae", "best_epoch", "seconds_per_epoch", "jax", "device"} <= set(
+        metrics
+    )
+    assert metrics["seconds_to_first_epoch"] > 0
+    assert metrics["epochs_run"] == 2
+    assert metrics["baselines"]["naive"] == pytest.approx(5.938, abs=5e-4)
+    assert metrics["baselines"]["moving_average"] == pytest.approx(4.889, abs=5e-4)
+    assert metrics["baselines"]["ar"] == pytest.approx(4.990, abs=5e-4)
+    for name in ("config.json", "history.json", "forecast.csv", "forecast.png", "learning_curve.png"):
+        assert (out / name).stat().st_size > 0
+    assert str(out) in printed
+    assert repr(metrics["valid_mae"]) in printed
+
+    with (out / "forecast.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == list(range(1000, 1462))
+    errors = [abs(float(row["value"]) - float(row["forecast"])) for row in rows[:-1]]
+    assert np.mean(errors) == pytest.approx(metrics["valid_mae"], rel=1e-12)
+
+    again = subprocess.run(
+        [sys.executable, "-m", "experiments.predict", str(out), "--out", str(tmp_path / "again.csv")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert repr(metrics["valid_mae"]) in again.stdout
+    assert repr(metrics["next_value"]) in again.stdout
+    assert (tmp_path / "again.csv").read_bytes() == (out / "forecast.csv").read_bytes()
+
+
+def test_the_tuned_recipe_never_looks_at_the_last_part(tmp_path, waves):
+    """The trained parameters stay the same, bit for bit, when the last part is replaced by something else."""
+    header, *lines = waves.read_text().splitlines()
+    other = tmp_path / "other.csv"
+    other.write_text("\n".join([header, *lines[:140], *(f"x,{i},{i}" for i in range(60))]) + "\n")
+    options = ["--column", "height", "--level-width", "10", "--window", "5", "--epochs", "3", "--hidden", "4"]
+    histories = []
+    for path in (waves, other):
+        out = tmp_path / path.stem
+        assert run_forecast(out, "--series", str(path), "--split", "140", *options) == 0
+        histories.append([(row["loss"], row["valid_loss"]) for row in read_json(out / "history.json")])
+    assert histories[0] == histories[1]
+
+
+def test_the_best_model_is_kept_and_not_the_last(tmp_path):
+    """A learning rate that is far too high: the reported model is the best epoch's, whatever came after."""
+    out = tmp_path / "run"
+    run_forecast(out, "--hidden", "6", "--epochs", "6", "--learning-rate", "3e-5")
+    metrics, history = read_json(out / "metrics.json"), read_json(out / "history.json")
+    losses = [row["valid_loss"] for row in history]
+    assert metrics["best_epoch"] == int(np.argmin(losses)) + 1
+    assert metrics["monitored_mae"] == history[metrics["best_epoch"] - 1]["valid_mae"]
+    # The monitored windows are all but the first 30 of the last part: the two figures must be near.
+    assert metrics["valid_mae"] == pytest.approx(metrics["monitored_mae"], rel=0.15)
+
+
+@pytest.mark.parametrize("task", ["seq2vec", "stateful"])
+def test_resume_goes_on_exactly(task, tmp_path):
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    options = ["--task", task, "--hidden", "5"]
+    assert run_forecast(whole, *options, "--epochs", "4") == 0
+    assert run_forecast(halves, *options, "--epochs", "2") == 0
+    assert run_forecast(halves, "--resume", "--epochs", "4") == 0
+    assert (whole / "forecast.csv").read_bytes() == (halves / "forecast.csv").read_bytes()
+    losses = [[row["loss"] for row in read_json(out / "history.json")] for out in (whole, halves)]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 4
+
+
+def test_resume_refuses_other_settings(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert run_forecast(out, *SMALL) == 0
+    assert run_forecast(out, "--resume", "--hidden", "7") == 2
+    error = capsys.readouterr().err
+    assert "--hidden is (7,)" in error
+    assert "(6,)" in error
+
+
+def test_a_folder_with_another_run_is_refused(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert run_forecast(out, *SMALL) == 0
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    assert run_forecast(out, *SMALL) == 2
+    assert "holds another run" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--series", "nowhere.csv"], "nowhere.csv does not exist"),
+        (["--series", "nowhere"], "available: course, seattle, melbourne"),
+        (["--series", "seattle", "--column", "snow"], "unknown column 'snow'; available"),
+        (["--cell", "lstmm"], "unknown cell 'lstmm'; available: simple_rnn"),
+        (["--activation", "tahn"], "unknown activation 'tahn'; available: tanh"),
+        (["--optimizer", "sdg"], "unknown optimizer 'sdg'; available: sgd"),
+        (["--window", "2000"], "--window 2000 is longer than the training part"),
+        (["--window", "990"], "nothing is left to validate on"),
+        (["--window", "0"], "--window must be positive, not 0"),
+        (["--hidden", "0"], "--hidden must name at least one layer"),
+        (["--epochs", "-1"], "--epochs must be positive, not -1"),
+        (["--learning-rate", "nan"], "--learning-rate must be positive, not nan"),
+        (["--split", "5000"], "split=5000 must lie within the 1461 steps"),
+        (["--task", "stateful", "--batch-size", "500"], "at most batch_size=33"),
+        (["--recipe", "tuned", "--season", "900"], "the training part has"),
+    ],
+)
+def test_what_does_not_fit_is_said_and_leaves_no_run(options, message, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert run_forecast(out, *options) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not out.exists()
+
+
+def test_a_bad_cell_of_a_file_is_named(waves, tmp_path, capsys):
+    lines = waves.read_text().splitlines()
+    lines[7] = "d6,nan,1"
+    waves.write_text("\n".join(lines))
+    assert run_forecast(tmp_path / "run", "--series", str(waves), "--column", "height") == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert "row 8, column 'height' holds 'nan'" in error
+
+
+def test_divergence_is_named_and_keeps_the_best_model(tmp_path, capsys):
+    out = tmp_path / "run"
+    options = ["--activation", "relu", "--learning-rate", "1e3", "--clip-norm", "0", "--hidden", "6"]
+    assert run_forecast(out, *options, "--epochs", "50") == 1
+    captured = capsys.readouterr()
+    metrics = read_json(out / "metrics.json")
+    assert metrics["stopped"] == "diverged"
+    assert f"epoch {metrics['epochs_run']}" in captured.err
+    assert "learning rate of 1e+03" in " ".join(captured.err.split())
+    assert np.isfinite(metrics["valid_mae"])
+
+
+def test_ctrl_c_saves_and_exits_with_130_and_resume_goes_on(tmp_path):
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "experiments.forecast", "--hidden", "5", "--patience", "0", "--out", str(out)]
+    process = subprocess.Popen(
+        [*command, "--epochs", "1000000"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+    assert process.stdout is not None
+    while not (line := process.stdout.readline()).startswith("epoch"):
+        assert line, "the run ended before its first epoch"
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Ctrl-C" in printed
+    metrics = read_json(out / "metrics.json")
+    assert metrics["stopped"] == "interrupted"
+    assert (out / "forecast.png").exists()
+    done = metrics["epochs_run"]
+    assert done > 1
+    assert run_forecast(out, "--resume", "--epochs", str(done + 2)) == 0
+    assert read_json(out / "metrics.json")["epochs_run"] == done + 2
+
+
+def test_predict_forecasts_another_series_with_the_run_s_scaling(waves, tmp_path, capsys):
+    out = tmp_path / "run"
+    options = ["--column", "height", "--level-width", "10", "--window", "5", "--hidden", "4", "--epochs", "2"]
+    assert run_forecast(out, "--series", str(waves), *options) == 0
+    longer = tmp_path / "longer.csv"
+    longer.write_text(waves.read_text() + "d200,100.0,0\nd201,3.0,0\n")
+    assert predict.main([str(out), "--series", str(longer), "--column", "height", "--split", "140"]) == 0
+    capsys.readouterr()
+    assert predict.main([str(out), "--series", str(longer), "--column", "depth"]) == 2
+    assert "available in" in capsys.readouterr().err
+    assert predict.main([str(tmp_path / "nothing")]) == 2
+    assert "holds no run" in capsys.readouterr().err
+
+
+def test_predict_says_when_a_run_is_damaged(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert run_forecast(out, *SMALL) == 0
+    (out / "config.json").write_text("{")
+    assert predict.main([str(out)]) == 2
+    assert "config.json is damaged" in " ".join(capsys.readouterr().err.split())
+
+
+def test_further_columns_are_read(waves, tmp_path):
+    out = tmp_path / "run"
+    options = ["--level-width", "10", "--window", "5", "--hidden", "4", "--epochs", "1", "--split", "140"]
+    columns = ["--column", "height", "--further-columns", "wind"]
+    assert run_forecast(out, "--series", str(waves), *columns, *options) == 0
+    assert predict.main([str(out)]) == 0
+
+
+def test_lr_range_finds_a_rate_between_too_low_and_too_high(tmp_path, capsys):
+    assert (
+        lr_range.main(["--tasks", "stateful", "--out", str(tmp_path), "--lowest", "1e-8", "--epochs", "60"]) == 0
+    )
+    found = read_json(tmp_path / "lr_range.json")["stateful"]
+    assert 2e-8 < found["suggestion"] < 1e-6
+    assert (tmp_path / "lr_range.png").stat().st_size > 0
+    assert f"{found['suggestion']:.1e}" in capsys.readouterr().out
+
+
+def test_gradient_flow_shows_vanishing_and_exploding(tmp_path):
+    assert gradient_flow.main(["--out", str(tmp_path), "--steps", "60"]) == 0
+    flows = read_json(tmp_path / "gradient_flow.json")
+
+    def growth(activation: str, gain: str) -> float:
+        norms = flows[activation][gain]["hidden_norms"]
+        return norms[0] / norms[-1]
+
+    assert growth("tanh", "0.5") < 1e-12
+    assert growth("relu", "0.5") < 1e-12
+    assert growth("relu", "2.0") > 1e6
+    for rows in flows.values():
+        for flow in rows.values():
+            assert flow["clipped_norm"] <= 1.0 + 1e-12
+    assert (tmp_path / "gradient_flow.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize("module", ["forecast", "predict", "lr_range", "gradient_flow"])
+def test_help_teaches(module, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        {"forecast": forecast, "predict": predict, "lr_range": lr_range, "gradient_flow": gradient_flow}[
+            module
+        ].main(["--help"])
+    assert stopped.value.code == 0
+    assert f"python -m experiments.{module}" in capsys.readouterr().out

@@ -1,0 +1,163 @@
+"""Early stopping, the best model, divergence, Ctrl-C and checkpoints of ``fit``, on losses made to measure."""
+
+import math
+import os
+import signal
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxrnn.training import (
+    CheckpointStore,
+    EarlyStopping,
+    Run,
+    TrainState,
+    describe_divergence,
+    exponential_rates,
+    fit,
+    lr_range_test,
+    make_optimizer,
+)
+
+OPTIMIZER = make_optimizer("sgd", 0.25)
+
+
+def new_run(patience: int | None = None) -> Run:
+    return Run.create(TrainState.create({"w": jnp.zeros(())}, OPTIMIZER), patience=patience)
+
+
+def scripted(losses):
+    """An epoch that counts itself in ``params``, and an evaluation that returns the losses in turn."""
+    count = jax.jit(lambda state: jax.tree.map(lambda w: w + 1, state.params), donate_argnums=0)
+
+    def epoch(state: TrainState):
+        epoch.ran += 1
+        rest = vars(TrainState.create({"w": jnp.zeros(())}, OPTIMIZER))
+        return TrainState(**{**rest, "params": count(state)}), SimpleNamespace(loss=1.0, grad_norm=1.0)
+
+    epoch.ran = 0
+
+    def evaluate(state: TrainState):
+        return {"valid_loss": losses[round(float(state.params["w"])) - 1]}
+
+    return epoch, evaluate
+
+
+@given(st.lists(st.floats(allow_nan=True, allow_infinity=True), max_size=30), st.integers(1, 5))
+def test_early_stopping_keeps_the_first_of_the_lowest_finite_values(values, patience):
+    stopping = EarlyStopping(patience)
+    for epoch, value in enumerate(values, start=1):
+        finite = [v for v in values[: epoch - 1] if math.isfinite(v)]
+        assert stopping.update(epoch, value) == (math.isfinite(value) and value < min(finite, default=math.inf))
+    finite = [v for v in values if math.isfinite(v)]
+    if finite:
+        assert stopping.best == min(finite)
+        assert stopping.best_epoch == values.index(min(finite)) + 1
+    assert stopping.should_stop(len(values)) == (len(values) - stopping.best_epoch >= patience)
+
+
+def test_patience_must_be_positive():
+    with pytest.raises(ValueError, match="patience must be at least 1"):
+        EarlyStopping(0)
+
+
+def test_the_best_parameters_survive_the_epochs_after_them():
+    run = fit(new_run(patience=3), *scripted([5.0, 3.0, 4.0, 4.0, 4.0, 1.0]), epochs=6)
+    assert run.stopped == "patience"
+    assert (run.epochs_run, run.stopping.best_epoch, run.stopping.best) == (5, 2, 3.0)
+    assert float(run.best_params["w"]) == 2  # the parameters of epoch 2, though their buffers were donated
+    assert float(run.state.params["w"]) == 5
+    assert run.best_row["valid_loss"] == 3.0
+
+
+def test_all_epochs_are_run_without_patience():
+    run = fit(new_run(), *scripted([3.0, 4.0, 5.0]), epochs=3)
+    assert (run.stopped, run.epochs_run) == ("epochs", 3)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_ends_the_run_and_costs_nothing(bad):
+    run = fit(new_run(), *scripted([3.0, 2.0, bad, 1.0]), epochs=4)
+    assert (run.stopped, run.epochs_run, run.stopping.best_epoch) == ("diverged", 3, 2)
+    assert float(run.best_params["w"]) == 2
+    assert "epoch 3, at a learning rate of 0.25" in describe_divergence(run)
+
+
+def test_ctrl_c_lets_the_epoch_finish_saves_and_returns(tmp_path):
+    epoch, evaluate = scripted([3.0, 2.0, 1.0])
+
+    def interrupted_epoch(state):
+        if epoch.ran == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return epoch(state)
+
+    handler = signal.getsignal(signal.SIGINT)
+    store = CheckpointStore(tmp_path)
+    run = fit(new_run(), interrupted_epoch, evaluate, epochs=3, checkpoints=store)
+    assert (run.stopped, run.epochs_run, run.stopping.best_epoch) == ("interrupted", 2, 2)
+    assert store.steps() == [2]
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_a_second_ctrl_c_stops_at_once():
+    epoch, evaluate = scripted([3.0])
+
+    def stubborn(state):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        return epoch(state)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(new_run(), stubborn, evaluate, epochs=1)
+
+
+def test_a_checkpoint_goes_on_where_it_was(tmp_path):
+    losses = [5.0, 3.0, 4.0, 4.0, 4.0]
+    with CheckpointStore(tmp_path) as store:
+        fit(new_run(patience=3), *scripted(losses), epochs=3, checkpoints=store)
+        restored = store.restore(new_run().arrays)
+    run = new_run(patience=3).restored(restored.arrays, restored.record)
+    assert (run.epochs_run, run.stopping.best_epoch, run.stopping.best) == (3, 2, 3.0)
+    run = fit(run, *scripted(losses), epochs=10)
+    assert (run.stopped, run.epochs_run) == ("patience", 5)
+    assert float(run.best_params["w"]) == 2
+
+
+def test_a_finished_run_is_not_trained_further():
+    run = fit(new_run(patience=1), *scripted([1.0, 2.0]), epochs=5)
+    epoch, evaluate = scripted([0.0] * 5)
+    assert fit(run, epoch, evaluate, epochs=5).epochs_run == 2
+    assert epoch.ran == 0
+
+
+def test_epochs_must_be_positive():
+    with pytest.raises(ValueError, match="epochs=0 must be at least 1"):
+        fit(new_run(), *scripted([]), epochs=0)
+
+
+def test_the_range_test_suggests_a_tenth_of_the_best_rate_and_stops_at_the_blow_up():
+    rates = exponential_rates(1e-4, 50, 10)
+    best = 25
+
+    def epoch(state: TrainState):
+        rate = float(state.opt_state.hyperparams["learning_rate"])  # pyright: ignore
+        away = abs(math.log10(rate / rates[best]))
+        return state, SimpleNamespace(loss=0.1 + away**2)
+
+    found = lr_range_test(new_run().state, epoch, rates)
+    assert found.suggestion == pytest.approx(rates[best] / 10)
+    assert found.learning_rates == pytest.approx(rates[: len(found.losses)])
+    assert found.losses[-1] > 10 * min(found.losses)
+    assert len(found.losses) < 50
+
+
+def test_the_range_test_says_when_even_the_lowest_rate_diverges():
+    def epoch(state):
+        return state, SimpleNamespace(loss=math.nan)
+
+    with pytest.raises(ValueError, match=r"not finite at the lowest rate, 0\.1: start lower"):
+        lr_range_test(new_run().state, epoch, [0.1, 0.2])
