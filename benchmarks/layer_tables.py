@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.cells import CELLS
 from benchmarks.peers import OURS, PEERS
-from benchmarks.report import Table, milliseconds, times
+from benchmarks.report import Table, console, milliseconds, times
 from benchmarks.shapes import Shape
 from benchmarks.timing import Spread, Timing, geometric_mean, ratio
 
@@ -13,6 +13,8 @@ MODES = {"forward": "forward", "train": "training step"}
 """The functions of a contestant, and what they are called."""
 
 LABELS = {OURS: OURS, **{name: peer.label for name, peer in PEERS.items()}}
+
+SHAPE = "batch x time x in, hidden"
 
 AGAINST = {"fastest JAX peer": True, "fastest peer of all": False}
 
@@ -71,8 +73,8 @@ def geometric_means(rows: Sequence[Row]) -> dict[str, float]:
     return means
 
 
-def time_table(rows: Sequence[Row], *, quartiles: bool) -> Table:
-    """Milliseconds of every contestant, the least of a row in bold."""
+def time_table(rows: Sequence[Row], *, brief: bool = False) -> Table:
+    """Milliseconds of every contestant, the least of a row in bold; brief is without quartiles."""
     names = contestants_of(rows)
     lines = []
     for row in rows:
@@ -80,30 +82,30 @@ def time_table(rows: Sequence[Row], *, quartiles: bool) -> Table:
         line = [str(row.shape)]
         for name in names:
             timing = row.timings.get(name)
-            text = "" if timing is None else milliseconds(timing.spread, quartiles=quartiles)
+            text = "" if timing is None else milliseconds(timing.spread, quartiles=not brief)
             line.append(f"**{text}**" if timing is least else text)
         lines.append(line)
-    return Table(["batch x time x in, hidden", *(LABELS[name] for name in names)], lines)
+    return Table([SHAPE, *(name if brief else LABELS[name] for name in names)], lines)
 
 
-def ratio_table(rows: Sequence[Row], matmul_gflops: float | None = None) -> Table:
-    """Ours against the fastest peers, and (given the machine's rate) how near it comes to it."""
+def ratio_table(rows: Sequence[Row], matmul_gflops: float, *, brief: bool = False) -> Table:
+    """Ours against the fastest peers, and how near it comes to the machine's rate; brief is without quartiles."""
     lines = []
     for row in rows:
         line = [str(row.shape)]
         for in_jax in AGAINST.values():
             pair = row.against_fastest(in_jax=in_jax)
-            line.append("" if pair is None else f"{times(pair[1])}, {LABELS[pair[0]]}")
-        if matmul_gflops is not None:
-            line += [f"{row.gflops():.1f}", f"{row.gflops() / matmul_gflops:.0%}"]
+            line.append(
+                ""
+                if pair is None
+                else f"{times(pair[1], quartiles=not brief)}, {pair[0] if brief else LABELS[pair[0]]}"
+            )
+        line += [f"{row.gflops():.1f}", f"{row.gflops() / matmul_gflops:.0%}"]
         lines.append(line)
     means = geometric_means(rows)
-    lines.append(["geometric mean", *(f"{means[w]:.2f}" if w in means else "" for w in AGAINST)])
-    columns = ["batch x time x in, hidden", *(f"{words} / ours" for words in AGAINST)]
-    if matmul_gflops is not None:
-        columns += ["ours, GFLOP/s", "of the matmul rate"]
-        lines[-1] += ["", ""]
-    return Table(columns, lines)
+    lines.append(["geometric mean", *(f"{means[w]:.2f}" if w in means else "" for w in AGAINST), "", ""])
+    columns = [SHAPE, *(f"{words} / ours" for words in AGAINST)]
+    return Table([*columns, "ours, GFLOP/s", "of the matmul rate"], lines)
 
 
 def first_call_table(rows: Sequence[Row]) -> Table:
@@ -113,25 +115,25 @@ def first_call_table(rows: Sequence[Row]) -> Table:
         [str(row.shape), *(f"{row.timings[n].first_call:.2f}" if n in row.timings else "" for n in names)]
         for row in rows
     ]
-    return Table(["batch x time x in, hidden", *(LABELS[name] for name in names)], lines)
+    return Table([SHAPE, *(LABELS[name] for name in names)], lines)
 
 
 def markdown(rows: Sequence[Row], matmul_gflops: float, repetitions: int, notes: Sequence[str]) -> str:
     """The whole report."""
     parts = [
         "# One recurrent layer\n",
-        f"Milliseconds: median, and quartiles in parentheses, of {repetitions} repetitions of 2 calls; the fastest "
-        "in bold. Float32, inputs `[batch, time, in]`, zero first carry, same weights in all (outputs, losses and "
-        "gradients compared before). A training step is the mean of the squared outputs with its gradients with "
-        "respect to the parameters; inputs get no gradient. Ratios are a peer's time divided by ours, pair by "
-        "pair: above 1 ours is faster, below 1 it is slower.\n",
+        f"Milliseconds: median, and quartiles in parentheses, of {repetitions} repetitions of 2 calls; the "
+        "fastest in bold. Float32, inputs `[batch, time, in]`, zero first carry, same weights in all (outputs, "
+        "losses and gradients compared before). A training step is the mean of the squared outputs with its "
+        "gradients with respect to the parameters; inputs get no gradient. Ratios are a peer's time divided by "
+        "ours, pair by pair: above 1 ours is faster, below 1 it is slower.\n\n",
         *(f"- {note}\n" for note in notes),
     ]
     for (cell, mode), group in groups(rows).items():
         means = ", ".join(f"{words} {mean:.2f}" for words, mean in geometric_means(group).items())
         parts += [
             f"\n## {cell}: {MODES[mode]}\n\n",
-            time_table(group, quartiles=True).markdown(),
+            time_table(group).markdown(),
             "\n",
             ratio_table(group, matmul_gflops).markdown(),
             f"\nGeometric means over shapes of the time divided by ours: {means}.\n" if means else "",
@@ -141,13 +143,13 @@ def markdown(rows: Sequence[Row], matmul_gflops: float, repetitions: int, notes:
     return "".join(parts)
 
 
-def show(rows: Sequence[Row], notes: Sequence[str]) -> None:
+def show(rows: Sequence[Row], matmul_gflops: float, notes: Sequence[str]) -> None:
     """The short form, on the console."""
     for (cell, mode), group in groups(rows).items():
-        time_table(group, quartiles=False).show(f"{cell}: {MODES[mode]}, ms")
-        ratio_table(group).show("times as long as ours")
+        time_table(group, brief=True).show(f"{cell}: {MODES[mode]}, ms")
+        ratio_table(group, matmul_gflops, brief=True).show("peers' times divided by ours")
     for note in notes:
-        print(note)
+        console.print(note, markup=False, soft_wrap=True)
 
 
 def as_json(rows: Sequence[Row], matmul_gflops: float) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def run(options: Options) -> int:
     from benchmarks.picture import draw
 
     draw(rows, path.with_suffix(".png"))
-    show(rows, notes)
+    show(rows, on["matmul_gflops"], notes)
     console.print(f"Written: {path.name}, .json and .png, in {path.parent}", soft_wrap=True)
     return 0
 

@@ -75,7 +75,7 @@ def version(package: str) -> str | None:
         return None
 
 
-def matmul_rate(size: int = 2048, calls: int = 10) -> float:
+def matmul_rate(size: int = 2048, calls: int = 25) -> float:
     """GFLOP/s of the fastest of some large float32 matrix products: what a layer could at most reach."""
     a = jax.random.normal(jax.random.key(0), (size, size))
     multiply = jax.jit(jnp.matmul)

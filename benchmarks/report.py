@@ -18,6 +18,8 @@ from benchmarks.timing import Spread
 RESULTS = Path(__file__).parent / "results"
 
 console = Console(highlight=False)
+if not console.is_terminal:
+    console.width = 120  # rich would fold the tables to 80 columns in a log
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Table:
     def show(self, title: str) -> None:
         table = RichTable(title=escape(title), title_justify="left")
         for i, column in enumerate(self.columns):
-            table.add_column(escape(column), justify="right" if i else "left")
+            table.add_column(escape(column), justify="right" if i else "left", no_wrap=not i)
         for row in self.rows:
             table.add_row(*(escape(text.replace("**", "")) for text in row))
         console.print(table)

@@ -85,8 +85,7 @@ def gradient_flow(activation: ops.Activation, kernel: Array, xw: Array, target: 
 
     def loss(kernel: Array, nudge: Array) -> Array:
         both = jnp.concatenate([xw, nudge], axis=-1)
-        wide = jnp.concatenate([kernel, jnp.zeros_like(kernel)], axis=-1)
-        h, _ = ops.recurrence(nudged, wide, both, jnp.zeros((xw.shape[1], hidden), xw.dtype))
+        h, _ = ops.recurrence(nudged, kernel, both, jnp.zeros((xw.shape[1], hidden), xw.dtype))
         return ((h - target) ** 2).sum(axis=-1).mean() / 2
 
     dkernel, dh = jax.jit(jax.grad(loss, argnums=(0, 1)))(kernel, jnp.zeros_like(xw))

@@ -77,19 +77,22 @@ class Forecasting:
         self.stateful = config.task == "stateful"
         self.features = jnp.asarray(self.prepared.features)
         self.targets = jnp.asarray(self.prepared.targets)
-        self.model = RNNForecaster(
+        self.apply, self.params = pure_apply(self.make_model)
+
+    def make_model(self) -> RNNForecaster:
+        config = self.config
+        return RNNForecaster(
             self.features.shape[1],
             config.hidden,
             cell=config.cell,
             return_sequences=self.every_step,
             output_scale=config.output_scale,
-            # An untrained head of a random sign would start output_scale off the mark; zero starts at the
+            # A random head would start output_scale times its random sum off the mark; zero starts at the
             # baseline. It also brings the seeds together.
             head_init=nnx.initializers.zeros_init(),
             cell_options=_cell_options(config),
             rngs=nnx.Rngs(config.seed),
         )
-        self.apply, self.params = pure_apply(self.model)
 
     def _check_lengths(self) -> None:
         parts, first, window = self.parts, self.prepared.first, self.config.window
@@ -129,7 +132,10 @@ class Forecasting:
         return make_optimizer(config.optimizer, rate, clip_norm=config.clip_norm)
 
     def initial_carry(self) -> Any:
-        return self.model.initialize_carry(self.config.batch_size) if self.stateful else None
+        """The carry that a stateful epoch begins with: zeros."""
+        if not self.stateful:
+            return None
+        return jax.jit(lambda: self.make_model().initialize_carry(self.config.batch_size))()
 
     def start(self, optimizer: optax.GradientTransformation) -> tuple[TrainState, Any]:
         """A new train state, and the compiled epoch that moves it on."""

@@ -1,10 +1,24 @@
 """Recurrent networks on JAX and Flax: one engine, hand-written backpropagation through time for every cell."""
 
-from jaxrnn import ops
-from jaxrnn.cells import RecurrentCell, SimpleRNNCell
+from jaxrnn import data, ops, training
+from jaxrnn.cells import GRUCell, LSTMCell, RecurrentCell, SimpleRNNCell
 from jaxrnn.layers import RNN, SimpleRNN, StackedRNN
 from jaxrnn.models import RNNForecaster
+from jaxrnn.ops import LSTMCarry
 
 __version__ = "0.1.0"
 
-__all__ = ["RNN", "RNNForecaster", "RecurrentCell", "SimpleRNN", "SimpleRNNCell", "StackedRNN", "ops"]
+__all__ = [
+    "RNN",
+    "GRUCell",
+    "LSTMCarry",
+    "LSTMCell",
+    "RNNForecaster",
+    "RecurrentCell",
+    "SimpleRNN",
+    "SimpleRNNCell",
+    "StackedRNN",
+    "data",
+    "ops",
+    "training",
+]

@@ -1,9 +1,11 @@
 """Cells: Flax parameters and the equations of one step."""
 
 from jaxrnn.cells.base import RecurrentCell
+from jaxrnn.cells.gru import GRUCell
+from jaxrnn.cells.lstm import LSTMCell
 from jaxrnn.cells.simple import SimpleRNNCell
 
-CELLS: dict[str, type[RecurrentCell]] = {"simple_rnn": SimpleRNNCell}
+CELLS: dict[str, type[RecurrentCell]] = {"simple_rnn": SimpleRNNCell, "lstm": LSTMCell, "gru": GRUCell}
 """The cells that scripts and configurations may name."""
 
-__all__ = ["CELLS", "RecurrentCell", "SimpleRNNCell"]
+__all__ = ["CELLS", "GRUCell", "LSTMCell", "RecurrentCell", "SimpleRNNCell"]

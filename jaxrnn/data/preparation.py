@@ -101,9 +101,9 @@ class Preparation:
             fitted = replace(fitted, drift=float(np.mean(x[self.season :] - x[: -self.season])))
         # Differencing cancels what changes slowly, and doubles the variance of what is left: the noise.
         noise = np.diff(x - fitted._seasonal(x, len(x)))
-        scale = float(np.nanstd(noise)) / np.sqrt(2)
+        scale = float(np.nanstd(noise)) / np.sqrt(2) or float(x.std())
         if not scale > 0:
-            raise ValueError("the training part never changes: there is nothing to learn")
+            raise ValueError(f"the training part is {x[0]} throughout: there is nothing to learn")
         return replace(fitted, scale=float(scale))
 
     def apply(self, values: np.ndarray) -> Prepared:

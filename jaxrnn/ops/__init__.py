@@ -2,7 +2,13 @@
 
 from jaxrnn.ops.activations import ACTIVATIONS, Activation, named_activation
 from jaxrnn.ops.dispatch import IMPLEMENTATIONS, recurrence
-from jaxrnn.ops.pointwise import simple_rnn_pointwise
+from jaxrnn.ops.pointwise import (
+    LSTMCarry,
+    gru_pointwise,
+    gru_reset_before_pointwise,
+    lstm_pointwise,
+    simple_rnn_pointwise,
+)
 from jaxrnn.ops.step import Carry, Pointwise
 
 __all__ = [
@@ -10,7 +16,11 @@ __all__ = [
     "IMPLEMENTATIONS",
     "Activation",
     "Carry",
+    "LSTMCarry",
     "Pointwise",
+    "gru_pointwise",
+    "gru_reset_before_pointwise",
+    "lstm_pointwise",
     "named_activation",
     "recurrence",
     "simple_rnn_pointwise",

@@ -36,8 +36,8 @@ def recurrence(
 
     Args:
       pointwise: the cell's equations, ``(params, carry, xw, rh) -> (carry, y)``; ``xw`` and ``rh`` are tuples
-        with one array ``[*batch, hidden]`` per gate. A function of its arguments alone: arrays that it needs
-        (and may want gradients of) come through ``params``.
+        with one array ``[*batch, hidden]`` per gate, and may have different numbers of gates. A function of its
+        arguments alone: arrays that it needs (and may want gradients of) come through ``params``.
       recurrent_kernel: ``[hidden, gates * hidden]``.
       xw: ``[time, *batch, gates * hidden]``, the input's contribution with every bias in it.
       initial_carry: pytree of ``[*batch, hidden]``; its last leaf is the hidden state that the recurrent
@@ -114,20 +114,22 @@ def _check(recurrent_kernel: Array, recurrent_bias: Array | None, xw: Array, ini
     if not jax.tree.leaves(initial_carry):
         raise ValueError("initial_carry has no arrays: it must hold at least the hidden state")
     hidden = hidden_state(initial_carry).shape[-1:]
-    if recurrent_kernel.ndim != 2 or recurrent_kernel.shape[:1] != hidden:
+    if not hidden or not hidden[0]:
         raise ValueError(
-            f"{recurrent_kernel.shape=} must be (hidden, gates * hidden) with hidden = {hidden} "
+            f"the hidden state has shape {hidden_state(initial_carry).shape}: it needs at least one unit"
+        )
+    if recurrent_kernel.ndim != 2 or recurrent_kernel.shape[:1] != hidden or recurrent_kernel.shape[1] % hidden[0]:
+        raise ValueError(
+            f"{recurrent_kernel.shape=} must be (hidden, gates * hidden) with hidden = {hidden[0]} "
             "as in the last leaf of initial_carry"
         )
-    width = recurrent_kernel.shape[1]
-    if xw.ndim < 2 or xw.shape[-1] != width:
-        raise ValueError(f"{xw.shape=} must be (time, *batch, {width}), as wide as {recurrent_kernel.shape=}")
+    if xw.ndim < 2 or not xw.shape[-1] or xw.shape[-1] % hidden[0]:
+        raise ValueError(f"{xw.shape=} must be (time, *batch, gates * hidden) with hidden = {hidden[0]}")
     if not jnp.issubdtype(xw.dtype, jnp.floating):
         raise ValueError(f"{xw.dtype=} must be a floating type")
-    if hidden[0] == 0 or width % hidden[0]:
-        raise ValueError(f"{recurrent_kernel.shape=} is not (hidden, gates * hidden)")
+    width = recurrent_kernel.shape[1]
     if recurrent_bias is not None and recurrent_bias.shape != (width,):
-        raise ValueError(f"{recurrent_bias.shape=} must be ({width},)")
+        raise ValueError(f"{recurrent_bias.shape=} must be ({width},) as {recurrent_kernel.shape=}")
     batch = xw.shape[1:-1]
     for path, leaf in jax.tree_util.tree_leaves_with_path(initial_carry):
         if leaf.shape[:-1] != batch or not jnp.issubdtype(leaf.dtype, jnp.floating):

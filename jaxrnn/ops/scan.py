@@ -90,6 +90,7 @@ def _forward(pointwise, reverse, unroll, params, kernel, bias, xw, initial_carry
             carry = select(reset_t, initial_carry, carry)
         rh = recurrent_projection(carry, kernel, bias)
         step = functools.partial(apply_pointwise, pointwise)
+        saved: Any = None
         if save:
             (new_carry, y), pullback = jax.vjp(step, params, carry, xw_t, rh)
             carry_in = jax.tree.leaves(carry)
@@ -101,7 +102,6 @@ def _forward(pointwise, reverse, unroll, params, kernel, bias, xw, initial_carry
             saved = (pullback, used)
         else:
             new_carry, y = step(params, carry, xw_t, rh)
-            saved = None
         out = y
         if valid_t is not None:
             new_carry, out = select(valid_t, new_carry, carry), jnp.where(valid_t[..., None], y, 0)

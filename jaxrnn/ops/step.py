@@ -65,9 +65,9 @@ def apply_pointwise(
 ) -> tuple[Carry, Array]:
     """The cell's own equations, in float32 or wider, with the dtypes of carry and output restored."""
     hidden = hidden_state(carry).shape[-1]
-    gates = xw.shape[-1] // hidden
 
     def split(block: Array) -> tuple[Array, ...]:
+        gates = block.shape[-1] // hidden
         return (block,) if gates == 1 else tuple(jnp.split(block, gates, axis=-1))
 
     new_carry, y = pointwise(params, widen(carry), split(widen(xw)), split(rh))

@@ -94,19 +94,28 @@ def huber(predictions: Array, targets: Array) -> Array:
     return optax.losses.huber_loss(predictions, targets)
 
 
-def pure_apply(model: nnx.Module) -> tuple[Apply, Any]:
+def pure_apply(model: nnx.Module | Callable[[], nnx.Module]) -> tuple[Apply, Any]:
     """A forecaster as a function of its parameters, and the parameters.
 
     The function runs under plain ``jax.jit``, which costs a fraction of ``nnx.jit`` per call.
 
+    Args:
+      model: a model, or a function that makes one. A function is compiled as one program, which takes a third of
+        the time of making a model initialiser by initialiser.
+
     >>> from flax import nnx
     >>> import jaxrnn
-    >>> apply, params = pure_apply(jaxrnn.RNNForecaster(hidden_features=4, rngs=nnx.Rngs(0)))
+    >>> apply, params = pure_apply(lambda: jaxrnn.RNNForecaster(hidden_features=4, rngs=nnx.Rngs(0)))
     >>> carry, forecasts = apply(params, jnp.ones((2, 30)), None)
     >>> forecasts.shape
     (2, 1)
     """
-    graphdef, params = nnx.split(model)
+    if isinstance(model, nnx.Module):
+        graphdef, params = nnx.split(model)
+    else:
+        make: Callable[[], nnx.Module] = model
+        graphdef, _ = nnx.split(nnx.eval_shape(make))
+        params = jax.jit(lambda: nnx.state(make()))()
 
     def apply(params: Any, inputs: Array, carry: Any) -> tuple[Any, Array]:
         merged: Any = nnx.merge(graphdef, params)

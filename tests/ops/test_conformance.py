@@ -173,7 +173,7 @@ def test_second_derivatives_equal_finite_differences(case, implementation):
         carry, outputs = recurrence(case.pointwise, **arguments, implementation=implementation)
         return jnp.sin(outputs).sum() + sum(leaf.sum() for leaf in jax.tree.leaves(carry))
 
-    check_grads(jax.jit(last, compiler_options=compiler_options()), (arguments,), order=2, modes=("rev",))
+    check_grads(jax.jit(last), (arguments,), order=2, modes=("rev",))
 
 
 @settings(max_examples=10, deadline=None, derandomize=True)

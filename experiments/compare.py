@@ -1,0 +1,141 @@
+"""Every recipe and task over several seeds, beside the forecasts that need no network: the README's table.
+
+    python -m experiments.compare                # about 8 minutes on two cores
+    python -m experiments.compare --seeds 0 --series seattle melbourne
+
+Prints a Markdown table and writes it, with every run's figures, to compare.md and compare.json.
+"""
+
+import platform
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import numpy as np
+import tyro
+from rich.progress import Progress
+from tyro.conf import arg
+
+from experiments import runs
+from experiments.config import Settings as ForecastSettings
+from experiments.config import resolve
+from experiments.pipeline import Forecasting, load
+from experiments.recipes import TASKS, Config
+from experiments.report import BASELINE_NAMES, baselines, console, fail
+from jaxrnn.data import available_series
+from jaxrnn.training import Run, fit
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to compare."""
+
+    series: Annotated[tuple[str, ...], arg(help="Which series.")] = available_series()
+    seeds: Annotated[tuple[int, ...], arg(help="Which seeds.")] = (0, 1, 2, 3, 4)
+    out: Annotated[Path, arg(metavar="DIR", help="Where compare.md and compare.json go.")] = Path("runs/compare")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    settings = tyro.cli(Settings, args=arguments, description=__doc__)
+    try:
+        compare(settings)
+    except (ValueError, OSError) as error:
+        return fail(str(error))
+    except KeyboardInterrupt:
+        fail("interrupted; nothing is written")
+        return 130
+    return 0
+
+
+def compare(settings: Settings) -> None:
+    configs = [
+        [resolve(ForecastSettings(recipe=recipe, task=task, series=series, seed=seed)) for seed in settings.seeds]
+        for series in settings.series
+        # The course recipe's output scale and learning rates belong to the course series.
+        for recipe in ("course", "tuned")[series != "course" :]
+        for task in TASKS
+    ]
+    rows, known = [], {}
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        line = bar.add_task("training", total=len(configs) * len(settings.seeds))
+        for group in configs:
+            if group[0].series not in known:
+                known[group[0].series] = _baseline_maes(group[0])
+            results = []
+            for config in group:
+                results.append(train_once(config))
+                bar.advance(line)
+            rows.append(_summary(group[0], results, settings.seeds))
+            if not console.is_terminal:
+                print(f"{rows[-1]['series']} {rows[-1]['forecast']}: {rows[-1]['mae']:.3f}", flush=True)
+    table = markdown(known, rows)
+    settings.out.mkdir(parents=True, exist_ok=True)
+    (settings.out / "compare.md").write_text(table, encoding="utf-8")
+    machine = {"processor": platform.processor() or platform.machine(), "jax": jax.__version__}
+    runs.write_json(settings.out / "compare.json", {"machine": machine, "baselines": known, "networks": rows})
+    print(table)
+    console.print(f"table and figures are in {settings.out}", soft_wrap=True)
+
+
+def train_once(config: Config) -> dict[str, float]:
+    """Train, roll back to the best epoch, forecast."""
+    forecasting = Forecasting(config, load(config))
+    state, epoch = forecasting.start(forecasting.optimizer())
+    run = fit(Run.create(state, patience=config.patience), epoch, forecasting.evaluate, epochs=config.epochs)
+    forecast = forecasting.forecast(run.best_params)[:-1]
+    return {
+        "mae": float(np.abs(forecast - forecasting.actual).mean()),
+        "best_epoch": run.stopping.best_epoch,
+        "epochs_run": run.epochs_run,
+        "seconds": sum(row["seconds"] for row in run.history),
+    }
+
+
+def _baseline_maes(config: Config) -> dict[str, float]:
+    forecasting = Forecasting(resolve(ForecastSettings(recipe="tuned", series=config.series)), load(config))
+    return {
+        name: float(np.abs(forecast - forecasting.actual).mean())
+        for name, forecast in baselines(forecasting).items()
+    }
+
+
+def _summary(config: Config, results: list[dict[str, float]], seeds: tuple[int, ...]) -> dict:
+    maes = [result["mae"] for result in results]
+    return {
+        "series": config.series,
+        "forecast": f"{config.cell} {config.task}, {config.recipe} recipe",
+        "mae": float(np.mean(maes)),
+        "lowest": min(maes),
+        "highest": max(maes),
+        "seconds": float(np.median([result["seconds"] for result in results])),
+        "seeds": list(seeds),
+        "runs": results,
+    }
+
+
+def markdown(known: dict[str, dict[str, float]], rows: list[dict]) -> str:
+    """One line per forecast; the best of each series in bold."""
+    lines = [
+        "| series | forecast | MAE, mean of seeds (lowest to highest) | training, s |",
+        "| --- | --- | ---: | ---: |",
+    ]
+    for series, maes in known.items():
+        networks = [row for row in rows if row["series"] == series]
+        best = min([*maes.values(), *(row["mae"] for row in networks)])
+
+        def shown(mae: float, best: float = best) -> str:
+            return f"**{mae:.3f}**" if mae == best else f"{mae:.3f}"
+
+        lines += [f"| {series} | {BASELINE_NAMES[name]} | {shown(mae)} | |" for name, mae in maes.items()]
+        lines += [
+            f"| {series} | {row['forecast']} | {shown(row['mae'])} ({row['lowest']:.3f} to {row['highest']:.3f}) "
+            f"| {row['seconds']:.1f} |"
+            for row in networks
+        ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

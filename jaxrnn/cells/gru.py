@@ -1,0 +1,89 @@
+"""The gated recurrent unit, in both of its variants."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from jaxrnn.cells.base import Initializer, RecurrentCell, glorot_uniform, orthogonal, zeros
+from jaxrnn.ops.pointwise import gru_pointwise, gru_reset_before_pointwise
+from jaxrnn.ops.step import Params, Pointwise
+
+
+class GRUCell(RecurrentCell):
+    """Gated recurrent unit (Cho et al. 2014, arXiv:1406.1078).
+
+        r, z = sigmoid(x @ kernel + bias + h @ recurrent_kernel + recurrent_bias)     of their gates
+        n    = tanh(xw_n + r * (h @ recurrent_kernel_n + recurrent_bias_n))           reset_after=True
+        n    = tanh(xw_n + (r * h) @ recurrent_kernel_n)                              reset_after=False
+        h_t  = (1 - z) * n + z * h_{t-1}
+
+    The gates stand in the order r z n on the last axis of every parameter. The carry is h, and so is the output.
+
+    Two variants are in use, and weights of one do not serve the other. ``reset_after=True`` is that of cuDNN,
+    PyTorch, Keras by default, and version 3 of the paper; its ``recurrent_bias`` matters, since the reset gate
+    acts on it. ``reset_after=False`` is that of version 1 of the paper and of Keras with ``reset_after=False``;
+    it has no recurrent bias, needs a second product at every step, and so is slower. Flax's GRUCell is the first
+    one without recurrent bias: ``use_recurrent_bias=False``.
+
+    Args:
+      reset_after: which variant.
+      use_recurrent_bias: whether ``reset_after=True`` has its recurrent bias; None for as ``use_bias``.
+      The others as in :class:`jaxrnn.RecurrentCell`.
+
+    >>> import jax.numpy as jnp
+    >>> from flax import nnx
+    >>> cell = GRUCell(3, 4, rngs=nnx.Rngs(0))
+    >>> carry, y = cell(cell.initialize_carry((2, 3)), jnp.ones((2, 3)))
+    >>> carry.shape, y.shape
+    ((2, 4), (2, 4))
+    """
+
+    num_gates = 3
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        *,
+        reset_after: bool = True,
+        use_bias: bool = True,
+        use_recurrent_bias: bool | None = None,
+        kernel_init: Initializer = glorot_uniform,
+        recurrent_kernel_init: Initializer = orthogonal,
+        bias_init: Initializer = zeros,
+        dtype: Any = None,
+        param_dtype: Any = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        if use_recurrent_bias and not reset_after:
+            raise ValueError("use_recurrent_bias=True needs reset_after=True: reset before the product has none")
+        if use_recurrent_bias is None:
+            use_recurrent_bias = use_bias and reset_after
+        super().__init__(
+            in_features,
+            hidden_features,
+            use_bias=use_bias,
+            use_recurrent_bias=use_recurrent_bias,
+            kernel_init=kernel_init,
+            recurrent_kernel_init=recurrent_kernel_init,
+            bias_init=bias_init,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
+        self.reset_after = reset_after
+
+    def recurrent_parameters(self, dtype: jnp.dtype) -> tuple[Array, Array | None]:
+        kernel, bias = super().recurrent_parameters(dtype)
+        return (kernel, bias) if self.reset_after else (kernel[:, : 2 * self.hidden_features], None)
+
+    def pure_pointwise(self) -> tuple[Pointwise, Params]:
+        if self.reset_after:
+            return gru_pointwise, ()
+        return gru_reset_before_pointwise, self.recurrent_kernel[:, 2 * self.hidden_features :]
+
+    def pointwise(self, carry: Array, xw: tuple[Array, ...], rh: tuple[Array, ...]):
+        pointwise, params = self.pure_pointwise()
+        return pointwise(params, carry, xw, rh)

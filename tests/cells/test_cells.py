@@ -1,0 +1,161 @@
+"""Cells: one step at a time, right gradients for a user's own equations, and errors that show the values."""
+
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import jaxrnn
+from jaxrnn.cells import CELLS
+
+
+class LeakyCell(jaxrnn.RecurrentCell):
+    """What a user would write: equations, and a parameter of its own."""
+
+    def __init__(self, in_features: int, hidden_features: int, **options: Any):
+        super().__init__(in_features, hidden_features, **options)
+        self.leak = nnx.Param(jnp.linspace(-1, 1, hidden_features, dtype=self.param_dtype))
+
+    def pointwise(self, carry, xw, rh):
+        leak = jax.nn.sigmoid(self.leak[...])
+        h = (1 - leak) * carry + leak * jnp.tanh(xw[0] + rh[0])
+        return h, h
+
+
+class GatedCell(jaxrnn.RecurrentCell):
+    num_gates = 2
+
+    def pointwise(self, carry, xw, rh):
+        c, h = carry
+        c = jax.nn.sigmoid(xw[0] + rh[0]) * c + jnp.tanh(xw[1] + rh[1])
+        return (c, jnp.tanh(c)), jnp.tanh(c)
+
+    def carry_like(self, h):
+        return (h, h)
+
+
+def simple(in_features=3, hidden_features=4, **options) -> jaxrnn.SimpleRNNCell:
+    return jaxrnn.SimpleRNNCell(in_features, hidden_features, rngs=nnx.Rngs(0), **options)
+
+
+@pytest.mark.parametrize("batch", [(), (2,), (2, 1, 3)], ids=str)
+def test_simple_rnn_equals_the_simple_cell_of_flax_with_the_same_weights(batch):
+    ours, theirs = simple(), nnx.SimpleCell(3, 4, rngs=nnx.Rngs(1))
+    theirs.dense_i.kernel[...], theirs.dense_i.bias[...] = ours.kernel[...], jnp.arange(4.0)
+    theirs.dense_h.kernel[...] = ours.recurrent_kernel[...]
+    assert ours.bias is not None
+    ours.bias[...] = jnp.arange(4.0)
+    random = np.random.RandomState(0)
+    x, carry = jnp.asarray(random.randn(*batch, 3), "float32"), jnp.asarray(random.randn(*batch, 4), "float32")
+    found, expected = ours(carry, x), theirs(carry, x)
+    assert found[0].shape == (*batch, 4)
+    for a, b in zip(found, expected):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [LeakyCell, GatedCell])
+def test_a_users_cell_gets_right_gradients_of_all_its_parameters(make):
+    with jax.enable_x64(True):
+        cell = make(2, 3, use_recurrent_bias=True, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+        graphdef, params = nnx.split(cell)
+        x = jnp.asarray(np.random.RandomState(0).randn(4, 5, 2))
+        weights = jnp.asarray(np.random.RandomState(1).randn(4, 5, 3))
+
+        @jax.jit
+        def on_the_engine(params):
+            return (weights * jaxrnn.RNN(nnx.merge(graphdef, params))(x)).sum()
+
+        def step_by_step(params):
+            cell = nnx.merge(graphdef, params)
+            carry, total = cell.initialize_carry((4, 2)), jnp.zeros(())
+            for t in range(5):
+                carry, y = cell(carry, x[:, t])
+                total += (weights[:, t] * y).sum()
+            return total
+
+        found, expected = (jax.value_and_grad(f)(params) for f in (on_the_engine, step_by_step))
+        names = {str(path[0].key) for path, _ in jax.tree_util.tree_leaves_with_path(params)}
+        assert names >= {"kernel", "recurrent_kernel", "bias", "recurrent_bias"}
+        assert ("leak" in names) == (make is LeakyCell)
+        for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected)):
+            assert jnp.abs(b).max() > 0, jax.tree_util.keystr(path)
+            np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_every_gate_starts_orthogonal_and_biases_start_zero():
+    cell = GatedCell(3, 4, use_recurrent_bias=True, rngs=nnx.Rngs(0))
+    assert cell.kernel.shape == (3, 8) and cell.recurrent_kernel.shape == (4, 8)
+    for gate in jnp.split(cell.recurrent_kernel[...], 2, axis=1):
+        np.testing.assert_allclose(gate.T @ gate, np.eye(4), atol=1e-5)
+    # Glorot's limit is that of one gate's matrix, not of all of them side by side.
+    limit = np.sqrt(6 / (3 + 4))
+    assert np.sqrt(6 / (3 + 8)) < jnp.abs(cell.kernel[...]).max() <= limit
+    for bias in (cell.bias, cell.recurrent_bias):
+        assert bias is not None and bias.shape == (8,) and not bias[...].any()
+    without = simple(use_bias=False)
+    assert without.bias is None and without.recurrent_bias is None
+
+
+def test_carries_have_the_batch_of_the_inputs_and_the_dtype_of_the_computation():
+    c, h = GatedCell(3, 4, rngs=nnx.Rngs(0)).initialize_carry((5, 2, 3))
+    assert c.shape == h.shape == (5, 2, 4) and not c.any() and not h.any()
+    assert simple(dtype=jnp.bfloat16).initialize_carry((3,)).dtype == jnp.bfloat16
+    for rngs in (nnx.Rngs(1), nnx.Rngs(1).carry):
+        c, h = GatedCell(3, 4, rngs=nnx.Rngs(0)).initialize_carry((2, 3), rngs, nnx.initializers.normal())
+        assert c.shape == (2, 4) and (c != h).any()
+
+
+def test_half_precision_takes_half_precision_all_the_way():
+    cell = simple(dtype=jnp.bfloat16)
+    x = jnp.ones((2, 3))
+    carry, y = cell(cell.initialize_carry(x.shape), x)
+    assert carry.dtype == y.dtype == jnp.bfloat16 and cell.kernel[...].dtype == jnp.float32
+    exact = simple()(jnp.zeros((2, 4)), x)[1]
+    np.testing.assert_allclose(y.astype(jnp.float32), exact, atol=2e-2)
+
+
+def test_equal_cells_have_equal_equations_so_that_compiled_programs_are_found_again():
+    a, b = (LeakyCell(2, 3, rngs=nnx.Rngs(seed)).pure_pointwise()[0] for seed in (0, 1))
+    other = LeakyCell(2, 4, rngs=nnx.Rngs(0)).pure_pointwise()[0]
+    assert a == b and hash(a) == hash(b) and a != other
+
+
+def test_the_cells_that_scripts_may_name_can_be_made():
+    for make in CELLS.values():
+        assert make(2, 3, rngs=nnx.Rngs(0)).num_feature_axes == 1
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: simple(0), "in_features must be a positive integer, not 0"),
+        (lambda: simple(3, 1.5), "hidden_features must be a positive integer, not 1.5"),
+        (lambda: simple(3, -1), "hidden_features must be a positive integer, not -1"),
+        (
+            lambda: simple().initialize_carry((2, 3), carry_init=nnx.initializers.normal()),
+            "carry_init needs rngs",
+        ),
+        (
+            lambda: simple()(jnp.zeros((2, 4)), jnp.zeros((2, 5))),
+            "inputs.shape=(2, 5) ends in 5, but in_features is 3",
+        ),
+        (lambda: simple().input_projection(jnp.zeros(())), "ends in None, but in_features is 3"),
+        (
+            lambda: simple()(jnp.zeros((7, 4)), jnp.zeros((2, 3))),
+            "the carry holds h of shape (7, 4), but inputs.shape=(2, 3) needs (2, 4)",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_its_values(call, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        call()
+
+
+def test_a_cell_without_equations_says_so():
+    cell = jaxrnn.RecurrentCell(2, 3, rngs=nnx.Rngs(0))
+    with pytest.raises(NotImplementedError, match=r"RecurrentCell must define pointwise\(carry, xw, rh\)"):
+        cell(cell.initialize_carry((2,)), jnp.zeros(2))

@@ -1,0 +1,103 @@
+"""What does not fit is refused with a ValueError that shows the values; equal calls share a compiled program."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrnn.ops import IMPLEMENTATIONS, recurrence, simple_rnn_pointwise
+
+TANH = simple_rnn_pointwise(jnp.tanh)
+TIME, BATCH, HIDDEN = 4, 2, 3
+
+
+def run(pointwise=TANH, **changes):
+    arguments = {
+        "recurrent_kernel": jnp.eye(HIDDEN),
+        "xw": jnp.ones((TIME, BATCH, HIDDEN)),
+        "initial_carry": jnp.zeros((BATCH, HIDDEN)),
+    }
+    return recurrence(pointwise, **arguments | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"implementation": "cudnn"}, "unknown implementation 'cudnn'; available: scan, reference, or None"),
+        ({"initial_carry": ()}, "initial_carry has no arrays"),
+        ({"recurrent_kernel": jnp.ones((4, 4))}, "recurrent_kernel.shape=(4, 4) must be (hidden, gates * hidden)"),
+        ({"recurrent_kernel": jnp.ones(3)}, "recurrent_kernel.shape=(3,) must be"),
+        ({"initial_carry": jnp.zeros(())}, "recurrent_kernel.shape=(3, 3) must be"),
+        ({"xw": jnp.ones((4, 2, 5))}, "xw.shape=(4, 2, 5) must be (time, *batch, 3)"),
+        ({"xw": jnp.ones(3)}, "xw.shape=(3,) must be (time, *batch, 3)"),
+        ({"xw": jnp.ones((4, 2, 3), jnp.int32)}, "must be a floating type"),
+        (
+            {"recurrent_kernel": jnp.ones((3, 4)), "xw": jnp.ones((4, 2, 4))},
+            "recurrent_kernel.shape=(3, 4) is not (hidden, gates * hidden)",
+        ),
+        ({"recurrent_bias": jnp.ones(2)}, "recurrent_bias.shape=(2,) must be (3,)"),
+        ({"initial_carry": jnp.zeros((5, 3))}, "initial_carry is float32 (5, 3), but must be a floating array"),
+        ({"initial_carry": jnp.zeros((2, 3), jnp.int32)}, "initial_carry is int32 (2, 3)"),
+        (
+            {"initial_carry": {"c": jnp.zeros((1, 3)), "h": jnp.zeros((2, 3))}},
+            "initial_carry['c'] is float32 (1, 3)",
+        ),
+        ({"resets": jnp.zeros((2, 4), bool)}, "resets must be bool of shape (4, 2), not bool (2, 4)"),
+        ({"resets": jnp.zeros((4, 2))}, "resets must be bool of shape (4, 2), not float32 (4, 2)"),
+        ({"unroll": 0}, "unroll must be a positive integer, not 0"),
+        ({"unroll": 1.5}, "unroll must be a positive integer, not 1.5"),
+        ({"seq_lengths": jnp.array([1, 2, 3])}, "seq_lengths must be integers of shape (2,), not int32 (3,)"),
+        ({"seq_lengths": jnp.array([1.0, 2.0])}, "seq_lengths must be integers of shape (2,), not float32 (2,)"),
+        ({"seq_lengths": jnp.array([1, 5])}, "seq_lengths must lie in 0..4 (time), but reach from 1 to 5"),
+        ({"seq_lengths": np.array([-1, 4])}, "seq_lengths must lie in 0..4 (time), but reach from -1 to 4"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused_with_their_values(changes, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        run(**changes)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize(
+    ("pointwise", "message"),
+    [
+        (lambda params, carry, xw, rh: ((carry, carry), carry), "pointwise must return a carry of the structure"),
+        (lambda params, carry, xw, rh: (carry[..., :1], carry), r"\(2, 3\) became \(2, 1\)"),
+    ],
+)
+def test_a_pointwise_function_that_changes_its_carry_is_refused(pointwise, message, implementation):
+    with pytest.raises(ValueError, match=message):
+        run(pointwise, implementation=implementation)
+
+
+def test_none_picks_an_implementation_by_itself():
+    np.testing.assert_array_equal(run()[1], run(implementation="scan")[1])
+
+
+def test_a_second_call_outside_jit_traces_nothing():
+    traces = []
+
+    def pointwise(params, carry, xw, rh):
+        traces.append(None)
+        return carry, xw[0] + rh[0]
+
+    run(pointwise)
+    first = len(traces)
+    run(pointwise)
+    assert 0 < first == len(traces)
+
+
+@pytest.mark.xfail(strict=True, reason="valid_steps checks the range with jnp operations, which jit stages out")
+def test_lengths_that_a_jitted_function_closes_over_work_as_its_arguments_do():
+    lengths = jnp.array([1, 4])
+    inside = jax.jit(lambda xw: run(xw=xw, seq_lengths=lengths)[1])(jnp.ones((TIME, BATCH, HIDDEN)))
+    np.testing.assert_allclose(inside, run(seq_lengths=lengths)[1], rtol=1e-6)
+
+
+def test_lengths_may_be_any_integers_and_a_batch_of_none():
+    lengths = np.array([1, 4], np.uint8)
+    np.testing.assert_array_equal(run(seq_lengths=lengths)[1], run(seq_lengths=jnp.array([1, 4]))[1])
+    empty = run(xw=jnp.ones((4, 0, 3)), initial_carry=jnp.zeros((0, 3)), seq_lengths=jnp.zeros(0, jnp.int32))
+    assert empty[1].shape == (4, 0, 3)
