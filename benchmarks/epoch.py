@@ -32,7 +32,7 @@ from flax import nnx
 import jaxrnn
 from benchmarks.machine import describe, machine
 from benchmarks.peers import import_keras
-from benchmarks.report import RESULTS, Table, console, fail, milliseconds, progress, times, write_results
+from benchmarks.report import Table, console, fail, milliseconds, progress, times, write_results
 from benchmarks.shapes import LESSON, Shape
 from benchmarks.timing import Timing, interleave, ratio, seconds_of
 from jaxrnn.data import course_series, take_windows, window_starts
@@ -61,12 +61,12 @@ class Options:
     repetitions: int = 20
     """Rounds, in each of which every contestant is timed twice, five epochs each time."""
 
-    out: Path = RESULTS
-    """Folder for the results."""
+    out: Path | None = None
+    """Folder for the results (default: benchmarks/results)."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = tyro.cli(Options, args=arguments, description=__doc__)
+    options = tyro.cli(Options, prog="python -m benchmarks.epoch", args=arguments, description=__doc__)
     try:
         return run(options)
     except (ValueError, OSError) as error:

@@ -85,7 +85,7 @@ def time_table(rows: Sequence[Row], *, brief: bool = False) -> Table:
             text = "" if timing is None else milliseconds(timing.spread, quartiles=not brief)
             line.append(f"**{text}**" if timing is least else text)
         lines.append(line)
-    return Table([SHAPE, *(name if brief else LABELS[name] for name in names)], lines)
+    return Table(["shape" if brief else SHAPE, *(name if brief else LABELS[name] for name in names)], lines)
 
 
 def ratio_table(rows: Sequence[Row], matmul_gflops: float, *, brief: bool = False) -> Table:
@@ -104,7 +104,7 @@ def ratio_table(rows: Sequence[Row], matmul_gflops: float, *, brief: bool = Fals
         lines.append(line)
     means = geometric_means(rows)
     lines.append(["geometric mean", *(f"{means[w]:.2f}" if w in means else "" for w in AGAINST), "", ""])
-    columns = [SHAPE, *(f"{words} / ours" for words in AGAINST)]
+    columns = ["shape" if brief else SHAPE, *(f"{words} / ours" for words in AGAINST)]
     return Table([*columns, "ours, GFLOP/s", "of the matmul rate"], lines)
 
 
@@ -121,7 +121,7 @@ def first_call_table(rows: Sequence[Row]) -> Table:
 def markdown(rows: Sequence[Row], matmul_gflops: float, repetitions: int, notes: Sequence[str]) -> str:
     """The whole report."""
     parts = [
-        "# One recurrent layer\n",
+        "# One recurrent layer\n\n",
         f"Milliseconds: median, and quartiles in parentheses, of {repetitions} repetitions of 2 calls; the "
         "fastest in bold. Float32, inputs `[batch, time, in]`, zero first carry, same weights in all (outputs, "
         "losses and gradients compared before). A training step is the mean of the squared outputs with its "
@@ -146,7 +146,7 @@ def markdown(rows: Sequence[Row], matmul_gflops: float, repetitions: int, notes:
 def show(rows: Sequence[Row], matmul_gflops: float, notes: Sequence[str]) -> None:
     """The short form, on the console."""
     for (cell, mode), group in groups(rows).items():
-        time_table(group, brief=True).show(f"{cell}: {MODES[mode]}, ms")
+        time_table(group, brief=True).show(f"{cell}: {MODES[mode]}, ms ({SHAPE})")
         ratio_table(group, matmul_gflops, brief=True).show("peers' times divided by ours")
     for note in notes:
         console.print(note, markup=False, soft_wrap=True)

@@ -26,7 +26,7 @@ from benchmarks.cells import CELLS
 from benchmarks.layer_tables import MODES, Row, as_json, markdown, show
 from benchmarks.machine import describe, machine
 from benchmarks.peers import OURS, PEERS, Contestant, Peer, contestants
-from benchmarks.report import RESULTS, console, fail, progress, write_results
+from benchmarks.report import console, fail, progress, write_results
 from benchmarks.shapes import QUICK, SHAPES, Shape
 from benchmarks.timing import interleave, seconds_of
 
@@ -51,12 +51,12 @@ class Options:
     repetitions: int | None = None
     """Rounds, in each of which every layer is timed twice (default: 20, with --quick 4)."""
 
-    out: Path = RESULTS
-    """Folder for the results."""
+    out: Path | None = None
+    """Folder for the results (default: benchmarks/results)."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = tyro.cli(Options, args=arguments, description=__doc__)
+    options = tyro.cli(Options, prog="python -m benchmarks.layers", args=arguments, description=__doc__)
     try:
         return run(options)
     except (ValueError, OSError) as error:
@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
 def run(options: Options) -> int:
     known("cell", options.cells, CELLS)
     known("peer", options.peers, PEERS)
-    repetitions = options.repetitions or (4 if options.quick else 20)
+    repetitions = (4 if options.quick else 20) if options.repetitions is None else options.repetitions
     shapes = QUICK if options.quick else SHAPES
     chosen = {name: PEERS[name] for name in options.peers}
     absences = {peer.label: reason for peer in chosen.values() if (reason := peer.missing())}

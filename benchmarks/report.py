@@ -36,7 +36,7 @@ class Table:
     def show(self, title: str) -> None:
         table = RichTable(title=escape(title), title_justify="left")
         for i, column in enumerate(self.columns):
-            table.add_column(escape(column), justify="right" if i else "left", no_wrap=not i)
+            table.add_column(escape(column), justify="right" if i else "left", no_wrap=not i, overflow="fold")
         for row in self.rows:
             table.add_row(*(escape(text.replace("**", "")) for text in row))
         console.print(table)
@@ -73,15 +73,16 @@ def progress(total: int) -> Iterator[Callable[..., None]]:
         TimeElapsedColumn(),
         console=console,
         transient=True,
+        auto_refresh=False,  # by a thread, it would take time from what is measured
         disable=not console.is_terminal,
     )
     with bar:
         task = bar.add_task("", total=total)
-        yield lambda **changes: bar.update(task, **changes)
+        yield lambda **changes: bar.update(task, refresh=True, **changes)
 
 
 def write_results(
-    name: str, table_markdown: str, results: dict[str, Any], machine: dict[str, Any], folder: Path = RESULTS
+    name: str, table_markdown: str, results: dict[str, Any], machine: dict[str, Any], folder: Path | None = None
 ) -> Path:
     """Write ``<name>-<machine>.md`` and ``.json``.
 
@@ -90,17 +91,26 @@ def write_results(
       table_markdown: its tables and what must be known to read them.
       results: everything that was measured.
       machine: of :func:`benchmarks.machine.machine`.
-      folder: where to write.
+      folder: where to write; benchmarks/results by default.
 
     Returns:
       The path of the Markdown file; other files of the same run go beside it under the same name.
     """
+    folder = RESULTS if folder is None else folder
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}-{file_suffix(machine)}.md"
     path.write_text(f"{table_markdown.rstrip()}\n\nMachine: {describe(machine)}\n")
     record = {"benchmark": name, "machine": machine, **results}
-    path.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+    lines = ",\n".join(f"{json.dumps(key)}: {_json(value)}" for key, value in record.items())
+    path.with_suffix(".json").write_text(f"{{\n{lines}\n}}\n")
     return path
+
+
+def _json(value: Any) -> str:
+    """One line for each entry of a list: neither one long line nor one for every number."""
+    if isinstance(value, list):
+        return "[\n" + ",\n".join(json.dumps(entry) for entry in value) + "\n]"
+    return json.dumps(value)
 
 
 def fail(message: str) -> int:

@@ -66,7 +66,9 @@ class Timing:
         return replace(self, first_call=self.first_call / number, calls=calls)
 
     def as_json(self) -> dict[str, Any]:
-        return {"first_call_s": self.first_call, **self.spread._asdict(), "calls_s": self.calls}
+        """In seconds; single calls to a tenth of a microsecond."""
+        calls = [[round(seconds, 7) for seconds in calls] for calls in self.calls]
+        return {"first_call_s": self.first_call, **self.spread._asdict(), "calls_s": calls}
 
 
 def ratio(timing: Timing, baseline: Timing) -> Spread:

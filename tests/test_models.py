@@ -1,6 +1,7 @@
 """RNNForecaster: shapes, scale, and that all its ways of forecasting agree."""
 
 import re
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,9 +10,12 @@ from flax import nnx
 
 import jaxrnn
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-def model(**options) -> jaxrnn.RNNForecaster:
-    return jaxrnn.RNNForecaster(**{"hidden_features": (4, 3), "rngs": nnx.Rngs(0)} | options)
+
+def model(**options: Any) -> Any:
+    defaults: dict[str, Any] = {"hidden_features": (4, 3), "rngs": nnx.Rngs(0)}
+    return jaxrnn.RNNForecaster(**defaults | options)
 
 
 def series(*shape: int):

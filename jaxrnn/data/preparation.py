@@ -51,7 +51,7 @@ class Preparation:
 
     >>> values = np.arange(40.0)[:, None]
     >>> prepared = Preparation(level_width=4).fit(values[:30]).apply(values)
-    >>> prepared.features.shape, prepared.baseline[10]
+    >>> prepared.features.shape, prepared.baseline[10].item()
     ((40, 1), 8.5)
     """
 

@@ -27,12 +27,14 @@ class RNN(nnx.Module):
       keep_order: with ``reverse``, leave the outputs aligned with the inputs instead of in the order in which
         they were computed.
       unroll: steps per iteration of the compiled loop.
+      broadcast_rngs: for cells with random streams of their own (dropout), those that repeat at every step.
       rngs: for cells with a random first carry.
       implementation: which implementation of the engine to use, see :func:`jaxrnn.ops.recurrence`.
 
     >>> import jax.numpy as jnp
+    >>> import jaxrnn
     >>> from flax import nnx
-    >>> layer = RNN(SimpleRNNCell(3, 4, rngs=nnx.Rngs(0)), return_carry=True)
+    >>> layer = RNN(jaxrnn.SimpleRNNCell(3, 4, rngs=nnx.Rngs(0)), return_carry=True)
     >>> carry, outputs = layer(jnp.ones((2, 10, 3)))
     >>> carry.shape, outputs.shape
     ((2, 4), (2, 10, 4))
@@ -47,6 +49,7 @@ class RNN(nnx.Module):
         reverse: bool = False,
         keep_order: bool = False,
         unroll: int = 1,
+        broadcast_rngs: nnx.filterlib.Filter = None,
         rngs: nnx.Rngs | nnx.RngStream | bool = True,
         implementation: str | None = None,
     ):
@@ -56,6 +59,7 @@ class RNN(nnx.Module):
         self.reverse = reverse
         self.keep_order = keep_order
         self.unroll = unroll
+        self.broadcast_rngs = broadcast_rngs
         self.rngs = nnx.data(rngs.carry.fork() if isinstance(rngs, nnx.Rngs) else None)
         self.implementation = implementation
 
@@ -102,6 +106,7 @@ class RNN(nnx.Module):
             unroll=self.unroll,
             implementation=self.implementation,
             rngs=self.rngs if rngs is None else rngs,
+            broadcast_rngs=self.broadcast_rngs,
         )
         if reverse and not keep_order:
             outputs = jax.tree.map(lambda a: flip_time(a, seq_lengths), outputs)

@@ -5,9 +5,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import Array, lax
+from jax import Array
 
 from jaxrnn.cells.base import RecurrentCell
+from jaxrnn.layers.any_cell import align, scan_any_cell
 from jaxrnn.ops.dispatch import recurrence, valid_steps
 from jaxrnn.ops.step import Carry, cast
 
@@ -23,6 +24,7 @@ def run_cell(
     unroll: int = 1,
     implementation: str | None = None,
     rngs: nnx.Rngs | nnx.RngStream | None = None,
+    broadcast_rngs: nnx.filterlib.Filter = None,
 ) -> tuple[Carry, Array]:
     """Apply a cell at every step.
 
@@ -32,6 +34,7 @@ def run_cell(
       initial_carry: what the cell starts from; None for its own ``initialize_carry``.
       seq_lengths, resets, reverse, unroll, implementation: as in :func:`jaxrnn.ops.recurrence`.
       rngs: for cells whose first carry is random.
+      broadcast_rngs: for cells with random streams of their own, those that repeat at every step.
 
     Returns:
       The final carry, and the outputs ``[time, *batch, *features]``, aligned with the inputs.
@@ -39,7 +42,7 @@ def run_cell(
     if seq_lengths is not None:
         axes = cell.num_feature_axes
         valid = valid_steps(seq_lengths, inputs.shape[0], inputs.shape[1 : inputs.ndim - axes])
-        inputs = jnp.where(_align(valid, inputs), inputs, 0)
+        inputs = jnp.where(align(valid, inputs), inputs, 0)
     options: dict[str, Any] = dict(seq_lengths=seq_lengths, resets=resets, reverse=reverse, unroll=unroll)
     if isinstance(cell, RecurrentCell):
         return _on_engine(cell, inputs, initial_carry, implementation=implementation, **options)
@@ -51,7 +54,7 @@ def run_cell(
     if initial_carry is None:
         shape = inputs.shape[1:]
         initial_carry = cell.initialize_carry(shape, nnx.Rngs(0) if rngs is None else rngs)
-    return _scan_as_it_is(cell, inputs, initial_carry, **options)
+    return scan_any_cell(cell, inputs, initial_carry, broadcast_rngs=broadcast_rngs, **options)
 
 
 def _on_engine(
@@ -87,52 +90,6 @@ def _check_carry(cell: RecurrentCell, carry: Carry, inputs: Array) -> None:
             )
 
 
-def _scan_as_it_is(
-    cell: nnx.RNNCellBase,
-    inputs: Array,
-    initial_carry: Carry,
-    *,
-    seq_lengths: Array | None,
-    resets: Array | None,
-    reverse: bool,
-    unroll: int,
-) -> tuple[Carry, Array]:
-    """Scan any Flax cell; what it keeps besides its parameters (random streams, statistics) goes along."""
-    batch = inputs.shape[1 : inputs.ndim - cell.num_feature_axes]
-    valid = None if seq_lengths is None else valid_steps(seq_lengths, inputs.shape[0], batch)
-    if resets is not None and valid is not None:
-        resets = resets & valid
-    graphdef, params, other = nnx.split(cell, nnx.Param, ...)
-
-    def body(state, step):
-        carry, other = state
-        x, valid_t, reset_t = step
-        if reset_t is not None:
-            carry = _where(reset_t, initial_carry, carry)
-        merged = nnx.merge(graphdef, params, other)
-        new_carry, y = merged(carry, x)
-        other = nnx.state(merged, nnx.Not(nnx.Param))
-        new_carry = jax.tree.map(lambda new, old: cast(new, old.dtype), new_carry, carry)
-        if valid_t is not None:
-            new_carry = _where(valid_t, new_carry, carry)
-            y = _where(valid_t, y, jax.tree.map(jnp.zeros_like, y))
-        return (new_carry, other), y
-
-    (carry, other), outputs = lax.scan(
-        body, (initial_carry, other), (inputs, valid, resets), reverse=reverse, unroll=unroll
-    )
-    nnx.update(cell, other)
-    return carry, outputs
-
-
-def _align(condition: Array, array: Array) -> Array:
-    return condition.reshape(condition.shape + (1,) * (array.ndim - condition.ndim))
-
-
-def _where(condition: Array, yes: Any, no: Any) -> Any:
-    return jax.tree.map(lambda a, b: jnp.where(_align(condition, a), a, b), yes, no)
-
-
 def flip_time(array: Array, seq_lengths: Array | None) -> Array:
     """``array [time, *batch, ...]`` backwards, row by row within its length; padding stays where it is."""
     if seq_lengths is None:
@@ -140,4 +97,4 @@ def flip_time(array: Array, seq_lengths: Array | None) -> Array:
     steps = jnp.arange(array.shape[0]).reshape(-1, *([1] * jnp.ndim(seq_lengths)))
     lengths = jnp.asarray(seq_lengths)
     source = jnp.where(steps < lengths, lengths - 1 - steps, steps)
-    return jnp.take_along_axis(array, _align(source, array), axis=0)
+    return jnp.take_along_axis(array, align(source, array), axis=0)

@@ -12,6 +12,8 @@ from flax import nnx
 import jaxrnn
 from jaxrnn.cells import CELLS
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 class LeakyCell(jaxrnn.RecurrentCell):
     """What a user would write: equations, and a parameter of its own."""
@@ -30,7 +32,7 @@ class GatedCell(jaxrnn.RecurrentCell):
     num_gates = 2
 
     def pointwise(self, carry, xw, rh):
-        c, h = carry
+        c, _ = carry
         c = jax.nn.sigmoid(xw[0] + rh[0]) * c + jnp.tanh(xw[1] + rh[1])
         return (c, jnp.tanh(c)), jnp.tanh(c)
 
@@ -38,16 +40,16 @@ class GatedCell(jaxrnn.RecurrentCell):
         return (h, h)
 
 
-def simple(in_features=3, hidden_features=4, **options) -> jaxrnn.SimpleRNNCell:
+def simple(in_features: Any = 3, hidden_features: Any = 4, **options: Any) -> jaxrnn.SimpleRNNCell:
     return jaxrnn.SimpleRNNCell(in_features, hidden_features, rngs=nnx.Rngs(0), **options)
 
 
 @pytest.mark.parametrize("batch", [(), (2,), (2, 1, 3)], ids=str)
 def test_simple_rnn_equals_the_simple_cell_of_flax_with_the_same_weights(batch):
     ours, theirs = simple(), nnx.SimpleCell(3, 4, rngs=nnx.Rngs(1))
+    assert ours.bias is not None and theirs.dense_i.bias is not None
     theirs.dense_i.kernel[...], theirs.dense_i.bias[...] = ours.kernel[...], jnp.arange(4.0)
     theirs.dense_h.kernel[...] = ours.recurrent_kernel[...]
-    assert ours.bias is not None
     ours.bias[...] = jnp.arange(4.0)
     random = np.random.RandomState(0)
     x, carry = jnp.asarray(random.randn(*batch, 3), "float32"), jnp.asarray(random.randn(*batch, 4), "float32")
@@ -67,7 +69,8 @@ def test_a_users_cell_gets_right_gradients_of_all_its_parameters(make):
 
         @jax.jit
         def on_the_engine(params):
-            return (weights * jaxrnn.RNN(nnx.merge(graphdef, params))(x)).sum()
+            outputs: Any = jaxrnn.RNN(nnx.merge(graphdef, params))(x)
+            return (weights * outputs).sum()
 
         def step_by_step(params):
             cell = nnx.merge(graphdef, params)

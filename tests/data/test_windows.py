@@ -27,7 +27,7 @@ def test_a_window_may_be_the_whole_series():
 @given(st.integers(1, 60), st.integers(1, 10), st.integers(1, 6))
 def test_every_row_continues_where_it_ended_in_the_batch_before(length, window, batch_size):
     if length < window * batch_size:
-        with pytest.raises(ValueError, match="no .* streams|longer than the series"):
+        with pytest.raises(ValueError, match=r"no .* streams|longer than the series"):
             sequential_starts(length, window, batch_size)
         return
     starts = sequential_starts(length, window, batch_size)

@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,15 +12,17 @@ from flax import nnx
 import jaxrnn
 from jaxrnn.layers.stack import layer_sizes
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 LENGTHS = np.array([5, 0, 3])
 X = jnp.asarray(np.random.RandomState(0).randn(3, 5, 2), jnp.float32)
 
 
-def stack(**options: Any) -> jaxrnn.SimpleRNN:
+def stack(**options: Any) -> Any:
     return jaxrnn.SimpleRNN(2, (4, 3), rngs=nnx.Rngs(0), **options)
 
 
-def loop(layers: jaxrnn.SimpleRNN, x, lengths, reverse: bool):
+def loop(layers, x, lengths, reverse: bool):
     """Row after row, layer after layer, step after step, in float64: carries and outputs aligned with x."""
     carries, outputs = [], np.asarray(x, np.float64)
     for cell in layers.cells:
@@ -77,8 +80,9 @@ def test_a_carry_handed_over_continues_where_the_first_part_ended():
 
 def test_a_stack_of_any_cells_feeds_each_the_one_below():
     below, above = nnx.GRUCell(2, 4, rngs=nnx.Rngs(0)), jaxrnn.SimpleRNNCell(4, 3, rngs=nnx.Rngs(1))
-    mixed = jaxrnn.StackedRNN([below, above])
-    np.testing.assert_allclose(mixed(X), jaxrnn.RNN(above)(jaxrnn.RNN(below)(X)), atol=1e-6)
+    mixed, first = jaxrnn.StackedRNN([below, above]), jaxrnn.RNN(below)(X)
+    assert isinstance(first, jax.Array)
+    np.testing.assert_allclose(mixed(X), jaxrnn.RNN(above)(first), atol=1e-6)
     assert mixed.num_layers == 2
 
 

@@ -22,7 +22,8 @@ class Case:
     Attributes:
       name: in the names of the tests.
       pointwise: what the engine runs.
-      gates: how many blocks xw and rh have.
+      gates: how many blocks xw has.
+      recurrent_gates: how many blocks rh has, where that is another number.
       carry: makes a carry of parts ``[*batch, hidden]``; the last one is h.
       params: makes what the pointwise function has of its own, from vectors ``[hidden]``.
       recurrent_bias: whether the cell has one.
@@ -32,13 +33,14 @@ class Case:
     name: str
     pointwise: Pointwise
     gates: int = 1
+    recurrent_gates: int | None = None
     carry: Callable[[Callable[[], Any]], Any] = lambda part: part()
     params: Callable[[Callable[[], Any]], Any] = lambda vector: ()
     recurrent_bias: bool = False
     equations: Pointwise | None = None
 
 
-def elman(activation):
+def elman(activation) -> Pointwise:
     def equations(params, carry, xw, rh):
         h = activation(xw[0] + rh[0])
         return h, h
@@ -80,14 +82,15 @@ def problem(case: Case, time: int, batch: tuple[int, ...] = (), hidden: int = 3,
     """Random float64 arguments of a recurrence, and random cotangents of its (carry, outputs)."""
     random = np.random.RandomState(seed)
     width = case.gates * hidden
+    recurrent_width = (case.recurrent_gates or case.gates) * hidden
 
     def part():
         return random.randn(*batch, hidden)
 
     arguments = {
         "params": case.params(lambda: random.randn(hidden)),
-        "recurrent_kernel": 0.5 * random.randn(hidden, width),
-        "recurrent_bias": random.randn(width) if case.recurrent_bias else None,
+        "recurrent_kernel": 0.5 * random.randn(hidden, recurrent_width),
+        "recurrent_bias": random.randn(recurrent_width) if case.recurrent_bias else None,
         "xw": random.randn(time, *batch, width),
         "initial_carry": case.carry(part),
     }
@@ -106,12 +109,14 @@ def loop(case: Case, arguments: dict[str, Any], *, seq_lengths=None, resets=None
         valid = t < lengths
         carry = _rows(resets[t] & valid, arguments["initial_carry"], carry)
         rh = jax.tree.leaves(carry)[-1] @ kernel + (0 if bias is None else bias)
-        new_carry, y = equations(
-            arguments["params"], carry, jnp.split(xw[t], case.gates, -1), jnp.split(rh, case.gates, -1)
-        )
+        new_carry, y = equations(arguments["params"], carry, *(_gates(block, kernel) for block in (xw[t], rh)))
         carry = _rows(valid, new_carry, carry)
         outputs[t] = _rows(valid, y, jnp.zeros_like(y))
     return carry, jnp.stack(outputs) if time else jnp.zeros((0, *batch, kernel.shape[0]))
+
+
+def _gates(block, kernel):
+    return tuple(jnp.split(block, block.shape[-1] // kernel.shape[0], axis=-1))
 
 
 def _rows(condition: np.ndarray, yes, no):

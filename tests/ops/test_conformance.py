@@ -26,13 +26,9 @@ every_implementation = pytest.mark.parametrize("implementation", IMPLEMENTATIONS
 
 
 @pytest.fixture(scope="module", autouse=True)
-def float64():
-    # For this module only. XLA's optimisations would cost most of the time, and win nothing at these sizes.
-    optimised = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    with jax.enable_x64(True):
+def float64(quick_compilation):
+    with jax.enable_x64(True):  # for this module only
         yield
-    jax.config.update("jax_disable_most_optimizations", optimised)
 
 
 @dataclass(frozen=True)
@@ -198,10 +194,11 @@ def test_a_sequence_cut_anywhere_with_its_carry_handed_over_equals_one_pass(data
         (arguments["xw"][:cut], np.minimum(lengths, cut)),
         (arguments["xw"][cut:], np.maximum(lengths - cut, 0)),
     ]
-    carry, outputs = arguments["initial_carry"], [None, None]
+    carry: Any = arguments["initial_carry"]
+    outputs: list[Any] = [None, None]
     for part in (1, 0) if reverse else (0, 1):
         carry, outputs[part] = run(carry, *parts[part])
-    assert_close((carry, jnp.concatenate(outputs)), whole)  # type: ignore[arg-type]
+    assert_close((carry, jnp.concatenate(outputs)), whole)
 
 
 # Rounding units: 2^-9 and 2^-12. A gradient passes through twice as many rounded numbers as an output.

@@ -1,6 +1,7 @@
 """What does not fit is refused with a ValueError that shows the values; equal calls share a compiled program."""
 
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +14,8 @@ TANH = simple_rnn_pointwise(jnp.tanh)
 TIME, BATCH, HIDDEN = 4, 2, 3
 
 
-def run(pointwise=TANH, **changes):
-    arguments = {
+def run(pointwise=TANH, **changes: Any):
+    arguments: dict[str, Any] = {
         "recurrent_kernel": jnp.eye(HIDDEN),
         "xw": jnp.ones((TIME, BATCH, HIDDEN)),
         "initial_carry": jnp.zeros((BATCH, HIDDEN)),
@@ -29,15 +30,17 @@ def run(pointwise=TANH, **changes):
         ({"initial_carry": ()}, "initial_carry has no arrays"),
         ({"recurrent_kernel": jnp.ones((4, 4))}, "recurrent_kernel.shape=(4, 4) must be (hidden, gates * hidden)"),
         ({"recurrent_kernel": jnp.ones(3)}, "recurrent_kernel.shape=(3,) must be"),
-        ({"initial_carry": jnp.zeros(())}, "recurrent_kernel.shape=(3, 3) must be"),
-        ({"xw": jnp.ones((4, 2, 5))}, "xw.shape=(4, 2, 5) must be (time, *batch, 3)"),
-        ({"xw": jnp.ones(3)}, "xw.shape=(3,) must be (time, *batch, 3)"),
+        ({"initial_carry": jnp.zeros(())}, "the hidden state has shape (): it needs at least one unit"),
+        ({"initial_carry": jnp.zeros((2, 0))}, "the hidden state has shape (2, 0): it needs at least one unit"),
+        ({"xw": jnp.ones((4, 2, 5))}, "xw.shape=(4, 2, 5) must be (time, *batch, gates * hidden) with hidden = 3"),
+        ({"xw": jnp.ones(3)}, "xw.shape=(3,) must be (time, *batch, gates * hidden)"),
         ({"xw": jnp.ones((4, 2, 3), jnp.int32)}, "must be a floating type"),
+        ({"xw": jnp.ones((4, 2, 0))}, "xw.shape=(4, 2, 0) must be"),
+        ({"recurrent_kernel": jnp.ones((3, 4))}, "recurrent_kernel.shape=(3, 4) must be (hidden, gates * hidden)"),
         (
-            {"recurrent_kernel": jnp.ones((3, 4)), "xw": jnp.ones((4, 2, 4))},
-            "recurrent_kernel.shape=(3, 4) is not (hidden, gates * hidden)",
+            {"recurrent_bias": jnp.ones(2)},
+            "recurrent_bias.shape=(2,) must be (3,) as recurrent_kernel.shape=(3, 3)",
         ),
-        ({"recurrent_bias": jnp.ones(2)}, "recurrent_bias.shape=(2,) must be (3,)"),
         ({"initial_carry": jnp.zeros((5, 3))}, "initial_carry is float32 (5, 3), but must be a floating array"),
         ({"initial_carry": jnp.zeros((2, 3), jnp.int32)}, "initial_carry is int32 (2, 3)"),
         (

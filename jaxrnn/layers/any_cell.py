@@ -1,0 +1,67 @@
+"""Any Flax cell over a sequence, scanned as it is: no engine, but the same meaning of lengths and resets."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array, lax
+
+from jaxrnn.ops.dispatch import valid_steps
+from jaxrnn.ops.step import Carry, cast
+
+
+def scan_any_cell(
+    cell: nnx.RNNCellBase,
+    inputs: Array,
+    initial_carry: Carry,
+    *,
+    seq_lengths: Array | None,
+    resets: Array | None,
+    reverse: bool,
+    unroll: int,
+    broadcast_rngs: nnx.filterlib.Filter = None,
+) -> tuple[Carry, Array]:
+    """Scan a cell over ``inputs [time, *batch, *features]``.
+
+    What the cell keeps besides its parameters (statistics, random streams) goes along from step to step. Random
+    streams that ``broadcast_rngs`` selects begin every step where the first one began, so that a mask drawn from
+    them is the same at every step; the whole sequence counts as one use of them.
+    """
+    batch = inputs.shape[1 : inputs.ndim - cell.num_feature_axes]
+    valid = None if seq_lengths is None else valid_steps(seq_lengths, inputs.shape[0], batch)
+    if resets is not None and valid is not None:
+        resets = resets & valid
+    repeated_filter = nnx.All(nnx.RngState, broadcast_rngs)
+    graphdef, params, repeated, other = nnx.split(cell, nnx.Param, repeated_filter, ...)
+
+    def body(state, step):
+        carry, other, _ = state
+        x, valid_t, reset_t = step
+        if reset_t is not None:
+            carry = _where(reset_t, initial_carry, carry)
+        # Mapping makes new variables, which Flax lets this trace update.
+        merged = nnx.merge(graphdef, params, jax.tree.map(lambda a: a, repeated), other)
+        new_carry, y = merged(carry, x)
+        _, used, other = nnx.state(merged, nnx.Param, repeated_filter, ...)
+        new_carry = jax.tree.map(lambda new, old: cast(new, old.dtype), new_carry, carry)
+        if valid_t is not None:
+            new_carry = _where(valid_t, new_carry, carry)
+            y = _where(valid_t, y, jax.tree.map(jnp.zeros_like, y))
+        return (new_carry, other, used), y
+
+    state, outputs = lax.scan(
+        body, (initial_carry, other, repeated), (inputs, valid, resets), reverse=reverse, unroll=unroll
+    )
+    carry, other, used = state
+    nnx.update(cell, other, used)
+    return carry, outputs
+
+
+def align(condition: Array, array: Array) -> Array:
+    """``condition`` with trailing axes of size one, so that it broadcasts over the features of ``array``."""
+    return condition.reshape(condition.shape + (1,) * (array.ndim - condition.ndim))
+
+
+def _where(condition: Array, yes: Any, no: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(align(condition, a), a, b), yes, no)
