@@ -33,28 +33,29 @@ def scan_any_cell(
     if resets is not None and valid is not None:
         resets = resets & valid
     repeated_filter = nnx.All(nnx.RngState, broadcast_rngs)
-    graphdef, params, repeated, other = nnx.split(cell, nnx.Param, repeated_filter, ...)
+    # Inside, the cell's repeated streams are new ones, drawn once from its own; outside, it has its own again.
+    with nnx.split_rngs(cell, splits=1, only=broadcast_rngs, squeeze=True):
+        graphdef, params, repeated, other = nnx.split(cell, nnx.Param, repeated_filter, ...)
 
     def body(state, step):
-        carry, other, _ = state
+        carry, other = state
         x, valid_t, reset_t = step
         if reset_t is not None:
             carry = _where(reset_t, initial_carry, carry)
         # Mapping makes new variables, which Flax lets this trace update.
         merged = nnx.merge(graphdef, params, jax.tree.map(lambda a: a, repeated), other)
         new_carry, y = merged(carry, x)
-        _, used, other = nnx.state(merged, nnx.Param, repeated_filter, ...)
+        _, _, other = nnx.state(merged, nnx.Param, repeated_filter, ...)
         new_carry = jax.tree.map(lambda new, old: cast(new, old.dtype), new_carry, carry)
         if valid_t is not None:
             new_carry = _where(valid_t, new_carry, carry)
             y = _where(valid_t, y, jax.tree.map(jnp.zeros_like, y))
-        return (new_carry, other, used), y
+        return (new_carry, other), y
 
-    state, outputs = lax.scan(
-        body, (initial_carry, other, repeated), (inputs, valid, resets), reverse=reverse, unroll=unroll
+    (carry, other), outputs = lax.scan(
+        body, (initial_carry, other), (inputs, valid, resets), reverse=reverse, unroll=unroll
     )
-    carry, other, used = state
-    nnx.update(cell, other, used)
+    nnx.update(cell, other)
     return carry, outputs
 
 
