@@ -2,14 +2,17 @@
 
 from jaxrnn import data, ops, training
 from jaxrnn.cells import GRUCell, LSTMCell, RecurrentCell, SimpleRNNCell
-from jaxrnn.layers import RNN, SimpleRNN, StackedRNN
+from jaxrnn.layers import GRU, LSTM, RNN, Bidirectional, SimpleRNN, StackedRNN
 from jaxrnn.models import RNNForecaster
 from jaxrnn.ops import LSTMCarry
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "GRU",
+    "LSTM",
     "RNN",
+    "Bidirectional",
     "GRUCell",
     "LSTMCarry",
     "LSTMCell",

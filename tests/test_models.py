@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -30,11 +31,13 @@ def series(*shape: int):
         ({"return_sequences": True}, (2, 5), (2, 5, 1)),
         ({"in_features": 3, "out_features": 2}, (2, 5, 3), (2, 2)),
         ({"in_features": 3, "out_features": 2, "return_sequences": True}, (2, 5, 3), (2, 5, 2)),
-        ({"hidden_features": 6, "cell": nnx.GRUCell, "dtype": jnp.float32}, (2, 5), (2, 1)),
+        ({"hidden_features": 3, "cell": nnx.GRUCell, "dtype": jnp.float32}, (2, 5), (2, 1)),
     ],
 )
 def test_shapes(options, inputs, outputs):
-    assert model(**options)(series(*inputs)).shape == outputs
+    # Traced, not run: the values are the other tests' subject.
+    found = jax.eval_shape(model(**options), jax.ShapeDtypeStruct(inputs, jnp.float32))
+    assert found.shape == outputs
 
 
 def test_a_series_without_a_feature_axis_is_taken_as_univariate():

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from flax.nnx.nn.dtypes import canonicalize_dtype
 from jax import Array
@@ -84,8 +85,9 @@ class RecurrentCell(nnx.RNNCellBase):
         rngs: nnx.Rngs,
     ):
         for name, size in (("in_features", in_features), ("hidden_features", hidden_features)):
-            if not isinstance(size, int) or size < 1:
+            if not isinstance(size, (int, np.integer)) or size < 1:
                 raise ValueError(f"{name} must be a positive integer, not {size!r}")
+        in_features, hidden_features = int(in_features), int(hidden_features)
         self.in_features = in_features
         self.hidden_features = hidden_features
         self.dtype = dtype
@@ -176,7 +178,7 @@ class RecurrentCell(nnx.RNNCellBase):
             )
         kernel, bias = self.recurrent_parameters(xw.dtype)
         pointwise, params = self.pure_pointwise()
-        return apply_pointwise(pointwise, params, carry, xw, recurrent_projection(carry, kernel, bias))
+        return apply_pointwise(pointwise, params, carry, xw, recurrent_projection(carry, kernel, bias, None))
 
 
 def _is_projection(path: tuple[Any, ...], value: Any) -> bool:

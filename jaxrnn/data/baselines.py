@@ -9,6 +9,7 @@ def naive_forecast(values: np.ndarray, start: int) -> np.ndarray:
     >>> naive_forecast(np.array([1.0, 2.0, 4.0]), 1)
     array([1., 2.])
     """
+    _check_start(values, start)
     return np.asarray(values)[start - 1 : -1]
 
 
@@ -18,6 +19,9 @@ def moving_average_forecast(values: np.ndarray, start: int, width: int) -> np.nd
     >>> moving_average_forecast(np.array([1.0, 2.0, 3.0, 4.0]), 2, 2)
     array([1.5, 2.5])
     """
+    _check_start(values, start)
+    if width < 1:
+        raise ValueError(f"{width=} must be at least 1")
     total = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
     stop = np.arange(start, len(values))
     first = np.maximum(stop - width, 0)
@@ -39,3 +43,8 @@ def autoregressive_forecast(values: np.ndarray, start: int, order: int) -> np.nd
     training = start - order
     coefficients, *_ = np.linalg.lstsq(design[:training], targets[:training], rcond=None)
     return design[training:] @ coefficients
+
+
+def _check_start(values: np.ndarray, start: int) -> None:
+    if not 1 <= start < len(values):
+        raise ValueError(f"{start=} must have a value before it and lie within the {len(values)} values")

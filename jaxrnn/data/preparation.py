@@ -101,16 +101,21 @@ class Preparation:
             fitted = replace(fitted, drift=float(np.mean(x[self.season :] - x[: -self.season])))
         # Differencing cancels what changes slowly, and doubles the variance of what is left: the noise.
         noise = np.diff(x - fitted._seasonal(x, len(x)))
-        scale = float(np.nanstd(noise)) / np.sqrt(2) or float(x.std())
-        if not scale > 0:
-            raise ValueError(f"the training part is {x[0]} throughout: there is nothing to learn")
-        return replace(fitted, scale=float(scale))
+        rounding = 1e-12 * float(np.abs(x).max())  # what differences of equal steps leave instead of zero
+        for scale in (float(np.nanstd(noise)) / np.sqrt(2), float(x.std())):
+            if scale > rounding:
+                return replace(fitted, scale=float(scale))
+        raise ValueError(f"the training part is {x[0]} throughout: there is nothing to learn")
 
     def apply(self, values: np.ndarray) -> Prepared:
         """Features, targets and baseline of ``values [time, dims]``, which may reach past the training part."""
         if len(values) < self.first + 2:
             raise ValueError(f"the series has {len(values)} steps, but at least {self.first + 2} are needed")
         x, further = values[:, 0], values[:, 1:]
+        if further.shape[1] != len(self.further_mean):
+            raise ValueError(
+                f"the series has {further.shape[1]} further columns, but {len(self.further_mean)} were fitted"
+            )
         columns = []
         if self.level_width is None:
             columns.append(x)

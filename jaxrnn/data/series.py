@@ -174,6 +174,8 @@ def read_csv(path: Path, wanted: Sequence[str | None]) -> tuple[tuple[str, ...],
                 f"choose one with column (--column): {', '.join(numeric or header)}"
             )
         name = numeric[0] if name is None else name
+        if header.count(name) > 1:
+            raise ValueError(f"{path} has {header.count(name)} columns named {name!r}: rename all but one")
         if name not in header:
             raise ValueError(f"unknown column {name!r}; available in {path}: {', '.join(header)}")
         columns.append(name)

@@ -1,6 +1,6 @@
 """Layers: cells over whole sequences, alone and stacked."""
 
-from jaxrnn.layers.rnn import RNN
-from jaxrnn.layers.stack import SimpleRNN, StackedRNN
+from jaxrnn.layers.rnn import RNN, Bidirectional
+from jaxrnn.layers.stack import GRU, LSTM, SimpleRNN, StackedRNN
 
-__all__ = ["RNN", "SimpleRNN", "StackedRNN"]
+__all__ = ["GRU", "LSTM", "RNN", "Bidirectional", "SimpleRNN", "StackedRNN"]

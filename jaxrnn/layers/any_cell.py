@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
 
-from jaxrnn.ops.dispatch import valid_steps
+from jaxrnn.ops.dispatch import checked_resets, valid_steps
 from jaxrnn.ops.step import Carry, cast
 
 
@@ -30,8 +30,7 @@ def scan_any_cell(
     """
     batch = inputs.shape[1 : inputs.ndim - cell.num_feature_axes]
     valid = None if seq_lengths is None else valid_steps(seq_lengths, inputs.shape[0], batch)
-    if resets is not None and valid is not None:
-        resets = resets & valid
+    resets = checked_resets(resets, inputs.shape[0], batch, valid)
     repeated_filter = nnx.All(nnx.RngState, broadcast_rngs)
     # Inside, the cell's repeated streams are new ones, drawn once from its own; outside, it has its own again.
     with nnx.split_rngs(cell, splits=1, only=broadcast_rngs, squeeze=True):

@@ -1,4 +1,7 @@
-"""RNN: one cell over a sequence, with the face of ``flax.nnx.RNN``."""
+"""RNN and Bidirectional: one cell over a sequence, or two, with the faces of their namesakes in ``flax.nnx``."""
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +10,10 @@ from jax import Array
 
 from jaxrnn.layers.sequence import flip_time, run_cell
 from jaxrnn.ops.step import Carry
+
+
+def concatenate_features(forward: Array, backward: Array) -> Array:
+    return jnp.concatenate([forward, backward], axis=-1)
 
 
 class RNN(nnx.Module):
@@ -30,6 +37,8 @@ class RNN(nnx.Module):
       broadcast_rngs: for cells with random streams of their own (dropout), those that repeat at every step.
       rngs: for cells with a random first carry.
       implementation: which implementation of the engine to use, see :func:`jaxrnn.ops.recurrence`.
+      remat_every: for training on long sequences, keep the carry of every so many steps only and compute what
+        lies between again in the backward pass. A divisor of time near its square root needs least memory.
 
     >>> import jax.numpy as jnp
     >>> import jaxrnn
@@ -52,6 +61,7 @@ class RNN(nnx.Module):
         broadcast_rngs: nnx.filterlib.Filter = None,
         rngs: nnx.Rngs | nnx.RngStream | bool = True,
         implementation: str | None = None,
+        remat_every: int | None = None,
     ):
         self.cell = cell
         self.time_major = time_major
@@ -60,8 +70,9 @@ class RNN(nnx.Module):
         self.keep_order = keep_order
         self.unroll = unroll
         self.broadcast_rngs = broadcast_rngs
-        self.rngs = nnx.data(rngs.carry.fork() if isinstance(rngs, nnx.Rngs) else None)
+        self.rngs = nnx.data(_own_stream(rngs))
         self.implementation = implementation
+        self.remat_every = remat_every
 
     def __call__(
         self,
@@ -105,6 +116,7 @@ class RNN(nnx.Module):
             reverse=reverse,
             unroll=self.unroll,
             implementation=self.implementation,
+            remat_every=self.remat_every,
             rngs=self.rngs if rngs is None else rngs,
             broadcast_rngs=self.broadcast_rngs,
         )
@@ -112,6 +124,13 @@ class RNN(nnx.Module):
             outputs = jax.tree.map(lambda a: flip_time(a, seq_lengths), outputs)
         outputs = jax.tree.map(lambda a: jnp.moveaxis(a, 0, time_axis), outputs)
         return (carry, outputs) if return_carry else outputs
+
+
+def _own_stream(rngs: nnx.Rngs | nnx.RngStream | bool) -> nnx.RngStream | None:
+    """The stream for random first carries; True and False, which Flax takes too, stand for none."""
+    if isinstance(rngs, bool):
+        return None
+    return (rngs.carry if isinstance(rngs, nnx.Rngs) else rngs).fork()
 
 
 def time_axis_of(inputs: Array, time_major: bool, num_feature_axes: int = 1) -> int:
@@ -122,3 +141,71 @@ def time_axis_of(inputs: Array, time_major: bool, num_feature_axes: int = 1) -> 
             "[*batch, time, features]. A univariate series x needs x[..., None]."
         )
     return 0 if time_major else inputs.ndim - num_feature_axes - 1
+
+
+class Bidirectional(nnx.Module):
+    """Two recurrent layers over the same inputs, one in each direction, their outputs merged at every step.
+
+    A drop-in for ``flax.nnx.Bidirectional``.
+
+    Args:
+      forward_rnn, backward_rnn: :class:`RNN` layers, or others with the same call; each has its own parameters.
+      merge_fn: of forward and backward outputs; concatenates their features by default.
+      time_major, return_carry: as in :class:`RNN`; the carry is a pair.
+      rngs: for cells with a random first carry.
+
+    >>> import jax.numpy as jnp
+    >>> import jaxrnn
+    >>> from flax import nnx
+    >>> rngs = nnx.Rngs(0)
+    >>> layer = Bidirectional(RNN(jaxrnn.GRUCell(3, 4, rngs=rngs)), RNN(jaxrnn.GRUCell(3, 4, rngs=rngs)))
+    >>> layer(jnp.ones((2, 10, 3))).shape
+    (2, 10, 8)
+    """
+
+    def __init__(
+        self,
+        forward_rnn: Any,
+        backward_rnn: Any,
+        *,
+        merge_fn: Callable[[Array, Array], Array] = concatenate_features,
+        time_major: bool = False,
+        return_carry: bool = False,
+        rngs: nnx.Rngs | nnx.RngStream | bool = True,
+    ):
+        if forward_rnn is backward_rnn:
+            raise ValueError("forward_rnn and backward_rnn are one object and would share parameters: make two")
+        self.forward_rnn = forward_rnn
+        self.backward_rnn = backward_rnn
+        self.merge_fn = merge_fn
+        self.time_major = time_major
+        self.return_carry = return_carry
+        self.rngs = nnx.data(_own_stream(rngs))
+
+    def __call__(
+        self,
+        inputs: Array,
+        *,
+        initial_carry: tuple[Carry, Carry] | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | None = None,
+        seq_lengths: Array | None = None,
+        return_carry: bool | None = None,
+        time_major: bool | None = None,
+        **options: Any,
+    ):
+        """Run both layers; the arguments are those of :class:`RNN`, with a pair of carries."""
+        return_carry = self.return_carry if return_carry is None else return_carry
+        carries = (None, None) if initial_carry is None else initial_carry
+        shared: dict[str, Any] = dict(
+            seq_lengths=seq_lengths,
+            return_carry=True,
+            time_major=self.time_major if time_major is None else time_major,
+            rngs=self.rngs if rngs is None else rngs,
+            **options,
+        )
+        carry, outputs = self.forward_rnn(inputs, initial_carry=carries[0], **shared, reverse=False)
+        back_carry, back_outputs = self.backward_rnn(
+            inputs, initial_carry=carries[1], **shared, reverse=True, keep_order=True
+        )
+        merged = jax.tree.map(self.merge_fn, outputs, back_outputs)
+        return ((carry, back_carry), merged) if return_carry else merged

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import Array
+from jax import Array, lax
 
 from jaxrnn.cells.base import RecurrentCell
 from jaxrnn.layers.any_cell import align, scan_any_cell
@@ -23,6 +23,8 @@ def run_cell(
     reverse: bool = False,
     unroll: int = 1,
     implementation: str | None = None,
+    remat_every: int | None = None,
+    recurrent_scale: Array | None = None,
     rngs: nnx.Rngs | nnx.RngStream | None = None,
     broadcast_rngs: nnx.filterlib.Filter = None,
 ) -> tuple[Carry, Array]:
@@ -32,7 +34,11 @@ def run_cell(
       cell: any Flax cell; a :class:`jaxrnn.RecurrentCell` runs on the engine.
       inputs: ``[time, *batch, *features]``.
       initial_carry: what the cell starts from; None for its own ``initialize_carry``.
-      seq_lengths, resets, reverse, unroll, implementation: as in :func:`jaxrnn.ops.recurrence`.
+      seq_lengths, resets, reverse, unroll, implementation, recurrent_scale: as in
+        :func:`jaxrnn.ops.recurrence`; the last two for cells on the engine only.
+      remat_every: for training on long sequences, keep the carry of every so many steps only and compute what
+        lies between again in the backward pass; for cells on the engine only. A divisor of time near its square
+        root needs least memory.
       rngs: for cells whose first carry is random.
       broadcast_rngs: for cells with random streams of their own, those that repeat at every step.
 
@@ -42,35 +48,96 @@ def run_cell(
     if seq_lengths is not None:
         axes = cell.num_feature_axes
         valid = valid_steps(seq_lengths, inputs.shape[0], inputs.shape[1 : inputs.ndim - axes])
+        # A NaN in the padding would reach the gradient of the kernel as 0 * NaN.
         inputs = jnp.where(align(valid, inputs), inputs, 0)
     options: dict[str, Any] = dict(seq_lengths=seq_lengths, resets=resets, reverse=reverse, unroll=unroll)
     if isinstance(cell, RecurrentCell):
-        return _on_engine(cell, inputs, initial_carry, implementation=implementation, **options)
-    if implementation is not None:
-        raise ValueError(
-            f"{implementation=} needs a jaxrnn.RecurrentCell; a {type(cell).__name__} is scanned as it is: "
-            "leave implementation at None"
-        )
+        if initial_carry is not None:
+            _check_carry(cell, initial_carry, inputs)
+        options |= {"implementation": implementation, "recurrent_scale": recurrent_scale}
+        if initial_carry is None:
+            initial_carry = _first_carry(cell, inputs, rngs)
+        return _on_engine(cell, inputs, initial_carry, remat_every, options)
+    for name, value in (
+        ("implementation", implementation),
+        ("remat_every", remat_every),
+        ("recurrent_scale", recurrent_scale),
+    ):
+        if value is not None:
+            raise ValueError(
+                f"{name}={value!r} needs a jaxrnn.RecurrentCell; a {type(cell).__name__} is scanned as it is: "
+                "leave it at None"
+            )
     if initial_carry is None:
-        shape = inputs.shape[1:]
-        initial_carry = cell.initialize_carry(shape, nnx.Rngs(0) if rngs is None else rngs)
+        initial_carry = cell.initialize_carry(inputs.shape[1:], nnx.Rngs(0) if rngs is None else rngs)
     return scan_any_cell(cell, inputs, initial_carry, broadcast_rngs=broadcast_rngs, **options)
 
 
 def _on_engine(
-    cell: RecurrentCell, inputs: Array, initial_carry: Carry | None, **options: Any
+    cell: RecurrentCell,
+    inputs: Array,
+    initial_carry: Carry,
+    remat_every: int | None,
+    options: dict[str, Any],
 ) -> tuple[Carry, Array]:
-    xw = cell.input_projection(inputs)
-    if initial_carry is None:
-        zeros = cell.initialize_carry((*inputs.shape[1:-1], cell.in_features))
-        initial_carry = jax.tree.map(lambda a: cast(a, xw.dtype), zeros) if cell.dtype is None else zeros
-    else:
-        _check_carry(cell, initial_carry, inputs)
-    kernel, recurrent_bias = cell.recurrent_parameters(xw.dtype)
+    kernel, recurrent_bias = cell.recurrent_parameters(cell.compute_dtype(inputs))
     pointwise, params = cell.pure_pointwise()
-    return recurrence(
-        pointwise, kernel, xw, initial_carry, params=params, recurrent_bias=recurrent_bias, **options
-    )
+    seq_lengths, resets = options.pop("seq_lengths"), options.pop("resets")
+
+    def block(carry: Carry, steps: tuple[Array, Array | None, Array | int]) -> tuple[Carry, Array]:
+        """The steps of a block, the first of which is the given step of the sequence."""
+        x, resets, first = steps
+        lengths = None if seq_lengths is None else jnp.clip(jnp.asarray(seq_lengths) - first, 0, len(x))
+        return recurrence(
+            pointwise,
+            kernel,
+            cell.input_projection(x),
+            carry,
+            params=params,
+            recurrent_bias=recurrent_bias,
+            seq_lengths=lengths,
+            resets=resets,
+            reset_carry=initial_carry,
+            **options,
+        )
+
+    if remat_every is None:
+        return block(initial_carry, (inputs, resets, 0))
+    if not isinstance(remat_every, int) or remat_every < 1:
+        raise ValueError(f"remat_every must be a positive integer or None, not {remat_every!r}")
+    return _in_blocks(jax.checkpoint(block), initial_carry, inputs, resets, remat_every, options["reverse"])
+
+
+def _first_carry(cell: RecurrentCell, inputs: Array, rngs: nnx.Rngs | nnx.RngStream | None) -> Carry:
+    """The cell's own, as wide as the computation where the cell does not fix a dtype."""
+    carry = cell.initialize_carry((*inputs.shape[1:-1], cell.in_features), rngs)
+    if cell.dtype is not None:
+        return carry
+    return jax.tree.map(lambda a: cast(a, cell.compute_dtype(inputs)), carry)
+
+
+def _in_blocks(
+    block: Any, carry: Carry, inputs: Array, resets: Array | None, length: int, reverse: bool
+) -> tuple[Carry, Array]:
+    """Scan a rematerialised block over the sequence; what does not fill a block comes last in running order."""
+    time = inputs.shape[0]
+    blocks, rest = divmod(time, length)
+    start = rest if reverse else 0
+
+    def cut(array: Array | None) -> Array | None:
+        if array is None:
+            return None
+        return array[start : start + blocks * length].reshape(blocks, length, *array.shape[1:])
+
+    firsts = start + jnp.arange(blocks) * length
+    carry, outputs = lax.scan(block, carry, (cut(inputs), cut(resets), firsts), reverse=reverse)
+    outputs = outputs.reshape(blocks * length, *outputs.shape[2:])
+    if rest:
+        part = slice(0, rest) if reverse else slice(blocks * length, time)
+        last = (inputs[part], None if resets is None else resets[part], part.start)
+        carry, remainder = block(carry, last)
+        outputs = jnp.concatenate([remainder, outputs] if reverse else [outputs, remainder])
+    return carry, outputs
 
 
 def _check_carry(cell: RecurrentCell, carry: Carry, inputs: Array) -> None:

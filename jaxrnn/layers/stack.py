@@ -1,18 +1,25 @@
-"""Stacks of recurrent layers: each layer reads the outputs of the one below, one dense step at a time."""
+"""Stacks of recurrent layers: each layer reads the outputs of the one below."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from jaxrnn.cells.base import Initializer, glorot_uniform, orthogonal, zeros
-from jaxrnn.cells.simple import SimpleRNNCell
-from jaxrnn.layers.rnn import time_axis_of
+from jaxrnn.cells import GRUCell, LSTMCell, SimpleRNNCell
+from jaxrnn.layers.rnn import concatenate_features, time_axis_of
 from jaxrnn.layers.sequence import flip_time, run_cell
-from jaxrnn.ops.activations import Activation
-from jaxrnn.ops.step import Carry
+from jaxrnn.ops.step import Carry, hidden_state
+
+Merge = Callable[[Array, Array], Array]
+
+MERGES: dict[str, Merge] = {
+    "concat": concatenate_features,
+    "sum": lambda forward, backward: forward + backward,
+    "mean": lambda forward, backward: (forward + backward) / 2,
+}
+"""How forward and backward outputs may be merged, by name."""
 
 
 class StackedRNN(nnx.Module):
@@ -20,15 +27,29 @@ class StackedRNN(nnx.Module):
 
     Args:
       cells: one cell per layer, the lowest first; each reads as many features as the one below puts out.
+      backward_cells: with these, one per layer, every layer also runs backwards, and the next one reads both.
+      merge: of forward and backward outputs: ``"concat"``, ``"sum"``, ``"mean"``, or a function of both.
+      dropout: share of a layer's outputs that are dropped before the next layer reads them.
+      recurrent_dropout: share of the units that are dropped from h before the recurrent product, the same ones at
+        every step of a sequence (Gal and Ghahramani 2016, arXiv:1512.05287). Both kinds of dropout act until
+        ``model.eval()`` and again from ``model.train()``, as everywhere in Flax.
+      skip_connections: add the inputs of every layer but the lowest to its outputs.
       return_sequences: return the outputs of every step, ``[*batch, time, hidden]``; False returns only the
-        last one, ``[*batch, hidden]`` (the last within ``seq_lengths``; zeros for length 0).
-      time_major, return_carry, reverse, keep_order, unroll, implementation: as in :class:`jaxrnn.RNN`.
+        one computed last, ``[*batch, hidden]`` (the last within ``seq_lengths``; zeros for length 0).
+      time_major, return_carry, reverse, keep_order, unroll, implementation, remat_every: as in
+        :class:`jaxrnn.RNN`.
+      rngs: source of the dropout masks.
     """
 
     def __init__(
         self,
         cells: Sequence[nnx.RNNCellBase],
         *,
+        backward_cells: Sequence[nnx.RNNCellBase] | None = None,
+        merge: str | Merge = "concat",
+        dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        skip_connections: bool = False,
         return_sequences: bool = True,
         time_major: bool = False,
         return_carry: bool = False,
@@ -36,10 +57,30 @@ class StackedRNN(nnx.Module):
         keep_order: bool = False,
         unroll: int = 1,
         implementation: str | None = None,
+        remat_every: int | None = None,
+        rngs: nnx.Rngs | None = None,
     ):
         if not cells:
             raise ValueError("a stack needs at least one cell")
+        if backward_cells is not None and len(backward_cells) != len(cells):
+            raise ValueError(f"{len(cells)} cells need as many backward_cells, not {len(backward_cells)}")
+        if backward_cells is not None and reverse:
+            raise ValueError("reverse=True says nothing of a stack that runs both ways: leave it False")
+        if isinstance(merge, str) and merge not in MERGES:
+            raise ValueError(
+                f"unknown merge {merge!r}; available: {', '.join(MERGES)}, or a function of two arrays"
+            )
+        for name, rate in (("dropout", dropout), ("recurrent_dropout", recurrent_dropout)):
+            if not 0 <= rate < 1:
+                raise ValueError(f"{name} must be at least 0 and below 1, not {rate}")
+            if rate and rngs is None:
+                raise ValueError(f"{name}={rate} needs rngs to draw its masks from")
         self.cells = nnx.List(cells)
+        self.backward_cells = nnx.List(backward_cells or [])
+        self.merge_fn = MERGES[merge] if isinstance(merge, str) else merge
+        self.dropout = nnx.data(nnx.Dropout(dropout, rngs=rngs) if dropout else None)
+        self.recurrent_dropout = nnx.data(nnx.Dropout(recurrent_dropout, rngs=rngs) if recurrent_dropout else None)
+        self.skip_connections = skip_connections
         self.return_sequences = return_sequences
         self.time_major = time_major
         self.return_carry = return_carry
@@ -47,14 +88,22 @@ class StackedRNN(nnx.Module):
         self.keep_order = keep_order
         self.unroll = unroll
         self.implementation = implementation
+        self.remat_every = remat_every
 
     @property
     def num_layers(self) -> int:
         return len(self.cells)
 
+    @property
+    def bidirectional(self) -> bool:
+        return len(self.backward_cells) > 0
+
     def initialize_carry(self, input_shape: tuple[int, ...]) -> tuple[Carry, ...]:
         """Every layer's first carry, for one step's inputs of shape ``(*batch, in_features)``."""
-        return tuple(cell.initialize_carry(input_shape) for cell in self.cells)
+        forward = tuple(cell.initialize_carry(input_shape) for cell in self.cells)
+        if not self.bidirectional:
+            return forward
+        return tuple(zip(forward, (cell.initialize_carry(input_shape) for cell in self.backward_cells)))
 
     def __call__(
         self,
@@ -69,7 +118,7 @@ class StackedRNN(nnx.Module):
 
         Args:
           inputs: ``[*batch, time, features]``, or ``[time, *batch, features]`` with ``time_major``.
-          initial_carry: one carry per layer; zeros by default.
+          initial_carry: one carry per layer (a pair of them where it runs both ways); zeros by default.
           seq_lengths, resets, return_carry: as in :class:`jaxrnn.RNN`.
 
         Returns:
@@ -82,35 +131,70 @@ class StackedRNN(nnx.Module):
             found = len(initial_carry) if isinstance(initial_carry, (tuple, list)) else type(initial_carry)
             raise ValueError(f"initial_carry must be a tuple of {self.num_layers} carries, not {found}")
         time_axis = time_axis_of(inputs, self.time_major)
-        outputs = jnp.moveaxis(inputs, time_axis, 0)
-        resets = None if resets is None else jnp.moveaxis(resets, time_axis, 0)
-        if outputs.shape[0] == 0 and not self.return_sequences:
+        sequence = jnp.moveaxis(inputs, time_axis, 0)
+        if sequence.shape[0] == 0 and not self.return_sequences:
             raise ValueError(f"{inputs.shape=} has no steps, so there is no last output")
-        carries = []
-        for layer, cell in enumerate(self.cells):
-            carry, outputs = run_cell(
-                cell,
-                outputs,
-                initial_carry=None if initial_carry is None else initial_carry[layer],
-                seq_lengths=seq_lengths,
-                resets=resets,
-                reverse=self.reverse,
-                unroll=self.unroll,
-                implementation=self.implementation,
-            )
+        options: dict[str, Any] = dict(
+            seq_lengths=seq_lengths,
+            resets=None if resets is None else jnp.moveaxis(resets, time_axis, 0),
+            unroll=self.unroll,
+            implementation=self.implementation,
+            remat_every=self.remat_every,
+        )
+        carries, last = [], sequence
+        for layer in range(self.num_layers):
+            first = None if initial_carry is None else initial_carry[layer]
+            carry, outputs, last = self._run_layer(layer, sequence, first, options)
+            if self.skip_connections and layer > 0:
+                if outputs.shape != sequence.shape:
+                    raise ValueError(
+                        f"skip_connections need layers of one width, but layer {layer} reads "
+                        f"{sequence.shape[-1]} features and puts out {outputs.shape[-1]}"
+                    )
+                outputs = outputs + sequence
+                last = last + self._last(sequence, seq_lengths, self.reverse)
+            if self.dropout is not None and layer < self.num_layers - 1:
+                outputs = self.dropout(outputs)
             carries.append(carry)
+            sequence = outputs
         if not self.return_sequences:
-            outputs = self._last(outputs, seq_lengths)
+            result = last
         else:
             if self.reverse and not self.keep_order:
-                outputs = flip_time(outputs, seq_lengths)
-            outputs = jnp.moveaxis(outputs, 0, time_axis)
-        return (tuple(carries), outputs) if return_carry else outputs
+                sequence = flip_time(sequence, seq_lengths)
+            result = jnp.moveaxis(sequence, 0, time_axis)
+        return (tuple(carries), result) if return_carry else result
 
-    def _last(self, outputs: Array, seq_lengths: Array | None) -> Array:
-        """The output that was computed last, from outputs ``[time, *batch, hidden]`` aligned with time."""
-        if self.reverse:
-            return outputs[0]
+    def _run_layer(
+        self, layer: int, sequence: Array, initial_carry: Any, options: dict[str, Any]
+    ) -> tuple[Carry, Array, Array]:
+        """One layer over ``sequence [time, *batch, features]``: carry, outputs, and the output computed last."""
+
+        def run(cell: nnx.RNNCellBase, carry: Carry | None, reverse: bool) -> tuple[Carry, Array, Array]:
+            scale = self._recurrent_scale(cell, sequence)
+            carry, outputs = run_cell(
+                cell, sequence, initial_carry=carry, reverse=reverse, recurrent_scale=scale, **options
+            )
+            return carry, outputs, self._last(outputs, options["seq_lengths"], reverse)
+
+        if not self.bidirectional:
+            return run(self.cells[layer], initial_carry, self.reverse)
+        forward_carry, backward_carry = (None, None) if initial_carry is None else initial_carry
+        carry, outputs, last = run(self.cells[layer], forward_carry, False)
+        back_carry, back_outputs, back_last = run(self.backward_cells[layer], backward_carry, True)
+        return (carry, back_carry), self.merge_fn(outputs, back_outputs), self.merge_fn(last, back_last)
+
+    def _recurrent_scale(self, cell: nnx.RNNCellBase, sequence: Array) -> Array | None:
+        if self.recurrent_dropout is None or self.recurrent_dropout.deterministic:
+            return None
+        h = hidden_state(cell.initialize_carry(sequence.shape[1:], nnx.Rngs(0)))
+        return self.recurrent_dropout(jnp.ones_like(h))
+
+    @staticmethod
+    def _last(outputs: Array, seq_lengths: Array | None, reverse: bool) -> Array:
+        """The output that is computed last, from outputs ``[time, *batch, hidden]`` aligned with time."""
+        if outputs.shape[0] == 0 or reverse:
+            return outputs[:1].sum(axis=0)
         if seq_lengths is None:
             return outputs[-1]
         last = jnp.maximum(jnp.asarray(seq_lengths) - 1, 0)
@@ -119,7 +203,7 @@ class StackedRNN(nnx.Module):
 
 def layer_sizes(hidden_features: int | Sequence[int], num_layers: int | None) -> tuple[int, ...]:
     """One hidden size per layer, from one size and a number of layers or from the sizes themselves."""
-    if isinstance(hidden_features, int):
+    if not isinstance(hidden_features, Sequence):
         sizes = (hidden_features,) * (1 if num_layers is None else num_layers)
     else:
         sizes = tuple(hidden_features)
@@ -130,17 +214,74 @@ def layer_sizes(hidden_features: int | Sequence[int], num_layers: int | None) ->
     return sizes
 
 
-class SimpleRNN(StackedRNN):
+class _CellStack(StackedRNN):
+    """A stack of one kind of cell, which subclasses name."""
+
+    cell_type: ClassVar[type[nnx.RNNCellBase]]
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int | Sequence[int],
+        *,
+        num_layers: int | None = None,
+        bidirectional: bool = False,
+        merge: str | Merge = "concat",
+        dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        skip_connections: bool = False,
+        return_sequences: bool = True,
+        time_major: bool = False,
+        return_carry: bool = False,
+        reverse: bool = False,
+        keep_order: bool = False,
+        unroll: int = 1,
+        implementation: str | None = None,
+        remat_every: int | None = None,
+        rngs: nnx.Rngs,
+        **cell_options: Any,
+    ):
+        sizes = layer_sizes(hidden_features, num_layers)
+        widths = [2 * size if bidirectional and merge == "concat" else size for size in sizes]
+
+        def make() -> list[nnx.RNNCellBase]:
+            make_cell: Any = self.cell_type
+            return [
+                make_cell(below, size, rngs=rngs, **cell_options)
+                for below, size in zip([in_features, *widths], sizes)
+            ]
+
+        super().__init__(
+            make(),
+            backward_cells=make() if bidirectional else None,
+            merge=merge,
+            dropout=dropout,
+            recurrent_dropout=recurrent_dropout,
+            skip_connections=skip_connections,
+            return_sequences=return_sequences,
+            time_major=time_major,
+            return_carry=return_carry,
+            reverse=reverse,
+            keep_order=keep_order,
+            unroll=unroll,
+            implementation=implementation,
+            remat_every=remat_every,
+            rngs=rngs,
+        )
+
+
+class SimpleRNN(_CellStack):
     """``num_layers`` layers of :class:`jaxrnn.SimpleRNNCell`.
 
     Args:
       in_features: size of the last axis of the inputs.
       hidden_features: size of every layer, or one size per layer.
       num_layers: how many layers; may be left out where ``hidden_features`` is a sequence.
-      activation_fn, use_bias, kernel_init, recurrent_kernel_init, bias_init, dtype, param_dtype, rngs: of the
-        cells.
-      return_sequences, time_major, return_carry, reverse, keep_order, unroll, implementation: as in
-        :class:`StackedRNN`.
+      bidirectional: run every layer both ways.
+      merge, dropout, recurrent_dropout, skip_connections, return_sequences, time_major, return_carry, reverse,
+        keep_order, unroll, implementation, remat_every: as in :class:`StackedRNN`.
+      rngs: source of the initial parameters and of dropout masks.
+      cell_options: further keyword arguments go to every cell: ``activation_fn``, ``dtype``, ...
 
     >>> import jax.numpy as jnp
     >>> from flax import nnx
@@ -149,50 +290,28 @@ class SimpleRNN(StackedRNN):
     (8, 100)
     """
 
-    def __init__(
-        self,
-        in_features: int,
-        hidden_features: int | Sequence[int],
-        *,
-        num_layers: int | None = None,
-        return_sequences: bool = True,
-        time_major: bool = False,
-        return_carry: bool = False,
-        reverse: bool = False,
-        keep_order: bool = False,
-        unroll: int = 1,
-        implementation: str | None = None,
-        activation_fn: Activation = jnp.tanh,
-        use_bias: bool = True,
-        kernel_init: Initializer = glorot_uniform,
-        recurrent_kernel_init: Initializer = orthogonal,
-        bias_init: Initializer = zeros,
-        dtype: Any = None,
-        param_dtype: Any = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
-        sizes = layer_sizes(hidden_features, num_layers)
-        super().__init__(
-            [
-                SimpleRNNCell(
-                    below,
-                    size,
-                    activation_fn=activation_fn,
-                    use_bias=use_bias,
-                    kernel_init=kernel_init,
-                    recurrent_kernel_init=recurrent_kernel_init,
-                    bias_init=bias_init,
-                    dtype=dtype,
-                    param_dtype=param_dtype,
-                    rngs=rngs,
-                )
-                for below, size in zip((in_features, *sizes), sizes)
-            ],
-            return_sequences=return_sequences,
-            time_major=time_major,
-            return_carry=return_carry,
-            reverse=reverse,
-            keep_order=keep_order,
-            unroll=unroll,
-            implementation=implementation,
-        )
+    cell_type = SimpleRNNCell
+
+
+class LSTM(_CellStack):
+    """``num_layers`` layers of :class:`jaxrnn.LSTMCell`; the arguments are those of :class:`SimpleRNN`.
+
+    >>> import jax.numpy as jnp
+    >>> from flax import nnx
+    >>> LSTM(3, 16, bidirectional=True, rngs=nnx.Rngs(0))(jnp.ones((8, 30, 3))).shape
+    (8, 30, 32)
+    """
+
+    cell_type = LSTMCell
+
+
+class GRU(_CellStack):
+    """``num_layers`` layers of :class:`jaxrnn.GRUCell`; the arguments are those of :class:`SimpleRNN`.
+
+    >>> import jax.numpy as jnp
+    >>> from flax import nnx
+    >>> GRU(3, (32, 16), reset_after=False, rngs=nnx.Rngs(0))(jnp.ones((8, 30, 3))).shape
+    (8, 30, 16)
+    """
+
+    cell_type = GRUCell

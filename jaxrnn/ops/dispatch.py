@@ -5,12 +5,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.core import Tracer
 
 from jaxrnn.ops.reference import reference_recurrence
 from jaxrnn.ops.scan import scan_recurrence
-from jaxrnn.ops.step import Carry, Params, Pointwise, hidden_state
+from jaxrnn.ops.step import Carry, Params, Pointwise, Recurrence, hidden_state
 
 IMPLEMENTATIONS = {"scan": scan_recurrence, "reference": reference_recurrence}
 """``scan``: ``lax.scan`` with hand-written backpropagation through time. ``reference``: plain autodiff."""
@@ -26,8 +27,10 @@ def recurrence(
     *,
     params: Params = (),
     recurrent_bias: Array | None = None,
+    recurrent_scale: Array | None = None,
     seq_lengths: Array | None = None,
     resets: Array | None = None,
+    reset_carry: Carry = None,
     reverse: bool = False,
     unroll: int = 1,
     implementation: str | None = None,
@@ -45,9 +48,12 @@ def recurrence(
       params: pytree of arrays that the pointwise function has of its own.
       recurrent_bias: ``[gates * hidden]``, added to ``h @ recurrent_kernel``; only needed where the pointwise
         function does not simply add ``xw`` and ``rh``.
+      recurrent_scale: ``[*batch, hidden]`` or anything that broadcasts to it, multiplies h before the recurrent
+        product at every step; for dropout that drops the same units throughout. It gets no gradient.
       seq_lengths: integer ``[*batch]``, from 0 to time. From its length on, a row's carry stays as it is, its
         outputs are zero and its gradients are zero.
-      resets: bool ``[time, *batch]``. Where true, the carry returns to ``initial_carry`` BEFORE that step.
+      resets: bool ``[time, *batch]``. Where true, the carry returns to ``reset_carry`` BEFORE that step.
+      reset_carry: shaped like ``initial_carry``, which it is by default.
       reverse: run from the last step to the first. Outputs stay aligned with ``xw``.
       unroll: steps per iteration of the compiled loop.
       implementation: ``"scan"``, ``"reference"``, or None for the best one.
@@ -72,33 +78,23 @@ def recurrence(
     valid = None if seq_lengths is None else valid_steps(seq_lengths, time, batch)
     if valid is not None:
         xw = jnp.where(valid[..., None], xw, 0)  # a NaN in the padding must not reach a gradient as 0 * NaN
-    if resets is not None:
-        resets = jnp.asarray(resets)
-        if resets.shape != (time, *batch) or resets.dtype != jnp.bool_:
-            raise ValueError(f"resets must be bool of shape {(time, *batch)}, not {resets.dtype} {resets.shape}")
-        if valid is not None:
-            resets = resets & valid  # padding freezes the carry, whatever stands in it
+    resets = checked_resets(resets, time, batch, valid)
     if not isinstance(unroll, int) or unroll < 1:
         raise ValueError(f"unroll must be a positive integer, not {unroll!r}")
-    return _run(
-        run,
-        pointwise,
-        reverse,
-        unroll,
-        params,
-        recurrent_kernel,
-        recurrent_bias,
-        xw,
-        initial_carry,
-        valid,
-        resets,
+    if resets is None:
+        reset_carry = None
+    elif reset_carry is None:
+        reset_carry = initial_carry
+    arrays = Recurrence(
+        recurrent_kernel, xw, initial_carry, params, recurrent_bias, recurrent_scale, valid, resets, reset_carry
     )
+    return _run(run, pointwise, reverse, unroll, arrays)
 
 
 # Compiled as a unit, so that a call outside jit traces and compiles once, not at every call.
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _run(run, pointwise, reverse, unroll, *arrays: Any):
-    return run(pointwise, *arrays, reverse=reverse, unroll=unroll)
+def _run(run: Any, pointwise: Pointwise, reverse: bool, unroll: int, arrays: Recurrence) -> tuple[Carry, Array]:
+    return run(pointwise, arrays, reverse=reverse, unroll=unroll)
 
 
 def _named(implementation: str | None):
@@ -145,8 +141,19 @@ def valid_steps(seq_lengths: Array, time: int, batch: tuple[int, ...]) -> Array:
     if lengths.shape != batch or not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise ValueError(f"seq_lengths must be integers of shape {batch}, not {lengths.dtype} {lengths.shape}")
     if not isinstance(lengths, Tracer) and lengths.size:
-        low, high = int(lengths.min()), int(lengths.max())
+        known = np.asarray(lengths)  # in NumPy, since within jit even a known array's minimum is not known
+        low, high = int(known.min()), int(known.max())
         if low < 0 or high > time:
             raise ValueError(f"seq_lengths must lie in 0..{time} (time), but reach from {low} to {high}")
     steps = jnp.arange(time).reshape(time, *([1] * lengths.ndim))
     return steps < lengths
+
+
+def checked_resets(resets: Array | None, time: int, batch: tuple[int, ...], valid: Array | None) -> Array | None:
+    """``resets`` as an array, or a ValueError; without those in the padding, which freezes the carry."""
+    if resets is None:
+        return None
+    resets = jnp.asarray(resets)
+    if resets.shape != (time, *batch) or resets.dtype != jnp.bool_:
+        raise ValueError(f"resets must be bool of shape {(time, *batch)}, not {resets.dtype} {resets.shape}")
+    return resets if valid is None else resets & valid

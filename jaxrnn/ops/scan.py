@@ -30,12 +30,13 @@ from jax import Array, lax
 
 from jaxrnn.ops.step import (
     Carry,
-    Params,
     Pointwise,
+    Recurrence,
     apply_pointwise,
     cast,
     matmul,
     recurrent_projection,
+    scaled_hidden,
     select,
     widen,
 )
@@ -76,32 +77,33 @@ class _Pullback:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _recurrence(pointwise, reverse, unroll, params, kernel, bias, xw, initial_carry, valid, resets):
-    args = (params, kernel, bias, xw, initial_carry, valid, resets)
-    return _forward(pointwise, reverse, unroll, *args, save=False)[0]
+def _recurrence(pointwise: Pointwise, reverse: bool, unroll: int, arrays: Recurrence) -> tuple[Carry, Array]:
+    return _forward(pointwise, reverse, unroll, arrays, save=False)[0]
 
 
-def _forward(pointwise, reverse, unroll, params, kernel, bias, xw, initial_carry, valid, resets, *, save=True):
+def _forward(
+    pointwise: Pointwise, reverse: bool, unroll: int, arrays: Recurrence, *, save: bool = True
+) -> tuple[tuple[Carry, Array], Any]:
     """The forward loop; with ``save``, also what the backward loop needs of every step."""
+    a = arrays
 
     def body(carry, inputs):
         xw_t, valid_t, reset_t = inputs
         if reset_t is not None:
-            carry = select(reset_t, initial_carry, carry)
-        rh = recurrent_projection(carry, kernel, bias)
+            carry = select(reset_t, a.reset_carry, carry)
+        rh = recurrent_projection(carry, a.recurrent_kernel, a.recurrent_bias, a.recurrent_scale)
         step = functools.partial(apply_pointwise, pointwise)
         saved: Any = None
         if save:
-            (new_carry, y), pullback = jax.vjp(step, params, carry, xw_t, rh)
+            (new_carry, y), pullback = jax.vjp(step, a.params, carry, xw_t, rh)
             carry_in = jax.tree.leaves(carry)
-            pullback = _Pullback.save(
-                pullback, {"output": [y], "carry": carry_in, "params": jax.tree.leaves(params)}
-            )
+            known = {"output": [y], "carry": carry_in, "params": jax.tree.leaves(a.params)}
+            pullback = _Pullback.save(pullback, known)
             h = len(carry_in) - 1
-            used = [a if i == h or pullback.uses("carry", i) else None for i, a in enumerate(carry_in)]
+            used = [c if i == h or pullback.uses("carry", i) else None for i, c in enumerate(carry_in)]
             saved = (pullback, used)
         else:
-            new_carry, y = step(params, carry, xw_t, rh)
+            new_carry, y = step(a.params, carry, xw_t, rh)
         out = y
         if valid_t is not None:
             new_carry, out = select(valid_t, new_carry, carry), jnp.where(valid_t[..., None], y, 0)
@@ -109,95 +111,80 @@ def _forward(pointwise, reverse, unroll, params, kernel, bias, xw, initial_carry
             saved = (*saved, y)
         return new_carry, (out, saved)
 
-    carry, (ys, saved) = lax.scan(body, initial_carry, (xw, valid, resets), reverse=reverse, unroll=unroll)
-    return (carry, ys), (params, kernel, bias, xw, initial_carry, valid, resets, ys, saved)
+    carry, (ys, saved) = lax.scan(body, a.initial_carry, (a.xw, a.valid, a.resets), reverse=reverse, unroll=unroll)
+    return (carry, ys), (a._replace(xw=None), ys, saved)
 
 
-def _backward(pointwise, reverse, unroll, residuals: Any, cotangents: Any) -> Any:
-    params, kernel, bias, xw, initial_carry, valid, resets, ys, saved = residuals
+def _backward(pointwise: Pointwise, reverse: bool, unroll: int, residuals: Any, cotangents: Any) -> Any:
+    a, ys, saved = residuals
     dcarry, dys = cotangents
     pullbacks, carries_in, *unmasked = saved
     outputs = unmasked[0] if unmasked else ys
+    kernel = a.recurrent_kernel
     kernel_t = jnp.swapaxes(kernel, 0, 1)
-    known_params = jax.tree.leaves(params)
+    known_params = jax.tree.leaves(a.params)
 
     def body(state, inputs):
-        dcarry, dinitial, dparams = state
+        dcarry, dreset, dparams = state
         dy, y, carry_in, pullback, valid_t, reset_t = inputs
         if valid_t is not None:
-            dfrozen = select(valid_t, jax.tree.map(jnp.zeros_like, dcarry), dcarry)
-            dcarry = select(valid_t, dcarry, jax.tree.map(jnp.zeros_like, dcarry))
+            zeros = jax.tree.map(jnp.zeros_like, dcarry)
+            dfrozen, dcarry = select(valid_t, zeros, dcarry), select(valid_t, dcarry, zeros)
             dy = jnp.where(valid_t[..., None], dy, 0)
         pull = pullback.restore({"output": [y], "carry": carry_in, "params": known_params})
-        dcarry = jax.tree.map(lambda d, a: cast(d, a.dtype), dcarry, initial_carry)
+        dcarry = jax.tree.map(lambda d, c: cast(d, c.dtype), dcarry, a.initial_carry)
         dparams_t, dcarry, dxw, drh = pull((dcarry, dy))
         drh_narrow = cast(drh, kernel.dtype)
+        dh = matmul(drh_narrow, kernel_t)
+        if a.recurrent_scale is not None:
+            dh = dh * a.recurrent_scale
         leaves, treedef = jax.tree.flatten(widen(dcarry))
-        leaves[-1] = leaves[-1] + matmul(drh_narrow, kernel_t)
+        leaves[-1] = leaves[-1] + dh
         dcarry = jax.tree.unflatten(treedef, leaves)
         if valid_t is not None:
             dcarry = jax.tree.map(jnp.add, dcarry, dfrozen)
         if reset_t is not None:
             zeros = jax.tree.map(jnp.zeros_like, dcarry)
-            dinitial = jax.tree.map(jnp.add, dinitial, select(reset_t, dcarry, zeros))
+            dreset = jax.tree.map(jnp.add, dreset, select(reset_t, dcarry, zeros))
             dcarry = select(reset_t, zeros, dcarry)
         dparams = jax.tree.map(jnp.add, dparams, widen(dparams_t))
         # Most cells add xw and rh: one array then serves as the gradient of both.
         out = {"drh": drh_narrow} if dxw is drh and drh is drh_narrow else {"drh": drh_narrow, "dxw": dxw}
-        return (dcarry, dinitial, dparams), out
+        return (dcarry, dreset, dparams), out
 
-    zeros = jax.tree.map(jnp.zeros_like, widen(initial_carry)) if resets is not None else None
-    state = (widen(dcarry), zeros, jax.tree.map(jnp.zeros_like, widen(params)))
-    inputs = (dys, outputs, carries_in, pullbacks, valid, resets)
-    (dcarry, dinitial, dparams), out = lax.scan(body, state, inputs, reverse=not reverse, unroll=unroll)
+    state = (
+        widen(dcarry),
+        jax.tree.map(jnp.zeros_like, widen(a.reset_carry)),
+        jax.tree.map(jnp.zeros_like, widen(a.params)),
+    )
+    inputs = (dys, outputs, carries_in, pullbacks, a.valid, a.resets)
+    (dcarry, dreset, dparams), out = lax.scan(body, state, inputs, reverse=not reverse, unroll=unroll)
     drh = out["drh"]
-    if dinitial is not None:
-        dcarry = jax.tree.map(jnp.add, dcarry, dinitial)
-    h = cast(carries_in[-1], kernel.dtype)
+    h = scaled_hidden(carries_in[-1], kernel, a.recurrent_scale)
     dkernel = matmul(h.reshape(-1, h.shape[-1]).T, drh.reshape(-1, drh.shape[-1]))
     dbias = None
-    if bias is not None:
-        dbias = cast(widen(drh).reshape(-1, drh.shape[-1]).sum(0), bias.dtype)
+    if a.recurrent_bias is not None:
+        dbias = cast(widen(drh).reshape(-1, drh.shape[-1]).sum(0), a.recurrent_bias.dtype)
 
-    def like(d, a):
-        return cast(d, a.dtype)
+    def like(d, primal):
+        return cast(d, primal.dtype)
 
-    return (
-        jax.tree.map(like, dparams, params),
-        like(dkernel, kernel),
-        dbias,
-        like(out.get("dxw", drh), xw),
-        jax.tree.map(like, dcarry, initial_carry),
-        None,
-        None,
+    # None stands for no gradient: of the masks, and of recurrent_scale, which is one too.
+    gradients = Recurrence(
+        recurrent_kernel=like(dkernel, kernel),
+        xw=out.get("dxw", drh),
+        initial_carry=jax.tree.map(like, dcarry, a.initial_carry),
+        params=jax.tree.map(like, dparams, a.params),
+        recurrent_bias=dbias,
+        reset_carry=jax.tree.map(like, dreset, a.reset_carry),
     )
+    return (gradients,)
 
 
 _recurrence.defvjp(_forward, _backward)
 
 
 def scan_recurrence(
-    pointwise: Pointwise,
-    params: Params,
-    recurrent_kernel: Array,
-    recurrent_bias: Array | None,
-    xw: Array,
-    initial_carry: Carry,
-    valid: Array | None,
-    resets: Array | None,
-    *,
-    reverse: bool,
-    unroll: int,
+    pointwise: Pointwise, arrays: Recurrence, *, reverse: bool, unroll: int
 ) -> tuple[Carry, Array]:
-    return _recurrence(
-        pointwise,
-        reverse,
-        unroll,
-        params,
-        recurrent_kernel,
-        recurrent_bias,
-        xw,
-        initial_carry,
-        valid,
-        resets,
-    )
+    return _recurrence(pointwise, reverse, unroll, arrays)

@@ -14,11 +14,38 @@ wider, the carry keeps the dtype of ``initial_carry`` and the outputs have the d
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+
+
+class Recurrence(NamedTuple):
+    """The arrays of a recurrence, time first. Each but the first three may be None.
+
+    Attributes:
+      recurrent_kernel: ``[hidden, gates * hidden]``.
+      xw: ``[time, *batch, gates * hidden]``.
+      initial_carry: the carry before the first step.
+      params: of the pointwise function.
+      recurrent_bias: ``[gates * hidden]``.
+      recurrent_scale: ``[*batch, hidden]``, multiplies h before the recurrent product at every step.
+      valid: bool ``[time, *batch]``; elsewhere the carry stays as it is and the output is zero.
+      resets: bool ``[time, *batch]``; there the carry returns to ``reset_carry`` before the step.
+      reset_carry: shaped like ``initial_carry``.
+    """
+
+    recurrent_kernel: Array
+    xw: Array
+    initial_carry: "Carry"
+    params: "Params" = ()
+    recurrent_bias: Array | None = None
+    recurrent_scale: Array | None = None
+    valid: Array | None = None
+    resets: Array | None = None
+    reset_carry: "Carry" = None
+
 
 Carry = Any
 """Any pytree of arrays ``[*batch, hidden]``; its last leaf is the hidden state h."""
@@ -54,10 +81,18 @@ def matmul(a: Array, b: Array) -> Array:
     return jnp.matmul(cast(a, dtype), cast(b, dtype), preferred_element_type=accumulation_dtype(dtype))
 
 
-def recurrent_projection(carry: Carry, recurrent_kernel: Array, recurrent_bias: Array | None) -> Array:
-    """rh = h @ recurrent_kernel (+ recurrent_bias), shape ``[*batch, gates * hidden]``."""
-    rh = matmul(cast(hidden_state(carry), recurrent_kernel.dtype), recurrent_kernel)
+def recurrent_projection(
+    carry: Carry, recurrent_kernel: Array, recurrent_bias: Array | None, recurrent_scale: Array | None
+) -> Array:
+    """rh = (h * recurrent_scale) @ recurrent_kernel + recurrent_bias, shape ``[*batch, gates * hidden]``."""
+    rh = matmul(scaled_hidden(hidden_state(carry), recurrent_kernel, recurrent_scale), recurrent_kernel)
     return rh if recurrent_bias is None else rh + recurrent_bias
+
+
+def scaled_hidden(h: Array, recurrent_kernel: Array, recurrent_scale: Array | None) -> Array:
+    """The left factor of the recurrent product, in the dtype of the right one."""
+    h = h if recurrent_scale is None else h * recurrent_scale
+    return cast(h, recurrent_kernel.dtype)
 
 
 def apply_pointwise(

@@ -95,7 +95,6 @@ def test_a_file_that_cannot_be_read_says_what_is_wrong_and_where(write, content,
     assert path in str(error.value)
 
 
-@pytest.mark.xfail(strict=True, reason="header.index takes the first of several columns of one name, silently")
 def test_a_column_whose_name_stands_twice_in_the_header_is_refused(write):
     with pytest.raises(ValueError, match=r"twice|2 columns"):
         load_series(write("day,a,a\nmon,1,2\ntue,3,4\n"), column="a")

@@ -12,7 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrnn.ops import Pointwise, simple_rnn_pointwise
+from jaxrnn.ops import (
+    LSTMCarry,
+    Pointwise,
+    gru_pointwise,
+    gru_reset_before_pointwise,
+    lstm_pointwise,
+    simple_rnn_pointwise,
+)
 
 
 @dataclass(frozen=True)
@@ -25,7 +32,7 @@ class Case:
       gates: how many blocks xw has.
       recurrent_gates: how many blocks rh has, where that is another number.
       carry: makes a carry of parts ``[*batch, hidden]``; the last one is h.
-      params: makes what the pointwise function has of its own, from vectors ``[hidden]``.
+      params: makes what the pointwise function has of its own, from a random state and the hidden size.
       recurrent_bias: whether the cell has one.
       equations: what the loop runs instead of ``pointwise``, where that has a derivative of its own making.
     """
@@ -35,7 +42,7 @@ class Case:
     gates: int = 1
     recurrent_gates: int | None = None
     carry: Callable[[Callable[[], Any]], Any] = lambda part: part()
-    params: Callable[[Callable[[], Any]], Any] = lambda vector: ()
+    params: Callable[[np.random.RandomState, int], Any] = lambda random, hidden: ()
     recurrent_bias: bool = False
     equations: Pointwise | None = None
 
@@ -68,13 +75,42 @@ def minimal_gated_unit(params, carry, xw, rh):
     return h, h
 
 
+def lstm(params, carry, xw, rh):
+    i, f, g, o = (a + b for a, b in zip(xw, rh))
+    c = jax.nn.sigmoid(f) * carry.c + jax.nn.sigmoid(i) * jnp.tanh(g)
+    h = jax.nn.sigmoid(o) * jnp.tanh(c)
+    return LSTMCarry(c, h), h
+
+
+def gru(params, carry, xw, rh):
+    r, z = jax.nn.sigmoid(xw[0] + rh[0]), jax.nn.sigmoid(xw[1] + rh[1])
+    h = (1 - z) * jnp.tanh(xw[2] + r * rh[2]) + z * carry
+    return h, h
+
+
+def gru_reset_before(params, carry, xw, rh):
+    r, z = jax.nn.sigmoid(xw[0] + rh[0]), jax.nn.sigmoid(xw[1] + rh[1])
+    h = (1 - z) * jnp.tanh(xw[2] + (r * carry) @ params) + z * carry
+    return h, h
+
+
 CASES = [
     Case("tanh", simple_rnn_pointwise(jnp.tanh), equations=elman(jnp.tanh)),
     Case("relu", simple_rnn_pointwise(jax.nn.relu), equations=elman(lambda z: jnp.maximum(z, 0))),
     Case("gelu", simple_rnn_pointwise(jax.nn.gelu), equations=elman(jax.nn.gelu)),
-    Case("leaky", leaky, params=lambda vector: {"leak": vector()}),
+    Case("leaky", leaky, params=lambda random, hidden: {"leak": random.randn(hidden)}),
     Case("two_part", two_part, carry=lambda part: (part(), part())),
     Case("minimal_gated_unit", minimal_gated_unit, gates=2, recurrent_bias=True),
+    Case("lstm", lstm_pointwise, gates=4, carry=lambda part: LSTMCarry(part(), part()), equations=lstm),
+    Case("gru", gru_pointwise, gates=3, recurrent_bias=True, equations=gru),
+    Case(
+        "gru_reset_before",
+        gru_reset_before_pointwise,
+        gates=3,
+        recurrent_gates=2,
+        params=lambda random, hidden: random.randn(hidden, hidden),
+        equations=gru_reset_before,
+    ),
 ]
 
 
@@ -88,7 +124,7 @@ def problem(case: Case, time: int, batch: tuple[int, ...] = (), hidden: int = 3,
         return random.randn(*batch, hidden)
 
     arguments = {
-        "params": case.params(lambda: random.randn(hidden)),
+        "params": case.params(random, hidden),
         "recurrent_kernel": 0.5 * random.randn(hidden, recurrent_width),
         "recurrent_bias": random.randn(recurrent_width) if case.recurrent_bias else None,
         "xw": random.randn(time, *batch, width),
@@ -116,7 +152,8 @@ def loop(case: Case, arguments: dict[str, Any], *, seq_lengths=None, resets=None
 
 
 def _gates(block, kernel):
-    return tuple(jnp.split(block, block.shape[-1] // kernel.shape[0], axis=-1))
+    hidden = kernel.shape[0]
+    return tuple(block[..., first : first + hidden] for first in range(0, block.shape[-1], hidden))
 
 
 def _rows(condition: np.ndarray, yes, no):

@@ -92,7 +92,6 @@ def test_a_second_call_outside_jit_traces_nothing():
     assert 0 < first == len(traces)
 
 
-@pytest.mark.xfail(strict=True, reason="valid_steps checks the range with jnp operations, which jit stages out")
 def test_lengths_that_a_jitted_function_closes_over_work_as_its_arguments_do():
     lengths = jnp.array([1, 4])
     inside = jax.jit(lambda xw: run(xw=xw, seq_lengths=lengths)[1])(jnp.ones((TIME, BATCH, HIDDEN)))

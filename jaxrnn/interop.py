@@ -1,0 +1,160 @@
+"""Weights from and to PyTorch and Keras; neither library needs to be installed.
+
+=========== ================================= ================================== =========================
+cell        here                              PyTorch                            Keras
+=========== ================================= ================================== =========================
+kernels     ``[in, gates * hidden]``          ``[gates * hidden, in]``           as here
+LSTM gates  i f g o                           i f g o                            i f c o (c is g)
+GRU gates   r z n                             r z n                              z r h (h is n)
+biases      one; GRU ``reset_after``: two     two everywhere: added up, but for  one; GRU ``reset_after``:
+                                              the GRU                            two, as rows of one array
+=========== ================================= ================================== =========================
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jaxrnn.cells import GRUCell, LSTMCell, RecurrentCell, SimpleRNNCell
+from jaxrnn.layers import RNN, StackedRNN
+
+
+def load_torch_weights(layers: StackedRNN | RNN, state: Mapping[str, Any]) -> None:
+    """Load the ``state_dict()`` of a ``torch.nn.RNN``, ``LSTM`` or ``GRU`` into layers of the same shape.
+
+    Args:
+      layers: as many layers, directions and units as the module; GRUs with ``reset_after=True``. The activation
+        (``nonlinearity``) is not part of a state dict: choose the same one.
+      state: names to arrays (or tensors on the CPU). A module without biases loads into cells without.
+
+    Raises:
+      ValueError: a name is missing or unknown, or a shape does not fit.
+    """
+    used = set()
+
+    def take(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        if name not in state:
+            raise ValueError(f"the state has no {name!r}; it has {', '.join(sorted(state))}")
+        used.add(name)
+        array = np.asarray(state[name])
+        if array.shape != shape:
+            raise ValueError(f"{name} has shape {array.shape}, but the layers need {shape}")
+        return array
+
+    loaded = []
+    for suffix, cell in _torch_cells(layers):
+        kernel, recurrent = cell.kernel[...], cell.recurrent_kernel[...]
+        values = [
+            (cell.kernel, take(f"weight_ih_{suffix}", kernel.shape[::-1]).T),
+            (cell.recurrent_kernel, take(f"weight_hh_{suffix}", recurrent.shape[::-1]).T),
+        ]
+        if cell.bias is not None:
+            width = (kernel.shape[1],)
+            bias, other = take(f"bias_ih_{suffix}", width), take(f"bias_hh_{suffix}", width)
+            if cell.recurrent_bias is not None:
+                values += [(cell.bias, bias), (cell.recurrent_bias, other)]
+            elif isinstance(cell, GRUCell):
+                raise ValueError("PyTorch's GRU has a recurrent bias: make the cells with use_recurrent_bias=True")
+            else:
+                values.append((cell.bias, bias + other))
+        loaded += values
+    unknown = sorted(set(state) - used)
+    if unknown:
+        raise ValueError(f"the layers have no place for {', '.join(unknown)}")
+    _assign(loaded)
+
+
+def torch_weights(layers: StackedRNN | RNN) -> dict[str, np.ndarray]:
+    """The weights of layers as the ``state_dict`` of the same ``torch.nn`` module, in NumPy arrays.
+
+    Wrap each in ``torch.from_numpy`` for ``load_state_dict``. Where PyTorch has two biases that are only ever
+    added up, the second one is zero.
+    """
+    state = {}
+    for suffix, cell in _torch_cells(layers):
+        state[f"weight_ih_{suffix}"] = np.array(cell.kernel[...]).T.copy()
+        state[f"weight_hh_{suffix}"] = np.array(cell.recurrent_kernel[...]).T.copy()
+        if cell.bias is not None:
+            bias = np.array(cell.bias[...])
+            second = cell.recurrent_bias
+            state[f"bias_ih_{suffix}"] = bias
+            state[f"bias_hh_{suffix}"] = np.zeros_like(bias) if second is None else np.array(second[...])
+    return state
+
+
+def load_keras_weights(cell: RecurrentCell | RNN, weights: Sequence[Any]) -> None:
+    """Load ``layer.get_weights()`` of a Keras ``SimpleRNN``, ``LSTM`` or ``GRU`` into one cell.
+
+    Of a Keras ``Bidirectional``, the first half of the weights is the forward cell's. A GRU's ``reset_after`` must
+    be the same on both sides.
+
+    Raises:
+      ValueError: the number of arrays or a shape does not fit.
+    """
+    cell = _known(cell.cell if isinstance(cell, RNN) else cell)
+    expected = [np.shape(array) for array in keras_weights(cell)]
+    found = [np.shape(array) for array in weights]
+    if found != expected:
+        hint = ": is reset_after the same?" if isinstance(cell, GRUCell) else ""
+        raise ValueError(
+            f"the weights have the shapes {found}, but the {type(cell).__name__} needs {expected}{hint}"
+        )
+    arrays = [_swap_first_gates(cell, np.asarray(array)) for array in weights]
+    values = [(cell.kernel, arrays[0]), (cell.recurrent_kernel, arrays[1])]
+    if cell.recurrent_bias is not None:
+        values += [(cell.bias, arrays[2][0]), (cell.recurrent_bias, arrays[2][1])]
+    elif cell.bias is not None:
+        values.append((cell.bias, arrays[2]))
+    _assign(values)
+
+
+def keras_weights(cell: RecurrentCell | RNN) -> list[np.ndarray]:
+    """The weights of one cell as ``layer.set_weights()`` of the same Keras layer takes them."""
+    cell = _known(cell.cell if isinstance(cell, RNN) else cell)
+    weights = [np.array(cell.kernel[...]), np.array(cell.recurrent_kernel[...])]
+    if cell.bias is not None:
+        bias = np.array(cell.bias[...])
+        second = cell.recurrent_bias
+        weights.append(bias if second is None else np.stack([bias, np.array(second[...])]))
+    return [_swap_first_gates(cell, array) for array in weights]
+
+
+def _torch_cells(layers: StackedRNN | RNN) -> Iterator[tuple[str, RecurrentCell]]:
+    """Every cell with the end of its names in PyTorch."""
+    if isinstance(layers, RNN):
+        yield "l0", _torch_cell(layers.cell)
+        return
+    for number in range(layers.num_layers):
+        yield f"l{number}", _torch_cell(layers.cells[number])
+        if layers.bidirectional:
+            yield f"l{number}_reverse", _torch_cell(layers.backward_cells[number])
+
+
+def _torch_cell(cell: nnx.Module) -> RecurrentCell:
+    known = _known(cell)
+    if isinstance(known, GRUCell) and not known.reset_after:
+        raise ValueError("PyTorch's GRU resets after the product: this cell has reset_after=False")
+    return known
+
+
+def _known(cell: nnx.Module) -> RecurrentCell:
+    if not isinstance(cell, (SimpleRNNCell, LSTMCell, GRUCell)):
+        raise ValueError(f"only SimpleRNNCell, LSTMCell and GRUCell have a counterpart, not {type(cell).__name__}")
+    return cell
+
+
+def _swap_first_gates(cell: RecurrentCell, array: np.ndarray) -> np.ndarray:
+    """r z n to z r n and back, on the last axis; other cells have Keras's order already."""
+    if not isinstance(cell, GRUCell):
+        return array
+    first, second, third = np.split(array, 3, axis=-1)
+    return np.concatenate([second, first, third], axis=-1)
+
+
+def _assign(values: Sequence[tuple[Any, np.ndarray]]) -> None:
+    """All at the end, so that an error leaves the layers as they were."""
+    for parameter, array in values:
+        parameter[...] = jnp.asarray(array, parameter[...].dtype)

@@ -1,0 +1,173 @@
+"""Weights carried to and from the real PyTorch and Keras: outputs, carries and gradients must agree."""
+
+import os
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import jaxrnn
+from jaxrnn import interop
+
+TOLERANCE = 1e-5
+X = np.random.default_rng(0).normal(size=(3, 7, 4)).astype(np.float32)
+
+
+def close(ours, theirs):
+    np.testing.assert_allclose(np.asarray(ours), np.asarray(theirs), rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def near(ours, theirs):
+    """For gradients, whose entries differ in size: within the tolerance of the largest one."""
+    ours, theirs = np.asarray(ours), np.asarray(theirs)
+    assert ours.shape == theirs.shape
+    assert np.abs(ours - theirs).max() <= TOLERANCE * np.abs(theirs).max()
+
+
+def randomized(module):
+    """Every parameter random, biases included, so that nothing agrees by being zero."""
+    state = nnx.state(module, nnx.Param)
+    leaves, treedef = jax.tree.flatten(state)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    random = [0.5 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves)]
+    nnx.update(module, jax.tree.unflatten(treedef, random))
+    return module
+
+
+@pytest.fixture(scope="module")
+def torch():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pytest.importorskip("torch", reason="PyTorch is not installed")
+
+
+@pytest.fixture(scope="module")
+def keras():
+    os.environ["KERAS_BACKEND"] = "jax"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pytest.importorskip("keras", reason="Keras is not installed")
+
+
+@pytest.mark.parametrize("kind", ["SimpleRNN", "LSTM", "GRU"])
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("use_bias", [False, True])
+def test_pytorch_both_ways(torch, kind, bidirectional, use_bias):
+    def make(seed):
+        return getattr(jaxrnn, kind)(
+            4,
+            5,
+            num_layers=2,
+            bidirectional=bidirectional,
+            use_bias=use_bias,
+            return_carry=True,
+            rngs=nnx.Rngs(seed),
+        )
+
+    torch_type = getattr(torch.nn, {"SimpleRNN": "RNN"}.get(kind, kind))
+    module = torch_type(4, 5, 2, bias=use_bias, batch_first=True, bidirectional=bidirectional)
+    ours = make(0)
+    state = {name: tensor.detach().numpy() for name, tensor in module.state_dict().items()}
+    interop.load_torch_weights(ours, state)
+
+    inputs = torch.tensor(X, requires_grad=True)
+    outputs, last = module(inputs)
+    (outputs**2).sum().backward()
+    carry, our_outputs = ours(jnp.asarray(X))
+    close(our_outputs, outputs.detach())
+    hs = last[0] if kind == "LSTM" else last
+    flat = [c for layer in carry for c in (layer if bidirectional else [layer])]
+    close(jnp.stack([c.h if kind == "LSTM" else c for c in flat]), hs.detach())
+    if kind == "LSTM":
+        close(jnp.stack([c.c for c in flat]), last[1].detach())
+
+    def loss(model, x):
+        return (model(x)[1] ** 2).sum()
+
+    gradients, dx = nnx.grad(loss, argnums=(0, 1))(ours, jnp.asarray(X))
+    near(dx, inputs.grad)
+    cell = gradients["cells"][0]
+    near(cell["kernel"][...].T, module.weight_ih_l0.grad)
+    np.testing.assert_allclose(
+        cell["recurrent_kernel"][...].T, module.weight_hh_l0.grad, rtol=1e-4, atol=TOLERANCE
+    )
+    if use_bias:
+        near(cell["bias"][...], module.bias_ih_l0.grad)
+
+    other = randomized(make(1))
+    back = torch_type(4, 5, 2, bias=use_bias, batch_first=True, bidirectional=bidirectional)
+    back.load_state_dict({name: torch.from_numpy(array) for name, array in interop.torch_weights(other).items()})
+    close(other(jnp.asarray(X))[1], back(torch.tensor(X))[0].detach())
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("SimpleRNN", {}),
+        ("SimpleRNN", {"use_bias": False}),
+        ("LSTM", {}),
+        ("GRU", {"reset_after": True}),
+        ("GRU", {"reset_after": False}),
+        ("GRU", {"reset_after": True, "use_bias": False}),
+    ],
+)
+def test_keras_both_ways(keras, kind, options):
+    cell = randomized(getattr(jaxrnn, f"{kind}Cell")(4, 5, rngs=nnx.Rngs(0), **options))
+    layer = getattr(keras.layers, kind)(5, return_sequences=True, **options)
+    layer.build(X.shape)
+    layer.set_weights(interop.keras_weights(cell))
+    ours = jaxrnn.RNN(cell)
+    close(ours(jnp.asarray(X)), layer(X))
+
+    trainable = [variable.value for variable in layer.trainable_variables]
+
+    def keras_loss(weights, x):
+        outputs, _ = layer.stateless_call(weights, [v.value for v in layer.non_trainable_variables], x)
+        return (outputs**2).sum()
+
+    dweights, dx = jax.grad(keras_loss, argnums=(0, 1))(trainable, jnp.asarray(X))
+    gradients, our_dx = nnx.grad(lambda m, x: (m(x) ** 2).sum(), argnums=(0, 1))(ours, jnp.asarray(X))
+    near(our_dx, dx)
+    as_cell = getattr(jaxrnn, f"{kind}Cell")(4, 5, rngs=nnx.Rngs(0), **options)
+    nnx.update(as_cell, gradients["cell"])
+    for ours_, theirs in zip(interop.keras_weights(as_cell), dweights):
+        near(ours_, theirs)
+
+    fresh = getattr(jaxrnn, f"{kind}Cell")(4, 5, rngs=nnx.Rngs(7), **options)
+    interop.load_keras_weights(fresh, [np.asarray(variable.value) for variable in layer.weights])
+    np.testing.assert_array_equal(jaxrnn.RNN(fresh)(jnp.asarray(X)), ours(jnp.asarray(X)))
+
+
+def test_what_does_not_fit_is_said_and_changes_nothing():
+    stack = jaxrnn.LSTM(4, 5, rngs=nnx.Rngs(0))
+    before = jax.tree.map(jnp.copy, nnx.state(stack))
+    state = interop.torch_weights(stack)
+    missing = {name: array for name, array in state.items() if name != "bias_hh_l0"}
+    for wrong, message in (
+        (missing, "no 'bias_hh_l0'; it has bias_ih_l0"),
+        (state | {"weight_ih_l1": state["weight_ih_l0"]}, "no place for weight_ih_l1"),
+        (
+            state | {"weight_hh_l0": np.zeros((20, 6))},
+            r"weight_hh_l0 has shape \(20, 6\), but the layers need \(20, 5\)",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            interop.load_torch_weights(stack, wrong)
+    jax.tree.map(np.testing.assert_array_equal, before, nnx.state(stack))
+    with pytest.raises(ValueError, match="is reset_after the same"):
+        interop.load_keras_weights(
+            jaxrnn.GRUCell(4, 5, rngs=nnx.Rngs(0)),
+            interop.keras_weights(jaxrnn.GRUCell(4, 5, reset_after=False, rngs=nnx.Rngs(0))),
+        )
+    with pytest.raises(ValueError, match="reset_after=False"):
+        interop.torch_weights(jaxrnn.GRU(4, 5, reset_after=False, rngs=nnx.Rngs(0)))
+    with pytest.raises(ValueError, match="have a counterpart, not LinearCell"):
+        interop.keras_weights(LinearCell(4, 5, rngs=nnx.Rngs(0)))
+
+
+class LinearCell(jaxrnn.RecurrentCell):
+    def pointwise(self, carry, xw, rh):
+        return xw[0] + rh[0], xw[0] + rh[0]
