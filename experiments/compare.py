@@ -21,6 +21,7 @@ from tyro.conf import arg
 from experiments import runs
 from experiments.config import Settings as ForecastSettings
 from experiments.config import resolve
+from experiments.devices import batch_mesh, claim_devices
 from experiments.pipeline import Forecasting, load
 from experiments.recipes import TASKS, Config
 from experiments.report import BASELINE_NAMES, baselines, console, fail
@@ -40,6 +41,7 @@ class Settings:
 def main(arguments: list[str] | None = None) -> int:
     settings = tyro.cli(Settings, args=arguments, description=__doc__)
     try:
+        claim_devices(None)
         compare(settings)
     except (ValueError, OSError) as error:
         return fail(str(error))
@@ -81,7 +83,7 @@ def compare(settings: Settings) -> None:
 
 def train_once(config: Config) -> dict[str, float]:
     """Train, roll back to the best epoch, forecast."""
-    forecasting = Forecasting(config, load(config))
+    forecasting = Forecasting(config, load(config), mesh=batch_mesh(config.batch_size, None))
     state, epoch = forecasting.start(forecasting.optimizer())
     run = fit(Run.create(state, patience=config.patience), epoch, forecasting.evaluate, epochs=config.epochs)
     forecast = forecasting.forecast(run.best_params)[:-1]

@@ -13,7 +13,7 @@ from jaxrnn.data import available_series
 from jaxrnn.ops import ACTIVATIONS
 from jaxrnn.training import OPTIMIZERS
 
-_RUN_ONLY = ("out", "resume")
+_RUN_ONLY = ("out", "devices", "resume")
 _POSITIVE = ("window", "batch_size", "epochs", "learning_rate", "clip_norm", "patience", "season", "level_width")
 
 
@@ -158,6 +158,14 @@ class Settings:
     out: Annotated[
         Path | None,
         arg(metavar="DIR", help="Folder of the run.", help_behavior_hint="(default: a new one under runs/)"),
+    ] = None
+    devices: Annotated[
+        int | None,
+        arg(
+            metavar="N",
+            help="How many devices (cores of a CPU) share each batch.",
+            help_behavior_hint="(default: all, where each gets 32 rows of a batch or more)",
+        ),
     ] = None
     resume: Annotated[
         FlagCreatePairsOff[bool],

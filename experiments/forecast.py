@@ -30,6 +30,7 @@ import numpy as np  # noqa: E402
 
 from experiments import runs  # noqa: E402
 from experiments.config import Settings, read_settings, resolve  # noqa: E402
+from experiments.devices import batch_mesh, claim_devices  # noqa: E402
 from experiments.pipeline import Forecasting, load  # noqa: E402
 from experiments.recipes import Config  # noqa: E402
 from experiments.report import baselines, console, epoch_progress, fail, results_table  # noqa: E402
@@ -51,6 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run_experiment(settings: Settings) -> int:
     config = resolve(settings)
+    claim_devices(settings.devices)
     folder = settings.out or runs.new_folder(config)
     preparation = None
     if settings.resume:
@@ -61,7 +63,8 @@ def run_experiment(settings: Settings) -> int:
     elif (folder / "config.json").exists():
         raise ValueError(f"{folder} holds another run: choose another --out, or go on with it by --resume")
 
-    forecasting = Forecasting(config, load(config), preparation)
+    mesh = batch_mesh(config.batch_size, settings.devices)
+    forecasting = Forecasting(config, load(config), preparation, mesh=mesh)
     optimizer = forecasting.optimizer()
     state, train_epoch = forecasting.start(optimizer)
     run = Run.create(state, patience=config.patience)
@@ -129,6 +132,7 @@ def finish(forecasting: Forecasting, run: Run, folder: Path) -> dict[str, Any]:
         "seconds_to_first_epoch": first[-1] if first else None,
         "jax": jax.__version__,
         "device": jax.devices()[0].device_kind,
+        "devices": 1 if forecasting.mesh is None else forecasting.mesh.size,
     }
     runs.write_json(folder / "metrics.json", metrics)
     runs.write_json(folder / "history.json", [_finite_row(row) for row in run.history])

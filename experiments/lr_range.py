@@ -19,6 +19,7 @@ from tyro.conf import arg
 from experiments import runs
 from experiments.config import Settings as ForecastSettings
 from experiments.config import resolve
+from experiments.devices import batch_mesh, claim_devices
 from experiments.pipeline import Forecasting, load
 from experiments.recipes import TASKS, Task
 from experiments.report import console, fail
@@ -73,6 +74,7 @@ class Settings:
 def main(arguments: list[str] | None = None) -> int:
     settings = tyro.cli(Settings, args=arguments, description=__doc__)
     try:
+        claim_devices(None)
         run_tests(settings)
     except (ValueError, OSError) as error:
         return fail(str(error))
@@ -109,7 +111,7 @@ def range_test(settings: Settings, task: Task) -> LRRangeTest:
     )
     lowest, per_decade = COURSE_RAMPS[task] if config.recipe == "course" else TUNED_RAMP
     rates = exponential_rates(settings.lowest or lowest, settings.epochs, settings.epochs_per_decade or per_decade)
-    forecasting = Forecasting(config, load(config))
+    forecasting = Forecasting(config, load(config), mesh=batch_mesh(config.batch_size, None))
     state, train_epoch = forecasting.start(forecasting.optimizer(schedule=False))
     quiet = not console.is_terminal
     if quiet:

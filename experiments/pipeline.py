@@ -1,7 +1,8 @@
 """From a configuration to something that trains, evaluates and forecasts."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -10,6 +11,8 @@ import numpy as np
 import optax
 from flax import nnx
 from jax import Array
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 from experiments.recipes import Config
 from jaxrnn.data import (
@@ -62,10 +65,19 @@ class Forecasting:
       config: what to build.
       series: what to train on, or to forecast.
       preparation: a fitted one, to forecast with a run's own; None fits one to the training part.
+      mesh: devices over which to spread the rows of every batch; None for one device.
     """
 
-    def __init__(self, config: Config, series: Series, preparation: Preparation | None = None):
+    def __init__(
+        self,
+        config: Config,
+        series: Series,
+        preparation: Preparation | None = None,
+        *,
+        mesh: Mesh | None = None,
+    ):
         self.config, self.series = config, series
+        self.mesh = None if config.task == "stateful" else mesh
         self.parts = divide(series, config)
         if preparation is None:
             unfitted = Preparation(level_width=config.level_width, season=config.season, calendar=config.calendar)
@@ -146,7 +158,12 @@ class Forecasting:
         )
         make = partial(make_sequential_epoch, initial_carry=carry)
         if not self.stateful:
-            make = partial(make_windowed_epoch, batch_size=config.batch_size, every_step=self.every_step)
+            make = partial(
+                make_windowed_epoch,
+                batch_size=config.batch_size,
+                every_step=self.every_step,
+                mesh=self.mesh,
+            )
         epoch = make(
             self.apply,
             optimizer,
@@ -170,9 +187,10 @@ class Forecasting:
             after = int(self._train_starts()[-1, -1]) + self.config.window
             carry = jax.tree.map(lambda a: a[-1:], state.carry)
             outputs = self._pass(state.best_guess, self.features[after : end - 1], carry)[begin - 1 - after :]
-            return self._errors(outputs, outputs, self.targets[begin - 1 : end - 1])
-        starts = self._window_starts(begin, end)
-        return self._window_errors(state.best_guess, self.features, self.targets, starts)
+            return self._errors(
+                outputs, self.targets[begin - 1 : end - 1], jnp.full(end - begin, 1 / (end - begin))
+            )
+        return self._monitor(state.best_guess)
 
     def _window_starts(self, begin: int, end: int) -> Array:
         """Starts of the windows that are read to forecast the values begin .. end - 1."""
@@ -183,22 +201,34 @@ class Forecasting:
             )
         return jnp.arange(begin, end) - self.config.window
 
-    @partial(jax.jit, static_argnums=0)
-    def _window_errors(self, params: Any, features: Array, targets: Array, starts: Array) -> dict[str, Array]:
+    @cached_property
+    def _monitor(self) -> Callable[[Any], dict[str, Array]]:
+        """The errors over the monitored windows as a compiled function of the parameters."""
+        starts = np.asarray(self._window_starts(*self.parts.monitor))
+        devices = 1 if self.mesh is None else self.mesh.size
+        rows = np.arange(-(-len(starts) // devices) * devices)
+        weights = (rows < len(starts)) / len(starts)  # what fills up to equal shares counts nothing
+        starts = starts[np.minimum(rows, len(starts) - 1)]
         window = self.config.window
-        outputs = self.apply(params, take_windows(features, starts, window), None)[1]
-        wanted = targets[starts + window - 1]
-        last = outputs
-        if self.every_step:
-            wanted, last = take_windows(targets, starts, window), outputs[:, -1]
-        return self._errors(last, outputs, wanted)
 
-    def _errors(self, last: Array, outputs: Array, wanted: Array) -> dict[str, Array]:
-        target = wanted[:, -1] if wanted.ndim == 3 else wanted
-        return {
-            "valid_loss": huber(outputs, wanted).mean(),
-            "valid_mae": jnp.abs(last - target).mean() * self.prepared.scale,
-        }
+        def errors(params: Any, features: Array, targets: Array, starts: Array, weights: Array):
+            outputs = self.apply(params, take_windows(features, starts, window), None)[1]
+            wanted = take_windows(targets, starts, window) if self.every_step else targets[starts + window - 1]
+            result = self._errors(outputs, wanted, weights)
+            return result if self.mesh is None else jax.lax.psum(result, self.mesh.axis_names[0])
+
+        if self.mesh is not None:
+            specs = (P(), P(), P(), P(self.mesh.axis_names[0]), P(self.mesh.axis_names[0]))
+            errors = jax.shard_map(errors, mesh=self.mesh, in_specs=specs, out_specs=P(), check_vma=False)
+        compiled = jax.jit(errors)
+        arrays = (self.features, self.targets, jnp.asarray(starts), jnp.asarray(weights, jnp.float32))
+        return lambda params: compiled(params, *arrays)
+
+    def _errors(self, outputs: Array, wanted: Array, weights: Array) -> dict[str, Array]:
+        """Weighted over rows; the loss over all steps of a row, the absolute error over its last."""
+        losses = huber(outputs, wanted).reshape(len(weights), -1).mean(axis=1)
+        last = jnp.abs(outputs - wanted).reshape(len(weights), -1)[:, -1]
+        return {"valid_loss": losses @ weights, "valid_mae": last @ weights * self.prepared.scale}
 
     @partial(jax.jit, static_argnums=0)
     def _pass(self, params: Any, features: Array, carry: Any) -> Array:
@@ -218,6 +248,7 @@ class Forecasting:
         A stateful model starts from a zero carry and reads the whole series in one pass.
         """
         begin, end = self.parts.test, len(self.series.values)
+        params = jax.device_put(params, jax.devices()[0])  # wherever they were trained: the same numbers
         if self.stateful:
             first = self.prepared.first
             outputs = self._pass(params, self.features[first:], None)[begin - 1 - first :]

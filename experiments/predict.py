@@ -17,6 +17,7 @@ import tyro
 from tyro.conf import Positional, arg
 
 from experiments import runs
+from experiments.devices import claim_devices
 from experiments.pipeline import Forecasting, load
 from experiments.report import baselines, console, fail, results_table
 from jaxrnn.training import CheckpointStore, Run
@@ -63,6 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def predict(settings: Settings) -> None:
     config, preparation = runs.read_config(settings.run)
+    claim_devices(None)
     if settings.series is not None:
         same = settings.series == config.series
         config = replace(

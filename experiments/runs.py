@@ -71,7 +71,7 @@ def check_resumable(saved: Config, wanted: Config, settings: Settings) -> Config
     given = [
         name
         for name, value in vars(settings).items()
-        if value != getattr(Settings(), name) and name not in ("out", "resume", *RESUMABLE)
+        if value != getattr(Settings(), name) and name not in ("out", "devices", "resume", *RESUMABLE)
     ]
     for name in given:
         if getattr(saved, name) != getattr(wanted, name):

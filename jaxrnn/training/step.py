@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax import Array, lax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from jaxrnn.data.windows import take_windows
 
@@ -186,6 +188,7 @@ def train_step(
     batch: Batch,
     *,
     average_decay: float = 0.99,
+    axis_name: str | None = None,
 ) -> tuple[TrainState, StepMetrics]:
     """One step of gradient descent. A stateful model's carry goes in detached and comes out.
 
@@ -194,16 +197,24 @@ def train_step(
 
     Where the state has an average of the parameters, it moves towards them by ``1 - average_decay``, faster
     in the first steps (Polyak and Juditsky 1992, doi:10.1137/0330046).
+
+    Within ``jax.shard_map``, ``axis_name`` names the mesh axis over whose devices the batch's rows are spread:
+    each computes the gradient of its own rows, and all take the same step with the sum.
     """
     carry_in = lax.stop_gradient(state.carry)
+    total_weight = batch.weights.sum()
+    if axis_name is not None:
+        total_weight = lax.psum(total_weight, axis_name)
 
     def objective(params: Any) -> tuple[Array, Any]:
         carry, predictions = apply(params, batch.inputs, carry_in)
         losses = loss(predictions, batch.targets)
         per_row = losses.reshape(losses.shape[0], -1).mean(axis=1)
-        return (per_row * batch.weights).sum() / batch.weights.sum(), carry
+        return (per_row * batch.weights).sum() / total_weight, carry
 
     (value, carry), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
+    if axis_name is not None:
+        value, grads = lax.psum((value, grads), axis_name)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     average = state.average
@@ -245,6 +256,7 @@ def make_windowed_epoch(
     every_step: bool,
     shuffle: bool = True,
     average_decay: float = 0.99,
+    mesh: Mesh | None = None,
 ) -> Epoch:
     """A stateless epoch as one program: shuffle, gather each batch of windows, and step.
 
@@ -258,6 +270,10 @@ def make_windowed_epoch(
       every_step: forecast at every step of a window (sequence-to-sequence), or only after its last.
       shuffle: take the windows in a new random order, the same one for the same key and epoch.
       average_decay: as in :func:`train_step`.
+      mesh: spread each batch's rows over the devices of this mesh of one axis, and compute in parallel; a batch
+        that does not divide is filled up with rows of weight zero. The results differ by rounding only. On a CPU,
+        one device per core keeps all cores busy, where a single recurrence is too small for more than one:
+        ``jax.config.update("jax_num_cpu_devices", 2)`` before anything else.
 
     Returns:
       A compiled function from a train state, which is donated, to the next one and the mean metrics.
@@ -265,22 +281,27 @@ def make_windowed_epoch(
     number = starts.shape[0]
     if batch_size < 1:
         raise ValueError(f"{batch_size=} must be at least 1")
+    if mesh is not None and len(mesh.axis_names) != 1:
+        raise ValueError(f"the mesh must have one axis, for the rows of a batch, not {mesh.axis_names}")
+    axis_name = None if mesh is None else mesh.axis_names[0]
     batch_size = min(batch_size, number)
     batches = -(-number // batch_size)
-    weights = (jnp.arange(batches * batch_size) < number).astype(features.dtype)
-    weights = weights.reshape(batches, batch_size)
-
-    step = functools.partial(train_step, apply, optimizer, loss, average_decay=average_decay)
+    devices = 1 if mesh is None else mesh.size
+    rows = jnp.arange(-(-batch_size // devices) * devices)
+    # Row r of batch b is window b * batch_size + r, where there is one.
+    place = jnp.arange(batches)[:, None] * batch_size + rows
+    weights = ((rows < batch_size) & (place < number)).astype(features.dtype)
+    place = jnp.minimum(place, number - 1)
+    step = functools.partial(train_step, apply, optimizer, loss, average_decay=average_decay, axis_name=axis_name)
 
     # The series is an argument and not a constant of the program: constants slow compilation down.
-    @functools.partial(jax.jit, donate_argnums=0)
-    def run(state: TrainState, features: Array, targets: Array, starts: Array, weights: Array):
+    def run(state: TrainState, features: Array, targets: Array, starts: Array, place: Array, weights: Array):
         if shuffle:
             starts = jax.random.permutation(jax.random.fold_in(state.key, state.epoch), starts)
-        padded = jnp.concatenate([starts, starts[: batches * batch_size - number]])
 
         def body(state, batch):
-            first, weight = batch
+            place, weight = batch
+            first = starts[place]
             if every_step:
                 target = take_windows(targets, first, window)
             else:
@@ -288,12 +309,31 @@ def make_windowed_epoch(
             inputs = take_windows(features, first, window)
             return step(state, Batch(inputs, target, weight))
 
-        state, metrics = lax.scan(body, state, (padded.reshape(batches, batch_size), weights))
-        rows = weights.sum(axis=1)
-        mean_loss = (metrics.loss * rows).sum() / rows.sum()
+        state, metrics = lax.scan(body, state, (place, weights))
+        windows = weights.sum(axis=1)
+        if axis_name is not None:
+            windows = lax.psum(windows, axis_name)
+        mean_loss = (metrics.loss * windows).sum() / windows.sum()
         return _next_epoch(state), StepMetrics(mean_loss, metrics.grad_norm.mean())
 
-    return lambda state: run(state, features, targets, starts, weights)
+    arrays = (features, targets, starts, place, weights)
+    if mesh is None:
+        compiled = jax.jit(run, donate_argnums=0)
+        return lambda state: compiled(state, *arrays)
+    return _over_mesh(run, mesh, arrays)
+
+
+def _over_mesh(run: Any, mesh: Mesh, arrays: tuple[Array, ...]) -> Epoch:
+    """``run`` on every device of the mesh, each with its columns of the last two arrays and all of the others."""
+    # A mesh of axes that the compiler manages, whichever kind was given: what comes out can then be used anywhere.
+    mesh = Mesh(mesh.devices, mesh.axis_names)
+    whole, columns = P(), P(None, mesh.axis_names[0])
+    specs = (whole, whole, whole, columns, columns)
+    shards = tuple(jax.device_put(array, NamedSharding(mesh, spec)) for array, spec in zip(arrays, specs))
+    # No check of what varies over the mesh: the engine's own derivative does not say.
+    mapped = jax.shard_map(run, mesh=mesh, in_specs=(whole, *specs), out_specs=whole, check_vma=False)
+    compiled = jax.jit(mapped, donate_argnums=0)
+    return lambda state: compiled(jax.device_put(state, NamedSharding(mesh, whole)), *shards)
 
 
 def make_sequential_epoch(

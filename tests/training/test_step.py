@@ -1,6 +1,9 @@
 """Train steps and epochs against the same arithmetic written out by hand, one batch after another."""
 
 import functools
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +28,7 @@ from jaxrnn.training import (
     with_learning_rate,
 )
 
+ROOT = Path(__file__).parents[2]
 WINDOW = 5
 SERIES = jnp.asarray(np.sin(np.arange(60) / 3)[:, None] + np.arange(60)[:, None] / 50, jnp.float32)
 FEATURES, TARGETS = SERIES, jnp.concatenate([SERIES[1:], jnp.zeros((1, 1))])
@@ -89,6 +93,48 @@ def test_a_windowed_epoch_equals_its_batches_one_by_one(every_step, batch_size):
     rows = [len(inputs) for inputs, _ in batches]
     assert float(metrics.loss) == pytest.approx(np.average(losses, weights=rows), rel=1e-5)
     assert (int(state.step), int(state.epoch)) == (len(batches), 1)
+
+
+def test_over_a_mesh_an_epoch_is_the_same_and_no_window_is_dropped():
+    """In a process of its own, since the number of devices is fixed once JAX runs. 7 rows do not divide by 3."""
+    code = """
+import jax
+jax.config.update("jax_num_cpu_devices", 3)
+from tests.training.test_step import *
+apply, params = pure_apply(model())
+optimizer = make_optimizer("sgd", 0.05)
+starts = jnp.asarray(data.window_starts(len(SERIES) - 1, WINDOW))
+results = []
+for mesh in (None, jax.make_mesh((3,), ("batch",))):
+    epoch = make_windowed_epoch(apply, optimizer, huber, FEATURES, TARGETS, starts, window=WINDOW, batch_size=7,
+                                every_step=False, mesh=mesh)
+    state = TrainState.create(params, optimizer)
+    for _ in range(3):
+        state, metrics = epoch(state)
+    results.append((jax.device_get(state.params), float(metrics.loss), float(metrics.grad_norm)))
+assert_trees_close(*results)
+print(len(jax.devices()), "devices agree")
+"""
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.stdout == "3 devices agree\n", run.stderr
+
+
+def test_a_mesh_must_have_one_axis():
+    apply, _ = pure_apply(model())
+    mesh = jax.make_mesh((1, 1), ("a", "b"))
+    with pytest.raises(ValueError, match="one axis"):
+        make_windowed_epoch(
+            apply,
+            optax.sgd(0.1),
+            huber,
+            FEATURES,
+            TARGETS,
+            jnp.arange(3),
+            window=WINDOW,
+            batch_size=1,
+            every_step=False,
+            mesh=mesh,
+        )
 
 
 def test_shuffling_takes_every_window_once_in_another_order_each_epoch():
