@@ -5,11 +5,13 @@
 
 The lesson's sequence-to-vector training: two SimpleRNN layers of 100 tanh units, Dense(1), times 200, Huber loss,
 SGD with momentum 0.9 and a learning rate of 1.5e-6; 970 windows of 30 steps in a new random order every epoch, in
-batches of 128, the last one smaller. No validation. Three contestants, interleaved in one process:
+batches of 128, the last one smaller. No validation. Four contestants, interleaved in one process:
 
-    jaxrnn              the whole epoch in one jit, hand-written backpropagation through time
-    jaxrnn, reference   the whole epoch in one jit, plain autodiff of lax.scan
-    Keras on JAX        model.fit on arrays, jit_compile=True
+    jaxrnn               the whole epoch in one jit, hand-written backpropagation through time, each batch spread
+                         over one JAX device per core, as experiments.forecast does it
+    jaxrnn, one device   the same on one device
+    jaxrnn, reference    the whole epoch in one jit on one device, plain autodiff of lax.scan
+    Keras on JAX         model.fit on arrays, jit_compile=True
 
 Every call runs five epochs, so that what fit does once per call weighs little. Before that, ours and Keras start
 from the same weights and train three epochs without shuffling, and their losses must agree. How time is taken:
@@ -18,16 +20,19 @@ benchmarks/timing.py. Ratios are a contestant's time divided by ours: above 1, o
 The table goes to benchmarks/results/ as Markdown and JSON.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
 from flax import nnx
+from jax.sharding import Mesh
 
 import jaxrnn
 from benchmarks.machine import describe, machine
@@ -48,7 +53,7 @@ EPOCHS_PER_CALL = 5
 CHECKED_EPOCHS = 3
 LOSS_TOLERANCE = 1e-3
 
-OURS, REFERENCE, KERAS = "jaxrnn", "jaxrnn, reference", "Keras on JAX"
+OURS, ONE_DEVICE, REFERENCE, KERAS = "jaxrnn", "jaxrnn, one device", "jaxrnn, reference", "Keras on JAX"
 
 Train = Callable[[int], list[float]]
 """Train on for so many epochs; the losses of each."""
@@ -76,6 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(options: Options) -> int:
+    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     series = course_series().values[:COURSE_SPLIT].astype(np.float32)
     on = machine()
     console.print(describe(on), soft_wrap=True)
@@ -84,7 +90,8 @@ def run(options: Options) -> int:
     model = keras_model()
     weights = model.get_weights()
     trained: dict[str, Train] = {
-        OURS: our_training(series, weights),
+        OURS: our_training(series, weights, mesh=jax.make_mesh((jax.device_count(),), ("batch",))),
+        ONE_DEVICE: our_training(series, weights),
         REFERENCE: our_training(series, weights, implementation="reference"),
         KERAS: keras_training(series, model),
     }
@@ -108,7 +115,12 @@ def windows_and_targets(series: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def our_training(
-    series: np.ndarray, weights: list[np.ndarray], *, implementation: str | None = None, shuffle: bool = True
+    series: np.ndarray,
+    weights: list[np.ndarray],
+    *,
+    implementation: str | None = None,
+    shuffle: bool = True,
+    mesh: Mesh | None = None,
 ) -> Train:
     """Training from Keras's weights, as one compiled program an epoch."""
     model = jaxrnn.RNNForecaster(hidden_features=(HIDDEN, HIDDEN), output_scale=OUTPUT_SCALE, rngs=nnx.Rngs(0))
@@ -131,6 +143,7 @@ def our_training(
         batch_size=BATCH,
         every_step=False,
         shuffle=shuffle,
+        mesh=mesh,
     )
     state = TrainState.create(params, optimizer)
 
@@ -178,11 +191,14 @@ def check(series: np.ndarray) -> dict[str, list[float]]:
     model = keras_model()
     weights = model.get_weights()
     losses = {
-        OURS: our_training(series, weights, shuffle=False)(CHECKED_EPOCHS),
+        OURS: our_training(series, weights, shuffle=False, mesh=jax.make_mesh((jax.device_count(),), ("batch",)))(
+            CHECKED_EPOCHS
+        ),
+        ONE_DEVICE: our_training(series, weights, shuffle=False)(CHECKED_EPOCHS),
         REFERENCE: our_training(series, weights, implementation="reference", shuffle=False)(CHECKED_EPOCHS),
         KERAS: keras_training(series, model, shuffle=False)(CHECKED_EPOCHS),
     }
-    for name in (OURS, REFERENCE):
+    for name in (OURS, ONE_DEVICE, REFERENCE):
         if not np.allclose(losses[name], losses[KERAS], rtol=LOSS_TOLERANCE, atol=0):
             raise ValueError(
                 f"{name} and {KERAS} do not train alike, so their times cannot be compared: from the same weights "

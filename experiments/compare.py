@@ -120,8 +120,8 @@ def _summary(config: Config, results: list[dict[str, float]], seeds: tuple[int, 
 def markdown(known: dict[str, dict[str, float]], rows: list[dict]) -> str:
     """One line per forecast; the best of each series in bold."""
     lines = [
-        "| series | forecast | MAE, mean of seeds (lowest to highest) | training, s |",
-        "| --- | --- | ---: | ---: |",
+        "| series | forecast | MAE, mean of seeds (lowest to highest) |",
+        "| --- | --- | ---: |",
     ]
     for series, maes in known.items():
         networks = [row for row in rows if row["series"] == series]
@@ -130,10 +130,9 @@ def markdown(known: dict[str, dict[str, float]], rows: list[dict]) -> str:
         def shown(mae: float, best: float = best) -> str:
             return f"**{mae:.3f}**" if mae == best else f"{mae:.3f}"
 
-        lines += [f"| {series} | {BASELINE_NAMES[name]} | {shown(mae)} | |" for name, mae in maes.items()]
+        lines += [f"| {series} | {BASELINE_NAMES[name]} | {shown(mae)} |" for name, mae in maes.items()]
         lines += [
-            f"| {series} | {row['forecast']} | {shown(row['mae'])} ({row['lowest']:.3f} to {row['highest']:.3f}) "
-            f"| {row['seconds']:.1f} |"
+            f"| {series} | {row['forecast']} | {shown(row['mae'])} ({row['lowest']:.3f} to {row['highest']:.3f}) |"
             for row in networks
         ]
     return "\n".join(lines) + "\n"
