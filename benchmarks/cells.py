@@ -82,6 +82,15 @@ def _haiku_simple_rnn(hk: Any, in_features: int, hidden: int) -> Any:
     return SimpleRNN(name="core")
 
 
+def _torch_weights(w: Weights) -> dict[str, np.ndarray]:
+    return {
+        "weight_ih_l0": w.kernel.T,
+        "weight_hh_l0": w.recurrent_kernel.T,
+        "bias_ih_l0": w.bias,
+        "bias_hh_l0": np.zeros_like(w.bias) if w.recurrent_bias is None else w.recurrent_bias,
+    }
+
+
 SIMPLE_RNN = CellEntry(
     cell=jaxrnn.SimpleRNNCell,
     recipes={
@@ -106,14 +115,103 @@ SIMPLE_RNN = CellEntry(
         ),
         "torch": Recipe(
             lambda nn, in_features, hidden: nn.RNN(in_features, hidden, batch_first=True),
-            lambda w: {
-                "weight_ih_l0": w.kernel.T,
-                "weight_hh_l0": w.recurrent_kernel.T,
-                "bias_ih_l0": w.bias,
-                "bias_hh_l0": np.zeros_like(w.bias),
-            },
+            _torch_weights,
         ),
     },
 )
 
-CELLS: dict[str, CellEntry] = {"simple_rnn": SIMPLE_RNN}
+
+def _by_gate(names: str, kernel: np.ndarray) -> dict[str, np.ndarray]:
+    """A parameter cut into its gates, which are named by one letter each, in our order."""
+    return dict(zip(names, np.split(kernel, len(names), axis=-1)))
+
+
+def _linen_lstm(w: Weights) -> dict[str, Any]:
+    inputs = {f"i{gate}": {"kernel": kernel} for gate, kernel in _by_gate("ifgo", w.kernel).items()}
+    biases = _by_gate("ifgo", w.bias)
+    hidden = {
+        f"h{gate}": {"kernel": kernel, "bias": biases[gate]}
+        for gate, kernel in _by_gate("ifgo", w.recurrent_kernel).items()
+    }
+    return inputs | hidden
+
+
+def _haiku_lstm(w: Weights) -> dict[str, Any]:
+    """One kernel over inputs and hidden state, gates in the order i g f o, and 1 added to the forget gate."""
+    gates = _by_gate("ifgo", np.concatenate([w.kernel, w.recurrent_kernel]))
+    biases = _by_gate("ifgo", w.bias)
+    biases["f"] = biases["f"] - 1
+
+    def joined(part: dict[str, np.ndarray]) -> np.ndarray:
+        return np.concatenate([part[gate] for gate in "igfo"], axis=-1)
+
+    return {"core/linear": {"w": joined(gates), "b": joined(biases)}}
+
+
+LSTM = CellEntry(
+    cell=jaxrnn.LSTMCell,
+    recipes={
+        "nnx": Recipe(
+            lambda nnx, in_features, hidden: nnx.OptimizedLSTMCell(in_features, hidden, rngs=nnx.Rngs(0)),
+            lambda w: {
+                "dense_i": {"kernel": w.kernel},
+                "dense_h": {"kernel": w.recurrent_kernel, "bias": w.bias},
+            },
+        ),
+        "linen": Recipe(lambda linen, in_features, hidden: linen.OptimizedLSTMCell(hidden), _linen_lstm),
+        "haiku": Recipe(lambda hk, in_features, hidden: hk.LSTM(hidden, name="core"), _haiku_lstm),
+        "keras": Recipe(
+            lambda layers, in_features, hidden: layers.LSTM(hidden, return_sequences=True),
+            lambda w: [w.kernel, w.recurrent_kernel, w.bias],
+        ),
+        "torch": Recipe(
+            lambda nn, in_features, hidden: nn.LSTM(in_features, hidden, batch_first=True), _torch_weights
+        ),
+    },
+)
+
+
+def _linen_gru(w: Weights) -> dict[str, Any]:
+    """Linen keeps a recurrent bias for n only; those of r and z are added to the other bias."""
+    assert w.recurrent_bias is not None
+    second = _by_gate("rzn", w.recurrent_bias)
+    first = _by_gate("rzn", w.bias)
+    inputs = {
+        f"i{gate}": {"kernel": kernel, "bias": first[gate] + (0 if gate == "n" else second[gate])}
+        for gate, kernel in _by_gate("rzn", w.kernel).items()
+    }
+    hidden: dict[str, Any] = {
+        f"h{gate}": {"kernel": kernel} for gate, kernel in _by_gate("rzn", w.recurrent_kernel).items()
+    }
+    hidden["hn"]["bias"] = second["n"]
+    return inputs | hidden
+
+
+def _keras_gru(w: Weights) -> list[np.ndarray]:
+    """Gates in the order z r h."""
+
+    assert w.recurrent_bias is not None
+
+    def reorder(array: np.ndarray) -> np.ndarray:
+        gates = _by_gate("rzn", array)
+        return np.concatenate([gates["z"], gates["r"], gates["n"]], axis=-1)
+
+    return [reorder(w.kernel), reorder(w.recurrent_kernel), reorder(np.stack([w.bias, w.recurrent_bias]))]
+
+
+GRU = CellEntry(
+    cell=jaxrnn.GRUCell,
+    recipes={
+        # flax.nnx's GRUCell has no recurrent bias, and Haiku's resets before the product: other cells.
+        "linen": Recipe(lambda linen, in_features, hidden: linen.GRUCell(hidden), _linen_gru),
+        "keras": Recipe(
+            lambda layers, in_features, hidden: layers.GRU(hidden, return_sequences=True, reset_after=True),
+            _keras_gru,
+        ),
+        "torch": Recipe(
+            lambda nn, in_features, hidden: nn.GRU(in_features, hidden, batch_first=True), _torch_weights
+        ),
+    },
+)
+
+CELLS: dict[str, CellEntry] = {"simple_rnn": SIMPLE_RNN, "lstm": LSTM, "gru": GRU}

@@ -131,8 +131,8 @@ def check(layers: dict[str, Contestant], where: str) -> None:
 
 def _results(layer: Contestant) -> tuple[np.ndarray, float, float]:
     loss, gradients = layer.train()
-    # Of matrices only: PyTorch has two biases where others have one.
-    matrices = [np.asarray(g, np.float64) for g in jax.tree.leaves(gradients) if g.ndim == 2]
+    # Of matrices only: PyTorch has two biases where others have one, and Keras's GRU has two as rows of one array.
+    matrices = [np.asarray(g, np.float64) for g in jax.tree.leaves(gradients) if g.ndim == 2 and len(g) != 2]
     return np.asarray(layer.forward()), float(loss), float(np.sqrt(sum(np.sum(g * g) for g in matrices)))
 
 
