@@ -77,7 +77,9 @@ class RNNForecaster(nnx.Module):
         """Every layer's first carry (zeros) for that many series at once."""
         return self.layers.initialize_carry((batch_size, self.in_features))
 
-    def __call__(self, inputs: Array, *, initial_carry: Sequence[Carry] | None = None, return_carry: bool = False):
+    def __call__(
+        self, inputs: Array, *, initial_carry: Sequence[Carry] | None = None, return_carry: bool = False
+    ) -> Any:
         """Forecast what follows.
 
         Args:

@@ -86,7 +86,7 @@ class RNN(nnx.Module):
         reverse: bool | None = None,
         keep_order: bool | None = None,
         rngs: nnx.Rngs | nnx.RngStream | None = None,
-    ):
+    ) -> Any:
         """Run the layer.
 
         Args:
@@ -192,7 +192,7 @@ class Bidirectional(nnx.Module):
         return_carry: bool | None = None,
         time_major: bool | None = None,
         **options: Any,
-    ):
+    ) -> Any:
         """Run both layers; the arguments are those of :class:`RNN`, with a pair of carries."""
         return_carry = self.return_carry if return_carry is None else return_carry
         carries = (None, None) if initial_carry is None else initial_carry

@@ -25,6 +25,7 @@ def run_cell(
     implementation: str | None = None,
     remat_every: int | None = None,
     recurrent_scale: Array | None = None,
+    last_only: bool = False,
     rngs: nnx.Rngs | nnx.RngStream | None = None,
     broadcast_rngs: nnx.filterlib.Filter = None,
 ) -> tuple[Carry, Array]:
@@ -39,6 +40,8 @@ def run_cell(
       remat_every: for training on long sequences, keep the carry of every so many steps only and compute what
         lies between again in the backward pass; for cells on the engine only. A divisor of time near its square
         root needs least memory.
+      last_only: return only the output that is computed last, ``[1, *batch, *features]``, so that with
+        ``remat_every`` the others need no memory; not with ``seq_lengths``.
       rngs: for cells whose first carry is random.
       broadcast_rngs: for cells with random streams of their own, those that repeat at every step.
 
@@ -57,7 +60,7 @@ def run_cell(
         options |= {"implementation": implementation, "recurrent_scale": recurrent_scale}
         if initial_carry is None:
             initial_carry = _first_carry(cell, inputs, rngs)
-        return _on_engine(cell, inputs, initial_carry, remat_every, options)
+        return _on_engine(cell, inputs, initial_carry, remat_every, last_only, options)
     for name, value in (
         ("implementation", implementation),
         ("remat_every", remat_every),
@@ -78,6 +81,7 @@ def _on_engine(
     inputs: Array,
     initial_carry: Carry,
     remat_every: int | None,
+    last_only: bool,
     options: dict[str, Any],
 ) -> tuple[Carry, Array]:
     kernel, recurrent_bias = cell.recurrent_parameters(cell.compute_dtype(inputs))
@@ -88,7 +92,7 @@ def _on_engine(
         """The steps of a block, the first of which is the given step of the sequence."""
         x, resets, first = steps
         lengths = None if seq_lengths is None else jnp.clip(jnp.asarray(seq_lengths) - first, 0, len(x))
-        return recurrence(
+        carry, outputs = recurrence(
             pointwise,
             kernel,
             cell.input_projection(x),
@@ -100,12 +104,20 @@ def _on_engine(
             reset_carry=initial_carry,
             **options,
         )
+        if last_only:
+            outputs = outputs[:1] if options["reverse"] else outputs[-1:]
+        return carry, outputs
 
     if remat_every is None:
         return block(initial_carry, (inputs, resets, 0))
     if not isinstance(remat_every, int) or remat_every < 1:
         raise ValueError(f"remat_every must be a positive integer or None, not {remat_every!r}")
-    return _in_blocks(jax.checkpoint(block), initial_carry, inputs, resets, remat_every, options["reverse"])
+    carry, outputs = _in_blocks(
+        jax.checkpoint(block), initial_carry, inputs, resets, remat_every, options["reverse"]
+    )
+    if last_only:
+        outputs = outputs[:1] if options["reverse"] else outputs[-1:]
+    return carry, outputs
 
 
 def _first_carry(cell: RecurrentCell, inputs: Array, rngs: nnx.Rngs | nnx.RngStream | None) -> Carry:
@@ -131,7 +143,7 @@ def _in_blocks(
 
     firsts = start + jnp.arange(blocks) * length
     carry, outputs = lax.scan(block, carry, (cut(inputs), cut(resets), firsts), reverse=reverse)
-    outputs = outputs.reshape(blocks * length, *outputs.shape[2:])
+    outputs = outputs.reshape(-1, *outputs.shape[2:])
     if rest:
         part = slice(0, rest) if reverse else slice(blocks * length, time)
         last = (inputs[part], None if resets is None else resets[part], part.start)

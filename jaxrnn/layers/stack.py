@@ -113,7 +113,7 @@ class StackedRNN(nnx.Module):
         seq_lengths: Array | None = None,
         resets: Array | None = None,
         return_carry: bool | None = None,
-    ):
+    ) -> Any:
         """Run the stack.
 
         Args:
@@ -170,12 +170,21 @@ class StackedRNN(nnx.Module):
     ) -> tuple[Carry, Array, Array]:
         """One layer over ``sequence [time, *batch, features]``: carry, outputs, and the output computed last."""
 
+        lengths = options["seq_lengths"]
+        top = layer == self.num_layers - 1
+        last_only = top and not self.return_sequences and not self.skip_connections and lengths is None
+
         def run(cell: nnx.RNNCellBase, carry: Carry | None, reverse: bool) -> tuple[Carry, Array, Array]:
-            scale = self._recurrent_scale(cell, sequence)
             carry, outputs = run_cell(
-                cell, sequence, initial_carry=carry, reverse=reverse, recurrent_scale=scale, **options
+                cell,
+                sequence,
+                initial_carry=carry,
+                reverse=reverse,
+                recurrent_scale=self._recurrent_scale(cell, sequence),
+                last_only=last_only,
+                **options,
             )
-            return carry, outputs, self._last(outputs, options["seq_lengths"], reverse)
+            return carry, outputs, self._last(outputs, lengths, reverse)
 
         if not self.bidirectional:
             return run(self.cells[layer], initial_carry, self.reverse)

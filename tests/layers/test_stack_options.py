@@ -1,0 +1,205 @@
+"""What a stack can do besides stacking: both directions, dropout, skip connections, rematerialised blocks."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import jaxrnn
+from jaxrnn.layers.sequence import run_cell
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+X = jnp.asarray(np.random.default_rng(0).normal(size=(3, 7, 2)), jnp.float32)
+LENGTHS = jnp.array([7, 0, 4])
+RESETS = jnp.asarray(np.random.default_rng(1).random((3, 7)) < 0.3)
+KINDS = {"SimpleRNN": jaxrnn.SimpleRNN, "LSTM": jaxrnn.LSTM, "GRU": jaxrnn.GRU}
+
+
+def close(a, b, tolerance=1e-6):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance), a, b)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("merge", ["concat", "sum", "mean", lambda a, b: a * b])
+def test_both_directions_are_two_layers_merged(kind, merge):
+    stack = KINDS[kind](2, 4, bidirectional=True, merge=merge, return_carry=True, rngs=nnx.Rngs(0))
+    forward, backward = stack.cells[0], stack.backward_cells[0]
+    for lengths in (None, LENGTHS):
+        carry, outputs = stack(X, seq_lengths=lengths)
+        first, ahead = jaxrnn.RNN(forward, return_carry=True)(X, seq_lengths=lengths)
+        second, back = jaxrnn.RNN(backward, return_carry=True, reverse=True, keep_order=True)(
+            X, seq_lengths=lengths
+        )
+        named = {
+            "concat": lambda a, b: jnp.concatenate([a, b], -1),
+            "sum": jnp.add,
+            "mean": lambda a, b: (a + b) / 2,
+        }
+        close(outputs, named.get(merge, merge)(ahead, back))
+        close(carry, ((first, second),))
+        pair = jaxrnn.Bidirectional(
+            jaxrnn.RNN(forward), jaxrnn.RNN(backward), merge_fn=named.get(merge, merge), return_carry=True
+        )
+        pair_carry, pair_outputs = pair(X, seq_lengths=lengths)
+        close(pair_outputs, outputs)
+        close(pair_carry, (first, second))
+
+
+def test_bidirectional_equals_flax_s_own():
+    rngs = nnx.Rngs(0)
+    cells = [nnx.GRUCell(2, 4, rngs=rngs), nnx.GRUCell(2, 4, rngs=rngs)]
+    theirs = nnx.Bidirectional(nnx.RNN(cells[0]), nnx.RNN(cells[1]))(X)
+    close(jaxrnn.Bidirectional(jaxrnn.RNN(cells[0]), jaxrnn.RNN(cells[1]))(X), theirs)
+
+
+def test_the_last_output_of_both_directions_is_what_each_computed_last():
+    stack = jaxrnn.GRU(2, 4, bidirectional=True, return_sequences=False, rngs=nnx.Rngs(0))
+    ahead = jaxrnn.RNN(stack.cells[0])(X)[:, -1]
+    back = jaxrnn.RNN(stack.backward_cells[0], reverse=True, keep_order=True)(X)[:, 0]
+    close(stack(X), jnp.concatenate([ahead, back], -1))
+
+
+def test_two_bidirectional_layers_read_both_directions_below():
+    stack = jaxrnn.LSTM(2, (3, 5), bidirectional=True, rngs=nnx.Rngs(0))
+    assert stack.cells[1].in_features == 6
+    assert stack(X).shape == (3, 7, 10)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_carry_handed_over_goes_on_in_a_stack(kind):
+    stack = KINDS[kind](2, 4, num_layers=2, return_carry=True, rngs=nnx.Rngs(0))
+    carry, first = stack(X[:, :3])
+    carry, second = stack(X[:, 3:], initial_carry=carry)
+    whole_carry, whole = stack(X)
+    close(jnp.concatenate([first, second], 1), whole)
+    close(carry, whole_carry)
+
+
+def test_skip_connections_add_what_a_layer_reads():
+    plain = jaxrnn.SimpleRNN(2, 4, num_layers=2, rngs=nnx.Rngs(0))
+    skipping = jaxrnn.StackedRNN(list(plain.cells), skip_connections=True)
+    below = jaxrnn.RNN(plain.cells[0])(X)
+    close(skipping(X), plain(X) + below)
+    last = jaxrnn.StackedRNN(list(plain.cells), skip_connections=True, return_sequences=False)
+    close(last(X), (plain(X) + below)[:, -1])
+    with pytest.raises(ValueError, match="reads 4 features and puts out 5"):
+        jaxrnn.SimpleRNN(2, (4, 5), skip_connections=True, rngs=nnx.Rngs(0))(X)
+
+
+def test_dropout_acts_between_layers_until_eval_and_again_from_train():
+    model = jaxrnn.SimpleRNN(2, 64, num_layers=2, dropout=0.5, rngs=nnx.Rngs(0))
+    plain = jaxrnn.StackedRNN(list(model.cells))
+    assert not np.allclose(model(X), model(X))  # a new mask each time
+    model.eval()
+    close(model(X), plain(X))
+    model.train()
+    assert not np.allclose(model(X), plain(X))
+    one = jaxrnn.SimpleRNN(2, 64, dropout=0.5, rngs=nnx.Rngs(0))
+    close(one(X), jaxrnn.StackedRNN(list(one.cells))(X))  # nothing above the top layer
+
+
+def test_recurrent_dropout_drops_the_same_units_at_every_step():
+    """With the unit matrix as recurrent kernel, outputs show what was kept: a factor of 0 or 1 / (1 - rate)."""
+    model = jaxrnn.SimpleRNN(
+        1, 50, recurrent_dropout=0.5, activation_fn=lambda z: z, use_bias=False, rngs=nnx.Rngs(0)
+    )
+    cell: Any = model.cells[0]
+    cell.kernel[...] = jnp.ones((1, 50))
+    cell.recurrent_kernel[...] = jnp.eye(50)
+    outputs = model(jnp.ones((4, 3, 1)))
+    # A dropped unit reads only its input, a kept one 1, 1 + 2, 1 + 2 + 4.
+    kept = np.isclose(outputs[:, 1], 3)
+    np.testing.assert_allclose(outputs[:, 1], np.where(kept, 3, 1))
+    np.testing.assert_allclose(outputs[:, 2], np.where(kept, 7, 1))
+    assert 0.3 < kept.mean() < 0.7
+    model.eval()
+    np.testing.assert_allclose(model(jnp.ones((4, 3, 1)))[:, 2], 3.0)
+
+
+def test_the_gradient_through_a_recurrent_mask_is_autodiff_s():
+    cell = jaxrnn.LSTMCell(2, 4, rngs=nnx.Rngs(0))
+    scale = jnp.asarray(np.random.default_rng(2).choice([0.0, 2.0], (3, 4)), jnp.float32)
+
+    def loss(cell, x, implementation):
+        carry, outputs = run_cell(cell, x, recurrent_scale=scale, implementation=implementation)
+        return (outputs**2).sum() + carry.c.sum()
+
+    x = jnp.swapaxes(X, 0, 1)
+    close(*(nnx.grad(loss, argnums=(0, 1))(cell, x, name) for name in ("scan", "reference")), tolerance=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["SimpleRNN", "LSTM"])
+@pytest.mark.parametrize("remat_every", [3, 10])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("masks", [{}, {"seq_lengths": LENGTHS, "resets": RESETS}])
+def test_rematerialised_blocks_change_no_number(kind, remat_every, reverse, masks):
+    """Also where the blocks do not divide the sequence, and where one block is longer than it."""
+
+    def results(remat_every, return_sequences):
+        stack = KINDS[kind](
+            2,
+            4,
+            reverse=reverse,
+            return_carry=True,
+            return_sequences=return_sequences,
+            remat_every=remat_every,
+            rngs=nnx.Rngs(0),
+        )
+
+        def loss(stack, x):
+            carry, outputs = stack(x, **masks)
+            return (outputs**2).sum() + sum(c.sum() for c in jax.tree.leaves(carry)), outputs
+
+        return nnx.value_and_grad(loss, argnums=(0, 1), has_aux=True)(stack, X)
+
+    for return_sequences in (True, False):
+        close(results(remat_every, return_sequences), results(None, return_sequences), tolerance=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_memory_of_a_long_training_step_is_that_of_a_few_blocks(kind):
+    def megabytes(**options):
+        stack = KINDS[kind](1, 32, return_sequences=False, rngs=nnx.Rngs(0), **options)
+        graphdef, params = nnx.split(stack)
+        gradient = jax.jit(jax.grad(lambda p, x: (nnx.merge(graphdef, p)(x) ** 2).mean()))
+        compiled = gradient.lower(params, jax.ShapeDtypeStruct((1, 10_000, 1), jnp.float32)).compile()
+        memory = compiled.memory_analysis()
+        assert memory is not None
+        return memory.temp_size_in_bytes / 1e6
+
+    assert megabytes(remat_every=100) < megabytes(implementation="reference") / 8
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda r: jaxrnn.LSTM(2, 4, dropout=1.0, rngs=r), "dropout must be at least 0 and below 1, not 1.0"),
+        (lambda r: jaxrnn.LSTM(2, 4, bidirectional=True, merge="add", rngs=r), "unknown merge 'add'; available"),
+        (lambda r: jaxrnn.LSTM(2, 4, bidirectional=True, reverse=True, rngs=r), "leave it False"),
+        (lambda r: jaxrnn.LSTM(2, 4, remat_every=0, rngs=r)(X), "remat_every must be a positive integer or None"),
+        (
+            lambda r: jaxrnn.StackedRNN([nnx.GRUCell(2, 4, rngs=r)], remat_every=2)(X),
+            "remat_every=2 needs a jaxrnn.RecurrentCell",
+        ),
+        (
+            lambda r: jaxrnn.StackedRNN([jaxrnn.GRUCell(2, 4, rngs=r)], recurrent_dropout=0.1),
+            "recurrent_dropout=0.1 needs rngs",
+        ),
+        (
+            lambda r: jaxrnn.Bidirectional(*([jaxrnn.RNN(jaxrnn.GRUCell(2, 4, rngs=r))] * 2)),
+            "one object and would share parameters",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_said(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(nnx.Rngs(0))
+
+
+def test_a_typo_in_an_option_is_an_error():
+    with pytest.raises(TypeError, match="droput"):
+        jaxrnn.LSTM(2, 4, droput=0.1, rngs=nnx.Rngs(0))
