@@ -118,23 +118,24 @@ def _summary(config: Config, results: list[dict[str, float]], seeds: tuple[int, 
 
 
 def markdown(known: dict[str, dict[str, float]], rows: list[dict]) -> str:
-    """One line per forecast; the best of each series in bold."""
-    lines = [
-        "| series | forecast | MAE, mean of seeds (lowest to highest) |",
-        "| --- | --- | ---: |",
-    ]
+    """A row per forecast, a column per series; the best of each series in bold."""
+    cells: dict[str, dict[str, tuple[float, str]]] = {}
     for series, maes in known.items():
-        networks = [row for row in rows if row["series"] == series]
-        best = min([*maes.values(), *(row["mae"] for row in networks)])
+        for name, mae in maes.items():
+            cells.setdefault(BASELINE_NAMES[name], {})[series] = (mae, "")
+    for row in rows:
+        spread = f" ({row['lowest']:.3f} to {row['highest']:.3f})"
+        cells.setdefault(row["forecast"], {})[row["series"]] = (row["mae"], spread)
+    best = {series: min(row[series][0] for row in cells.values() if series in row) for series in known}
 
-        def shown(mae: float, best: float = best) -> str:
-            return f"**{mae:.3f}**" if mae == best else f"{mae:.3f}"
+    def shown(row: dict[str, tuple[float, str]], series: str) -> str:
+        if series not in row:
+            return ""
+        mae, spread = row[series]
+        return (f"**{mae:.3f}**" if mae == best[series] else f"{mae:.3f}") + spread
 
-        lines += [f"| {series} | {BASELINE_NAMES[name]} | {shown(mae)} |" for name, mae in maes.items()]
-        lines += [
-            f"| {series} | {row['forecast']} | {shown(row['mae'])} ({row['lowest']:.3f} to {row['highest']:.3f}) |"
-            for row in networks
-        ]
+    lines = [f"| forecast | {' | '.join(known)} |", "| --- |" + " ---: |" * len(known)]
+    lines += [f"| {name} | {' | '.join(shown(row, series) for series in known)} |" for name, row in cells.items()]
     return "\n".join(lines) + "\n"
 
 

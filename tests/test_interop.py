@@ -67,7 +67,7 @@ def test_pytorch_both_ways(torch, kind, bidirectional, use_bias):
             rngs=nnx.Rngs(seed),
         )
 
-    torch_type = getattr(torch.nn, {"SimpleRNN": "RNN"}.get(kind, kind))
+    torch_type = getattr(torch.nn, "RNN" if kind == "SimpleRNN" else kind)
     module = torch_type(4, 5, 2, bias=use_bias, batch_first=True, bidirectional=bidirectional)
     ours = make(0)
     state = {name: tensor.detach().numpy() for name, tensor in module.state_dict().items()}
