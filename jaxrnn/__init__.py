@@ -1,7 +1,7 @@
 """Recurrent networks on JAX and Flax: one engine, hand-written backpropagation through time for every cell."""
 
 from jaxrnn import data, ops, training
-from jaxrnn.cells import GRUCell, LSTMCell, RecurrentCell, SimpleRNNCell
+from jaxrnn.cells import GRUCell, LeakyCell, LSTMCell, RecurrentCell, SimpleRNNCell
 from jaxrnn.layers import GRU, LSTM, RNN, Bidirectional, SimpleRNN, StackedRNN
 from jaxrnn.models import RNNForecaster
 from jaxrnn.ops import LSTMCarry
@@ -16,6 +16,7 @@ __all__ = [
     "GRUCell",
     "LSTMCarry",
     "LSTMCell",
+    "LeakyCell",
     "RNNForecaster",
     "RecurrentCell",
     "SimpleRNN",

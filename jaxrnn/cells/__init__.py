@@ -2,10 +2,16 @@
 
 from jaxrnn.cells.base import RecurrentCell
 from jaxrnn.cells.gru import GRUCell
+from jaxrnn.cells.leaky import LeakyCell
 from jaxrnn.cells.lstm import LSTMCell
 from jaxrnn.cells.simple import SimpleRNNCell
 
-CELLS: dict[str, type[RecurrentCell]] = {"simple_rnn": SimpleRNNCell, "lstm": LSTMCell, "gru": GRUCell}
+CELLS: dict[str, type[RecurrentCell]] = {
+    "simple_rnn": SimpleRNNCell,
+    "lstm": LSTMCell,
+    "gru": GRUCell,
+    "leaky": LeakyCell,
+}
 """The cells that scripts and configurations may name."""
 
-__all__ = ["CELLS", "GRUCell", "LSTMCell", "RecurrentCell", "SimpleRNNCell"]
+__all__ = ["CELLS", "GRUCell", "LSTMCell", "LeakyCell", "RecurrentCell", "SimpleRNNCell"]

@@ -76,6 +76,17 @@ def test_a_run_writes_what_it_promises_and_predict_says_the_same(task, tmp_path,
     assert (tmp_path / "again.csv").read_bytes() == (out / "forecast.csv").read_bytes()
 
 
+@pytest.mark.parametrize("cell", ["lstm", "gru", "leaky"])
+@pytest.mark.parametrize("task", ["seq2vec", "seq2seq", "stateful"])
+def test_every_cell_does_every_task(cell, task, tmp_path):
+    out = tmp_path / "run"
+    assert (
+        run_forecast(out, "--cell", cell, "--task", task, "--hidden", "4", "--epochs", "1", "--recipe", "tuned")
+        == 0
+    )
+    assert np.isfinite(read_json(out / "metrics.json")["valid_mae"])
+
+
 def test_the_tuned_recipe_never_looks_at_the_last_part(tmp_path, waves):
     """The trained parameters stay the same, bit for bit, when the last part is replaced by something else."""
     header, *lines = waves.read_text().splitlines()

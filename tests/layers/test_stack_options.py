@@ -65,7 +65,8 @@ def test_the_last_output_of_both_directions_is_what_each_computed_last():
 
 def test_two_bidirectional_layers_read_both_directions_below():
     stack = jaxrnn.LSTM(2, (3, 5), bidirectional=True, rngs=nnx.Rngs(0))
-    assert stack.cells[1].in_features == 6
+    upper: Any = stack.cells[1]
+    assert upper.in_features == 6
     assert stack(X).shape == (3, 7, 10)
 
 

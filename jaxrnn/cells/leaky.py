@@ -1,0 +1,52 @@
+"""The leaky, continuous-time cell of neuroscience: also the worked example of how to write a cell."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from jaxrnn.cells.base import RecurrentCell
+
+
+class LeakyCell(RecurrentCell):
+    """A leaky, continuous-time recurrent cell: units that forget at a rate of their own.
+
+        a   = sigmoid(leak)
+        h_t = (1 - a) * h_{t-1} + a * tanh(x_t @ kernel + bias + h_{t-1} @ recurrent_kernel)
+
+    The Euler discretisation of tau dh/dt = -h + tanh(...) with a = dt / tau, and a learned for every unit. The
+    carry is h, and so is the output. Source: Jaeger, Lukosevicius, Popovici, Siewert (2007),
+    doi:10.1016/j.neunet.2007.04.016.
+
+    Args:
+      in_features, hidden_features, rngs and further keyword arguments: as in :class:`jaxrnn.RecurrentCell`.
+      initial_leak: a at the start, between 0 (never changes) and 1 (the simple RNN).
+
+    >>> import jax.numpy as jnp
+    >>> from flax import nnx
+    >>> cell = LeakyCell(3, 4, initial_leak=0.2, rngs=nnx.Rngs(0))
+    >>> carry, y = cell(cell.initialize_carry((2, 3)), jnp.ones((2, 3)))
+    >>> y.shape
+    (2, 4)
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        *,
+        initial_leak: float = 0.5,
+        rngs: nnx.Rngs,
+        **options: Any,
+    ):
+        if not 0 < initial_leak < 1:
+            raise ValueError(f"initial_leak must lie between 0 and 1, not {initial_leak}")
+        super().__init__(in_features, hidden_features, rngs=rngs, **options)
+        self.leak = nnx.Param(jnp.full(hidden_features, jax.scipy.special.logit(initial_leak), self.param_dtype))
+
+    def pointwise(self, carry: Array, xw: tuple[Array, ...], rh: tuple[Array, ...]) -> tuple[Array, Array]:
+        a = jax.nn.sigmoid(self.leak[...])
+        h = (1 - a) * carry + a * jnp.tanh(xw[0] + rh[0])
+        return h, h
