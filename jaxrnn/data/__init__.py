@@ -1,16 +1,20 @@
 """Series, windows over them, and the forecasts that any model must be compared with."""
 
 from jaxrnn.data.baselines import autoregressive_forecast, moving_average_forecast, naive_forecast
+from jaxrnn.data.buckets import Buckets, PaddedBatch, bucket_by_length
 from jaxrnn.data.preparation import Preparation, Prepared
 from jaxrnn.data.series import Series, available_series, course_series, load_series
 from jaxrnn.data.windows import sequential_starts, take_windows, window_starts
 
 __all__ = [
+    "Buckets",
+    "PaddedBatch",
     "Preparation",
     "Prepared",
     "Series",
     "autoregressive_forecast",
     "available_series",
+    "bucket_by_length",
     "course_series",
     "load_series",
     "moving_average_forecast",

@@ -1,0 +1,100 @@
+"""Sequences of many lengths as batches of few shapes, so that a compiled program is met again."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+
+class PaddedBatch(NamedTuple):
+    """Sequences side by side, zero-padded to one length.
+
+    Attributes:
+      inputs: ``[batch, time, dims]`` (``[batch, time]`` for sequences of numbers).
+      seq_lengths: int32 ``[batch]``; 0 for rows that only fill up the batch.
+      rows: int32 ``[batch]``, which sequence each row is; -1 for rows that only fill up the batch.
+    """
+
+    inputs: np.ndarray
+    seq_lengths: np.ndarray
+    rows: np.ndarray
+
+
+@dataclass(frozen=True)
+class Buckets:
+    """Sequences sorted into buckets, each padded to its longest.
+
+    Every batch has one of ``num_programs`` shapes, so a jitted function that takes it compiles that often.
+
+    Attributes:
+      sequences: arrays ``[time, dims]`` or ``[time]`` that differ in time only.
+      lengths: the padded length of every bucket, ascending.
+      batch_size: rows of every batch.
+
+    >>> buckets = bucket_by_length([np.ones((n, 2)) for n in (3, 9, 4, 10, 3)], batch_size=2, num_buckets=2)
+    >>> buckets.lengths, buckets.num_programs
+    ((4, 10), 2)
+    >>> [(batch.inputs.shape, batch.seq_lengths.tolist()) for batch in buckets.batches()]
+    [((2, 4, 2), [3, 4]), ((2, 4, 2), [3, 0]), ((2, 10, 2), [9, 10])]
+    """
+
+    sequences: Sequence[np.ndarray]
+    lengths: tuple[int, ...]
+    batch_size: int
+
+    @property
+    def num_programs(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def padding(self) -> float:
+        """The share of all steps in all batches that is padding."""
+        steps = sum(batch.inputs.shape[0] * batch.inputs.shape[1] for batch in self.batches())
+        return 1 - sum(map(len, self.sequences)) / steps
+
+    def batches(self, rng: np.random.Generator | None = None) -> Iterator[PaddedBatch]:
+        """Every sequence once; with ``rng``, shuffled within buckets and batches in random order."""
+        of_bucket = np.searchsorted(self.lengths, [len(s) for s in self.sequences])
+        plan = []
+        for bucket, length in enumerate(self.lengths):
+            members = np.flatnonzero(of_bucket == bucket)
+            if rng is not None:
+                members = rng.permutation(members)
+            plan += [(length, members[i : i + self.batch_size]) for i in range(0, len(members), self.batch_size)]
+        for i in range(len(plan)) if rng is None else rng.permutation(len(plan)):
+            yield self._pad(*plan[i])
+
+    def _pad(self, length: int, members: np.ndarray) -> PaddedBatch:
+        first = np.asarray(self.sequences[0])
+        inputs = np.zeros((self.batch_size, length, *first.shape[1:]), first.dtype)
+        seq_lengths = np.zeros(self.batch_size, np.int32)
+        rows = np.full(self.batch_size, -1, np.int32)
+        for row, member in enumerate(members):
+            sequence = self.sequences[member]
+            inputs[row, : len(sequence)] = sequence
+            seq_lengths[row], rows[row] = len(sequence), member
+        return PaddedBatch(inputs, seq_lengths, rows)
+
+
+def bucket_by_length(sequences: Sequence[np.ndarray], *, batch_size: int, num_buckets: int = 4) -> Buckets:
+    """Sort sequences into at most ``num_buckets`` buckets of about equally many.
+
+    Args:
+      sequences: arrays ``[time, dims]`` or ``[time]``, of one dtype, that differ in time only.
+      batch_size: rows of every batch.
+      num_buckets: more of them pad less and compile more often.
+
+    Raises:
+      ValueError: there are no sequences, they differ in more than their length, or a number is not positive.
+    """
+    if batch_size < 1 or num_buckets < 1:
+        raise ValueError(f"{batch_size=} and {num_buckets=} must be at least 1")
+    if not sequences:
+        raise ValueError("there are no sequences")
+    kinds = {(np.shape(s)[1:], np.asarray(s).dtype) for s in sequences}
+    if len(kinds) > 1 or any(np.ndim(s) < 1 for s in sequences):
+        raise ValueError(f"sequences must differ in their length only, but have {sorted(map(str, kinds))}")
+    ordered = np.sort([len(s) for s in sequences])
+    ends = [part[-1] for part in np.array_split(ordered, num_buckets) if len(part)]
+    return Buckets(sequences, tuple(sorted({max(1, int(end)) for end in ends})), batch_size)

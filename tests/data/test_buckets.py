@@ -1,0 +1,69 @@
+"""Buckets: every sequence comes out once, whole, in one of few shapes."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given
+from hypothesis import strategies as st
+
+import jaxrnn
+from jaxrnn.data import bucket_by_length
+
+
+@given(
+    lengths=st.lists(st.integers(0, 40), min_size=1, max_size=30),
+    batch_size=st.integers(1, 7),
+    num_buckets=st.integers(1, 6),
+    shuffled=st.booleans(),
+)
+def test_every_sequence_comes_out_once_and_whole(lengths, batch_size, num_buckets, shuffled):
+    sequences = [np.full((n, 2), i, np.float32) for i, n in enumerate(lengths)]
+    buckets = bucket_by_length(sequences, batch_size=batch_size, num_buckets=num_buckets)
+    seen, shapes = [], set()
+    for batch in buckets.batches(np.random.default_rng(0) if shuffled else None):
+        shapes.add(batch.inputs.shape)
+        for inputs, length, row in zip(*batch):
+            assert not inputs[length:].any()
+            if row >= 0:
+                seen.append(row)
+                np.testing.assert_array_equal(inputs[:length], sequences[row])
+            else:
+                assert length == 0
+    assert sorted(seen) == list(range(len(sequences)))
+    assert len(shapes) == buckets.num_programs <= num_buckets
+
+
+def test_lengths_from_7_to_361_compile_as_many_programs_as_it_says():
+    random = np.random.default_rng(0)
+    sequences = [random.normal(size=(n, 3)).astype(np.float32) for n in random.integers(7, 362, 40)]
+    buckets = bucket_by_length(sequences, batch_size=8, num_buckets=3)
+    graphdef, params = nnx.split(jaxrnn.GRU(3, 4, return_sequences=False, rngs=nnx.Rngs(0)))
+    compiled: Any = jax.jit(lambda p, x, lengths: nnx.merge(graphdef, p)(x, seq_lengths=lengths))
+    for batch in buckets.batches():
+        outputs = compiled(params, batch.inputs, batch.seq_lengths)
+        row = int(np.argmax(batch.seq_lengths))
+        alone = nnx.merge(graphdef, params)(jnp.asarray(sequences[batch.rows[row]]))
+        np.testing.assert_allclose(outputs[row], alone, rtol=1e-5, atol=1e-6)
+        break
+    for batch in buckets.batches():
+        compiled(params, batch.inputs, batch.seq_lengths)
+    assert compiled._cache_size() == buckets.num_programs == 3
+    assert 0 < buckets.padding < 0.4
+
+
+@pytest.mark.parametrize(
+    ("sequences", "options", "message"),
+    [
+        ([], {}, "no sequences"),
+        ([np.ones((3, 2)), np.ones((3, 1))], {}, "differ in their length only"),
+        ([np.ones(3), np.ones(3, np.float32)], {}, "differ in their length only"),
+        ([np.ones(3)], {"num_buckets": 0}, "num_buckets=0 must be at least 1"),
+    ],
+)
+def test_what_does_not_fit_is_said(sequences, options, message):
+    with pytest.raises(ValueError, match=message):
+        bucket_by_length(sequences, **{"batch_size": 2, **options})
