@@ -39,7 +39,7 @@ class Settings:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    settings = tyro.cli(Settings, args=arguments, description=__doc__)
+    settings = tyro.cli(Settings, prog="python -m experiments.compare", args=arguments, description=__doc__)
     try:
         claim_devices(None)
         compare(settings)

@@ -1,5 +1,6 @@
 """What an experiment can be told on the command line, and how a recipe completes it."""
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -32,20 +33,30 @@ class Settings:
         ),
     ] = None
     task: Annotated[
-        Task,
+        Task | None,
         arg(
+            metavar="{seq2vec,seq2seq,stateful}",
             help="seq2vec: forecast after each window. seq2seq: forecast at every step of it. "
-            "stateful: consecutive windows, the hidden state carried from one to the next."
+            "stateful: consecutive windows, the hidden state carried from one to the next.",
+            help_behavior_hint="(default: seq2vec)",
         ),
-    ] = "seq2vec"
-    cell: Annotated[str, arg(metavar="CELL", help=f"Recurrent cell: {', '.join(CELLS)}.")] = "simple_rnn"
+    ] = None
+    cell: Annotated[
+        str | None,
+        arg(
+            metavar="CELL",
+            help=f"Recurrent cell: {', '.join(CELLS)}.",
+            help_behavior_hint="(default: simple_rnn)",
+        ),
+    ] = None
     series: Annotated[
-        str,
+        str | None,
         arg(
             metavar="NAME|PATH.csv",
             help=f"{', '.join(available_series())}, or the path of a CSV file with a header.",
+            help_behavior_hint="(default: course)",
         ),
-    ] = "course"
+    ] = None
     column: Annotated[
         str | None,
         arg(
@@ -55,13 +66,13 @@ class Settings:
         ),
     ] = None
     further_columns: Annotated[
-        tuple[str, ...],
+        tuple[str, ...] | None,
         arg(
             metavar="NAME",
             help="Columns that the network may read beside it.",
             help_behavior_hint="(default: none)",
         ),
-    ] = ()
+    ] = None
     split: Annotated[
         int | None,
         arg(
@@ -154,7 +165,10 @@ class Settings:
             help_behavior_hint=describe("patience"),
         ),
     ] = None
-    seed: Annotated[int, arg(metavar="N", help="Of the first parameters and of the shuffling.")] = 0
+    seed: Annotated[
+        int | None,
+        arg(metavar="N", help="Of the first parameters and of the shuffling.", help_behavior_hint="(default: 0)"),
+    ] = None
     out: Annotated[
         Path | None,
         arg(metavar="DIR", help="Folder of the run.", help_behavior_hint="(default: a new one under runs/)"),
@@ -169,23 +183,29 @@ class Settings:
     ] = None
     resume: Annotated[
         FlagCreatePairsOff[bool],
-        arg(help="Go on with the run in --out, with its settings; --epochs and --patience may be changed."),
+        arg(
+            help="Go on with the run in --out, with its settings; --epochs and --patience may be changed. "
+            "(The tuned recipe's learning rate falls over all of --epochs, so another number changes it.)",
+            help_behavior_hint="",
+        ),
     ] = False
 
 
 def read_settings(description: str | None, arguments: list[str] | None) -> Settings:
     """The settings from the command line; exits with a message and code 2 where they do not parse."""
-    return tyro.cli(Settings, args=arguments, description=description)
+    return tyro.cli(Settings, prog="python -m experiments.forecast", args=arguments, description=description)
 
 
 def resolve(settings: Settings) -> Config:
     """Complete the settings by the recipe; a ValueError says what does not fit."""
-    recipe = settings.recipe or ("course" if settings.series == "course" else "tuned")
-    _known("cell", settings.cell, CELLS)
-    config = RECIPES[recipe][settings.task]
+    series = settings.series or "course"
+    recipe = settings.recipe or ("course" if series == "course" else "tuned")
+    if recipe == "course" and (settings.season or settings.level_width):
+        raise ValueError("--season and --level-width belong to the tuned recipe: add --recipe tuned")
+    config = replace(RECIPES[recipe][settings.task or "seq2vec"], series=series)
     if recipe == "tuned":
-        calendar = 365 if settings.series in available_series() else settings.season or None
-        config = replace(config, season=SEASONS.get(settings.series), calendar=calendar)
+        calendar = 365 if series in available_series() else settings.season or None
+        config = replace(config, season=SEASONS.get(series), calendar=calendar)
     config = replace(config, **given(settings))
     config = replace(
         config,
@@ -194,33 +214,23 @@ def resolve(settings: Settings) -> Config:
         patience=config.patience or None,
         season=config.season or None,
     )
+    _known("cell", config.cell, CELLS)
     _known("activation", config.activation, ACTIVATIONS)
     _known("optimizer", config.optimizer, OPTIMIZERS)
-    for name in (
-        "window",
-        "batch_size",
-        "epochs",
-        "learning_rate",
-        "clip_norm",
-        "patience",
-        "season",
-        "level_width",
-    ):
+    for name in _POSITIVE:
         value = getattr(config, name)
-        if value is not None and not value > 0:
-            raise ValueError(f"--{name.replace('_', '-')} must be positive, not {value}")
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"--{name.replace('_', '-')} must be positive and finite, not {value}")
     if not config.hidden or min(config.hidden) < 1:
         raise ValueError(f"--hidden must name at least one layer of at least one unit, not {config.hidden}")
+    if not 0 <= config.seed < 2**32:
+        raise ValueError(f"--seed must lie between 0 and {2**32 - 1}, not {config.seed}")
     return config
 
 
 def given(settings: Settings) -> dict[str, Any]:
     """The fields of a configuration that the settings name."""
-    return {
-        name: value
-        for name, value in vars(settings).items()
-        if value is not None and name not in ("recipe", *_RUN_ONLY)
-    }
+    return {name: value for name, value in vars(settings).items() if value is not None and name not in _RUN_ONLY}
 
 
 def _known(what: str, name: str, available: Any) -> None:

@@ -16,11 +16,16 @@ Everything is written into one run folder: config.json, metrics.json, history.js
 learning_curve.png and the checkpoints. Ctrl-C saves the best model and stops.
 """
 
+import signal
 import time
 
 _BEGAN = time.perf_counter()
+if __name__ == "__main__":
+    # While modules are being imported, Ctrl-C just ends the process; main() turns it into an exception again.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import math  # noqa: E402
+import os  # noqa: E402
 import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
@@ -33,7 +38,7 @@ from experiments.config import Settings, read_settings, resolve  # noqa: E402
 from experiments.devices import batch_mesh, claim_devices  # noqa: E402
 from experiments.pipeline import Forecasting, load  # noqa: E402
 from experiments.recipes import Config  # noqa: E402
-from experiments.report import baselines, console, epoch_progress, fail, results_table  # noqa: E402
+from experiments.report import baselines, console, epoch_progress, fail, plain_warnings, results_table  # noqa: E402
 from jaxrnn.training import CheckpointStore, Run, describe_divergence, fit  # noqa: E402
 
 INTERRUPTED = 130
@@ -41,6 +46,9 @@ INTERRUPTED = 130
 
 def main(arguments: list[str] | None = None) -> int:
     settings = read_settings(__doc__, arguments)
+    plain_warnings()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return run_experiment(settings)
     except (ValueError, OSError) as error:
@@ -51,36 +59,43 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run_experiment(settings: Settings) -> int:
-    config = resolve(settings)
+    config, preparation = resolve(settings), None
     claim_devices(settings.devices)
     folder = settings.out or runs.new_folder(config)
-    preparation = None
     if settings.resume:
         if settings.out is None:
             raise ValueError("--resume needs --out, the folder of the run to go on with")
         saved, preparation = runs.read_config(folder)
-        config = runs.check_resumable(saved, config, settings)
-    elif (folder / "config.json").exists():
-        raise ValueError(f"{folder} holds another run: choose another --out, or go on with it by --resume")
+        config = runs.check_resumable(saved, settings)
+    else:
+        runs.check_free(folder)
 
     mesh = batch_mesh(config.batch_size, settings.devices)
     forecasting = Forecasting(config, load(config), preparation, mesh=mesh)
     optimizer = forecasting.optimizer()
     state, train_epoch = forecasting.start(optimizer)
     run = Run.create(state, patience=config.patience)
-    folder.mkdir(parents=True, exist_ok=True)
+    runs.make_folder(folder)
     with CheckpointStore(folder / runs.CHECKPOINTS) as store:
         if settings.resume and store.steps():
             restored = store.restore(run.arrays)
             run = run.restored(restored.arrays, restored.record)
             console.print(f"going on after epoch {run.epochs_run}")
-        runs.write_config(folder, config, forecasting.preparation)
+        elif settings.resume:
+            console.print("there is no checkpoint yet: beginning with the first epoch")
+        runs.write_config(folder, config, forecasting.preparation, new=not settings.resume)
         train(forecasting, run, train_epoch, store)
     console.print(f"stopped: {_reason(run, config)}", soft_wrap=True)
     if run.stopped == "diverged":
         fail(describe_divergence(run))
-    metrics = finish(forecasting, run, folder)
-    console.print(f"best model of epoch {run.stopping.best_epoch}; validation MAE {metrics['valid_mae']!r}")
+    try:
+        metrics = finish(forecasting, run, folder)
+    except KeyboardInterrupt:
+        fail(f"interrupted while finishing; the model is saved in {folder}, and --resume finishes")
+        return INTERRUPTED
+    epoch = run.stopping.best_epoch
+    which = f"best model of epoch {epoch}" if epoch else "no epoch was finite: this is the untrained model"
+    console.print(f"{which}; its MAE over the last {len(forecasting.actual)} values is {metrics['valid_mae']!r}")
     console.print(f"everything is in {folder}", soft_wrap=True)
     return {"interrupted": INTERRUPTED, "diverged": 1}.get(run.stopped or "", 0)
 
@@ -135,7 +150,7 @@ def finish(forecasting: Forecasting, run: Run, folder: Path) -> dict[str, Any]:
         "devices": 1 if forecasting.mesh is None else forecasting.mesh.size,
     }
     runs.write_json(folder / "metrics.json", metrics)
-    runs.write_json(folder / "history.json", [_finite_row(row) for row in run.history])
+    runs.write_json(folder / "history.json", run.history)
     runs.write_forecast(folder / "forecast.csv", forecasting.parts.test, actual, forecast)
     console.print(results_table(forecasting, maes, metrics["valid_mae"]))
 
@@ -151,11 +166,6 @@ def finish(forecasting: Forecasting, run: Run, folder: Path) -> dict[str, Any]:
     return metrics
 
 
-def _finite_row(row: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no infinity and no NaN: they become null."""
-    return {k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in row.items()}
-
-
 def _reason(run: Run, config: Config) -> str:
     return {
         "epochs": f"all {config.epochs} epochs are done",
@@ -166,4 +176,9 @@ def _reason(run: Run, config: Config) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    if code == INTERRUPTED:  # at once: a program that is still being compiled cannot be taken down in order
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -97,7 +97,7 @@ def gradient_flow(activation: ops.Activation, kernel: Array, xw: Array, target: 
 
 
 def main(arguments: list[str] | None = None) -> int:
-    settings = tyro.cli(Settings, args=arguments, description=__doc__)
+    settings = tyro.cli(Settings, prog="python -m experiments.gradient_flow", args=arguments, description=__doc__)
     try:
         draw(settings)
     except (ValueError, OSError) as error:

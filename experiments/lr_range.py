@@ -72,7 +72,7 @@ class Settings:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    settings = tyro.cli(Settings, args=arguments, description=__doc__)
+    settings = tyro.cli(Settings, prog="python -m experiments.lr_range", args=arguments, description=__doc__)
     try:
         claim_devices(None)
         run_tests(settings)

@@ -19,7 +19,8 @@ from tyro.conf import Positional, arg
 from experiments import runs
 from experiments.devices import claim_devices
 from experiments.pipeline import Forecasting, load
-from experiments.report import baselines, console, fail, results_table
+from experiments.report import baselines, console, fail, plain_warnings, results_table
+from jaxrnn.data import available_series
 from jaxrnn.training import CheckpointStore, Run
 
 
@@ -54,7 +55,8 @@ class Settings:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    settings = tyro.cli(Settings, args=arguments, description=__doc__)
+    settings = tyro.cli(Settings, prog="python -m experiments.predict", args=arguments, description=__doc__)
+    plain_warnings()
     try:
         predict(settings)
     except (ValueError, OSError) as error:
@@ -67,13 +69,12 @@ def predict(settings: Settings) -> None:
     claim_devices(None)
     if settings.series is not None:
         same = settings.series == config.series
-        config = replace(
-            config,
-            series=settings.series,
-            column=config.column if same else None,
-            split=config.split if same else None,
-        )
-    config = replace(config, column=settings.column or config.column, split=settings.split or config.split)
+        column = config.column if same or settings.series not in available_series() else None
+        config = replace(config, series=settings.series, column=column, split=config.split if same else None)
+    if settings.column is not None:
+        config = replace(config, column=settings.column)
+    if settings.split is not None:
+        config = replace(config, split=settings.split)
     forecasting = Forecasting(config, load(config), preparation)
     template = Run.create(forecasting.start(forecasting.optimizer())[0])
     with CheckpointStore(settings.run / runs.CHECKPOINTS) as store:
@@ -82,7 +83,10 @@ def predict(settings: Settings) -> None:
     mae = float(np.abs(forecast[:-1] - forecasting.actual).mean())
     compared = {name: float(np.abs(f - forecasting.actual).mean()) for name, f in baselines(forecasting).items()}
     console.print(results_table(forecasting, compared, mae))
-    console.print(f"best model of epoch {restored.record['best_epoch']}; validation MAE {mae!r}")
+    count = len(forecasting.actual)
+    console.print(
+        f"best model of epoch {restored.record['best_epoch']}; its MAE over the last {count} values is {mae!r}"
+    )
     console.print(f"step {len(forecasting.series.values)}, the one after the series: {float(forecast[-1])!r}")
     if settings.out is not None:
         runs.write_forecast(settings.out, forecasting.parts.test, forecasting.actual, forecast)

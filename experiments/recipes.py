@@ -52,8 +52,19 @@ class Config:
         if set(record) != names:
             wrong = ", ".join(sorted(set(record) ^ names))
             raise ValueError(f"config.json does not fit this version: missing or unknown {wrong}")
+        for name, value in record.items():
+            usual = getattr(_COURSE, name) if getattr(_COURSE, name) is not None else getattr(_TUNED, name)
+            if usual is not None and value is not None and not _alike(usual, value):
+                raise ValueError(f"{name} is {value!r} in config.json, where something like {usual!r} belongs")
         values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in record.items()}
         return cls(**values)
+
+
+def _alike(usual: Any, value: Any) -> bool:
+    number = (int, float)
+    if isinstance(usual, tuple):
+        return isinstance(value, list)
+    return isinstance(value, number if isinstance(usual, number) else type(usual))
 
 
 _COURSE = Config(

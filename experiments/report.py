@@ -1,6 +1,7 @@
 """What an experiment shows while it runs and when it ends."""
 
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -31,6 +32,11 @@ def _plain(text: str) -> str:
     return text.replace("[", r"\[")
 
 
+def plain_warnings() -> None:
+    """Show warnings as messages, without the line of code that they came from."""
+    warnings.formatwarning = lambda message, *_args, **_options: f"warning: {message}\n"
+
+
 @contextmanager
 def epoch_progress(epochs: int, done: int = 0) -> Iterator[Callable[[Run], None]]:
     """A function to call after every epoch: redraws one line on a terminal, prints a few elsewhere."""
@@ -40,14 +46,14 @@ def epoch_progress(epochs: int, done: int = 0) -> Iterator[Callable[[Run], None]
         row = run.history[-1]
         left = (time.perf_counter() - began) / (run.epochs_run - done) * (epochs - run.epochs_run)
         return (
-            f"epoch {run.epochs_run}/{epochs}  loss {row['loss']:.4g}  validation MAE {row['valid_mae']:.4g}  "
-            f"best {run.best_row.get('valid_mae', float('nan')):.4g} (epoch {run.stopping.best_epoch})  "
-            f"at most {timedelta(seconds=round(left))} left"
+            f"epoch {run.epochs_run}/{epochs} loss {row['loss']:.4g} validation MAE {row['valid_mae']:.4g} "
+            f"best {run.best_row.get('valid_mae', float('nan')):.4g} ({run.stopping.best_epoch}) "
+            f"{timedelta(seconds=round(left))} left"
         )
 
     if console.is_terminal:
         with Progress(
-            BarColumn(bar_width=20), TextColumn("{task.description}"), console=console, transient=True
+            BarColumn(bar_width=6), TextColumn("{task.description}"), console=console, transient=True
         ) as bar:
             task = bar.add_task("compiling the first epoch", total=epochs, completed=done)
             yield lambda run: bar.update(task, completed=run.epochs_run, description=describe(run))
@@ -91,7 +97,7 @@ BASELINE_NAMES = {
 
 def results_table(forecasting: Forecasting, maes: dict[str, float], ours: float) -> Table:
     series, test = forecasting.series, forecasting.parts.test
-    table = Table(title=f"One-step forecasts of the last {len(series.values) - test} values of {series.name}")
+    table = Table(title=f"{series.name}: the last {len(series.values) - test} values")
     table.add_column("forecast")
     table.add_column("MAE", justify="right")
     for name, mae in maes.items():

@@ -2,14 +2,16 @@
 
 import csv
 import json
+import math
 import os
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments.config import Settings
+from experiments.config import Settings, given
 from experiments.recipes import Config
 from jaxrnn.data import Preparation
 
@@ -32,8 +34,17 @@ def new_folder(config: Config) -> Path:
 def write_json(path: Path, content: Any) -> None:
     """Write to a temporary name and rename: a reader sees the old file or the new one, never half of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    temporary.write_text(json.dumps(_finite(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(temporary, path)
+
+
+def _finite(content: Any) -> Any:
+    """JSON has no infinity and no NaN: they become null."""
+    if isinstance(content, dict):
+        return {name: _finite(value) for name, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def write_forecast(path: Path, start: int, actual: np.ndarray, forecast: np.ndarray) -> None:
@@ -62,22 +73,51 @@ def read_config(folder: Path) -> tuple[Config, Preparation]:
         raise ValueError(f"{path} is damaged ({type(error).__name__}: {error})") from error
 
 
-def write_config(folder: Path, config: Config, preparation: Preparation) -> None:
-    write_json(folder / "config.json", {"config": vars(config), "preparation": preparation.to_json()})
+def write_config(folder: Path, config: Config, preparation: Preparation, *, new: bool) -> None:
+    """Write config.json, which makes the folder a run; a ValueError if it is to be ``new`` and there is one."""
+    path, record = folder / "config.json", {"config": vars(config), "preparation": preparation.to_json()}
+    if not new:
+        write_json(path, record)
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    write_json(temporary, record)
+    try:
+        os.link(temporary, path)  # fails if another run came first, be it by a moment
+    except FileExistsError:
+        raise ValueError(another_run(folder)) from None
+    finally:
+        temporary.unlink()
 
 
-def check_resumable(saved: Config, wanted: Config, settings: Settings) -> Config:
+def another_run(folder: Path) -> str:
+    return f"{folder} holds another run: choose another --out, or go on with it by --resume"
+
+
+def check_free(folder: Path) -> None:
+    """A ValueError if a new run may not go there."""
+    if (folder / "config.json").exists():
+        raise ValueError(another_run(folder))
+    if any((folder / CHECKPOINTS).glob("*")):
+        raise ValueError(f"{folder / CHECKPOINTS} holds checkpoints of another run: choose another --out")
+
+
+def make_folder(folder: Path) -> None:
+    """Make the run's folder; an OSError says which and why not."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = "it is a file" if folder.is_file() else error.strerror
+        raise OSError(f"cannot make the folder {folder}: {reason}; choose another --out") from error
+
+
+def check_resumable(saved: Config, settings: Settings) -> Config:
     """The saved configuration with what may change on resuming; a ValueError names what may not."""
-    given = [
-        name
-        for name, value in vars(settings).items()
-        if value != getattr(Settings(), name) and name not in ("out", "devices", "resume", *RESUMABLE)
-    ]
-    for name in given:
-        if getattr(saved, name) != getattr(wanted, name):
+    wanted = given(settings)
+    for name, value in wanted.items():
+        if name not in RESUMABLE and getattr(saved, name) != value:
             raise ValueError(
-                f"--{name.replace('_', '-')} is {getattr(wanted, name)!r}, but the run to be resumed has "
+                f"--{name.replace('_', '-')} is {value!r}, but the run to be resumed has "
                 f"{getattr(saved, name)!r}; only --epochs and --patience may change"
             )
-    changed = {name: getattr(wanted, name) for name in RESUMABLE if getattr(settings, name) is not None}
-    return Config(**{**vars(saved), **changed})
+    changed = {name: wanted[name] or None for name in RESUMABLE if name in wanted}
+    return replace(saved, **changed)

@@ -25,6 +25,7 @@ from jaxrnn.ops.step import (
     Carry,
     Params,
     Pointwise,
+    accumulation_dtype,
     apply_pointwise,
     cast,
     hidden_state,
@@ -95,9 +96,11 @@ class RecurrentCell(nnx.RNNCellBase):
         width = self.num_gates * hidden_features
 
         def blocks(init: Initializer, rows: int) -> nnx.Param:
-            # Gate by gate: fan-out and orthogonality are those of one gate's matrix.
-            gates = [init(rngs.params(), (rows, hidden_features), param_dtype) for _ in range(self.num_gates)]
-            return nnx.Param(jnp.concatenate(gates, axis=-1))
+            # Gate by gate: fan-out and orthogonality are those of one gate's matrix. In float32 at least: the
+            # orthogonal one needs a decomposition that half-width types do not have.
+            wide = accumulation_dtype(param_dtype)
+            gates = [init(rngs.params(), (rows, hidden_features), wide) for _ in range(self.num_gates)]
+            return nnx.Param(jnp.concatenate(gates, axis=-1).astype(param_dtype))
 
         self.kernel = blocks(kernel_init, in_features)
         self.recurrent_kernel = blocks(recurrent_kernel_init, hidden_features)

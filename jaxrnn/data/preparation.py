@@ -16,6 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+LARGEST = 1e30
+"""Values beyond this leave no room in float32 for their errors."""
+
 
 class Prepared(NamedTuple):
     """A series as arrays for training.
@@ -82,6 +85,10 @@ class Preparation:
 
     def fit(self, values: np.ndarray) -> "Preparation":
         """Scale and drift from the training part, ``values [time, dims]``."""
+        if not np.abs(values).max(initial=0) < LARGEST:
+            raise ValueError(
+                f"values must be below {LARGEST:.0e} in size, not {np.abs(values).max()}: rescale them"
+            )
         further = values[:, 1:]
         std = further.std(axis=0)
         fitted = replace(
@@ -94,7 +101,8 @@ class Preparation:
         if len(values) < self.first + 3:
             raise ValueError(
                 f"the training part has {len(values)} steps, but {self.season=} and {self.level_width=} "
-                f"use up {self.first} of them before the first one that can be learned from"
+                f"use up {self.first} of them before the first one that can be learned from: choose a smaller "
+                f"level_width (--level-width), or raw values (--recipe course)"
             )
         x = values[:, 0]
         if self.season is not None:

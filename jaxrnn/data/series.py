@@ -163,14 +163,20 @@ def read_csv(path: Path, wanted: Sequence[str | None]) -> tuple[tuple[str, ...],
         raise ValueError(f"{path} has {len(rows)} lines; a header and at least one row of numbers are needed")
     (_, header), *body = rows
     header = [name.strip() for name in header]
+    for separator, spelled in ((";", "semicolons"), ("\t", "tabs")):
+        if len(header) == 1 and separator in header[0]:
+            raise ValueError(f"{path} is separated by {spelled}; commas are needed")
     if all(_is_number(name) for name in header):
         raise ValueError(f"{path} has no header: its first line is {','.join(header)!r}. Add column names.")
     columns = []
     for name in wanted:
-        numeric = [h for h, cell in zip(header, body[0][1], strict=False) if _is_number(cell)]
+        # By its first rows, so that one bad cell is found as such, and not taken for a column of words.
+        numeric = [
+            h for i, h in enumerate(header) if any(i < len(row) and _is_number(row[i]) for _, row in body[:10])
+        ]
         if name is None and len(numeric) != 1:
             raise ValueError(
-                f"{path} has {len(numeric)} numeric columns in its first row; "
+                f"{path} has {len(numeric)} numeric columns; "
                 f"choose one with column (--column): {', '.join(numeric or header)}"
             )
         name = numeric[0] if name is None else name
@@ -194,6 +200,8 @@ def read_csv(path: Path, wanted: Sequence[str | None]) -> tuple[tuple[str, ...],
 
 
 def _is_number(cell: str) -> bool:
+    if "_" in cell:  # Python reads 1_000 as a number, nobody else does
+        return False
     try:
         float(cell)
     except ValueError:

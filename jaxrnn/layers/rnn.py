@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from jaxrnn.cells.base import RecurrentCell
 from jaxrnn.layers.sequence import flip_time, run_cell
 from jaxrnn.ops.step import Carry
 
@@ -107,12 +108,13 @@ class RNN(nnx.Module):
         reverse = self.reverse if reverse is None else reverse
         keep_order = self.keep_order if keep_order is None else keep_order
         time_axis = time_axis_of(inputs, time_major, self.cell.num_feature_axes)
+        check_shapes(self.cell, inputs, resets)
         carry, outputs = run_cell(
             self.cell,
             jnp.moveaxis(inputs, time_axis, 0),
             initial_carry=initial_carry,
             seq_lengths=seq_lengths,
-            resets=None if resets is None else jnp.moveaxis(resets, time_axis, 0),
+            resets=None if resets is None else jnp.moveaxis(jnp.asarray(resets), time_axis, 0),
             reverse=reverse,
             unroll=self.unroll,
             implementation=self.implementation,
@@ -124,6 +126,15 @@ class RNN(nnx.Module):
             outputs = jax.tree.map(lambda a: flip_time(a, seq_lengths), outputs)
         outputs = jax.tree.map(lambda a: jnp.moveaxis(a, 0, time_axis), outputs)
         return (carry, outputs) if return_carry else outputs
+
+
+def check_shapes(cell: nnx.RNNCellBase, inputs: Array, resets: Array | None) -> None:
+    """A ValueError in the caller's own order of axes, which further down is time first."""
+    if isinstance(cell, RecurrentCell) and inputs.shape[-1] != cell.in_features:
+        raise ValueError(f"{inputs.shape=} ends in {inputs.shape[-1]}, but in_features is {cell.in_features}")
+    steps = inputs.shape[: inputs.ndim - cell.num_feature_axes]
+    if resets is not None and jnp.shape(resets) != steps:
+        raise ValueError(f"resets must be bool of shape {steps}, one for every step, not {jnp.shape(resets)}")
 
 
 def _own_stream(rngs: nnx.Rngs | nnx.RngStream | bool) -> nnx.RngStream | None:

@@ -8,7 +8,7 @@ from flax import nnx
 from jax import Array
 
 from jaxrnn.cells import GRUCell, LSTMCell, SimpleRNNCell
-from jaxrnn.layers.rnn import concatenate_features, time_axis_of
+from jaxrnn.layers.rnn import check_shapes, concatenate_features, time_axis_of
 from jaxrnn.layers.sequence import flip_time, run_cell
 from jaxrnn.ops.step import Carry, hidden_state
 
@@ -131,12 +131,13 @@ class StackedRNN(nnx.Module):
             found = len(initial_carry) if isinstance(initial_carry, (tuple, list)) else type(initial_carry)
             raise ValueError(f"initial_carry must be a tuple of {self.num_layers} carries, not {found}")
         time_axis = time_axis_of(inputs, self.time_major)
+        check_shapes(self.cells[0], inputs, resets)
         sequence = jnp.moveaxis(inputs, time_axis, 0)
         if sequence.shape[0] == 0 and not self.return_sequences:
             raise ValueError(f"{inputs.shape=} has no steps, so there is no last output")
         options: dict[str, Any] = dict(
             seq_lengths=seq_lengths,
-            resets=None if resets is None else jnp.moveaxis(resets, time_axis, 0),
+            resets=None if resets is None else jnp.moveaxis(jnp.asarray(resets), time_axis, 0),
             unroll=self.unroll,
             implementation=self.implementation,
             remat_every=self.remat_every,

@@ -105,7 +105,10 @@ def apply_pointwise(
         gates = block.shape[-1] // hidden
         return (block,) if gates == 1 else tuple(jnp.split(block, gates, axis=-1))
 
-    new_carry, y = pointwise(params, widen(carry), split(widen(xw)), split(rh))
+    result = pointwise(params, widen(carry), split(widen(xw)), split(rh))
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise ValueError(f"pointwise must return (carry, output), not a {type(result).__name__}")
+    new_carry, y = result
     expected, found = jax.tree.structure(carry), jax.tree.structure(new_carry)
     if expected != found:
         raise ValueError(f"pointwise must return a carry of the structure it got, {expected}, not {found}")

@@ -135,6 +135,44 @@ def test_resume_refuses_other_settings(tmp_path, capsys):
     assert "(6,)" in error
 
 
+def test_resume_refuses_an_option_that_happens_to_be_a_default(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert run_forecast(out, *SMALL, "--seed", "3", "--task", "seq2seq") == 0
+    assert run_forecast(out, "--resume", "--seed", "0") == 2
+    assert "--seed is 0" in capsys.readouterr().err
+    assert run_forecast(out, "--resume", "--task", "seq2vec") == 2
+    assert "--task is 'seq2vec'" in capsys.readouterr().err
+
+
+def test_checkpoints_without_a_run_are_not_mixed_with_new_ones(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert run_forecast(out, *SMALL) == 0
+    (out / "config.json").unlink()
+    assert run_forecast(out, *SMALL) == 2
+    assert "holds checkpoints of another run" in capsys.readouterr().err
+
+
+def test_of_two_runs_at_once_in_one_folder_one_trains_and_the_other_is_refused(tmp_path):
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "experiments.forecast", *SMALL, "--out", str(out)]
+    both = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    errors = [process.communicate(timeout=120)[1] for process in both]
+    assert sorted(process.returncode for process in both) == [0, 2], errors
+    assert "holds another run" in " ".join("".join(errors).split())
+    assert predict.main([str(out)]) == 0
+
+
+def test_ctrl_c_before_training_ends_with_130_and_no_traceback(tmp_path):
+    command = [sys.executable, "-m", "experiments.forecast", "--out", str(tmp_path / "run")]
+    for delay in (0.2, 1.0):
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        time.sleep(delay)
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+        assert process.returncode in (-signal.SIGINT, 130)  # a shell shows both as 130
+        assert "Traceback" not in error
+
+
 def test_a_folder_with_another_run_is_refused(tmp_path, capsys):
     out = tmp_path / "run"
     assert run_forecast(out, *SMALL) == 0
@@ -155,10 +193,13 @@ def test_a_folder_with_another_run_is_refused(tmp_path, capsys):
         (["--optimizer", "sdg"], "unknown optimizer 'sdg'; available: sgd"),
         (["--window", "2000"], "--window 2000 is longer than the training part"),
         (["--window", "990"], "nothing is left to validate on"),
-        (["--window", "0"], "--window must be positive, not 0"),
+        (["--window", "0"], "--window must be positive and finite, not 0"),
+        (["--season", "7"], "belong to the tuned recipe"),
+        (["--seed", "99999999999999999999"], "--seed must lie between 0 and"),
         (["--hidden", "0"], "--hidden must name at least one layer"),
-        (["--epochs", "-1"], "--epochs must be positive, not -1"),
-        (["--learning-rate", "nan"], "--learning-rate must be positive, not nan"),
+        (["--epochs", "-1"], "--epochs must be positive and finite, not -1"),
+        (["--learning-rate", "nan"], "--learning-rate must be positive and finite, not nan"),
+        (["--learning-rate", "inf"], "--learning-rate must be positive and finite, not inf"),
         (["--split", "5000"], "split=5000 must lie within the 1461 steps"),
         (["--task", "stateful", "--batch-size", "500"], "at most batch_size=33"),
         (["--recipe", "tuned", "--season", "900"], "the training part has"),
@@ -236,9 +277,14 @@ def test_predict_forecasts_another_series_with_the_run_s_scaling(waves, tmp_path
 def test_predict_says_when_a_run_is_damaged(tmp_path, capsys):
     out = tmp_path / "run"
     assert run_forecast(out, *SMALL) == 0
-    (out / "config.json").write_text("{")
+    config = out / "config.json"
+    whole = config.read_text()
+    config.write_text("{")
     assert predict.main([str(out)]) == 2
     assert "config.json is damaged" in " ".join(capsys.readouterr().err.split())
+    config.write_text(whole.replace('"window": 30', '"window": "ten"'))
+    assert predict.main([str(out)]) == 2
+    assert "window is 'ten' in config.json" in " ".join(capsys.readouterr().err.split())
 
 
 def test_further_columns_are_read(waves, tmp_path):
