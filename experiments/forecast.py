@@ -2,10 +2,10 @@
 
     python -m experiments.forecast
 
-trains the lesson's sequence-to-vector network on the lesson's series (about 25 s on two cores) and reaches a
+trains the lesson's sequence-to-vector network on the lesson's series (about 30 s on two cores) and reaches a
 validation MAE near 5.2, where the last value as forecast has 5.94. Other things to try:
 
-    python -m experiments.forecast --recipe tuned                  # about 4.27 within 10 s
+    python -m experiments.forecast --recipe tuned                  # about 4.27, within 10 s
     python -m experiments.forecast --task seq2seq                  # learn from every step of each window
     python -m experiments.forecast --task stateful                 # carry the hidden state along the series
     python -m experiments.forecast --series melbourne              # ten years of real temperatures

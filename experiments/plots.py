@@ -37,7 +37,7 @@ def plot_forecast(
         axes.plot(steps[-last:], naive[-last:], ":", color=OTHER, linewidth=0.9, label="naive (last value)")
         axes.plot(steps[-last:], forecast[-last:], color=OURS, linewidth=1.3, label="forecast")
     whole.set_title(title, loc="left")
-    whole.legend(loc="upper right", ncols=3)
+    whole.legend(loc="lower left", ncols=3)
     close.set_title(f"the last {min(90, len(steps))} steps", loc="left", fontsize=10)
     close.set_xlabel("step")
     _save(figure, path)
