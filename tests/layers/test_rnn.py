@@ -219,11 +219,11 @@ def test_a_random_first_carry_is_drawn_from_the_rngs_given(make, where, stream):
         ),
         (
             lambda: jaxrnn.RNN(ours())(inputs(), resets=jnp.zeros((1, 5), bool)),
-            "resets must be bool of shape (5, 3)",
+            "resets must be bool of shape (3, 5)",
         ),
         (
             lambda: jaxrnn.RNN(nnx.GRUCell(2, 4, rngs=nnx.Rngs(0)))(inputs(), resets=jnp.zeros((1, 5), bool)),
-            "resets must be bool of shape (5, 3)",
+            "resets must be bool of shape (3, 5)",
         ),
     ],
 )
