@@ -16,11 +16,11 @@ TOLERANCE = 1e-5
 X = np.random.default_rng(0).normal(size=(3, 7, 4)).astype(np.float32)
 
 
-def close(ours, theirs):
+def assert_close(ours, theirs):
     np.testing.assert_allclose(np.asarray(ours), np.asarray(theirs), rtol=TOLERANCE, atol=TOLERANCE)
 
 
-def near(ours, theirs):
+def assert_near(ours, theirs):
     """For gradients, whose entries differ in size: within the tolerance of the largest one."""
     ours, theirs = np.asarray(ours), np.asarray(theirs)
     assert ours.shape == theirs.shape
@@ -77,30 +77,30 @@ def test_pytorch_both_ways(torch, kind, bidirectional, use_bias):
     outputs, last = module(inputs)
     (outputs**2).sum().backward()
     carry, our_outputs = ours(jnp.asarray(X))
-    close(our_outputs, outputs.detach())
+    assert_close(our_outputs, outputs.detach())
     hs = last[0] if kind == "LSTM" else last
     flat = [c for layer in carry for c in (layer if bidirectional else [layer])]
-    close(jnp.stack([c.h if kind == "LSTM" else c for c in flat]), hs.detach())
+    assert_close(jnp.stack([c.h if kind == "LSTM" else c for c in flat]), hs.detach())
     if kind == "LSTM":
-        close(jnp.stack([c.c for c in flat]), last[1].detach())
+        assert_close(jnp.stack([c.c for c in flat]), last[1].detach())
 
     def loss(model, x):
         return (model(x)[1] ** 2).sum()
 
     gradients, dx = nnx.grad(loss, argnums=(0, 1))(ours, jnp.asarray(X))
-    near(dx, inputs.grad)
+    assert_near(dx, inputs.grad)
     cell = gradients["cells"][0]
-    near(cell["kernel"][...].T, module.weight_ih_l0.grad)
+    assert_near(cell["kernel"][...].T, module.weight_ih_l0.grad)
     np.testing.assert_allclose(
         cell["recurrent_kernel"][...].T, module.weight_hh_l0.grad, rtol=1e-4, atol=TOLERANCE
     )
     if use_bias:
-        near(cell["bias"][...], module.bias_ih_l0.grad)
+        assert_near(cell["bias"][...], module.bias_ih_l0.grad)
 
     other = randomized(make(1))
     back = torch_type(4, 5, 2, bias=use_bias, batch_first=True, bidirectional=bidirectional)
     back.load_state_dict({name: torch.from_numpy(array) for name, array in interop.torch_weights(other).items()})
-    close(other(jnp.asarray(X))[1], back(torch.tensor(X))[0].detach())
+    assert_close(other(jnp.asarray(X))[1], back(torch.tensor(X))[0].detach())
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_keras_both_ways(keras, kind, options):
     layer.build(X.shape)
     layer.set_weights(interop.keras_weights(cell))
     ours = jaxrnn.RNN(cell)
-    close(ours(jnp.asarray(X)), layer(X))
+    assert_close(ours(jnp.asarray(X)), layer(X))
 
     trainable = [variable.value for variable in layer.trainable_variables]
 
@@ -130,11 +130,11 @@ def test_keras_both_ways(keras, kind, options):
 
     dweights, dx = jax.grad(keras_loss, argnums=(0, 1))(trainable, jnp.asarray(X))
     gradients, our_dx = nnx.grad(lambda m, x: (m(x) ** 2).sum(), argnums=(0, 1))(ours, jnp.asarray(X))
-    near(our_dx, dx)
+    assert_near(our_dx, dx)
     as_cell = getattr(jaxrnn, f"{kind}Cell")(4, 5, rngs=nnx.Rngs(0), **options)
     nnx.update(as_cell, gradients["cell"])
     for ours_, theirs in zip(interop.keras_weights(as_cell), dweights):
-        near(ours_, theirs)
+        assert_near(ours_, theirs)
 
     fresh = getattr(jaxrnn, f"{kind}Cell")(4, 5, rngs=nnx.Rngs(7), **options)
     interop.load_keras_weights(fresh, [np.asarray(variable.value) for variable in layer.weights])

@@ -19,7 +19,7 @@ RESETS = jnp.asarray(np.random.default_rng(1).random((3, 7)) < 0.3)
 KINDS = {"SimpleRNN": jaxrnn.SimpleRNN, "LSTM": jaxrnn.LSTM, "GRU": jaxrnn.GRU}
 
 
-def close(a, b, tolerance=1e-6):
+def assert_close(a, b, tolerance=1e-6):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance), a, b)
 
 
@@ -39,28 +39,28 @@ def test_both_directions_are_two_layers_merged(kind, merge):
             "sum": jnp.add,
             "mean": lambda a, b: (a + b) / 2,
         }
-        close(outputs, named.get(merge, merge)(ahead, back))
-        close(carry, ((first, second),))
+        assert_close(outputs, named.get(merge, merge)(ahead, back))
+        assert_close(carry, ((first, second),))
         pair = jaxrnn.Bidirectional(
             jaxrnn.RNN(forward), jaxrnn.RNN(backward), merge_fn=named.get(merge, merge), return_carry=True
         )
         pair_carry, pair_outputs = pair(X, seq_lengths=lengths)
-        close(pair_outputs, outputs)
-        close(pair_carry, (first, second))
+        assert_close(pair_outputs, outputs)
+        assert_close(pair_carry, (first, second))
 
 
 def test_bidirectional_equals_flax_s_own():
     rngs = nnx.Rngs(0)
     cells = [nnx.GRUCell(2, 4, rngs=rngs), nnx.GRUCell(2, 4, rngs=rngs)]
     theirs = nnx.Bidirectional(nnx.RNN(cells[0]), nnx.RNN(cells[1]))(X)
-    close(jaxrnn.Bidirectional(jaxrnn.RNN(cells[0]), jaxrnn.RNN(cells[1]))(X), theirs)
+    assert_close(jaxrnn.Bidirectional(jaxrnn.RNN(cells[0]), jaxrnn.RNN(cells[1]))(X), theirs)
 
 
 def test_the_last_output_of_both_directions_is_what_each_computed_last():
     stack = jaxrnn.GRU(2, 4, bidirectional=True, return_sequences=False, rngs=nnx.Rngs(0))
     ahead = jaxrnn.RNN(stack.cells[0])(X)[:, -1]
     back = jaxrnn.RNN(stack.backward_cells[0], reverse=True, keep_order=True)(X)[:, 0]
-    close(stack(X), jnp.concatenate([ahead, back], -1))
+    assert_close(stack(X), jnp.concatenate([ahead, back], -1))
 
 
 def test_two_bidirectional_layers_read_both_directions_below():
@@ -76,17 +76,17 @@ def test_a_carry_handed_over_goes_on_in_a_stack(kind):
     carry, first = stack(X[:, :3])
     carry, second = stack(X[:, 3:], initial_carry=carry)
     whole_carry, whole = stack(X)
-    close(jnp.concatenate([first, second], 1), whole)
-    close(carry, whole_carry)
+    assert_close(jnp.concatenate([first, second], 1), whole)
+    assert_close(carry, whole_carry)
 
 
 def test_skip_connections_add_what_a_layer_reads():
     plain = jaxrnn.SimpleRNN(2, 4, num_layers=2, rngs=nnx.Rngs(0))
     skipping = jaxrnn.StackedRNN(list(plain.cells), skip_connections=True)
     below = jaxrnn.RNN(plain.cells[0])(X)
-    close(skipping(X), plain(X) + below)
+    assert_close(skipping(X), plain(X) + below)
     last = jaxrnn.StackedRNN(list(plain.cells), skip_connections=True, return_sequences=False)
-    close(last(X), (plain(X) + below)[:, -1])
+    assert_close(last(X), (plain(X) + below)[:, -1])
     with pytest.raises(ValueError, match="reads 4 features and puts out 5"):
         jaxrnn.SimpleRNN(2, (4, 5), skip_connections=True, rngs=nnx.Rngs(0))(X)
 
@@ -96,11 +96,11 @@ def test_dropout_acts_between_layers_until_eval_and_again_from_train():
     plain = jaxrnn.StackedRNN(list(model.cells))
     assert not np.allclose(model(X), model(X))  # a new mask each time
     model.eval()
-    close(model(X), plain(X))
+    assert_close(model(X), plain(X))
     model.train()
     assert not np.allclose(model(X), plain(X))
     one = jaxrnn.SimpleRNN(2, 64, dropout=0.5, rngs=nnx.Rngs(0))
-    close(one(X), jaxrnn.StackedRNN(list(one.cells))(X))  # nothing above the top layer
+    assert_close(one(X), jaxrnn.StackedRNN(list(one.cells))(X))  # nothing above the top layer
 
 
 def test_recurrent_dropout_drops_the_same_units_at_every_step():
@@ -130,7 +130,9 @@ def test_the_gradient_through_a_recurrent_mask_is_autodiff_s():
         return (outputs**2).sum() + carry.c.sum()
 
     x = jnp.swapaxes(X, 0, 1)
-    close(*(nnx.grad(loss, argnums=(0, 1))(cell, x, name) for name in ("scan", "reference")), tolerance=1e-5)
+    assert_close(
+        *(nnx.grad(loss, argnums=(0, 1))(cell, x, name) for name in ("scan", "reference")), tolerance=1e-5
+    )
 
 
 @pytest.mark.parametrize("kind", ["SimpleRNN", "LSTM"])
@@ -158,7 +160,7 @@ def test_rematerialised_blocks_change_no_number(kind, remat_every, reverse, mask
         return nnx.value_and_grad(loss, argnums=(0, 1), has_aux=True)(stack, X)
 
     for return_sequences in (True, False):
-        close(results(remat_every, return_sequences), results(None, return_sequences), tolerance=1e-5)
+        assert_close(results(remat_every, return_sequences), results(None, return_sequences), tolerance=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
