@@ -1,6 +1,6 @@
 """Every recipe and task over several seeds, beside the forecasts that need no network: the README's table.
 
-    python -m experiments.compare                # about 8 minutes on two cores
+    python -m experiments.compare
     python -m experiments.compare --seeds 0 --series seattle melbourne
 
 Prints a Markdown table and writes it, with every run's figures, to compare.md and compare.json.

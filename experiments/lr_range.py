@@ -1,6 +1,6 @@
 """Find a learning rate: raise it every epoch, and watch where the loss falls and where it blows up.
 
-    python -m experiments.lr_range                       # all three tasks of the course recipe, about 15 s
+    python -m experiments.lr_range                       # all three tasks of the course recipe
     python -m experiments.lr_range --tasks seq2vec --series melbourne
 
 Draws loss against learning rate into lr_range.png, writes the numbers beside it, and suggests a tenth of the

@@ -39,8 +39,8 @@ def _lstm(c: Array, xw: tuple[Array, ...], rh: tuple[Array, ...]) -> tuple[Array
 
 
 def _lstm_forward(c, xw, rh):
-    # One tanh over all four gates: sigmoid(z) = (1 + tanh(z / 2)) / 2. XLA:CPU evaluates one wide activation
-    # much faster than four narrow ones; the barrier keeps it from splitting the block again.
+    # One tanh over the whole block of gates, since sigmoid(z) = (1 + tanh(z / 2)) / 2; the barrier keeps XLA from
+    # evaluating it again wherever a gate is used.
     z = jnp.concatenate(xw, axis=-1) + jnp.concatenate(rh, axis=-1)
     half = jnp.asarray([0.5, 0.5, 1.0, 0.5], z.dtype).repeat(c.shape[-1])
     gates = lax.optimization_barrier(jnp.tanh(z * half) * half + (1 - half))

@@ -118,7 +118,7 @@ def fit(
 ) -> Run:
     """Train until ``epochs`` are done, patience runs out, the loss is no longer finite, or Ctrl-C.
 
-    The best parameters are copied in memory whenever the monitored metric improves (0.1 ms), and written with
+    The best parameters are copied in memory whenever the monitored metric improves and written with
     the latest state every ``save_every`` seconds and at the end. Ctrl-C lets the running epoch finish, saves
     and returns; a second Ctrl-C stops at once.
 

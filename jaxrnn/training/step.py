@@ -99,11 +99,11 @@ def huber(predictions: Array, targets: Array) -> Array:
 def pure_apply(model: nnx.Module | Callable[[], nnx.Module]) -> tuple[Apply, Any]:
     """A forecaster as a function of its parameters, and the parameters.
 
-    The function runs under plain ``jax.jit``, which costs a fraction of ``nnx.jit`` per call.
+    The function runs under plain ``jax.jit``.
 
     Args:
-      model: a model, or a function that makes one. A function is compiled as one program, which takes a third of
-        the time of making a model initialiser by initialiser.
+      model: a model, or a function that makes one. A function is compiled as one program instead of
+        initialiser by initialiser.
 
     >>> from flax import nnx
     >>> import jaxrnn
