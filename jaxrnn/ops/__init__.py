@@ -1,7 +1,7 @@
 """The engine: pure functions of arrays with time first, for people who hold their own parameters."""
 
 from jaxrnn.ops.activations import ACTIVATIONS, Activation, named_activation
-from jaxrnn.ops.dispatch import IMPLEMENTATIONS, recurrence
+from jaxrnn.ops.dispatch import IMPLEMENTATIONS, Choice, explain, recurrence
 from jaxrnn.ops.pointwise import (
     LSTMCarry,
     gru_pointwise,
@@ -16,8 +16,10 @@ __all__ = [
     "IMPLEMENTATIONS",
     "Activation",
     "Carry",
+    "Choice",
     "LSTMCarry",
     "Pointwise",
+    "explain",
     "gru_pointwise",
     "gru_reset_before_pointwise",
     "lstm_pointwise",

@@ -1,7 +1,8 @@
 """One entry to every implementation of a recurrence: checks the arguments, picks, and runs."""
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +14,46 @@ from jaxrnn.ops.reference import reference_recurrence
 from jaxrnn.ops.scan import scan_recurrence
 from jaxrnn.ops.step import Carry, Params, Pointwise, Recurrence, hidden_state
 
-IMPLEMENTATIONS = {"scan": scan_recurrence, "reference": reference_recurrence}
-"""``scan``: ``lax.scan`` with hand-written backpropagation through time. ``reference``: plain autodiff."""
 
-DEFAULT_IMPLEMENTATION = "scan"
+def _always(pointwise: Pointwise, arrays: Recurrence, platform: str) -> str | None:
+    return None
+
+
+def _is_the_oracle(pointwise: Pointwise, arrays: Recurrence, platform: str) -> str | None:
+    return "it is the oracle of the tests, never the fastest"
+
+
+class Implementation(NamedTuple):
+    """A way to run a recurrence.
+
+    Attributes:
+      run: ``(pointwise, arrays, *, reverse, unroll) -> (carry, outputs)``.
+      unable: ``(pointwise, arrays, platform) -> reason``: why it cannot run these arrays (only their shapes and
+        dtypes are looked at) on this platform (``cpu``, ``gpu``, ``tpu``), or None where it can.
+      unwise: in the same way, why something else is faster although it could.
+    """
+
+    run: Callable[..., tuple[Carry, Array]]
+    unable: Callable[[Pointwise, Recurrence, str], str | None] = _always
+    unwise: Callable[[Pointwise, Recurrence, str], str | None] = _always
+
+
+IMPLEMENTATIONS = {
+    "scan": Implementation(scan_recurrence),
+    "reference": Implementation(reference_recurrence, unwise=_is_the_oracle),
+}
+"""In the order in which they are tried. ``scan``: ``lax.scan`` with hand-written backpropagation through time.
+``reference``: plain autodiff."""
+
+
+class Choice(NamedTuple):
+    """Which implementation runs, and why each of the others does not."""
+
+    chosen: str
+    reasons: dict[str, str]
+
+    def __str__(self) -> str:
+        return "\n".join([f"{self.chosen}: runs", *(f"{name}: {why}" for name, why in self.reasons.items())])
 
 
 def recurrence(
@@ -56,13 +93,14 @@ def recurrence(
       reset_carry: shaped like ``initial_carry``, which it is by default.
       reverse: run from the last step to the first. Outputs stay aligned with ``xw``.
       unroll: steps per iteration of the compiled loop.
-      implementation: ``"scan"``, ``"reference"``, or None for the best one.
+      implementation: a name in :data:`IMPLEMENTATIONS`, or None for the best one that can run, which
+        :func:`explain` tells.
 
     Returns:
       The final carry, and the outputs ``[time, *batch, hidden]`` in the dtype of ``xw``.
 
     Raises:
-      ValueError: shapes, dtypes or the name of the implementation do not fit.
+      ValueError: shapes, dtypes or the name of the implementation do not fit, or a named one cannot run.
 
     >>> import jax, jax.numpy as jnp
     >>> def elman(params, carry, xw, rh):
@@ -72,7 +110,7 @@ def recurrence(
     >>> carry.shape, outputs.shape
     ((2, 3), (5, 2, 3))
     """
-    run = _named(implementation)
+    _check_name(implementation)
     _check(recurrent_kernel, recurrent_bias, xw, initial_carry)
     time, batch = xw.shape[0], xw.shape[1:-1]
     valid = None if seq_lengths is None else valid_steps(seq_lengths, time, batch)
@@ -88,7 +126,73 @@ def recurrence(
     arrays = Recurrence(
         recurrent_kernel, xw, initial_carry, params, recurrent_bias, recurrent_scale, valid, resets, reset_carry
     )
-    return _run(run, pointwise, reverse, unroll, arrays)
+    name = implementation or _choose(pointwise, arrays, _platform(arrays)).chosen
+    if implementation is not None:
+        reason = IMPLEMENTATIONS[name].unable(pointwise, arrays, _platform(arrays))
+        if reason is not None:
+            raise ValueError(f"implementation={name!r} cannot run this: {reason}")
+    return _run(IMPLEMENTATIONS[name].run, pointwise, reverse, unroll, arrays)
+
+
+def explain(
+    pointwise: Pointwise,
+    recurrent_kernel: Any,
+    xw: Any,
+    initial_carry: Carry,
+    *,
+    platform: str | None = None,
+    params: Params = (),
+    recurrent_bias: Any = None,
+    recurrent_scale: Any = None,
+    seq_lengths: Any = None,
+    resets: Any = None,
+) -> Choice:
+    """Which implementation :func:`recurrence` would run for these arguments, and why not the others.
+
+    Args:
+      pointwise, recurrent_kernel, ...: as in :func:`recurrence`; ``jax.ShapeDtypeStruct`` will do, no array is
+        looked into.
+      platform: ``"cpu"``, ``"gpu"`` or ``"tpu"``; None for where the arrays are, or would be.
+
+    >>> import jax, jax.numpy as jnp
+    >>> h, xw, kernel = (jax.ShapeDtypeStruct(s, jnp.float32) for s in [(2, 3), (5, 2, 3), (3, 3)])
+    >>> def elman(params, carry, xw, rh):
+    ...     h = jnp.tanh(xw[0] + rh[0])
+    ...     return h, h
+    >>> explain(elman, kernel, xw, h, platform="cpu").chosen
+    'scan'
+    """
+    _check(recurrent_kernel, recurrent_bias, xw, initial_carry)
+    valid: Any = None if seq_lengths is None else jax.ShapeDtypeStruct(xw.shape[:-1], jnp.bool_)
+    reset_carry = None if resets is None else initial_carry
+    arrays: Any = Recurrence(
+        recurrent_kernel, xw, initial_carry, params, recurrent_bias, recurrent_scale, valid, resets, reset_carry
+    )
+    return _choose(pointwise, arrays, _platform(arrays) if platform is None else platform)
+
+
+def _choose(pointwise: Pointwise, arrays: Recurrence, platform: str) -> Choice:
+    reasons: dict[str, str] = {}
+    for name, implementation in IMPLEMENTATIONS.items():
+        why_not = implementation.unable(pointwise, arrays, platform) or implementation.unwise(
+            pointwise, arrays, platform
+        )
+        if why_not is not None:
+            reasons[name] = why_not
+    chosen = next(name for name in IMPLEMENTATIONS if name not in reasons)  # scan runs everything
+    later = {name: f"{chosen} comes first" for name in IMPLEMENTATIONS if name not in (chosen, *reasons)}
+    return Choice(chosen, reasons | later)
+
+
+def _platform(arrays: Any) -> str:
+    """Where arrays are; where they would be put, while their place is not known yet."""
+    for leaf in jax.tree.leaves(arrays):
+        if isinstance(leaf, Array) and not isinstance(leaf, Tracer):
+            return next(iter(leaf.devices())).platform
+    device = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+    if device is None:
+        return jax.default_backend()
+    return device if isinstance(device, str) else device.platform
 
 
 # Compiled as a unit, so that a call outside jit traces and compiles once, not at every call.
@@ -97,13 +201,10 @@ def _run(run: Any, pointwise: Pointwise, reverse: bool, unroll: int, arrays: Rec
     return run(pointwise, arrays, reverse=reverse, unroll=unroll)
 
 
-def _named(implementation: str | None):
-    name = DEFAULT_IMPLEMENTATION if implementation is None else implementation
-    if name not in IMPLEMENTATIONS:
-        raise ValueError(
-            f"unknown implementation {name!r}; available: {', '.join(IMPLEMENTATIONS)}, or None to pick"
-        )
-    return IMPLEMENTATIONS[name]
+def _check_name(implementation: str | None) -> None:
+    if implementation is not None and implementation not in IMPLEMENTATIONS:
+        available = ", ".join(IMPLEMENTATIONS)
+        raise ValueError(f"unknown implementation {implementation!r}; available: {available}, or None to pick")
 
 
 def _check(recurrent_kernel: Array, recurrent_bias: Array | None, xw: Array, initial_carry: Carry) -> None:
