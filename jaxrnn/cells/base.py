@@ -25,11 +25,12 @@ from jaxrnn.ops.step import (
     Carry,
     Params,
     Pointwise,
+    Projection,
     accumulation_dtype,
     apply_pointwise,
     cast,
     hidden_state,
-    matmul,
+    projected,
     recurrent_projection,
 )
 
@@ -151,14 +152,23 @@ class RecurrentCell(nnx.RNNCellBase):
 
     def input_projection(self, inputs: Array) -> Array:
         """xw = inputs @ kernel + bias for any number of leading axes; needs no recurrence."""
+        return projected(self._projection(inputs))
+
+    def lazy_projection(self, inputs: Array, batch_major: bool) -> Array | Projection:
+        """What :meth:`input_projection` gives, not computed yet unless a subclass has one of its own."""
+        if type(self).input_projection is not RecurrentCell.input_projection:
+            return self.input_projection(inputs)
+        return self._projection(inputs, batch_major)
+
+    def _projection(self, inputs: Array, batch_major: bool = False) -> Projection:
         if inputs.ndim < 1 or inputs.shape[-1] != self.in_features:
             width = inputs.shape[-1] if inputs.ndim else None
             raise ValueError(f"{inputs.shape=} ends in {width}, but in_features is {self.in_features}")
         dtype = self.compute_dtype(inputs)
-        xw = matmul(inputs.astype(dtype), self.kernel[...].astype(dtype))
-        if self.bias is not None:
-            xw = xw + self.bias[...]
-        return cast(xw, dtype)
+        bias = None if self.bias is None else self.bias[...]
+        if bias is not None:
+            bias = cast(bias, jnp.promote_types(bias.dtype, dtype))
+        return Projection(cast(inputs, dtype), cast(self.kernel[...], dtype), bias, batch_major)
 
     def recurrent_parameters(self, dtype: jnp.dtype) -> tuple[Array, Array | None]:
         """recurrent_kernel in the computation's dtype, and recurrent_bias or None."""

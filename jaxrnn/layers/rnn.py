@@ -119,6 +119,7 @@ class RNN(nnx.Module):
             unroll=self.unroll,
             implementation=self.implementation,
             remat_every=self.remat_every,
+            batch_major=time_axis != 0,
             rngs=self.rngs if rngs is None else rngs,
             broadcast_rngs=self.broadcast_rngs,
         )

@@ -26,6 +26,7 @@ def run_cell(
     remat_every: int | None = None,
     recurrent_scale: Array | None = None,
     last_only: bool = False,
+    batch_major: bool = False,
     rngs: nnx.Rngs | nnx.RngStream | None = None,
     broadcast_rngs: nnx.filterlib.Filter = None,
 ) -> tuple[Carry, Array]:
@@ -42,6 +43,8 @@ def run_cell(
         root needs least memory.
       last_only: return only the output that is computed last, ``[1, *batch, *features]``, so that with
         ``remat_every`` the others need no memory; not with ``seq_lengths``.
+      batch_major: a hint that ``inputs`` is an array with time after the batch, transposed, and that the outputs
+        will be transposed in the same way.
       rngs: for cells whose first carry is random.
       broadcast_rngs: for cells with random streams of their own, those that repeat at every step.
 
@@ -60,7 +63,8 @@ def run_cell(
         options |= {"implementation": implementation, "recurrent_scale": recurrent_scale}
         if initial_carry is None:
             initial_carry = _first_carry(cell, inputs, rngs)
-        return _on_engine(cell, inputs, initial_carry, remat_every, last_only, options)
+        batch_major = batch_major and remat_every is None  # blocks are cut along time
+        return _on_engine(cell, inputs, initial_carry, remat_every, last_only, batch_major, options)
     for name, value in (
         ("implementation", implementation),
         ("remat_every", remat_every),
@@ -82,6 +86,7 @@ def _on_engine(
     initial_carry: Carry,
     remat_every: int | None,
     last_only: bool,
+    batch_major: bool,
     options: dict[str, Any],
 ) -> tuple[Carry, Array]:
     kernel, recurrent_bias = cell.recurrent_parameters(cell.compute_dtype(inputs))
@@ -95,7 +100,7 @@ def _on_engine(
         carry, outputs = recurrence(
             pointwise,
             kernel,
-            cell.input_projection(x),
+            cell.lazy_projection(x, batch_major),
             carry,
             params=params,
             recurrent_bias=recurrent_bias,

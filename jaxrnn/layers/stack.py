@@ -141,6 +141,7 @@ class StackedRNN(nnx.Module):
             unroll=self.unroll,
             implementation=self.implementation,
             remat_every=self.remat_every,
+            batch_major=time_axis != 0,
         )
         carries, last = [], sequence
         for layer in range(self.num_layers):

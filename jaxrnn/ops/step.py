@@ -13,7 +13,9 @@ Precision: matrix products accumulate in float32 or wider, the pointwise functio
 wider, the carry keeps the dtype of ``initial_carry`` and the outputs have the dtype of ``xw``.
 """
 
+import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -21,12 +23,54 @@ import jax.numpy as jnp
 from jax import Array
 
 
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=("inputs", "kernel", "bias"), meta_fields=("batch_major",)
+)
+@dataclass(frozen=True)
+class Projection:
+    """xw = inputs @ kernel + bias, not computed yet, for implementations that can do it as they go.
+
+    Attributes:
+      inputs: ``[time, *batch, in_features]``.
+      kernel: ``[in_features, gates * hidden]``.
+      bias: ``[gates * hidden]``, or None.
+      batch_major: a hint that in memory time comes after the batch: ``inputs`` is such an array transposed,
+        and so should the outputs be.
+    """
+
+    inputs: Array
+    kernel: Array
+    bias: Array | None = None
+    batch_major: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of xw."""
+        return (*self.inputs.shape[:-1], self.kernel.shape[-1])
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        return self.inputs.dtype
+
+    @property
+    def ndim(self) -> int:
+        return self.inputs.ndim
+
+
+def projected(xw: "Array | Projection") -> Array:
+    """xw as an array ``[time, *batch, gates * hidden]`` in the dtype of the inputs."""
+    if not isinstance(xw, Projection):
+        return xw
+    product = matmul(xw.inputs, xw.kernel)
+    return cast(product if xw.bias is None else product + xw.bias, xw.dtype)
+
+
 class Recurrence(NamedTuple):
     """The arrays of a recurrence, time first. Each but the first three may be None.
 
     Attributes:
       recurrent_kernel: ``[hidden, gates * hidden]``.
-      xw: ``[time, *batch, gates * hidden]``.
+      xw: ``[time, *batch, gates * hidden]``, or, for implementations that take it, its :class:`Projection`.
       initial_carry: the carry before the first step.
       params: of the pointwise function.
       recurrent_bias: ``[gates * hidden]``.
@@ -37,7 +81,7 @@ class Recurrence(NamedTuple):
     """
 
     recurrent_kernel: Array
-    xw: Array
+    xw: Any
     initial_carry: "Carry"
     params: "Params" = ()
     recurrent_bias: Array | None = None
