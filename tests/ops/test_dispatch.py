@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrnn.ops import IMPLEMENTATIONS, explain, recurrence, simple_rnn_pointwise
+from jaxrnn.ops import explain, recurrence, simple_rnn_pointwise
 
 TANH = simple_rnn_pointwise(jnp.tanh)
 TIME, BATCH, HIDDEN = 4, 2, 3
@@ -26,7 +26,10 @@ def run(pointwise=TANH, **changes: Any):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"implementation": "cudnn"}, "unknown implementation 'cudnn'; available: native, scan, reference, or None"),
+        (
+            {"implementation": "cudnn"},
+            "unknown implementation 'cudnn'; available: native, scan, reference, or None",
+        ),
         ({"initial_carry": ()}, "initial_carry has no arrays"),
         ({"recurrent_kernel": jnp.ones((4, 4))}, "recurrent_kernel.shape=(4, 4) must be (hidden, gates * hidden)"),
         ({"recurrent_kernel": jnp.ones(3)}, "recurrent_kernel.shape=(3,) must be"),

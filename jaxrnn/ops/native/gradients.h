@@ -1,10 +1,10 @@
-// The gradients of the weights, once dr and dx of every step are known:
+// What is left to do once the gradients dx_t and dr_t of the pre-activations of some steps are known:
 //
-//     drecurrent_kernel = sum over steps of h_{t-1}.T dr_t     drecurrent_bias = sum of dr_t
-//     dkernel           = sum over steps of x_t.T dx_t         dbias           = sum of dx_t
+//     dkernel           += sum over steps of x_t.T dx_t         dbias           += sum of dx_t
+//     drecurrent_kernel += sum over steps of h_{t-1}.T dr_t     drecurrent_bias += sum of dr_t
+//     d inputs           = dx_t @ kernel.T
 //
-// One product of tall matrices, [h_{t-1}, 1, x_t, 1].T @ [dx_t or dr_t], in blocks of steps. The columns of the
-// left one are divided among the threads.
+// It is done every few steps, while dx and dr are still in the cache: they never go to memory.
 
 #pragma once
 
@@ -30,96 +30,132 @@ INLINE Previous<T> previous(const Problem<T>& p, int s, int b) {
   return {p.y + row * p.hidden, c};
 }
 
-// Some columns of [h_{t-1}, 1] or of [x_t, 1], which give as many rows of the gradients.
-struct Columns {
-  bool recurrent;
-  int first, count;
+// Steps `begin` to `end` of the running order, as rows (step, batch row) of the ring.
+struct Chunk {
+  int begin, end;
 };
 
+// out[m] += sum over k of rows[k][m] * right[k], for the columns m of `columns` and one gate's units.
 template <class T>
-INLINE T* gradient_row(const Problem<T>& p, const Columns& columns, int m, int width) {
-  const int column = columns.first + m;
-  if (columns.recurrent) {
-    return column < p.hidden ? p.drecurrent_kernel + (ptrdiff_t)column * width : p.drecurrent_bias;
+void add_product(const Workspace<T>& w, Range columns, const Panel& panel, int depth, bool first, T* out,
+                 ptrdiff_t out_row, int hidden) {
+  constexpr int L = kLanes<T>;
+  alignas(64) T sums[24 * L];
+  with_vectors<4>(panel.vectors, [&]<int N>() {
+    for (int m = columns.begin; m < columns.end; m += kRows[N]) {
+      const int count = columns.end - m < kRows[N] ? columns.end - m : kRows[N];
+      const Transposed<T> segment{w.block_rows, m, w.block_right, depth};
+      tile_of<T, N, Transposed<T>>(count)(&segment, 1, sums);
+      for (int i = 0; i < count; i++) {
+        T* row = out + (m + i) * out_row;
+        for (int u = 0; u < N; u++) {
+          const int unit = (panel.first + u) * L;
+          Vector<T> v = load(sums + (i * N + u) * L);
+          if (!first) v += load(row + unit, hidden - unit);
+          store(row + unit, v, hidden - unit);
+        }
+      }
+    }
+  });
+}
+
+// Copies one panel of `depth` rows together; with `sums`, also adds them up to there.
+template <class T>
+void gather_right(const Workspace<T>& w, const Panel& panel, const T* from, ptrdiff_t row, int depth, bool first,
+                  T* sums, int hidden) {
+  constexpr int L = kLanes<T>;
+  Vector<T> total[4] = {};
+  T* to = w.block_right;
+  for (int k = 0; k < depth; k++, from += row) {
+    for (int u = 0; u < panel.vectors; u++, to += L) {
+      const int unit = (panel.first + u) * L;
+      const Vector<T> v = load(from + unit, hidden - unit);
+      store<T>(to, v);
+      total[u] += v;
+    }
   }
-  return column < p.in_features ? p.dkernel + (ptrdiff_t)column * width : p.dbias;
+  if (!sums) return;
+  for (int u = 0; u < panel.vectors; u++) {
+    const int unit = (panel.first + u) * L;
+    if (!first) total[u] += load(sums + unit, hidden - unit);
+    store(sums + unit, total[u], hidden - unit);
+  }
 }
 
 template <class T, class CellType>
-void weight_gradients(const Problem<T>& p, const Workspace<T>& w, const Member& member) {
-  constexpr int L = kLanes<T>, kTall = kRows[4], G = CellType::kGates;
-  const int H = p.hidden, width = G * H, block = Workspace<T>::block_rows(p, G);
-  const int recurrent_columns = H + (p.drecurrent_bias ? 1 : 0);
-  const int input_columns = p.x ? p.in_features + (p.dbias ? 1 : 0) : 0;
-  const int recurrent_tiles = (recurrent_columns + kTall - 1) / kTall;
-  const Range tiles = split(recurrent_tiles + (input_columns + kTall - 1) / kTall, member.rank, member.size);
-  auto columns_of = [&](int i) -> Columns {
-    const bool recurrent = i < recurrent_tiles;
-    const int first = (recurrent ? i : i - recurrent_tiles) * kTall;
-    const int left = (recurrent ? recurrent_columns : input_columns) - first;
-    return {recurrent, first, left < kTall ? left : kTall};
-  };
-  const int64_t steps = (int64_t)p.time * p.batch;
-  alignas(64) T sums[24 * L];
-
-  // Adds the product of this block to one panel of one gate, for those columns that `right` is meant for.
-  auto add = [&](int g, const Panel& panel, const T* right, ptrdiff_t row, int depth, bool first, int want) {
-    T* to = w.block_right;
+void weight_gradients(const Problem<T>& p, const Workspace<T>& w, const Member& member, Chunk chunk, bool first) {
+  constexpr int G = CellType::kGates;
+  const int H = p.hidden, width = G * H, block = Workspace<T>::block_size(p, G);
+  // The rows of both kernels' gradients are divided among the threads, as one list.
+  const int inputs = p.x ? p.in_features : 0;
+  const Range mine = split(inputs + H, member.rank, member.size);
+  const Range of_x{mine.begin < inputs ? mine.begin : inputs, mine.end < inputs ? mine.end : inputs};
+  const Range of_h{mine.begin > inputs ? mine.begin - inputs : 0, mine.end > inputs ? mine.end - inputs : 0};
+  const bool sums = member.rank == 0;
+  const int rows = (chunk.end - chunk.begin) * p.batch;
+  for (int begin = 0; begin < rows; begin += block) {
+    const int depth = rows - begin < block ? rows - begin : block;
+    const bool start = first && begin == 0;
+    // The ring starts at a multiple of its length, so that the rows of a chunk lie one after the other.
+    const T* dx = w.dx + (ptrdiff_t)begin * width;
+    const T* drn = w.drn + (ptrdiff_t)begin * H;
+    auto product = [&](int g, const T* right, ptrdiff_t row, Range columns, T* out, T* bias) {
+      if (columns.begin >= columns.end && !bias) return;
+      for (int i = 0; i < w.panel_count; i++) {
+        gather_right(w, w.panels[i], right, row, depth, start, bias ? bias + g * H : nullptr, H);
+        add_product(w, columns, w.panels[i], depth, start, out + g * H, width, H);
+      }
+    };
+    if (p.x && (of_x.begin < of_x.end || (sums && p.dbias))) {
+      for (int k = 0; k < depth; k++) {
+        const int s = chunk.begin + (begin + k) / p.batch, b = (begin + k) % p.batch;
+        w.block_rows[k] = p.x + p.row(p.step(s), b) * p.in_features;
+      }
+      for (int g = 0; g < G; g++) product(g, dx + g * H, width, of_x, p.dkernel, sums ? p.dbias : nullptr);
+    }
     for (int k = 0; k < depth; k++) {
-      for (int u = 0; u < panel.vectors; u++, to += L) {
-        const int unit = (panel.first + u) * L;
-        store<T>(to, load(right + k * row + unit, H - unit));
+      const int s = chunk.begin + (begin + k) / p.batch, b = (begin + k) % p.batch;
+      const T* h = previous<T, CellType>(p, s, b).h;
+      if (p.scale) {
+        T* scaled = w.block_h + (ptrdiff_t)k * H;
+        for (int j = of_h.begin; j < of_h.end; j++) scaled[j] = h[j] * p.scale[(ptrdiff_t)b * H + j];
+        h = scaled;
       }
-    }
-    for (int i = tiles.begin; i < tiles.end; i++) {
-      const Columns columns = columns_of(i);
-      if (want >= 0 && columns.recurrent != (want == 1)) continue;
-      const T* left = w.block_left + (ptrdiff_t)(i - tiles.begin) * kTall * block;
-      const Segment<T> segment{left, 0, w.block_right, depth};
-      tile_of<T, true>(columns.count, panel.vectors)(&segment, 1, sums);
-      for (int m = 0; m < columns.count; m++) {
-        T* out = gradient_row(p, columns, m, width) + (ptrdiff_t)g * H;
-        for (int u = 0; u < panel.vectors; u++) {
-          const int unit = (panel.first + u) * L;
-          Vector<T> v = load(sums + (m * panel.vectors + u) * L);
-          if (!first) v += load(out + unit, H - unit);
-          store(out + unit, v, H - unit);
-        }
-      }
-    }
-  };
-
-  for (int64_t begin = 0; begin < steps || begin == 0; begin += block) {
-    const int depth = steps - begin < block ? (int)(steps - begin) : block;
-    for (int k = 0; k < depth; k++) {
-      const int64_t row = begin + k;
-      const int t = p.batch_major ? row % p.time : row / p.batch, b = p.batch_major ? row / p.time : row % p.batch;
-      w.block_h[k] = previous<T, CellType>(p, p.step(t), b).h;  // step() is its own inverse
-    }
-    for (int i = tiles.begin; i < tiles.end; i++) {
-      const Columns columns = columns_of(i);
-      T* to = w.block_left + (ptrdiff_t)(i - tiles.begin) * kTall * block;
-      const int size = columns.recurrent ? H : p.in_features;
-      const int real = size - columns.first < columns.count ? size - columns.first : columns.count;
-      for (int k = 0; k < depth; k++, to += kTall) {
-        const T* from = columns.recurrent ? w.block_h[k] : p.x + (begin + k) * p.in_features;
-        for (int m = 0; m < real; m++) to[m] = from[columns.first + m];
-        if (columns.recurrent && p.scale) {
-          const int64_t row = begin + k;
-          const T* scale = p.scale + (p.batch_major ? row / p.time : row % p.batch) * (ptrdiff_t)H;
-          for (int m = 0; m < real; m++) to[m] *= scale[columns.first + m];
-        }
-        if (real < columns.count) to[real] = T(1);
-      }
+      w.block_rows[k] = h;
     }
     for (int g = 0; g < G; g++) {
       const bool apart = CellType::kApart && g == G - 1;
-      for (int i = 0; i < w.panel_count; i++) {
-        const T* dx = p.dxw + begin * width + (ptrdiff_t)g * H;
-        add(g, w.panels[i], dx, width, depth, begin == 0, apart ? 0 : -1);
-        if (apart) add(g, w.panels[i], p.drn + begin * H, H, depth, begin == 0, 1);
-      }
+      product(g, apart ? drn : dx + g * H, apart ? H : width, of_h, p.drecurrent_kernel,
+              sums ? p.drecurrent_bias : nullptr);
     }
+  }
+}
+
+template <class T>
+void input_gradients(const Problem<T>& p, const Workspace<T>& w, const Member& member, Chunk chunk, int gates) {
+  constexpr int L = kLanes<T>;
+  const int width = gates * p.hidden;
+  const Range mine = split((chunk.end - chunk.begin) * p.batch, member.rank, member.size);
+  const int vectors = Workspace<T>::vectors_of(p.in_features), panels = (vectors + 3) / 4;
+  alignas(64) T sums[24 * L];
+  for (int i = 0; i < panels; i++) {
+    const Range r = split(vectors, i, panels);
+    with_vectors<4>(r.end - r.begin, [&]<int N>() {
+      const T* packed = w.kernel + (ptrdiff_t)r.begin * L * width;
+      for (int row = mine.begin; row < mine.end; row += kRows[N]) {
+        const int count = mine.end - row < kRows[N] ? mine.end - row : kRows[N];
+        const Segment<T> segment{w.dx + (ptrdiff_t)row * width, width, packed, width};
+        tile_of<T, N>(count)(&segment, 1, sums);
+        for (int m = 0; m < count; m++) {
+          const int s = chunk.begin + (row + m) / p.batch, b = (row + m) % p.batch;
+          T* out = p.dx + p.row(p.step(s), b) * p.in_features;
+          for (int u = 0; u < N; u++) {
+            const int feature = (r.begin + u) * L;
+            store(out + feature, load(sums + (m * N + u) * L), p.in_features - feature);
+          }
+        }
+      }
+    });
   }
 }
 

@@ -150,7 +150,7 @@ enum Inputs { kX, kKernel, kBias, kXw, kRecurrentKernel, kRecurrentBias, kC, kH,
               kResetH, kInputs,
               kY = kInputs, kSaved, kDLastC, kDLastH, kDY };
 enum ForwardResults { kOutY, kOutSaved, kLastC, kLastH };
-enum BackwardResults { kDXw, kDRn, kDC, kDH, kDResetC, kDResetH, kDKernel, kDBias, kDRecurrentKernel, kDRecurrentBias };
+enum BackwardResults { kDX, kDXw, kDC, kDH, kDResetC, kDResetH, kDKernel, kDBias, kDRecurrentKernel, kDRecurrentBias };
 
 struct Options {
   int64_t cell, gates, time, batch, in_features, hidden, reverse, batch_major, threads;
@@ -198,7 +198,7 @@ ffi::Error backward(ffi::ThreadPool& pool, const Arrays<T>& a, const Options& o)
   Problem<T> p = problem(a, o);
   p.y = const_cast<T*>(a.in(kY)), p.saved = const_cast<T*>(a.in(kSaved));  // only read
   p.dlast_c = a.in(kDLastC), p.dlast_h = a.in(kDLastH), p.dy = a.in(kDY);
-  p.dxw = a.out(kDXw), p.drn = a.out(kDRn);
+  p.dx = a.out(kDX), p.dxw = a.out(kDXw);
   p.dc = a.out(kDC), p.dh = a.out(kDH), p.dreset_c = a.out(kDResetC), p.dreset_h = a.out(kDResetH);
   p.dkernel = a.out(kDKernel), p.dbias = a.out(kDBias);
   p.drecurrent_kernel = a.out(kDRecurrentKernel), p.drecurrent_bias = a.out(kDRecurrentBias);

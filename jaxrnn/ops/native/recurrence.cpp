@@ -91,7 +91,7 @@ void forward_panel(const Problem<T>& p, const Workspace<T>& w, int s, Range rows
   alignas(64) T tiles[2][24 * kLanes<T>];
   for (int b = rows.begin; b < rows.end; b += kRows[N]) {
     const int count = rows.end - b < kRows[N] ? rows.end - b : kRows[N];
-    const auto tile = tile_of<T, N, false>(count);
+    const auto tile = tile_of<T, N>(count);
     Segment<T> segments[2];
     int used = 0;
     if (p.x) {
@@ -130,7 +130,7 @@ INLINE void finish_backward(const Problem<T>& p, const Workspace<T>& w, int s, i
   const ptrdiff_t row = p.row(t, b);
   const T* saved_row = p.saved + row * CellType::kSaved * H;
   const Previous<T> before = s < 0 ? Previous<T>{} : previous<T, CellType>(p, s, b);
-  T* dr = w.dr[(s + 1) & 1] + at * kGates;
+  T* ring = s < 0 ? nullptr : w.dx_at(s, b, kGates, p.batch, H);
   for (int u = 0; u < kVectors; u++) {
     const int unit = (panel.first + u) * L, lanes = H - unit;
     State<T> d{load(w.direct + at + unit, lanes), Vector<T>{}};
@@ -152,7 +152,7 @@ INLINE void finish_backward(const Problem<T>& p, const Workspace<T>& w, int s, i
     }
     Vector<T> dx[kGates] = {}, drn = {};
     if (valid) {
-      d.h += load(p.dy + row * H + unit, lanes);
+      if (p.dy) d.h += load(p.dy + row * H + unit, lanes);
       Vector<T> saved[CellType::kSaved + 1];
       for (int i = 0; i < CellType::kSaved; i++) saved[i] = load(saved_row + i * H + unit, lanes);
       State<T> old{};
@@ -165,43 +165,33 @@ INLINE void finish_backward(const Problem<T>& p, const Workspace<T>& w, int s, i
     store(w.direct + at + unit, d.h, lanes);
     if (CellType::kHasC) store(w.c + at + unit, d.c, lanes);
     for (int g = 0; g < kGates; g++) {
-      store(p.dxw + (row * kGates + g) * H + unit, dx[g], lanes);
-      store(dr + g * H + unit, CellType::kApart && g == kGates - 1 ? drn : dx[g], lanes);
+      store(ring + g * H + unit, dx[g], lanes);
+      if (p.dxw) store(p.dxw + (row * kGates + g) * H + unit, dx[g], lanes);
     }
-    if (CellType::kApart) store(p.drn + row * H + unit, drn, lanes);
+    if (CellType::kApart) store(w.drn_at(s, b, p.batch, H) + unit, drn, lanes);
   }
 }
 
 template <class T, class CellType, int kVectors>
 void backward_panel(const Problem<T>& p, const Workspace<T>& w, int s, Range rows, const Panel& panel) {
-  const int H = p.hidden, width = CellType::kGates * H;
-  const T* dr = w.dr[s & 1];
+  constexpr int G = CellType::kGates;
+  const int H = p.hidden, width = G * H;
+  // Of dr, all gates or all but the last are dx.
+  const int shared = CellType::kApart ? width - H : width;
   const T* packed = w.recurrent + (ptrdiff_t)panel.first * width * kLanes<T>;
   alignas(64) T tiles[24 * kLanes<T>];
   for (int b = rows.begin; b < rows.end; b += kRows[kVectors]) {
     const int count = rows.end - b < kRows[kVectors] ? rows.end - b : kRows[kVectors];
     const bool first = s == p.time - 1;
     if (!first) {
-      const Segment<T> segment{dr + (ptrdiff_t)b * width, width, packed, width};
-      tile_of<T, kVectors, false>(count)(&segment, 1, tiles);
+      const T* rest = packed + (ptrdiff_t)shared * kVectors * kLanes<T>;
+      const Segment<T> segments[2] = {{w.dx_at(s + 1, b, G, p.batch, H), width, packed, shared},
+                                      {w.drn_at(s + 1, b, p.batch, H), H, rest, H}};
+      tile_of<T, kVectors>(count)(segments, CellType::kApart ? 2 : 1, tiles);
     }
     for (int m = 0; m < count; m++) {
       const T* product = first ? nullptr : tiles + m * kVectors * kLanes<T>;
       finish_backward<T, CellType, kVectors>(p, w, s, b + m, panel, product);
-    }
-  }
-}
-
-// Calls body with the panel's number of vectors as a constant.
-template <int kMost, class Body>
-INLINE void with_vectors(int vectors, Body&& body) {
-  if constexpr (kMost == 1) {
-    body.template operator()<1>();
-  } else {
-    if (vectors == kMost) {
-      body.template operator()<kMost>();
-    } else {
-      with_vectors<kMost - 1>(vectors, body);
     }
   }
 }
@@ -254,17 +244,35 @@ void backward(const Problem<T>& p, const Member& member) {
     if (p.resets) p.dreset_h[j] = 0;
     if (p.resets && CellType::kHasC) p.dreset_c[j] = 0;
   }
+  if (p.dx) {
+    const int vectors = Workspace<T>::vectors_of(p.in_features), panels = (vectors + 3) / 4;
+    const Range own = split(panels, member.rank, member.size);
+    for (int i = own.begin; i < own.end; i++) {
+      const Range r = split(vectors, i, panels);
+      pack_panel_transposed({r.begin, r.end - r.begin}, p.kernel, p.in_features, CellType::kGates * H, w.kernel);
+    }
+  }
   member.wait();
+  bool first = true;
+  Chunk chunk{0, p.time};
   for (int s = p.time - 1; s >= -1; s--) {
     for (int i = share.panels.begin; i < share.panels.end; i++) {
       with_vectors<4>(w.panels[i].vectors, [&]<int kVectors>() {
         backward_panel<T, CellType, kVectors>(p, w, s, share.rows, w.panels[i]);
       });
     }
-    if (!member.by_rows) member.wait();
+    if (s < 0) break;
+    // A chunk is whole when its first step is done; that step stays in the ring until the one before it has read
+    // it, and is overwritten only by the last one of the chunk before.
+    if (!member.by_rows || s % w.chunk == 0) member.wait();
+    if (s % w.chunk != 0) continue;
+    chunk.begin = s;
+    weight_gradients<T, CellType>(p, w, member, chunk, first);
+    if (p.dx) input_gradients(p, w, member, chunk, CellType::kGates);
+    chunk.end = s;
+    first = false;
+    member.wait();
   }
-  member.wait();
-  weight_gradients<T, CellType>(p, w, member);
 }
 
 template <class T, template <class> class Body>

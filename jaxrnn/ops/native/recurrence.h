@@ -31,8 +31,8 @@ struct Problem {
 
   // The backward pass.
   const T *dlast_c, *dlast_h, *dy;
+  T *dx;   // [steps, in_features]
   T *dxw;  // [steps, gates * hidden]
-  T *drn;  // GRU: gradient of the third gate's recurrent part, [steps, hidden]
   T *dc, *dh, *dreset_c, *dreset_h;
   T *dkernel, *dbias, *drecurrent_kernel, *drecurrent_bias;
 

@@ -7,14 +7,17 @@ and cell equations happen in registers, and the weight gradients are one blocked
 equations are those of the scan and the conformance suite is the same; see recurrence.cpp.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.custom_derivatives import SymbolicZero
 
 from jaxrnn.ops.native.library import why_not_loaded
 from jaxrnn.ops.pointwise import LSTMCarry, gru_pointwise, lstm_pointwise, simple_rnn_pointwise
@@ -23,13 +26,12 @@ from jaxrnn.ops.step import Carry, Pointwise, Projection, Recurrence, projected
 
 
 class _Cell(NamedTuple):
-    """A cell of the library: its number there, gates, arrays saved for each unit and step, and carry."""
+    """A cell of the library: its number there, gates, numbers saved for each unit and step, and carry."""
 
     number: int
     gates: int = 1
     saved: int = 0
     has_c: bool = False
-    apart: bool = False
 
 
 CELLS: dict[Pointwise, _Cell] = {
@@ -37,7 +39,7 @@ CELLS: dict[Pointwise, _Cell] = {
     simple_rnn_pointwise(jax.nn.relu): _Cell(1),
     simple_rnn_pointwise(jax.nn.sigmoid): _Cell(2),
     lstm_pointwise: _Cell(3, gates=4, saved=5, has_c=True),
-    gru_pointwise: _Cell(4, gates=3, saved=4, apart=True),
+    gru_pointwise: _Cell(4, gates=3, saved=4),
 }
 
 
@@ -89,64 +91,88 @@ def _run(pointwise: Pointwise, reverse: bool, save: bool, arrays: Recurrence) ->
     return call.carry(c, h), call.time_first(y), saved
 
 
+@functools.partial(jax.tree_util.register_dataclass, data_fields=(), meta_fields=("of_inputs",))
+@dataclass(frozen=True)
+class _Wanted:
+    """Which gradients somebody wants; those of the inputs of a first layer, nobody does."""
+
+    of_inputs: bool
+
+
 def _run_forward(pointwise: Pointwise, reverse: bool, save: bool, arrays: Recurrence):
+    def of(field: str) -> Any:
+        return jax.tree.map(lambda a: getattr(a, field), arrays, is_leaf=lambda a: hasattr(a, "perturbed"))
+
+    wanted = of("perturbed").xw
+    wanted = wanted.inputs if isinstance(wanted, Projection) else wanted
+    arrays = of("value")
     carry, outputs, saved = _run(pointwise, reverse, True, arrays)
-    return (carry, outputs, saved if save else jnp.zeros(0, outputs.dtype)), (arrays, outputs, saved)
+    result = carry, outputs, saved if save else jnp.zeros(0, outputs.dtype)
+    return result, (_Wanted(wanted), arrays, outputs, saved)
 
 
 def _run_backward(pointwise: Pointwise, reverse: bool, save: bool, residuals: Any, cotangents: Any):
+    wanted, arrays, outputs, saved = residuals
     dcarry, doutputs, _ = cotangents  # what is saved has no use but the gradients, which know where it came from
-    return (_gradients(pointwise, reverse, *residuals, (dcarry, doutputs)),)
+
+    def zeros(d: Any) -> Array:
+        return jnp.zeros(d.shape, d.dtype) if isinstance(d, SymbolicZero) else d
+
+    dcarry = jax.tree.map(zeros, dcarry, is_leaf=lambda d: isinstance(d, SymbolicZero))
+    doutputs = None if isinstance(doutputs, SymbolicZero) else doutputs
+    return (_gradients(pointwise, reverse, wanted.of_inputs, arrays, outputs, saved, (dcarry, doutputs)),)
 
 
-_run.defvjp(_run_forward, _run_backward)
+# Symbolic zeros say which gradients are wanted, and which of the results had any influence.
+_run.defvjp(_run_forward, _run_backward, symbolic_zeros=True)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _gradients(
     pointwise: Pointwise,
     reverse: bool,
+    of_inputs: bool,
     arrays: Recurrence,
     outputs: Array,
     saved: Array,
-    cotangents: tuple[Carry, Array],
+    cotangents: tuple[Carry, Array | None],
 ) -> Recurrence:
     """The gradient of every array, with None where there is none."""
     call, a = _Call(pointwise, reverse, arrays), arrays
-    cell, hidden, rows = call.cell, call.hidden, (call.batch, call.hidden)
-    width = cell.gates * hidden
+    cell, rows, absent = call.cell, (call.batch, call.hidden), call.shape(0)
+    width = cell.gates * call.hidden
     projection = a.xw if isinstance(a.xw, Projection) else None
-    absent = call.shape(0)
     carry_shapes = [call.shape(*rows) if cell.has_c else absent, call.shape(*rows)]
+    inputs = call.shape(*call.steps, a.xw.inputs.shape[-1] if projection else width) if of_inputs else absent
     shapes = [
-        call.shape(*call.steps, width),
-        call.shape(*call.steps, hidden) if cell.apart else absent,
+        inputs if projection else absent,
+        absent if projection else inputs,
         *carry_shapes,
         *(carry_shapes if a.resets is not None else [absent, absent]),
-        absent if projection is None else call.shape(*projection.kernel.shape),
-        absent if projection is None or projection.bias is None else call.shape(width),
+        call.shape(*projection.kernel.shape) if projection else absent,
+        call.shape(width) if projection and projection.bias is not None else absent,
         call.shape(*a.recurrent_kernel.shape),
         absent if a.recurrent_bias is None else call.shape(width),
     ]
-    dcarry, dy = cotangents
+    dcarry, doutputs = cotangents
     arguments = [
         *call.arguments(),
         call.native_order(outputs),
         saved,
         *call.carry_rows(dcarry),
-        call.native_order(dy),
+        call.absent if doutputs is None else call.native_order(doutputs),
     ]
-    dxw, _, dc, dh, dreset_c, dreset_h, dkernel, dbias, drecurrent_kernel, drecurrent_bias = call(
-        "jaxrnn_backward", shapes, arguments
-    )
-    dxw = call.time_first(dxw)
+    results = call("jaxrnn_backward", shapes, arguments)
+    dinputs, dxw, dc, dh, dreset_c, dreset_h, dkernel, dbias, drecurrent_kernel, drecurrent_bias = results
     if projection is not None:
         dxw = Projection(
-            inputs=dxw @ projection.kernel.T,
+            inputs=call.time_first(dinputs) if of_inputs else None,
             kernel=dkernel,
             bias=None if projection.bias is None else dbias,
             batch_major=projection.batch_major,
         )
+    else:
+        dxw = call.time_first(dxw) if of_inputs else None
     return Recurrence(
         recurrent_kernel=drecurrent_kernel,
         xw=dxw,
@@ -156,22 +182,29 @@ def _gradients(
     )
 
 
-def _gradients_forward(pointwise, reverse, arrays, outputs, saved, cotangents):
-    return _gradients(pointwise, reverse, arrays, outputs, saved, cotangents), (arrays, cotangents)
+def _gradients_forward(pointwise, reverse, of_inputs, arrays, outputs, saved, cotangents):
+    return _gradients(pointwise, reverse, of_inputs, arrays, outputs, saved, cotangents), (arrays, cotangents)
 
 
-def _gradients_backward(pointwise, reverse, residuals, seconds):
+def _gradients_backward(pointwise, reverse, of_inputs, residuals, seconds):
     """Derivatives of the gradients are the scan's: outputs and saved depend on the arrays alone."""
 
     def gradients(arrays: Recurrence, cotangents):
         masks = {"valid": arrays.valid, "resets": arrays.resets, "recurrent_scale": arrays.recurrent_scale}
-        smooth = arrays._replace(valid=None, resets=None, recurrent_scale=None)
+        dcarry, doutputs = cotangents
 
         def run(smooth: Recurrence):
             whole = smooth._replace(xw=projected(smooth.xw), **masks)
-            return scan_recurrence(pointwise, whole, reverse=reverse, unroll=1)
+            carry, outputs = scan_recurrence(pointwise, whole, reverse=reverse, unroll=1)
+            return (carry, None if doutputs is None else outputs)
 
-        return jax.vjp(run, smooth)[1](cotangents)[0]
+        smooth = arrays._replace(valid=None, resets=None, recurrent_scale=None)
+        found = jax.vjp(run, smooth)[1]((dcarry, doutputs))[0]
+        if of_inputs:
+            return found
+        if isinstance(found.xw, Projection):
+            return found._replace(xw=dataclasses.replace(found.xw, inputs=None))
+        return found._replace(xw=None)
 
     arrays, cotangents = residuals
     _, pullback = jax.vjp(gradients, arrays, cotangents)

@@ -25,13 +25,27 @@ constexpr int kMaxRows = kRows[1];
 template <class T>
 struct Segment {
   const T* a;
-  ptrdiff_t row;  // from one row of a to the next; unused where a is packed as [k][kRows[4]]
+  ptrdiff_t row;  // from one row of a to the next
   const T* b;
   int depth;
+
+  INLINE const T* at(int k) const { return a + k; }
 };
 
-template <class T, int M, int N, bool kPacked>
-void tile(const Segment<T>* segments, int count, T* out) {
+// The same where a is transposed: its column k is what lies at columns[k] + first.
+template <class T>
+struct Transposed {
+  const T* const* columns;
+  ptrdiff_t first;
+  const T* b;
+  int depth;
+  static constexpr ptrdiff_t row = 1;
+
+  INLINE const T* at(int k) const { return columns[k] + first; }
+};
+
+template <class T, int M, int N, class SegmentType>
+void tile(const SegmentType* segments, int count, T* out) {
   constexpr int L = kLanes<T>;
   // Few accumulators would wait for each other: several sets take the ks in turn.
   constexpr int kSets = M * N >= 8 ? 1 : (M * N >= 4 ? 2 : 4);
@@ -43,10 +57,10 @@ void tile(const Segment<T>* segments, int count, T* out) {
 #pragma GCC unroll 4
       for (int n = 0; n < N; n++) sums[s][m][n] = Vector<T>{};
   for (int i = 0; i < count; i++) {
-    const T* a = segments[i].a;
-    const T* b = segments[i].b;
-    const ptrdiff_t row = segments[i].row;
-    const int depth = segments[i].depth;
+    const SegmentType segment = segments[i];
+    const T* b = segment.b;
+    const ptrdiff_t row = segment.row;
+    const int depth = segment.depth;
     int k = 0;
     for (; k + kSets <= depth; k += kSets) {
 #pragma GCC unroll 4
@@ -54,18 +68,20 @@ void tile(const Segment<T>* segments, int count, T* out) {
         Vector<T> columns[N];
 #pragma GCC unroll 4
         for (int n = 0; n < N; n++) columns[n] = load(b + ((k + s) * N + n) * L);
+        const T* a = segment.at(k + s);
 #pragma GCC unroll 12
         for (int m = 0; m < M; m++) {
-          const T left = kPacked ? a[(k + s) * kRows[4] + m] : a[m * row + k + s];
+          const T left = a[m * row];
 #pragma GCC unroll 4
           for (int n = 0; n < N; n++) sums[s][m][n] += left * columns[n];
         }
       }
     }
     for (; k < depth; k++) {
+      const T* a = segment.at(k);
 #pragma GCC unroll 12
       for (int m = 0; m < M; m++) {
-        const T left = kPacked ? a[k * kRows[4] + m] : a[m * row + k];
+        const T left = a[m * row];
 #pragma GCC unroll 4
         for (int n = 0; n < N; n++) sums[0][m][n] += left * load(b + (k * N + n) * L);
       }
@@ -83,26 +99,30 @@ void tile(const Segment<T>* segments, int count, T* out) {
   }
 }
 
-template <class T>
-using Tile = void (*)(const Segment<T>*, int, T*);
+template <class T, class SegmentType>
+using Tile = void (*)(const SegmentType*, int, T*);
 
-template <class T, int N, bool kPacked, int M = kRows[N]>
-INLINE Tile<T> tile_of(int rows) {
+// The tile function for so many rows (1 to kRows[N]).
+template <class T, int N, class SegmentType = Segment<T>, int M = kRows[N]>
+INLINE Tile<T, SegmentType> tile_of(int rows) {
   if constexpr (M == 1) {
-    return tile<T, 1, N, kPacked>;
+    return tile<T, 1, N, SegmentType>;
   } else {
-    return rows == M ? tile<T, M, N, kPacked> : tile_of<T, N, kPacked, M - 1>(rows);
+    return rows == M ? tile<T, M, N, SegmentType> : tile_of<T, N, SegmentType, M - 1>(rows);
   }
 }
 
-// The tile function for so many rows (1 to kRows[vectors]) of so many vectors (1 to 4).
-template <class T, bool kPacked>
-Tile<T> tile_of(int rows, int vectors) {
-  switch (vectors) {
-    case 1: return tile_of<T, 1, kPacked>(rows);
-    case 2: return tile_of<T, 2, kPacked>(rows);
-    case 3: return tile_of<T, 3, kPacked>(rows);
-    default: return tile_of<T, 4, kPacked>(rows);
+// Calls body.template operator()<n>() with n = vectors, which is 1 to kMost, as a constant.
+template <int kMost, class Body>
+INLINE void with_vectors(int vectors, Body&& body) {
+  if constexpr (kMost == 1) {
+    body.template operator()<1>();
+  } else {
+    if (vectors == kMost) {
+      body.template operator()<kMost>();
+    } else {
+      with_vectors<kMost - 1>(vectors, body);
+    }
   }
 }
 

@@ -21,19 +21,22 @@ struct Panel {
   int first, vectors;
 };
 
-// The scratch arrays. All members of a team see the same ones, except `block_*` and `panels`, which each has alone.
+// The scratch arrays. All members of a team see the same ones, except
+// `block_*` and `panels`, which each has alone.
 template <class T>
 struct Workspace {
   T* recurrent;   // packed: recurrent_kernel forward, its transpose backward
-  T* kernel;      // packed; forward only
+  T* kernel;      // packed: kernel forward, its transpose backward
   T* h[2];        // the hidden state before and after a step, [batch, hidden]
   T* scaled[2];   // h * scale
   T* c;           // the cell state; backward: its gradient
-  T* dr[2];       // the gradient of the recurrent product of this step and the one before it
+  T* dx;          // the gradients of the pre-activations, a ring of `chunk` steps: [chunk, batch, gates * hidden]
+  T* drn;         // where the recurrent part of the last gate has a gradient of its own: [chunk, batch, hidden]
   T* direct;      // what of dh does not pass through the recurrent product
-  T* block_left;  // packed rows of the weight gradients' product, see gradients.h
+  T* block_h;     // scaled hidden states, see gradients.h
   T* block_right;
-  const T** block_h;
+  const T** block_rows;
+  int chunk;
   Panel* panels;
   int panel_count;
   Range own;   // the panels of this member, where units are divided
@@ -60,9 +63,16 @@ struct Workspace {
 
   // Rows of a block of the weight gradients' product: long enough that adding a block to the result, which costs
   // its size, does not matter.
-  static int block_rows(const Problem<T>& p, int gates) {
+  static int block_size(const Problem<T>& p, int gates) {
     const int64_t bytes = (int64_t)(p.hidden + p.in_features) * p.hidden * gates * sizeof(T);
     return bytes <= (1 << 20) ? 128 : 512;
+  }
+
+  T* dx_at(int s, int b, int gates, int batch, int hidden) const {
+    return dx + ((ptrdiff_t)(s % chunk) * batch + b) * gates * hidden;
+  }
+  T* drn_at(int s, int b, int batch, int hidden) const {
+    return drn + ((ptrdiff_t)(s % chunk) * batch + b) * hidden;
   }
 
   static size_t bytes(const Problem<T>& p, int gates, bool backward, int members) {
@@ -83,17 +93,22 @@ struct Workspace {
     take(recurrent, width * p.hidden);
     take(c, carry);
     if (backward) {
+      // Steps whose gradients are kept until the weights' are added up: a block of rows, but two steps at least.
+      const int block = block_size(p, gates);
+      chunk = (block + p.batch - 1) / p.batch;
+      if (chunk > p.time) chunk = p.time;
+      if (chunk < 2) chunk = 2;
+      take(kernel, p.dx ? (size_t)vectors_of(p.in_features) * kLanes<T> * gates * p.hidden : 0);
       take(direct, carry);
-      for (T*& part : dr) take(part, carry * gates);
-      const int rows = block_rows(p, gates);
-      const size_t columns = (size_t)p.hidden + p.in_features + 2 + 2 * kRows[4];
+      take(dx, carry * chunk * gates);
+      take(drn, carry * chunk);
       for (int i = 0; i < members; i++) {
-        T *left, *right;
-        const T** h_rows;
-        take(left, columns * rows);
-        take(right, (size_t)rows * 4 * kLanes<T>);
-        take(h_rows, rows);
-        if (i == rank) block_left = left, block_right = right, block_h = h_rows;
+        T *h_rows, *right;
+        const T** rows;
+        take(h_rows, p.scale ? (size_t)block * p.hidden : 0);
+        take(right, (size_t)block * 4 * kLanes<T>);
+        take(rows, block);
+        if (i == rank) block_h = h_rows, block_right = right, block_rows = rows;
       }
     } else {
       take(kernel, p.x ? width * p.in_features : 0);
