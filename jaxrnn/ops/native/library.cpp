@@ -1,7 +1,10 @@
 // The entry points that JAX calls, and the choices that are made at run time: instruction set and threads.
 
+#include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <mutex>
@@ -102,6 +105,7 @@ class Scratch {
 struct Plan {
   int threads;
   bool by_rows;
+  int64_t patience;  // microseconds that waiting for the other threads may cost: a small part of the work
 };
 
 int64_t level_2_cache() {
@@ -120,11 +124,22 @@ Plan plan(const Problem<T>& p, int gates, int available) {
   const int64_t weights = (int64_t)(p.hidden + (p.x ? p.in_features : 0)) * p.hidden * gates;
   const double step = 2.0 * p.batch * weights;  // operations
   const bool large = weights * (int64_t)sizeof(T) > cache * 3 / 4;
-  if (available < 2 || step * p.time < 2e6) return {1, true};
-  if (p.batch >= 4 * available && !large) return {available, true};
-  if (step > 3e5) return {available, false};
-  if (p.batch >= available) return {available, true};
-  return {1, true};
+  const int64_t patience = std::clamp<int64_t>((int64_t)(step * p.time / 1e5 / 10), 20, 2000);  // at 100 GFLOP/s
+  if (available < 2 || step * p.time < 2e6) return {1, true, 0};
+  if (p.batch >= 4 * available && !large) return {available, true, patience};
+  if (step > 3e5) return {available, false, patience};
+  if (p.batch >= available) return {available, true, patience};
+  return {1, true, 0};
+}
+
+// Memory fresh from the operating system costs an interrupt a page when it is first written: large pages are fewer.
+template <class T>
+void ask_for_large_pages(T* begin, int64_t count) {
+#if defined(MADV_HUGEPAGE)
+  const uintptr_t page = 4096, from = ((uintptr_t)begin + page - 1) / page * page;
+  const uintptr_t to = ((uintptr_t)begin + count * sizeof(T)) / page * page;
+  if (begin && to > from + (4 << 20)) madvise((void*)from, to - from, MADV_HUGEPAGE);
+#endif
 }
 
 template <class T>
@@ -133,14 +148,29 @@ ffi::Error launch(ffi::ThreadPool& pool, const Problem<T>& p, int gates, bool ba
   int available = (int)pool.num_threads();
   if (most_threads > 0 && most_threads < available) available = most_threads;
   const Plan wanted = plan(p, gates, available);
-  const Scratch scratch(k.workspace(p, backward, wanted.threads));
+  // Without waiting for each other, more parts than threads let a late or slow thread do less.
+  const bool apart = wanted.by_rows && !backward;
+  int parts = wanted.threads;
+  if (apart && parts > 1 && p.batch >= 32 * parts) parts *= 2;
+  const Scratch scratch(k.workspace(p, backward, parts));
   if (!scratch.memory()) return ffi::Error(ffi::ErrorCode::kResourceExhausted, "no memory for a recurrence");
   Team team(wanted.threads - 1, [&](auto task) { pool.Schedule(std::move(task)); });
-  const int size = team.close(std::chrono::microseconds(200));
+  if (apart) {
+    auto nothing = [](void*) {};
+    k.forward(p, {0, 1, true, true, false, nothing, nullptr, scratch.memory()});
+    std::atomic<int> next{0};
+    team.run([&](int) {
+      for (int part; (part = next.fetch_add(1)) < parts;) {
+        k.forward(p, {part, parts, true, false, true, nothing, nullptr, scratch.memory()});
+      }
+    });
+    return ffi::Error::Success();
+  }
+  const int size = team.close(std::chrono::microseconds(wanted.patience));
   team.run([&](int rank) {
     auto wait = [](void* t) { static_cast<Team*>(t)->barrier(); };
-    const Member member{rank, size, wanted.by_rows || size == 1, wait, &team, scratch.memory()};
-    (backward ? k.backward : k.forward)(p, member);
+    const bool by_rows = wanted.by_rows || size == 1;
+    (backward ? k.backward : k.forward)(p, {rank, size, by_rows, true, true, wait, &team, scratch.memory()});
   });
   return ffi::Error::Success();
 }
@@ -167,7 +197,9 @@ struct Arrays {
   }
   T* out(size_t i) const {
     auto buffer = rets.get<ffi::AnyBuffer>(i);
-    return (*buffer)->element_count() ? static_cast<T*>((*buffer)->untyped_data()) : nullptr;
+    T* data = (*buffer)->element_count() ? static_cast<T*>((*buffer)->untyped_data()) : nullptr;
+    ask_for_large_pages(data, (*buffer)->element_count());
+    return data;
   }
 };
 

@@ -203,19 +203,18 @@ void forward(const Problem<T>& p, const Member& member) {
   const Share share(p, w, member);
   const Range mine = split(p.batch, member.rank, member.size);
   const int H = p.hidden;
-  for (int i = w.pack.begin; i < w.pack.end; i++) {
+  for (int i = w.pack.begin; member.packs && i < w.pack.end; i++) {
     if (p.x) pack_panel(w.panels[i], p.kernel, p.in_features, CellType::kGates, H, w.kernel);
     pack_panel(w.panels[i], p.recurrent_kernel, H, CellType::kGates, H, w.recurrent);
   }
+  if (!member.runs) return;
   for (int b = mine.begin; b < mine.end; b++) {
-    const bool reset = p.time > 0 && p.is_reset(p.step(0), b);
+    const bool reset = p.is_reset(p.step(0), b);
     const ptrdiff_t at = (ptrdiff_t)b * H;
     for (ptrdiff_t j = at; j < at + H; j++) {
       w.h[0][j] = reset ? p.reset_h[j] : p.h[j];
       if (CellType::kHasC) w.c[j] = reset ? p.reset_c[j] : p.c[j];
       if (p.scale) w.scaled[0][j] = w.h[0][j] * p.scale[j];
-      if (p.time == 0) p.last_h[j] = p.h[j];
-      if (p.time == 0 && CellType::kHasC) p.last_c[j] = p.c[j];
     }
   }
   member.wait();

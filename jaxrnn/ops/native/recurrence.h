@@ -54,6 +54,7 @@ struct Problem {
 struct Member {
   int rank, size;
   bool by_rows;
+  bool packs, runs;  // which of the two parts of the forward pass it does: packing the weights, and the rest
   void (*barrier)(void*);
   void* team;
   void* workspace;
