@@ -35,16 +35,16 @@ struct Chunk {
   int begin, end;
 };
 
-// out[m] += sum over k of rows[k][m] * right[k], for the columns m of `columns` and one gate's units.
+// out[m] += sum over k of rows[k][m] * right[k], for the columns m of `columns` and a panel of one gate's units.
 template <class T>
-void add_product(const Workspace<T>& w, Range columns, const Panel& panel, int depth, bool first, T* out,
-                 ptrdiff_t out_row, int hidden) {
+void add_product(const Workspace<T>& w, Range columns, const Panel& panel, const T* right, int depth, bool first,
+                 T* out, ptrdiff_t out_row, int hidden) {
   constexpr int L = kLanes<T>;
   alignas(64) T sums[24 * L];
   with_vectors<4>(panel.vectors, [&]<int N>() {
     for (int m = columns.begin; m < columns.end; m += kRows[N]) {
       const int count = columns.end - m < kRows[N] ? columns.end - m : kRows[N];
-      const Transposed<T> segment{w.block_rows, m, w.block_right, depth};
+      const Transposed<T> segment{w.block_rows, m, right + panel.first * L, w.ring_row, depth};
       tile_of<T, N, Transposed<T>>(count)(&segment, 1, sums);
       for (int i = 0; i < count; i++) {
         T* row = out + (m + i) * out_row;
@@ -59,26 +59,15 @@ void add_product(const Workspace<T>& w, Range columns, const Panel& panel, int d
   });
 }
 
-// Copies one panel of `depth` rows together; with `sums`, also adds them up to there.
+// out += sum over k of right[k], for these units.
 template <class T>
-void gather_right(const Workspace<T>& w, const Panel& panel, const T* from, ptrdiff_t row, int depth, bool first,
-                  T* sums, int hidden) {
+void add_rows(const Workspace<T>& w, Range vectors, const T* right, int depth, bool first, T* out, int hidden) {
   constexpr int L = kLanes<T>;
-  Vector<T> total[4] = {};
-  T* to = w.block_right;
-  for (int k = 0; k < depth; k++, from += row) {
-    for (int u = 0; u < panel.vectors; u++, to += L) {
-      const int unit = (panel.first + u) * L;
-      const Vector<T> v = load(from + unit, hidden - unit);
-      store<T>(to, v);
-      total[u] += v;
-    }
-  }
-  if (!sums) return;
-  for (int u = 0; u < panel.vectors; u++) {
-    const int unit = (panel.first + u) * L;
-    if (!first) total[u] += load(sums + unit, hidden - unit);
-    store(sums + unit, total[u], hidden - unit);
+  for (int i = vectors.begin; i < vectors.end; i++) {
+    const int unit = i * L;
+    Vector<T> sum = first ? Vector<T>{} : load(out + unit, hidden - unit);
+    for (int k = 0; k < depth; k++) sum += load(right + k * (ptrdiff_t)w.ring_row + unit);
+    store(out + unit, sum, hidden - unit);
   }
 }
 
@@ -91,27 +80,25 @@ void weight_gradients(const Problem<T>& p, const Workspace<T>& w, const Member& 
   const Range mine = split(inputs + H, member.rank, member.size);
   const Range of_x{mine.begin < inputs ? mine.begin : inputs, mine.end < inputs ? mine.end : inputs};
   const Range of_h{mine.begin > inputs ? mine.begin - inputs : 0, mine.end > inputs ? mine.end - inputs : 0};
-  const bool sums = member.rank == 0;
+  const Range vectors = split(Workspace<T>::vectors_of(H), member.rank, member.size);
   const int rows = (chunk.end - chunk.begin) * p.batch;
   for (int begin = 0; begin < rows; begin += block) {
     const int depth = rows - begin < block ? rows - begin : block;
     const bool start = first && begin == 0;
     // The ring starts at a multiple of its length, so that the rows of a chunk lie one after the other.
-    const T* dx = w.dx + (ptrdiff_t)begin * width;
-    const T* drn = w.drn + (ptrdiff_t)begin * H;
-    auto product = [&](int g, const T* right, ptrdiff_t row, Range columns, T* out, T* bias) {
-      if (columns.begin >= columns.end && !bias) return;
-      for (int i = 0; i < w.panel_count; i++) {
-        gather_right(w, w.panels[i], right, row, depth, start, bias ? bias + g * H : nullptr, H);
-        add_product(w, columns, w.panels[i], depth, start, out + g * H, width, H);
+    const T* ring = w.ring + (ptrdiff_t)begin * w.ring_row;
+    auto add = [&](int g, const T* right, Range columns, T* out, T* bias) {
+      if (bias) add_rows(w, vectors, right, depth, start, bias + g * H, H);
+      for (int i = 0; i < w.panel_count && columns.begin < columns.end; i++) {
+        add_product(w, columns, w.panels[i], right, depth, start, out + g * H, width, H);
       }
     };
-    if (p.x && (of_x.begin < of_x.end || (sums && p.dbias))) {
+    if (p.x) {
       for (int k = 0; k < depth; k++) {
         const int s = chunk.begin + (begin + k) / p.batch, b = (begin + k) % p.batch;
         w.block_rows[k] = p.x + p.row(p.step(s), b) * p.in_features;
       }
-      for (int g = 0; g < G; g++) product(g, dx + g * H, width, of_x, p.dkernel, sums ? p.dbias : nullptr);
+      for (int g = 0; g < G; g++) add(g, ring + g * H, of_x, p.dkernel, p.dbias);
     }
     for (int k = 0; k < depth; k++) {
       const int s = chunk.begin + (begin + k) / p.batch, b = (begin + k) % p.batch;
@@ -124,9 +111,8 @@ void weight_gradients(const Problem<T>& p, const Workspace<T>& w, const Member& 
       w.block_rows[k] = h;
     }
     for (int g = 0; g < G; g++) {
-      const bool apart = CellType::kApart && g == G - 1;
-      product(g, apart ? drn : dx + g * H, apart ? H : width, of_h, p.drecurrent_kernel,
-              sums ? p.drecurrent_bias : nullptr);
+      const int in_ring = CellType::kApart && g == G - 1 ? G : g;
+      add(g, ring + in_ring * H, of_h, p.drecurrent_kernel, p.drecurrent_bias);
     }
   }
 }
@@ -144,7 +130,7 @@ void input_gradients(const Problem<T>& p, const Workspace<T>& w, const Member& m
       const T* packed = w.kernel + (ptrdiff_t)r.begin * L * width;
       for (int row = mine.begin; row < mine.end; row += kRows[N]) {
         const int count = mine.end - row < kRows[N] ? mine.end - row : kRows[N];
-        const Segment<T> segment{w.dx + (ptrdiff_t)row * width, width, packed, width};
+        const Segment<T> segment{w.ring + (ptrdiff_t)row * w.ring_row, w.ring_row, packed, width};
         tile_of<T, N>(count)(&segment, 1, sums);
         for (int m = 0; m < count; m++) {
           const int s = chunk.begin + (row + m) / p.batch, b = (row + m) % p.batch;

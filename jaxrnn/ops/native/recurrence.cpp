@@ -130,7 +130,7 @@ INLINE void finish_backward(const Problem<T>& p, const Workspace<T>& w, int s, i
   const ptrdiff_t row = p.row(t, b);
   const T* saved_row = p.saved + row * CellType::kSaved * H;
   const Previous<T> before = s < 0 ? Previous<T>{} : previous<T, CellType>(p, s, b);
-  T* ring = s < 0 ? nullptr : w.dx_at(s, b, kGates, p.batch, H);
+  T* ring = s < 0 ? nullptr : w.ring_at(s, b, p.batch);
   for (int u = 0; u < kVectors; u++) {
     const int unit = (panel.first + u) * L, lanes = H - unit;
     State<T> d{load(w.direct + at + unit, lanes), Vector<T>{}};
@@ -168,7 +168,7 @@ INLINE void finish_backward(const Problem<T>& p, const Workspace<T>& w, int s, i
       store(ring + g * H + unit, dx[g], lanes);
       if (p.dxw) store(p.dxw + (row * kGates + g) * H + unit, dx[g], lanes);
     }
-    if (CellType::kApart) store(w.drn_at(s, b, p.batch, H) + unit, drn, lanes);
+    if (CellType::kApart) store(ring + kGates * H + unit, drn, lanes);
   }
 }
 
@@ -185,8 +185,8 @@ void backward_panel(const Problem<T>& p, const Workspace<T>& w, int s, Range row
     const bool first = s == p.time - 1;
     if (!first) {
       const T* rest = packed + (ptrdiff_t)shared * kVectors * kLanes<T>;
-      const Segment<T> segments[2] = {{w.dx_at(s + 1, b, G, p.batch, H), width, packed, shared},
-                                      {w.drn_at(s + 1, b, p.batch, H), H, rest, H}};
+      const T* ring = w.ring_at(s + 1, b, p.batch);
+      const Segment<T> segments[2] = {{ring, w.ring_row, packed, shared}, {ring + width, w.ring_row, rest, H}};
       tile_of<T, kVectors>(count)(segments, CellType::kApart ? 2 : 1, tiles);
     }
     for (int m = 0; m < count; m++) {

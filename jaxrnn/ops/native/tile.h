@@ -30,18 +30,27 @@ struct Segment {
   int depth;
 
   INLINE const T* at(int k) const { return a + k; }
+  template <int kWidth>
+  INLINE const T* panel(int k) const {
+    return b + (ptrdiff_t)k * kWidth;
+  }
 };
 
-// The same where a is transposed: its column k is what lies at columns[k] + first.
+// The same where a is transposed, its column k is what lies at columns[k] + first, and b is not packed.
 template <class T>
 struct Transposed {
   const T* const* columns;
   ptrdiff_t first;
   const T* b;
+  ptrdiff_t b_row;
   int depth;
   static constexpr ptrdiff_t row = 1;
 
   INLINE const T* at(int k) const { return columns[k] + first; }
+  template <int kWidth>
+  INLINE const T* panel(int k) const {
+    return b + k * b_row;
+  }
 };
 
 template <class T, int M, int N, class SegmentType>
@@ -58,16 +67,16 @@ void tile(const SegmentType* segments, int count, T* out) {
       for (int n = 0; n < N; n++) sums[s][m][n] = Vector<T>{};
   for (int i = 0; i < count; i++) {
     const SegmentType segment = segments[i];
-    const T* b = segment.b;
     const ptrdiff_t row = segment.row;
     const int depth = segment.depth;
     int k = 0;
     for (; k + kSets <= depth; k += kSets) {
 #pragma GCC unroll 4
       for (int s = 0; s < kSets; s++) {
+        const T* b = segment.template panel<N * L>(k + s);
         Vector<T> columns[N];
 #pragma GCC unroll 4
-        for (int n = 0; n < N; n++) columns[n] = load(b + ((k + s) * N + n) * L);
+        for (int n = 0; n < N; n++) columns[n] = load(b + n * L);
         const T* a = segment.at(k + s);
 #pragma GCC unroll 12
         for (int m = 0; m < M; m++) {
@@ -79,11 +88,12 @@ void tile(const SegmentType* segments, int count, T* out) {
     }
     for (; k < depth; k++) {
       const T* a = segment.at(k);
+      const T* b = segment.template panel<N * L>(k);
 #pragma GCC unroll 12
       for (int m = 0; m < M; m++) {
         const T left = a[m * row];
 #pragma GCC unroll 4
-        for (int n = 0; n < N; n++) sums[0][m][n] += left * load(b + (k * N + n) * L);
+        for (int n = 0; n < N; n++) sums[0][m][n] += left * load(b + n * L);
       }
     }
   }

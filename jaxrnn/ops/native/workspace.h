@@ -30,11 +30,12 @@ struct Workspace {
   T* h[2];        // the hidden state before and after a step, [batch, hidden]
   T* scaled[2];   // h * scale
   T* c;           // the cell state; backward: its gradient
-  T* dx;          // the gradients of the pre-activations, a ring of `chunk` steps: [chunk, batch, gates * hidden]
-  T* drn;         // where the recurrent part of the last gate has a gradient of its own: [chunk, batch, hidden]
+  // The gradients of the pre-activations, a ring of `chunk` steps, [chunk, batch, ring_row]: dx of all gates, then
+  // dr of the last gate where that differs.
+  T* ring;
+  int ring_row;
   T* direct;      // what of dh does not pass through the recurrent product
   T* block_h;     // scaled hidden states, see gradients.h
-  T* block_right;
   const T** block_rows;
   int chunk;
   Panel* panels;
@@ -68,12 +69,7 @@ struct Workspace {
     return bytes <= (1 << 20) ? 128 : 512;
   }
 
-  T* dx_at(int s, int b, int gates, int batch, int hidden) const {
-    return dx + ((ptrdiff_t)(s % chunk) * batch + b) * gates * hidden;
-  }
-  T* drn_at(int s, int b, int batch, int hidden) const {
-    return drn + ((ptrdiff_t)(s % chunk) * batch + b) * hidden;
-  }
+  T* ring_at(int s, int b, int batch) const { return ring + ((ptrdiff_t)(s % chunk) * batch + b) * ring_row; }
 
   static size_t bytes(const Problem<T>& p, int gates, bool backward, int members) {
     Workspace w;
@@ -100,15 +96,18 @@ struct Workspace {
       if (chunk < 2) chunk = 2;
       take(kernel, p.dx ? (size_t)vectors_of(p.in_features) * kLanes<T> * gates * p.hidden : 0);
       take(direct, carry);
-      take(dx, carry * chunk * gates);
-      take(drn, carry * chunk);
+      // Rows an odd number of cache lines apart do not crowd into a few sets of the cache; vectors that reach past
+      // the last row's end are read, not used.
+      const int line = 64 / sizeof(T);
+      ring_row = ((gates + (p.cell == Cell::kGRU ? 1 : 0)) * p.hidden + line - 1) / line;
+      ring_row = (ring_row | 1) * line;
+      take(ring, (size_t)p.batch * chunk * ring_row + 4 * kLanes<T>);
       for (int i = 0; i < members; i++) {
-        T *h_rows, *right;
+        T* h_rows;
         const T** rows;
         take(h_rows, p.scale ? (size_t)block * p.hidden : 0);
-        take(right, (size_t)block * 4 * kLanes<T>);
         take(rows, block);
-        if (i == rank) block_h = h_rows, block_right = right, block_rows = rows;
+        if (i == rank) block_h = h_rows, block_rows = rows;
       }
     } else {
       take(kernel, p.x ? width * p.in_features : 0);
