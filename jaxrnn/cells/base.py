@@ -72,6 +72,10 @@ class RecurrentCell(nnx.RNNCellBase):
 
     num_gates: ClassVar[int] = 1
 
+    output_is_hidden_state: ClassVar[bool] = False
+    """Whether every step's output is the hidden state, as in all built-in cells: layers that return only the last
+    output then need no others."""
+
     def __init__(
         self,
         in_features: int,

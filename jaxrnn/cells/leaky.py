@@ -32,6 +32,8 @@ class LeakyCell(RecurrentCell):
     (2, 4)
     """
 
+    output_is_hidden_state = True
+
     def __init__(
         self,
         in_features: int,

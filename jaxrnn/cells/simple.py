@@ -35,6 +35,8 @@ class SimpleRNNCell(RecurrentCell):
     ((2, 4), (2, 4))
     """
 
+    output_is_hidden_state = True
+
     def __init__(
         self,
         in_features: int,

@@ -10,7 +10,7 @@ from jax import Array, lax
 from jaxrnn.cells.base import RecurrentCell
 from jaxrnn.layers.any_cell import align, scan_any_cell
 from jaxrnn.ops.dispatch import recurrence, valid_steps
-from jaxrnn.ops.step import Carry, cast
+from jaxrnn.ops.step import Carry, cast, hidden_state
 
 
 def run_cell(
@@ -109,7 +109,9 @@ def _on_engine(
             reset_carry=initial_carry,
             **options,
         )
-        if last_only:
+        if last_only and cell.output_is_hidden_state:
+            outputs = cast(hidden_state(carry), outputs.dtype)[None]
+        elif last_only:
             outputs = outputs[:1] if options["reverse"] else outputs[-1:]
         return carry, outputs
 

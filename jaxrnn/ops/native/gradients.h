@@ -85,8 +85,8 @@ void weight_gradients(const Problem<T>& p, const Workspace<T>& w, const Member& 
   for (int begin = 0; begin < rows; begin += block) {
     const int depth = rows - begin < block ? rows - begin : block;
     const bool start = first && begin == 0;
-    // The ring starts at a multiple of its length, so that the rows of a chunk lie one after the other.
-    const T* ring = w.ring + (ptrdiff_t)begin * w.ring_row;
+    // Chunks begin at a multiple of their length, so that the rows of one lie one after the other in the ring.
+    const T* ring = w.ring_at(chunk.begin, begin, p.batch);
     auto add = [&](int g, const T* right, Range columns, T* out, T* bias) {
       if (bias) add_rows(w, vectors, right, depth, start, bias + g * H, H);
       for (int i = 0; i < w.panel_count && columns.begin < columns.end; i++) {
@@ -130,7 +130,7 @@ void input_gradients(const Problem<T>& p, const Workspace<T>& w, const Member& m
       const T* packed = w.kernel + (ptrdiff_t)r.begin * L * width;
       for (int row = mine.begin; row < mine.end; row += kRows[N]) {
         const int count = mine.end - row < kRows[N] ? mine.end - row : kRows[N];
-        const Segment<T> segment{w.ring + (ptrdiff_t)row * w.ring_row, w.ring_row, packed, width};
+        const Segment<T> segment{w.ring_at(chunk.begin, row, p.batch), w.ring_row, packed, width};
         tile_of<T, N>(count)(&segment, 1, sums);
         for (int m = 0; m < count; m++) {
           const int s = chunk.begin + (row + m) / p.batch, b = (row + m) % p.batch;

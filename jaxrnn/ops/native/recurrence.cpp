@@ -261,8 +261,8 @@ void backward(const Problem<T>& p, const Member& member) {
       });
     }
     if (s < 0) break;
-    // A chunk is whole when its first step is done; that step stays in the ring until the one before it has read
-    // it, and is overwritten only by the last one of the chunk before.
+    // A chunk is whole when its first step is done. Who has done his part of its gradients may go on, since the next
+    // chunk lies elsewhere in the ring, and at the end of that one everybody waits again.
     if (!member.by_rows || s % w.chunk == 0) member.wait();
     if (s % w.chunk != 0) continue;
     chunk.begin = s;
@@ -270,7 +270,6 @@ void backward(const Problem<T>& p, const Member& member) {
     if (p.dx) input_gradients(p, w, member, chunk, CellType::kGates);
     chunk.end = s;
     first = false;
-    member.wait();
   }
 }
 

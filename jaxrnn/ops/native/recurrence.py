@@ -76,8 +76,7 @@ def native_recurrence(
     return carry, outputs
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _run(pointwise: Pointwise, reverse: bool, save: bool, arrays: Recurrence) -> tuple[Carry, Array, Array]:
+def _results(pointwise: Pointwise, reverse: bool, save: bool, arrays: Recurrence) -> tuple[Carry, Array, Array]:
     """Carry, outputs and, with ``save``, what the backward pass needs besides."""
     call = _Call(pointwise, reverse, arrays)
     cell, steps = call.cell, call.steps
@@ -99,11 +98,14 @@ class _Wanted:
     of_inputs: bool
 
 
+_run: Any = jax.custom_vjp(_results, nondiff_argnums=(0, 1, 2))
+
+
 def _run_forward(pointwise: Pointwise, reverse: bool, save: bool, arrays: Recurrence):
     def of(field: str) -> Any:
         return jax.tree.map(lambda a: getattr(a, field), arrays, is_leaf=lambda a: hasattr(a, "perturbed"))
 
-    wanted = of("perturbed").xw
+    wanted: Any = of("perturbed").xw
     wanted = wanted.inputs if isinstance(wanted, Projection) else wanted
     arrays = of("value")
     carry, outputs, saved = _run(pointwise, reverse, True, arrays)
@@ -115,10 +117,10 @@ def _run_backward(pointwise: Pointwise, reverse: bool, save: bool, residuals: An
     wanted, arrays, outputs, saved = residuals
     dcarry, doutputs, _ = cotangents  # what is saved has no use but the gradients, which know where it came from
 
-    def zeros(d: Any) -> Array:
-        return jnp.zeros(d.shape, d.dtype) if isinstance(d, SymbolicZero) else d
+    def concrete(d: Any, part: Array) -> Array:
+        return jnp.zeros_like(part) if isinstance(d, SymbolicZero) else d
 
-    dcarry = jax.tree.map(zeros, dcarry, is_leaf=lambda d: isinstance(d, SymbolicZero))
+    dcarry = jax.tree.map(concrete, dcarry, arrays.initial_carry, is_leaf=lambda d: isinstance(d, SymbolicZero))
     doutputs = None if isinstance(doutputs, SymbolicZero) else doutputs
     return (_gradients(pointwise, reverse, wanted.of_inputs, arrays, outputs, saved, (dcarry, doutputs)),)
 
@@ -165,8 +167,9 @@ def _gradients(
     results = call("jaxrnn_backward", shapes, arguments)
     dinputs, dxw, dc, dh, dreset_c, dreset_h, dkernel, dbias, drecurrent_kernel, drecurrent_bias = results
     if projection is not None:
+        of_x: Any = call.time_first(dinputs) if of_inputs else None
         dxw = Projection(
-            inputs=call.time_first(dinputs) if of_inputs else None,
+            inputs=of_x,
             kernel=dkernel,
             bias=None if projection.bias is None else dbias,
             batch_major=projection.batch_major,

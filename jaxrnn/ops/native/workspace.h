@@ -30,8 +30,8 @@ struct Workspace {
   T* h[2];        // the hidden state before and after a step, [batch, hidden]
   T* scaled[2];   // h * scale
   T* c;           // the cell state; backward: its gradient
-  // The gradients of the pre-activations, a ring of `chunk` steps, [chunk, batch, ring_row]: dx of all gates, then
-  // dr of the last gate where that differs.
+  // The gradients of the pre-activations, a ring of two chunks of steps, [2 * chunk, batch, ring_row]: dx of all
+  // gates, then dr of the last gate where that differs. Two, so that a thread can go on while another still reads.
   T* ring;
   int ring_row;
   T* direct;      // what of dh does not pass through the recurrent product
@@ -66,10 +66,10 @@ struct Workspace {
   // its size, does not matter.
   static int block_size(const Problem<T>& p, int gates) {
     const int64_t bytes = (int64_t)(p.hidden + p.in_features) * p.hidden * gates * sizeof(T);
-    return bytes <= (1 << 20) ? 128 : 512;
+    return bytes <= (1 << 20) ? 256 : 512;
   }
 
-  T* ring_at(int s, int b, int batch) const { return ring + ((ptrdiff_t)(s % chunk) * batch + b) * ring_row; }
+  T* ring_at(int s, int b, int batch) const { return ring + ((ptrdiff_t)(s % (2 * chunk)) * batch + b) * ring_row; }
 
   static size_t bytes(const Problem<T>& p, int gates, bool backward, int members) {
     Workspace w;
@@ -89,11 +89,10 @@ struct Workspace {
     take(recurrent, width * p.hidden);
     take(c, carry);
     if (backward) {
-      // Steps whose gradients are kept until the weights' are added up: a block of rows, but two steps at least.
+      // Steps whose gradients are kept until the weights' are added up: a block of rows.
       const int block = block_size(p, gates);
       chunk = (block + p.batch - 1) / p.batch;
       if (chunk > p.time) chunk = p.time;
-      if (chunk < 2) chunk = 2;
       take(kernel, p.dx ? (size_t)vectors_of(p.in_features) * kLanes<T> * gates * p.hidden : 0);
       take(direct, carry);
       // Rows an odd number of cache lines apart do not crowd into a few sets of the cache; vectors that reach past
@@ -101,7 +100,7 @@ struct Workspace {
       const int line = 64 / sizeof(T);
       ring_row = ((gates + (p.cell == Cell::kGRU ? 1 : 0)) * p.hidden + line - 1) / line;
       ring_row = (ring_row | 1) * line;
-      take(ring, (size_t)p.batch * chunk * ring_row + 4 * kLanes<T>);
+      take(ring, (size_t)p.batch * 2 * chunk * ring_row + 4 * kLanes<T>);
       for (int i = 0; i < members; i++) {
         T* h_rows;
         const T** rows;

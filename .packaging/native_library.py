@@ -13,7 +13,8 @@ class NativeLibrary(BuildHookInterface):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         path = Path(self.root) / "jaxrnn" / "ops" / "native" / "build.py"
         spec = importlib.util.spec_from_file_location("jaxrnn_native_build", path)
-        assert spec is not None and spec.loader is not None
+        if spec is None or spec.loader is None:
+            raise RuntimeError(f"cannot load {path}")
         build = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(build)  # by its path: importing jaxrnn would need JAX
         try:
