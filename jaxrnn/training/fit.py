@@ -12,7 +12,9 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from jaxrnn.training.step import Epoch, TrainState, learning_rate_of
+from jaxrnn.training.epochs import Epoch
+from jaxrnn.training.optimizers import learning_rate_of
+from jaxrnn.training.state import TrainState
 
 
 @dataclass
