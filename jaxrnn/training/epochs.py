@@ -28,12 +28,12 @@ Step = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
 
 
 class Program(Protocol):
-    """Trains from ``state.position`` up to and without batch ``stop``. With ``fresh`` the epoch's order of
-    windows may not be taken from a call before, without looking whose it was."""
+    """Trains from ``state.position`` up to and without batch ``stop``.
 
-    def __call__(
-        self, state: TrainState, stop: int, *, fresh: bool = True
-    ) -> tuple[TrainState, StepMetrics]: ...
+    With ``fresh`` it may not wait for the state, as it would to see whether it knows the epoch's order already.
+    """
+
+    def __call__(self, state: TrainState, stop: int, fresh: bool = True) -> tuple[TrainState, StepMetrics]: ...
 
 
 class SteppedEpoch:
@@ -192,7 +192,7 @@ class _Ordered:
         self._starts, *self._arrays = arrays
         self._known: tuple[Any, Array] | None = None
 
-    def __call__(self, state: TrainState, stop: int, *, fresh: bool = True) -> tuple[TrainState, StepMetrics]:
+    def __call__(self, state: TrainState, stop: int, fresh: bool = True) -> tuple[TrainState, StepMetrics]:
         if self._mesh is not None:
             state = put(state, self._mesh)
         if fresh:  # to look which epoch it is would mean to wait for the one before
@@ -274,15 +274,17 @@ def make_sequential_epoch(
                 return loop(begin(state, initial_carry), stop, *arrays)
 
             here = (initial_carry, features, targets, starts, jnp.asarray(weights))
-            return SteppedEpoch(steps, lambda s, stop, fresh=True: run(s, np.int32(stop), *here), mesh, make)
 
+            def program(state: TrainState, stop: int, fresh: bool = True):
+                return run(state, np.int32(stop), *here)
+
+            return SteppedEpoch(steps, program, mesh, make)
         auto, axis = batch_axis(mesh)
         whole, spread = P(), P(axis)
-        state_specs = TrainState(*[whole] * 8, carry=spread, average=whole)
+        fields: dict[str, Any] = dict.fromkeys(TrainState.__dataclass_fields__, whole)
+        state_specs = TrainState(**{**fields, "carry": spread})
         specs = (state_specs, whole, whole, whole, P(None, axis), spread)
-        mapped = jax.shard_map(
-            loop, mesh=auto, in_specs=specs, out_specs=(state_specs, whole), check_vma=False
-        )
+        mapped = jax.shard_map(loop, mesh=auto, in_specs=specs, out_specs=(state_specs, whole), check_vma=False)
 
         @partial(jax.jit, donate_argnums=0, out_shardings=jax.NamedSharding(auto, whole))
         def run_spread(state: TrainState, stop: Array, initial_carry: Any, *arrays: Array):
@@ -293,9 +295,11 @@ def make_sequential_epoch(
         shards = (put(features, auto), put(targets, auto), put(starts[:, rows], auto, P(None, axis)))
         shards += (put(weights, auto, spread),)
         first = put(initial_carry, auto)
-        return SteppedEpoch(
-            steps, lambda s, stop, fresh=True: run_spread(put(s, auto), np.int32(stop), first, *shards), mesh, make
-        )
+
+        def program(state: TrainState, stop: int, fresh: bool = True):
+            return run_spread(put(state, auto), np.int32(stop), first, *shards)
+
+        return SteppedEpoch(steps, program, mesh, make)
 
     return make(mesh)
 

@@ -13,6 +13,9 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+WHOLE = P()
+"""The sharding of what is whole on every device."""
+
 
 def batch_axis(mesh: Mesh) -> tuple[Mesh, str]:
     """The mesh with an axis that the compiler manages, whichever kind was given, and the name of that axis.
@@ -35,7 +38,7 @@ def padded(rows: int, mesh: Mesh | None) -> int:
     return -(-rows // devices) * devices
 
 
-def put(tree: Any, mesh: Mesh, spec: P = P()) -> Any:
+def put(tree: Any, mesh: Mesh, spec: P = WHOLE) -> Any:
     """The arrays on the mesh: by default whole on every device. Every process must hold all of their values."""
     sharding = NamedSharding(mesh, spec)
 

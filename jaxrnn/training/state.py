@@ -121,7 +121,7 @@ class Batch(NamedTuple):
 
 
 class StepMetrics(NamedTuple):
-    """The loss, and the gradient's norm before clipping: of one step, or means over the steps taken in an epoch."""
+    """Loss, and norm of the gradient before clipping: of one step, or means over the steps taken in an epoch."""
 
     loss: Array
     grad_norm: Array
