@@ -23,6 +23,8 @@ import numpy as np
 FORMAT = 1
 RECORD = "record.json"
 _ARRAYS = "arrays"
+_OVERHEAD = 8192
+"""Bytes that Orbax needs for an array beside its data, and for the folder; rather too many."""
 
 
 class CheckpointError(ValueError):
@@ -113,6 +115,7 @@ def _numbered(arrays: list[np.ndarray]) -> dict[str, np.ndarray]:
 
 def write(folder: Path, content: dict[str, Any], leaves: dict[str, Leaf]) -> None:
     arrays = [np.asarray(leaf.data) for leaf in leaves.values()]
+    _require_space(folder, sum(array.nbytes for array in arrays) + _OVERHEAD * (1 + len(arrays)))
     if tree := _numbered(arrays):
         with _orbax() as ocp:
             ocp.save(os.fspath(folder / _ARRAYS), tree)
@@ -134,6 +137,25 @@ def write(folder: Path, content: dict[str, Any], leaves: dict[str, Leaf]) -> Non
             fsync(path)
 
 
+def _require_space(folder: Path, size: int) -> None:
+    """Have that many bytes allocated and freed again: an OSError where disk or quota has no room for them.
+
+    On a full disk Orbax fails too, but leaves tasks behind that print a traceback each.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    path = folder / "space"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):  # this file system cannot tell
+            raise
+    finally:
+        os.close(descriptor)
+        path.unlink()
+
+
 def fsync(path: str | Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -143,13 +165,17 @@ def fsync(path: str | Path) -> None:
 
 
 def could_not_save(error: Exception, step: int, directory: Path) -> Exception:
-    message = f"could not save {step=} in {directory}: {error}; the checkpoints saved before are intact"
+    """The error as a user should see it: an OSError where the file system refused, and what became of the rest."""
     number = getattr(error, "errno", None)
     # TensorStore raises a ValueError with the errno in its text.
     if match := re.search(r"os_error_code='([0-9]+)'", str(error)):
         number = int(match[1])
     elif "RESOURCE_EXHAUSTED" in str(error):
         number = errno.ENOSPC
+    # And with a page of its own settings around it, which __cause__ keeps.
+    where = getattr(error, "filename", None)
+    reason = os.strerror(number) + (f": {where}" if where else "") if number else str(error)
+    message = f"could not save {step=} in {directory}: {reason}; the checkpoints saved before are intact"
     return OSError(number, message) if number else CheckpointError(message)
 
 

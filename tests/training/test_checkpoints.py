@@ -570,7 +570,7 @@ class TestSaveFails:
 
             monkeypatch.setattr(ocp, "save", full)
             with pytest.raises(
-                OSError, match=r"could not save step=2 in .*store: RESOURCE_EXH.*are intact"
+                OSError, match=rf"could not save step=2 in .*store: {os.strerror(number)}; .*are intact"
             ) as error:
                 store.save(2, small(3))
             assert error.value.errno == number
