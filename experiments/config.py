@@ -14,7 +14,7 @@ from jaxrnn.data import available_series
 from jaxrnn.ops import ACTIVATIONS
 from jaxrnn.training import OPTIMIZERS
 
-_RUN_ONLY = ("out", "devices", "resume")
+_RUN_ONLY = ("out", "devices", "resume", "save_every", "save_every_steps", "distributed", "heartbeat")
 _POSITIVE = ("window", "batch_size", "epochs", "learning_rate", "clip_norm", "patience", "season", "level_width")
 
 
@@ -184,11 +184,35 @@ class Settings:
     resume: Annotated[
         FlagCreatePairsOff[bool],
         arg(
-            help="Go on with the run in --out, with its settings; --epochs and --patience may be changed. "
-            "(The tuned recipe's learning rate falls over all of --epochs, so another number changes it.)",
+            help="Go on with the run in --out, with its settings, or begin it if there is none yet; --epochs and "
+            "--patience may be changed. (The tuned recipe's learning rate falls over all of --epochs, so another "
+            "number changes it.)",
             help_behavior_hint="",
         ),
     ] = False
+    save_every: Annotated[
+        float, arg(metavar="SECONDS", help="How often to save the latest and the best model.")
+    ] = 30.0
+    save_every_steps: Annotated[
+        int | None,
+        arg(
+            metavar="N",
+            help="Save after every so many training steps too.",
+            help_behavior_hint="(default: by the clock only)",
+        ),
+    ] = None
+    distributed: Annotated[
+        FlagCreatePairsOff[bool],
+        arg(
+            help="Train together with other processes that run the same command: JAX finds them on SLURM, Open "
+            "MPI, Kubernetes and TPU pods; elsewhere set JAX_COORDINATOR_ADDRESS (HOST:PORT of process 0), "
+            "JAX_NUM_PROCESSES and JAX_PROCESS_ID. --devices is then for each of them.",
+            help_behavior_hint="",
+        ),
+    ] = False
+    heartbeat: Annotated[
+        int, arg(metavar="SECONDS", help="With --distributed: a process that is silent for so long is dead.")
+    ] = 30
 
 
 def read_settings(description: str | None, arguments: list[str] | None) -> Settings:
@@ -223,6 +247,13 @@ def resolve(settings: Settings) -> Config:
             raise ValueError(f"--{name.replace('_', '-')} must be positive and finite, not {value}")
     if not config.hidden or min(config.hidden) < 1:
         raise ValueError(f"--hidden must name at least one layer of at least one unit, not {config.hidden}")
+    if settings.save_every < 0 or (settings.save_every_steps or 1) < 1 or settings.heartbeat < 1:
+        raise ValueError(
+            f"--save-every must not be negative, --save-every-steps and --heartbeat must be at least 1, not "
+            f"{settings.save_every}, {settings.save_every_steps} and {settings.heartbeat}"
+        )
+    if settings.distributed and settings.out is None:
+        raise ValueError("--distributed needs --out, a folder that process 0 can write to")
     if not 0 <= config.seed < 2**32:
         raise ValueError(f"--seed must lie between 0 and {2**32 - 1}, not {config.seed}")
     return config

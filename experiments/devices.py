@@ -1,4 +1,4 @@
-"""Which devices an experiment trains on."""
+"""Which devices an experiment trains on, of this process or of several."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ def claim_devices(count: int | None) -> None:
     if count is not None and count < 1:
         raise ValueError(f"--devices must be at least 1, not {count}")
     cores = os.cpu_count() or 1
-    wanted = cores if count is None else min(count, cores)
+    wanted = cores if count is None else count
     if wanted > 1 and "xla_cpu_multi_thread_eigen" not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".strip()
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
@@ -28,10 +28,47 @@ def claim_devices(count: int | None) -> None:
             jax.config.update("jax_num_cpu_devices", wanted)
 
 
+def join_processes(heartbeat: int) -> None:
+    """Find the other processes of this job and join them. After :func:`claim_devices`, before all else on JAX.
+
+    Args:
+      heartbeat: seconds after which a process that has not been heard of is dead, and the others end.
+
+    Raises:
+      ValueError: the environment does not say where they are, or not all of what is needed.
+    """
+    # Its handler of SIGTERM would exclude ours, which also stops all processes after the same step.
+    jax.config.update("jax_enable_preemption_service", False)
+    number, process = os.environ.get("JAX_NUM_PROCESSES"), os.environ.get("JAX_PROCESS_ID")
+    try:
+        jax.distributed.initialize(
+            num_processes=None if number is None else int(number),
+            process_id=None if process is None else int(process),
+            heartbeat_timeout_seconds=heartbeat,
+            shutdown_timeout_seconds=max(heartbeat, 60),
+        )
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"--distributed: cannot join the other processes: {error} Under SLURM, Open MPI, Kubernetes or on a "
+            f"TPU pod JAX finds them; elsewhere set JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and "
+            f"JAX_PROCESS_ID for each of them."
+        ) from error
+
+
 def batch_mesh(batch_size: int, count: int | None) -> Mesh | None:
-    """A mesh over which to spread the rows of a batch, or None where one device does as well."""
-    devices = jax.devices() if count is None else jax.devices()[:count]
-    devices = devices[: max(1, batch_size // ROWS_PER_DEVICE)]
-    if count is not None and count > len(jax.devices()):
+    """A mesh over which to spread the rows of a batch, or None where one device does as well.
+
+    Args:
+      batch_size: rows of a batch.
+      count: so many devices, though not more than there are rows; None takes as many as bring something. With
+        several processes it is all of theirs, since each must take part.
+    """
+    if jax.process_count() > 1:
+        return Mesh(jax.devices(), ("batch",))
+    if count is None:
+        devices = jax.devices()[: max(1, batch_size // ROWS_PER_DEVICE)]
+    elif count > len(jax.devices()):
         raise ValueError(f"--devices {count} is more than there are here: {len(jax.devices())}")
+    else:
+        devices = jax.devices()[: min(count, batch_size)]
     return None if len(devices) == 1 else Mesh(devices, ("batch",))

@@ -13,7 +13,8 @@ validation MAE near 5.2, where the last value as forecast has 5.94. Other things
     python -m experiments.forecast --activation relu               # see why the lesson prefers tanh
 
 Everything is written into one run folder: config.json, metrics.json, history.json, forecast.csv, forecast.png,
-learning_curve.png and the checkpoints. Ctrl-C saves the best model and stops.
+learning_curve.png and the checkpoints. Ctrl-C and SIGTERM save and stop (exit codes 130 and 143); the same command
+with --resume goes on, to the same numbers, bit for bit on a CPU, as if nothing had happened.
 """
 
 import signal
@@ -35,13 +36,13 @@ import numpy as np  # noqa: E402
 
 from experiments import runs  # noqa: E402
 from experiments.config import Settings, read_settings, resolve  # noqa: E402
-from experiments.devices import batch_mesh, claim_devices  # noqa: E402
+from experiments.devices import batch_mesh, claim_devices, join_processes  # noqa: E402
 from experiments.pipeline import Forecasting, load  # noqa: E402
 from experiments.recipes import Config  # noqa: E402
 from experiments.report import baselines, console, epoch_progress, fail, plain_warnings, results_table  # noqa: E402
-from jaxrnn.training import CheckpointStore, Run, describe_divergence, fit  # noqa: E402
+from jaxrnn.training import EXIT_CODES, CheckpointStore, Run, describe_divergence, fit, processes  # noqa: E402
 
-INTERRUPTED = 130
+INTERRUPTED = EXIT_CODES["interrupted"]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -60,34 +61,37 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run_experiment(settings: Settings) -> int:
     config, preparation = resolve(settings), None
-    claim_devices(settings.devices)
+    if settings.resume and settings.out is None:
+        raise ValueError("--resume needs --out, the folder of the run to go on with")
+    claim_devices(1 if settings.distributed and settings.devices is None else settings.devices)
+    if settings.distributed:
+        join_processes(settings.heartbeat)
+    main = processes.is_main()
+    console.quiet = not main
     folder = settings.out or runs.new_folder(config)
-    if settings.resume:
-        if settings.out is None:
-            raise ValueError("--resume needs --out, the folder of the run to go on with")
-        saved, preparation = runs.read_config(folder)
+    record = processes.on_main(lambda: runs.find_run(folder, resume=settings.resume))
+    if record is not None:
+        saved, preparation = runs.parse_config(folder, record)
         config = runs.check_resumable(saved, settings)
-    else:
-        runs.check_free(folder)
 
     mesh = batch_mesh(config.batch_size, settings.devices)
     forecasting = Forecasting(config, load(config), preparation, mesh=mesh)
     optimizer = forecasting.optimizer()
     state, train_epoch = forecasting.start(optimizer)
     run = Run.create(state, patience=config.patience)
-    runs.make_folder(folder)
     with CheckpointStore(folder / runs.CHECKPOINTS) as store:
-        if settings.resume and store.steps():
-            restored = store.restore(run.arrays)
-            run = run.restored(restored.arrays, restored.record)
-            console.print(f"going on after epoch {run.epochs_run}")
-        elif settings.resume:
-            console.print("there is no checkpoint yet: beginning with the first epoch")
-        runs.write_config(folder, config, forecasting.preparation, new=not settings.resume)
-        train(forecasting, run, train_epoch, store)
+        processes.on_main(lambda: claim(folder, store, forecasting, new=record is None))
+        if record is not None:
+            run = restore(run, store)
+        train(forecasting, run, train_epoch, store, settings)
     console.print(f"stopped: {_reason(run, config)}", soft_wrap=True)
-    if run.stopped == "diverged":
+    if run.stopped == "diverged" and main:
         fail(describe_divergence(run))
+    if run.save_error is not None:
+        return fail(run.save_error) if main else 2
+    code = {"diverged": 1, **EXIT_CODES}.get(run.stopped or "", 0)
+    if run.stopped == "terminated" or not main:  # whoever sends SIGTERM will not wait for pictures
+        return code
     try:
         metrics = finish(forecasting, run, folder)
     except KeyboardInterrupt:
@@ -97,10 +101,43 @@ def run_experiment(settings: Settings) -> int:
     which = f"best model of epoch {epoch}" if epoch else "no epoch was finite: this is the untrained model"
     console.print(f"{which}; its MAE over the last {len(forecasting.actual)} values is {metrics['valid_mae']!r}")
     console.print(f"everything is in {folder}", soft_wrap=True)
-    return {"interrupted": INTERRUPTED, "diverged": 1}.get(run.stopped or "", 0)
+    return code
 
 
-def train(forecasting: Forecasting, run: Run, train_epoch: Any, store: CheckpointStore) -> None:
+def claim(folder: Path, store: CheckpointStore, forecasting: Forecasting, *, new: bool) -> None:
+    """Make the folder this run's own; an error if another one has it or is training in it."""
+    runs.make_folder(folder)
+    if new:
+        runs.write_config(folder, forecasting.config, forecasting.preparation, new=True)
+    store.claim()
+    if not new:
+        runs.write_config(folder, forecasting.config, forecasting.preparation, new=False)
+
+
+def restore(run: Run, store: CheckpointStore) -> Run:
+    """The run as its newest undamaged checkpoint has it, in every process; as it is where there is none yet."""
+    arrays: list[Any] = [run.arrays]
+
+    def read() -> dict[str, Any] | None:
+        if not store.steps():
+            return None
+        restored = store.restore(run.arrays)
+        arrays[0] = restored.arrays
+        return restored.record
+
+    record = processes.on_main(read)
+    if record is None:
+        console.print("there is no checkpoint yet: beginning with the first epoch")
+        return run
+    run = run.restored(processes.share_arrays(arrays[0]), record)
+    batch = int(run.state.position)
+    console.print(f"going on after epoch {run.epochs_run}" + (f" and {batch} batches" if batch else ""))
+    return run
+
+
+def train(
+    forecasting: Forecasting, run: Run, train_epoch: Any, store: CheckpointStore, settings: Settings
+) -> None:
     config = forecasting.config
     first_epoch_at: list[float] = []
     with epoch_progress(config.epochs, done=run.epochs_run) as show:
@@ -109,7 +146,8 @@ def train(forecasting: Forecasting, run: Run, train_epoch: Any, store: Checkpoin
             if not first_epoch_at:
                 first_epoch_at.append(time.perf_counter() - _BEGAN)
                 run.history[-1]["seconds_to_first_epoch"] = first_epoch_at[0]
-            show(run)
+            if processes.is_main():
+                show(run)
 
         fit(
             run,
@@ -118,6 +156,8 @@ def train(forecasting: Forecasting, run: Run, train_epoch: Any, store: Checkpoin
             epochs=config.epochs,
             on_epoch=on_epoch,
             checkpoints=store,
+            save_every=settings.save_every,
+            save_every_steps=settings.save_every_steps,
         )
 
 
@@ -142,6 +182,7 @@ def finish(forecasting: Forecasting, run: Run, folder: Path) -> dict[str, Any]:
         "monitored_mae": run.best_row.get("valid_mae"),
         "best_epoch": run.stopping.best_epoch,
         "epochs_run": run.epochs_run,
+        "skipped_steps": sum(row["skipped"] for row in run.history),
         "stopped": run.stopped,
         "seconds_per_epoch": float(np.median(seconds)) if seconds else None,
         "seconds_to_first_epoch": first[-1] if first else None,
@@ -170,8 +211,9 @@ def _reason(run: Run, config: Config) -> str:
     return {
         "epochs": f"all {config.epochs} epochs are done",
         "patience": f"no better validation loss for {config.patience} epochs",
-        "diverged": "the loss was not finite",
+        "diverged": "it diverged",
         "interrupted": "Ctrl-C; --resume with this --out goes on",
+        "terminated": "SIGTERM; --resume with this --out goes on",
     }[run.stopped or "epochs"]
 
 

@@ -34,6 +34,7 @@ from jaxrnn.training import (
     make_windowed_epoch,
     pure_apply,
 )
+from jaxrnn.training.sharding import batch_axis, local, padded, put
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Forecasting:
         mesh: Mesh | None = None,
     ):
         self.config, self.series = config, series
-        self.mesh = None if config.task == "stateful" else mesh
+        self.mesh = mesh
         self.parts = divide(series, config)
         if preparation is None:
             unfitted = Preparation(level_width=config.level_width, season=config.season, calendar=config.calendar)
@@ -156,7 +157,7 @@ class Forecasting:
         state = TrainState.create(
             self.params, optimizer, seed=config.seed, carry=carry, average=config.average is not None
         )
-        make = partial(make_sequential_epoch, initial_carry=carry)
+        make = partial(make_sequential_epoch, initial_carry=carry, mesh=self.mesh)
         if not self.stateful:
             make = partial(
                 make_windowed_epoch,
@@ -185,8 +186,10 @@ class Forecasting:
         begin, end = self.parts.monitor
         if self.stateful:
             after = int(self._train_starts()[-1, -1]) + self.config.window
-            carry = jax.tree.map(lambda a: a[-1:], state.carry)
-            outputs = self._pass(state.best_guess, self.features[after : end - 1], carry)[begin - 1 - after :]
+            # One series cannot be spread: one device of each process goes through it.
+            params, carry = local((state.best_guess, state.carry))
+            carry = jax.tree.map(lambda a: a[-1:], carry)
+            outputs = self._pass(params, self.features[after : end - 1], carry)[begin - 1 - after :]
             return self._errors(
                 outputs, self.targets[begin - 1 : end - 1], jnp.full(end - begin, 1 / (end - begin))
             )
@@ -205,8 +208,7 @@ class Forecasting:
     def _monitor(self) -> Callable[[Any], dict[str, Array]]:
         """The errors over the monitored windows as a compiled function of the parameters."""
         starts = np.asarray(self._window_starts(*self.parts.monitor))
-        devices = 1 if self.mesh is None else self.mesh.size
-        rows = np.arange(-(-len(starts) // devices) * devices)
+        rows = np.arange(padded(len(starts), self.mesh))
         weights = (rows < len(starts)) / len(starts)  # what fills up to equal shares counts nothing
         starts = starts[np.minimum(rows, len(starts) - 1)]
         window = self.config.window
@@ -217,11 +219,13 @@ class Forecasting:
             result = self._errors(outputs, wanted, weights)
             return result if self.mesh is None else jax.lax.psum(result, self.mesh.axis_names[0])
 
-        if self.mesh is not None:
-            specs = (P(), P(), P(), P(self.mesh.axis_names[0]), P(self.mesh.axis_names[0]))
-            errors = jax.shard_map(errors, mesh=self.mesh, in_specs=specs, out_specs=P(), check_vma=False)
-        compiled = jax.jit(errors)
         arrays = (self.features, self.targets, jnp.asarray(starts), jnp.asarray(weights, jnp.float32))
+        if self.mesh is not None:
+            mesh, axis = batch_axis(self.mesh)
+            specs = (P(), P(), P(), P(axis), P(axis))
+            errors = jax.shard_map(errors, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=False)
+            arrays = tuple(put(array, mesh, spec) for array, spec in zip(arrays, specs[1:]))
+        compiled = jax.jit(errors)
         return lambda params: compiled(params, *arrays)
 
     def _errors(self, outputs: Array, wanted: Array, weights: Array) -> dict[str, Array]:
@@ -248,7 +252,7 @@ class Forecasting:
         A stateful model starts from a zero carry and reads the whole series in one pass.
         """
         begin, end = self.parts.test, len(self.series.values)
-        params = jax.device_put(params, jax.devices()[0])  # wherever they were trained: the same numbers
+        params = jax.device_put(params, jax.local_devices()[0])  # wherever they were trained: the same numbers
         if self.stateful:
             first = self.prepared.first
             outputs = self._pass(params, self.features[first:], None)[begin - 1 - first :]

@@ -16,6 +16,7 @@ from experiments.recipes import Config
 from jaxrnn.data import Preparation
 
 CHECKPOINTS = "checkpoints"
+CONFIG = "config.json"
 RESUMABLE = ("epochs", "patience")
 
 
@@ -63,19 +64,40 @@ def read_config(folder: Path) -> tuple[Config, Preparation]:
       FileNotFoundError: there is no run.
       ValueError: config.json is damaged or of another version.
     """
-    path = folder / "config.json"
-    if not path.exists():
-        raise FileNotFoundError(f"{folder} holds no run: there is no {path}")
+    if not (folder / CONFIG).exists():
+        raise FileNotFoundError(f"{folder} holds no run: there is no {folder / CONFIG}")
+    return parse_config(folder, read_record(folder))
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What config.json of that folder holds, as plain JSON; a ValueError if it is damaged."""
+    path = folder / CONFIG
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        return Config.from_json(record["config"]), Preparation.from_json(record["preparation"])
+        return {name: record[name] for name in ("config", "preparation")}
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({type(error).__name__}: {error})") from error
 
 
+def parse_config(folder: Path, record: dict[str, Any]) -> tuple[Config, Preparation]:
+    """The configuration and the preparation in what :func:`read_record` returned."""
+    try:
+        return Config.from_json(record["config"]), Preparation.from_json(record["preparation"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{folder / CONFIG} is damaged ({type(error).__name__}: {error})") from error
+
+
+def find_run(folder: Path, *, resume: bool) -> dict[str, Any] | None:
+    """The record of the run to go on with, None for a new one; a ValueError if a new one may not go there."""
+    if resume and (folder / CONFIG).exists():
+        return read_record(folder)
+    check_free(folder)
+    return None
+
+
 def write_config(folder: Path, config: Config, preparation: Preparation, *, new: bool) -> None:
     """Write config.json, which makes the folder a run; a ValueError if it is to be ``new`` and there is one."""
-    path, record = folder / "config.json", {"config": vars(config), "preparation": preparation.to_json()}
+    path, record = folder / CONFIG, {"config": vars(config), "preparation": preparation.to_json()}
     if not new:
         write_json(path, record)
         return
@@ -95,7 +117,7 @@ def another_run(folder: Path) -> str:
 
 def check_free(folder: Path) -> None:
     """A ValueError if a new run may not go there."""
-    if (folder / "config.json").exists():
+    if (folder / CONFIG).exists():
         raise ValueError(another_run(folder))
     if any((folder / CHECKPOINTS).glob("*")):
         raise ValueError(f"{folder / CHECKPOINTS} holds checkpoints of another run: choose another --out")

@@ -1,108 +1,26 @@
-"""Epoch after epoch until it stops getting better: early stopping, the best model, rollback, resume."""
+"""Epoch after epoch until it stops getting better: early stopping, the best model, saving, stopping in order."""
 
-import contextlib
 import math
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
-import jax.numpy as jnp
+from jax.sharding import Mesh
 
-from jaxrnn.training.step import Epoch, TrainState, learning_rate_of
+from jaxrnn.training import processes
+from jaxrnn.training.epochs import Epoch, SteppedEpoch
+from jaxrnn.training.optimizers import learning_rate_of
+from jaxrnn.training.run import Run
+from jaxrnn.training.saving import BackgroundSaver, Checkpoints, copied
+from jaxrnn.training.sharding import local
+from jaxrnn.training.signals import NAMES, StopSignals
+from jaxrnn.training.state import StepMetrics, TrainState
 
-
-@dataclass
-class EarlyStopping:
-    """Stop when a metric has not improved for ``patience`` epochs; lower is better.
-
-    RNN losses jump, so one bad epoch must not end a run: that is what patience is for. A metric that is not
-    finite is never an improvement.
-
-    >>> stopping = EarlyStopping(patience=2)
-    >>> [stopping.update(epoch, loss) for epoch, loss in enumerate([3.0, 2.0, float("nan"), 2.5], start=1)]
-    [True, True, False, False]
-    >>> stopping.best_epoch, stopping.should_stop(4)
-    (2, True)
-    """
-
-    patience: int | None = None
-    best: float = math.inf
-    best_epoch: int = 0
-
-    def __post_init__(self) -> None:
-        if self.patience is not None and self.patience < 1:
-            raise ValueError(f"patience must be at least 1, or None to never stop early, not {self.patience}")
-
-    def update(self, epoch: int, value: float) -> bool:
-        """Take in an epoch's metric; True if it is the best so far."""
-        improved = math.isfinite(value) and value < self.best
-        if improved:
-            self.best, self.best_epoch = value, epoch
-        return improved
-
-    def should_stop(self, epoch: int) -> bool:
-        return self.patience is not None and epoch - self.best_epoch >= self.patience
-
-
-class Checkpoints(Protocol):
-    """Where :func:`fit` saves to: a :class:`jaxrnn.training.CheckpointStore`, or anything with its ``save``."""
-
-    def save(self, step: int, arrays: Any, record: Mapping[str, Any] | None = None) -> None: ...
-
-
-@dataclass
-class Run:
-    """A training run at some moment: all that is needed to go on exactly, or to use the best model.
-
-    Attributes:
-      state: the latest train state.
-      best_params: the parameters of the best epoch so far.
-      stopping: the early-stopping counters.
-      history: a dict per epoch: epoch, loss, grad_norm, the validation metrics, seconds.
-      stopped: why the run ended: "epochs" (all are done), "patience", "diverged", "interrupted", or None.
-    """
-
-    state: TrainState
-    best_params: Any
-    stopping: EarlyStopping
-    history: list[dict[str, Any]] = field(default_factory=list)
-    stopped: str | None = None
-
-    @classmethod
-    def create(cls, state: TrainState, *, patience: int | None = None) -> "Run":
-        return cls(state, _copy(state.best_guess), EarlyStopping(patience))
-
-    @property
-    def arrays(self) -> dict[str, Any]:
-        return {"state": self.state, "best_params": self.best_params}
-
-    @property
-    def record(self) -> dict[str, Any]:
-        return {
-            "history": self.history,
-            "best": self.stopping.best,
-            "best_epoch": self.stopping.best_epoch,
-            "stopped": self.stopped,
-        }
-
-    def restored(self, arrays: Any, record: Mapping[str, Any]) -> "Run":
-        """This run with the arrays and the record of a checkpoint in place of its own."""
-        stopping = EarlyStopping(self.stopping.patience, record["best"], record["best_epoch"])
-        history = [dict(row) for row in record["history"]]
-        return Run(arrays["state"], arrays["best_params"], stopping, history, record["stopped"])
-
-    @property
-    def best_row(self) -> dict[str, Any]:
-        """The history's row of the best epoch; empty before there is one."""
-        return self.history[self.stopping.best_epoch - 1] if self.stopping.best_epoch else {}
-
-    @property
-    def epochs_run(self) -> int:
-        return len(self.history)
+SECONDS_PER_CALL = 0.5
+"""How long a signal may have to wait: so many seconds of steps run between two looks at the clock."""
 
 
 def fit(
@@ -114,96 +32,183 @@ def fit(
     monitor: str = "valid_loss",
     on_epoch: Callable[[Run], None] | None = None,
     checkpoints: Checkpoints | None = None,
-    save_every: float = 30.0,
+    save_every: float | None = 30.0,
+    save_every_steps: int | None = None,
+    max_skipped: int = 10,
+    mesh: Mesh | None = None,
 ) -> Run:
-    """Train until ``epochs`` are done, patience runs out, the loss is no longer finite, or Ctrl-C.
+    """Train until ``epochs`` are done, patience runs out, training diverges, or a signal asks it to stop.
 
-    The best parameters are copied in memory whenever the monitored metric improves and written with
-    the latest state every ``save_every`` seconds and at the end. Ctrl-C lets the running epoch finish, saves
-    and returns; a second Ctrl-C stops at once.
+    The best parameters are copied in memory whenever the monitored metric improves, and written with the latest
+    state at the stated interval and at the end, by a thread of their own. A save that fails is a warning: training
+    goes on, and what was saved before is intact.
+
+    SIGTERM and Ctrl-C let the running steps finish (about half a second of them), save, also in the middle of an
+    epoch, and return; a second Ctrl-C stops at once. Under ``jax.distributed`` every process calls this with its
+    own share of the devices in the mesh; a signal to one stops all of them after the same step, and the first one
+    saves.
+
+    Steps whose loss or gradient is not finite are skipped (see :func:`jaxrnn.training.train_step`), counted in the
+    history and warned of.
 
     Args:
       run: a new :meth:`Run.create`, or a restored one to go on with.
       train_epoch: from a train state (which it may donate) to the next one and metrics with ``loss`` and
-        ``grad_norm``.
+        ``grad_norm``. One of :func:`jaxrnn.training.make_windowed_epoch` or
+        :func:`jaxrnn.training.make_sequential_epoch` can be stopped and saved between its steps, any other
+        function between epochs.
       evaluate: from a train state to validation metrics, among them ``monitor``.
       epochs: how many epochs in all, those of a restored run included.
       monitor: the metric that decides which epoch is best.
       on_epoch: called after every epoch, for progress.
-      checkpoints: where to save.
-      save_every: seconds between saves.
+      checkpoints: where to save. Checkpoints are numbered by steps, of a function that is not stepped by epochs.
+      save_every: seconds between saves; None for none by the clock.
+      save_every_steps: save after every so many steps too, counted from the run's first.
+      max_skipped: after so many skipped steps in a row the run has diverged, and stops.
+      mesh: spread every batch over the devices of this mesh of one axis.
 
     Returns:
       The same run, further on. ``best_params`` holds the best epoch's parameters and ``stopped`` says why it
       ended.
+
+    Raises:
+      ValueError: a number is below 1, or a mesh is given for a function that cannot be spread over it.
     """
-    if epochs < 1:
-        raise ValueError(f"{epochs=} must be at least 1")
-    saved_at = time.perf_counter()
-    run.stopped = None
-    with _interrupt_flag() as interrupted:
-        while run.stopped is None and run.epochs_run < epochs and not _patience_is_over(run):
+    for name, value in (("epochs", epochs), ("save_every_steps", save_every_steps), ("max_skipped", max_skipped)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name}={value} must be at least 1")
+    stepped = train_epoch if isinstance(train_epoch, SteppedEpoch) else None
+    if mesh is not None:
+        if stepped is None:
+            raise ValueError("mesh= needs an epoch of make_windowed_epoch or make_sequential_epoch")
+        train_epoch = stepped = stepped.over(mesh)
+    run.stopped, run.save_error = None, None
+    pace = _Pace(save_every, save_every_steps)
+    main = processes.is_main()
+    warned = False
+    with StopSignals() as signals, BackgroundSaver(checkpoints if main else None) as saver:
+        while run.stopped is None and run.epochs_run < epochs and not run.patience_is_over:
             began = time.perf_counter()
-            run.state, metrics = train_epoch(run.state)
-            epoch = run.epochs_run + 1
-            row: dict[str, Any] = {"epoch": epoch, "loss": float(metrics.loss)}
-            row["grad_norm"] = float(metrics.grad_norm)
-            row |= {name: float(value) for name, value in evaluate(run.state).items()}
-            row["seconds"] = time.perf_counter() - began
-            if run.stopping.update(epoch, row[monitor]):
-                run.best_params = _copy(run.state.best_guess)
-            run.history.append(row)
-            if not (math.isfinite(row["loss"]) and math.isfinite(row[monitor])):
-                run.stopped = "diverged"
-            elif interrupted.is_set():
-                run.stopped = "interrupted"
-            if on_epoch is not None:
+            done, wanted, in_a_row = True, 0, 0
+            while True:
+                if stepped is None:
+                    run.state, metrics = train_epoch(run.state)
+                    metrics = jax.device_get(metrics)
+                else:
+                    done, in_a_row, metrics = pace.advance(run, stepped)
+                    if in_a_row >= max_skipped:
+                        run.stopped = "diverged"
+                wanted = _agreed_signal(signals, pace)
+                if done or run.stopped or wanted:
+                    break
+                if pace.save_is_due(run):
+                    _save(run, saver, stepped)
+            if done:
+                row = _row(run, metrics, evaluate(run.state), stepped, time.perf_counter() - began)
+                if run.stopping.update(row["epoch"], row[monitor]):
+                    run.best_params = copied(local(run.state.best_guess))
+                run.history.append(row)
+                # A loss that is not finite although no step was skipped: a function that does not skip them.
+                if not math.isfinite(row[monitor]) or (not in_a_row and not math.isfinite(row["loss"])):
+                    run.stopped = "diverged"
+                if row["skipped"] and not warned and run.stopped is None:
+                    warned = True
+                    warnings.warn(_describe_skipped(run, row), stacklevel=2)
+            if wanted and run.stopped is None:
+                run.stopped = NAMES[signal.Signals(wanted)]
+            if done and on_epoch is not None:
                 on_epoch(run)
-            if checkpoints is not None and time.perf_counter() - saved_at > save_every:
-                checkpoints.save(epoch, run.arrays, run.record)
-                saved_at = time.perf_counter()
+            if run.stopped is None and pace.save_is_due(run):
+                _save(run, saver, stepped)
         if run.stopped is None:
-            run.stopped = "patience" if _patience_is_over(run) else "epochs"
-        if checkpoints is not None:
-            checkpoints.save(run.epochs_run, run.arrays, run.record)
+            run.stopped = "patience" if run.patience_is_over else "epochs"
+        _save(run, saver, stepped)
+        saver.wait()
+        run.save_error = processes.share(saver.error)
     return run
 
 
 def describe_divergence(run: Run) -> str:
     """What to tell a user whose run diverged: the epoch, the learning rate, and what helps."""
+    skipped = int(local(run.state.skipped_in_a_row))
+    in_which = run.epochs_run + (int(local(run.state.position)) > 0)
+    what = f"the last {skipped} steps were not" if skipped else "the loss was not"
     return (
-        f"the loss was not finite in epoch {run.epochs_run}, at a learning rate of "
-        f"{learning_rate_of(run.state):.3g}: the run stopped. "
+        f"{what} finite in epoch {in_which}{_at_rate(run.state)}: the run stopped. "
         f"A smaller learning rate or gradient clipping helps."
     )
 
 
-def _patience_is_over(run: Run) -> bool:
-    return run.epochs_run > 0 and run.stopping.should_stop(run.epochs_run)
+def _describe_skipped(run: Run, row: Mapping[str, Any]) -> str:
+    return (
+        f"{row['skipped']} steps of epoch {row['epoch']} were skipped{_at_rate(run.state)}: their loss or "
+        f"gradient was not finite. Look for values that are not finite in the data, or lower the rate; in further "
+        f"epochs they are only counted, in the history."
+    )
 
 
-# Training donates its state, so what is to be kept must be a copy.
-_copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
+def _at_rate(state: TrainState) -> str:
+    rates = getattr(state.opt_state, "hyperparams", {})
+    return f", at a learning rate of {learning_rate_of(state):.3g}" if "learning_rate" in rates else ""
 
 
-@contextlib.contextmanager
-def _interrupt_flag() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C into a flag; the second one acts as usual.
+def _row(
+    run: Run, metrics: StepMetrics, evaluated: Mapping[str, Any], stepped: SteppedEpoch | None, seconds: float
+) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "epoch": run.epochs_run + 1,
+        "loss": float(metrics.loss),
+        "grad_norm": float(metrics.grad_norm),
+        "skipped": int(local(run.state.totals.skipped)) if stepped is not None else 0,
+    }
+    row |= {name: float(value) for name, value in evaluated.items()}
+    # On different processors an evaluation may differ in its last bit, and all must come to the same decisions.
+    return processes.share(row | {"seconds": seconds})
 
-    An exception in the middle of a step would lose the state, whose buffers were donated to that step.
-    """
-    flag = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # only the main thread gets signals
-        yield flag
-        return
 
-    def handle(signum: int, frame: Any) -> None:
-        if flag.is_set():
-            raise KeyboardInterrupt
-        flag.set()
+def _save(run: Run, saver: BackgroundSaver, stepped: SteppedEpoch | None) -> None:
+    number = run.epochs_run if stepped is None else int(local(run.state.step))
+    saver.save(number, run.arrays, run.record)
 
-    previous = signal.signal(signal.SIGINT, handle)
-    try:
-        yield flag
-    finally:
-        signal.signal(signal.SIGINT, previous)
+
+def _agreed_signal(signals: StopSignals, pace: "_Pace") -> int:
+    """The strongest signal that any process has received, or 0; and the main process's idea of the next call."""
+    gathered = processes.gather([signals.received or 0, pace.steps])
+    pace.steps = int(gathered[0, 1])
+    return int(gathered[:, 0].max())
+
+
+class _Pace:
+    """How many steps to run before looking up, and when to save."""
+
+    def __init__(self, save_every: float | None, save_every_steps: int | None):
+        self.steps = 1  # the first call compiles, and the second shows how long a step takes
+        self._save_every, self._save_every_steps = save_every, save_every_steps
+        self._saved_at, self._saved_step = time.perf_counter(), -1
+        self._calls, self._step = 0, 0
+
+    def advance(self, run: Run, epoch: SteppedEpoch) -> tuple[bool, int, StepMetrics]:
+        """(Whether the epoch is done, steps skipped in a row, the epoch's mean metrics so far), waited for."""
+        before = self._step = int(local(run.state.step))
+        steps = self.steps
+        if self._save_every_steps is not None:
+            steps = min(steps, self._save_every_steps - before % self._save_every_steps)
+        began = time.perf_counter()
+        run.state, metrics = epoch.advance(run.state, steps)
+        state = run.state
+        found = jax.device_get(local((state.step, state.position, state.skipped_in_a_row, metrics)))
+        self._step, position, in_a_row, metrics = found
+        self._step = int(self._step)
+        if self._calls:
+            seconds_per_step = (time.perf_counter() - began) / (self._step - before)
+            self.steps = max(1, min(int(SECONDS_PER_CALL / seconds_per_step), 16 * steps))
+        self._calls += 1
+        return position == 0, int(in_a_row), metrics
+
+    def save_is_due(self, run: Run) -> bool:
+        due = self._save_every is not None and time.perf_counter() - self._saved_at > self._save_every
+        if self._save_every_steps is not None and self._step != self._saved_step:
+            due |= self._step > 0 and self._step % self._save_every_steps == 0
+        if due:
+            self._saved_at, self._saved_step = time.perf_counter(), self._step
+        return due

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxrnn.training.step import Epoch, TrainState, with_learning_rate
+from jaxrnn.training.epochs import Epoch
+from jaxrnn.training.optimizers import with_learning_rate
+from jaxrnn.training.state import TrainState
 
 
 @dataclass(frozen=True)

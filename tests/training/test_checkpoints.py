@@ -22,7 +22,7 @@ import optax
 import pytest
 
 import jaxrnn
-from jaxrnn.training import checkpoints
+from jaxrnn.training import checkpoint_files, checkpoints
 from jaxrnn.training.checkpoints import CheckpointError, CheckpointStore
 
 KILLS = 5  # raise for a longer run: each costs about a second
@@ -81,7 +81,9 @@ def edit_record(folder: Path, **changes: Any) -> None:
     """What a forger can do: change the record and make its checksum fit."""
     path = folder / "record.json"
     forged = json.loads(path.read_text())["content"] | changes
-    path.write_text(json.dumps({"sha256": checkpoints._sha256(json.dumps(forged).encode()), "content": forged}))
+    path.write_text(
+        json.dumps({"sha256": checkpoint_files.sha256(json.dumps(forged).encode()), "content": forged})
+    )
 
 
 def is_orbax(path: Any) -> bool:
@@ -284,16 +286,16 @@ class TestFolder:
         self, store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The reader takes the one saved meanwhile, without a warning of damage."""
-        load = checkpoints._load
+        load = checkpoint_files.load
 
         def late(folder: Path, *args: Any) -> Any:
             if folder == newest(store):
-                monkeypatch.setattr(checkpoints, "_load", load)
+                monkeypatch.setattr(checkpoint_files, "load", load)
                 store.save(3, small(3))
                 store.save(4, small(4))
             return load(folder, *args)
 
-        monkeypatch.setattr(checkpoints, "_load", late)
+        monkeypatch.setattr(checkpoint_files, "load", late)
         assert store.restore(small(0)).step == 4
 
     def test_nothing_there(self, tmp_path: Path, store: CheckpointStore) -> None:
@@ -335,6 +337,46 @@ class TestFolder:
         with pytest.raises(TypeError, match=where):
             CheckpointStore(tmp_path).save(0, {}, record)
         assert os.listdir(tmp_path) == []
+
+
+class TestOneWriter:
+    def test_a_second_writer_is_refused_until_the_first_is_gone(self, tmp_path: Path) -> None:
+        first, second = CheckpointStore(tmp_path), CheckpointStore(tmp_path)
+        first.claim()
+        with pytest.raises(CheckpointError, match=r"another process writes checkpoints to .*: wait"):
+            second.claim()
+        with pytest.raises(CheckpointError, match=r"could not save step=1 .*another process writes"):
+            second.save(1, small(1))
+        first.save(1, small(1))
+        assert second.restore(small(0)).step == 1  # reading needs no lock
+        first.close()
+        second.save(2, small(2))
+        assert os.listdir(tmp_path) != []
+        del second  # as when a program ends without close()
+        CheckpointStore(tmp_path).save(3, small(3))
+
+    def test_a_writer_that_was_killed_leaves_no_lock(self, tmp_path: Path) -> None:
+        log = tmp_path / "log"
+        with open(log, "wb") as file:
+            writer = subprocess.Popen(
+                [sys.executable, "-c", WRITER, str(tmp_path / "store")], env=environment(), stdout=file
+            )
+        try:
+            while b"\n" not in log.read_bytes() and writer.poll() is None:
+                time.sleep(0.01)
+            with pytest.raises(CheckpointError, match="another process"):
+                CheckpointStore(tmp_path / "store").claim()
+        finally:
+            writer.kill()
+            writer.wait()
+        CheckpointStore(tmp_path / "store").claim()
+
+    def test_a_folder_deleted_under_the_writer_is_made_and_locked_anew(self, store: CheckpointStore) -> None:
+        shutil.rmtree(store.directory)
+        store.save(3, small(3))
+        assert store.steps() == [3]
+        with pytest.raises(CheckpointError, match="another process"):
+            CheckpointStore(store.directory).claim()
 
 
 class TestMismatch:
@@ -496,7 +538,7 @@ class TestForged:
 
     @pytest.mark.parametrize("name", ["../step_00000001/record.json", "/etc/hostname", "arrays/../record.json"])
     def test_path_out_of_the_folder(self, store: CheckpointStore, name: str) -> None:
-        digest = checkpoints._sha256(Path(newest(store) / name).read_bytes()) if ".." in name else "0"
+        digest = checkpoint_files.sha256(Path(newest(store) / name).read_bytes()) if ".." in name else "0"
         edit_record(newest(store), files={name: digest})
         assert_falls_back(store, "is missing")
 
@@ -528,7 +570,7 @@ class TestSaveFails:
 
             monkeypatch.setattr(ocp, "save", full)
             with pytest.raises(
-                OSError, match=r"could not save step=2 in .*store: RESOURCE_EXH.*are intact"
+                OSError, match=rf"could not save step=2 in .*store: {os.strerror(number)}; .*are intact"
             ) as error:
                 store.save(2, small(3))
             assert error.value.errno == number
@@ -601,8 +643,8 @@ class TestSaveFails:
         mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)]
         if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
             pytest.skip("no right to mount a tmpfs here")
+        store = CheckpointStore(tmp_path / "store")
         try:
-            store = CheckpointStore(tmp_path / "store")
             store.save(1, small(1))
             store.save(2, small(2))
             noise = np.random.default_rng(0).random(200_000)
@@ -616,6 +658,7 @@ class TestSaveFails:
             assert error.value.errno == errno.EROFS
             self.assert_intact(store)
         finally:
+            store.close()
             subprocess.run(["umount", str(tmp_path)], check=True)
         assert capfd.readouterr().err == ""
 

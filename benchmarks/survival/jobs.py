@@ -1,0 +1,254 @@
+"""Runs of experiments.forecast that are killed, interrupted, or lose their disk, and then go on.
+
+A run that was hurt is compared with one that was left alone by the last checkpoints of both: the SHA-256 of every
+leaf (parameters, optimiser, steps, key, carry, position, best parameters), and the history but for its seconds.
+"""
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+TASKS = ("seq2vec", "seq2seq", "stateful")
+EXIT_CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGKILL: -signal.SIGKILL}
+SAVING = ("--save-every-steps", "3")
+"""Steps between saves in runs that are to be hit: as fast as a disk takes them."""
+
+_CHECKPOINT = re.compile(r"step_[0-9]{8,}(\.[0-9]+)?")
+
+PATIENCE = 300.0
+"""Seconds until a run that shows no sign of life counts as hung."""
+
+
+class Unexpected(RuntimeError):
+    """A run did not do what it promises."""
+
+
+class Job:
+    """One run of experiments.forecast in a folder, begun, ended and resumed any number of times.
+
+    Args:
+      folder: its ``--out``.
+      task: seq2vec, seq2seq or stateful.
+      epochs: of the whole run.
+      log: where what it prints goes; None: beside the folder.
+    """
+
+    def __init__(self, folder: Path, task: str, epochs: int, log: Path | None = None):
+        self.folder, self.checkpoints = folder, folder / "checkpoints"
+        self.log = log or folder.with_suffix(".log")
+        # Adam, gradient clipping, a schedule and an average of the parameters: all that a state can hold.
+        options = (
+            "--recipe",
+            "tuned",
+            "--task",
+            task,
+            "--hidden",
+            "6",
+            "--epochs",
+            str(epochs),
+            "--patience",
+            "0",
+        )
+        self.command = [sys.executable, "-m", "experiments.forecast", "--resume", "--devices", "1", *options]
+        self.command += ["--out", str(folder)]
+
+    def start(self, *options: str) -> "subprocess.Popen[bytes]":
+        environment = os.environ | {"PYTHONUNBUFFERED": "1", "JAX_PLATFORMS": "cpu"}
+        with self.log.open("wb") as log:
+            return subprocess.Popen(
+                [*self.command, *options], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, env=environment
+            )
+
+    def finish(self, *options: str, expect: int = 0) -> str:
+        """Let it run to its end; what it printed."""
+        return self.wait(self.start(*options), expect)
+
+    def wait(self, process: "subprocess.Popen[bytes]", expect: int) -> str:
+        try:
+            code = process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise Unexpected(f"no end after {PATIENCE:.0f} s:\n{self.printed()}") from None
+        if code != expect:
+            raise Unexpected(f"exit code {code} instead of {expect}:\n{self.printed()}")
+        return self.printed()
+
+    def printed(self) -> str:
+        return " ".join(self.log.read_text().split())
+
+    def saved(self) -> set[str]:
+        """The names of the checkpoints there are."""
+        found = os.listdir(self.checkpoints) if self.checkpoints.is_dir() else []
+        return {name for name in found if _CHECKPOINT.fullmatch(name)}
+
+    def wait_for_a_save(self, process: "subprocess.Popen[bytes]") -> bool:
+        """Until it has saved once more; False if it ended before."""
+        before, until = self.saved(), time.monotonic() + PATIENCE
+        while process.poll() is None and not self.saved() - before:
+            if time.monotonic() > until:
+                process.kill()
+                raise Unexpected(f"no checkpoint after {PATIENCE:.0f} s:\n{self.printed()}")
+            time.sleep(0.002)
+        return process.poll() is None
+
+    def outcome(self) -> dict[str, Any]:
+        """What must not depend on what happened on the way."""
+        newest = max(self.saved(), key=lambda name: [int(number) for number in re.findall("[0-9]+", name)])
+        content = json.loads((self.checkpoints / newest / "record.json").read_text())["content"]
+        record = content["record"]
+        history = [{k: v for k, v in row.items() if "seconds" not in k} for row in record["history"]]
+        leaves = {path: leaf["sha256"] for path, leaf in content["leaves"].items()}
+        return {"leaves": leaves, "history": history, "best": record["best"], "best_epoch": record["best_epoch"]}
+
+
+def hit(job: Job, how: signal.Signals, number: int, generator: random.Random, counts: Counter) -> None:
+    """Start it and send the signal at a random instant, ``number`` times over; counts what happened.
+
+    Four of five times the instant lies where it saves all the time, else anywhere from its start on.
+    """
+    hits = 0
+    while hits < number:
+        had_saved = bool(job.saved())
+        process = job.start(*SAVING)
+        if generator.random() < 0.8 or how != signal.SIGKILL:
+            running = job.wait_for_a_save(process)
+            time.sleep(generator.uniform(0, 0.4) if running else 0)
+        else:
+            time.sleep(generator.uniform(0, 8))
+        if process.poll() is not None:
+            raise Unexpected(f"the run ended before signal {hits + 1} of {number}: give it more epochs")
+        sent = time.monotonic()
+        process.send_signal(how)
+        printed = job.wait(process, EXIT_CODES[how])
+        hits += 1
+        counts[how.name] += 1
+        counts[f"{how.name} slowest end, ms"] = max(
+            counts[f"{how.name} slowest end, ms"], round(1000 * (time.monotonic() - sent))
+        )
+        counts["restarts that fell back to an older checkpoint"] += "restored the older step" in printed
+        if had_saved and "beginning with the first epoch" in printed:
+            raise Unexpected(f"the run began anew although it had saved:\n{printed}")
+        counts["hits in the middle of an epoch"] += "batches" in printed
+
+
+def compare(job: Job, undisturbed: Job, counts: Counter) -> None:
+    """Let it finish, and compare."""
+    printed = job.finish()
+    counts["restarts that fell back to an older checkpoint"] += "restored the older step" in printed
+    same = job.outcome() == undisturbed.outcome()
+    counts["runs equal to the undisturbed one, bit for bit" if same else "RUNS THAT DIFFER"] += 1
+
+
+def signals(folder: Path, task: str, kills: int, stops: int, seed: int) -> Counter:
+    """One task: a run that is killed, one that is stopped by SIGTERM and SIGINT, and one that is left alone."""
+    counts: Counter = Counter()
+    generator = random.Random(f"{seed} {task}")
+    # A stateful epoch has 12 steps, the others 15: enough of them that none is through before its last hit.
+    epochs = 20 + 6 * max(kills, 2 * stops)
+    undisturbed = Job(folder / f"{task}-undisturbed", task, epochs)
+    undisturbed.finish()
+    if kills:
+        killed = Job(folder / f"{task}-killed", task, epochs)
+        hit(killed, signal.SIGKILL, kills, generator, counts)
+        compare(killed, undisturbed, counts)
+    if stops:
+        stopped = Job(folder / f"{task}-stopped", task, epochs)
+        for how in (signal.SIGTERM, signal.SIGINT):
+            hit(stopped, how, stops, generator, counts)
+        compare(stopped, undisturbed, counts)
+    return counts
+
+
+@contextmanager
+def small_disk(folder: Path, megabytes: int = 8) -> Iterator[Path]:
+    """A tmpfs of that size; an OSError where mounting is not allowed."""
+    disk = folder / "disk"
+    disk.mkdir()
+    if shutil.which("mount") is None:
+        raise OSError("there is no mount command")
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(disk)]
+    done = subprocess.run(mount, capture_output=True, text=True)
+    if done.returncode:
+        raise OSError(done.stderr.strip())
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def disks(folder: Path, task: str, epochs: int) -> Counter:
+    """A disk that fills up under a run, becomes read-only under it, and a folder that is deleted under it."""
+    counts: Counter = Counter()
+    folder.mkdir(parents=True, exist_ok=True)
+    undisturbed = Job(folder / "undisturbed", task, epochs)
+    undisturbed.finish()
+    try:
+        with small_disk(folder) as disk:
+            job = Job(disk / "full", task, epochs, folder / "full.log")
+            process = job.start(*SAVING)
+            job.wait_for_a_save(process)
+            fill(disk / "filler")
+            _expect(job.wait(process, 2), "No space left on device")
+            (disk / "filler").unlink()
+            _goes_on(job, undisturbed, counts, "full disks")
+
+            job = Job(disk / "readonly", task, epochs, folder / "readonly.log")
+            process = job.start(*SAVING)
+            job.wait_for_a_save(process)
+            _remount_read_only(disk)
+            _expect(job.wait(process, 2), "Read-only file system")
+            subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+            _goes_on(job, undisturbed, counts, "disks made read-only")
+    except OSError as error:
+        counts[f"left out, since nothing can be mounted here: {error}"] += 1
+
+    job = Job(folder / "deleted", task, epochs)
+    process = job.start(*SAVING)
+    job.wait_for_a_save(process)
+    shutil.rmtree(job.checkpoints, ignore_errors=True)
+    job.wait(process, 0)
+    same = job.outcome() == undisturbed.outcome()
+    counts["folders deleted under a run that went on and saved" if same else "RUNS THAT DIFFER"] += 1
+    return counts
+
+
+def fill(path: Path) -> None:
+    """Write until not another byte fits."""
+    with path.open("wb", buffering=0) as filler:
+        for size in (2**16, 1):
+            try:
+                while True:
+                    filler.write(bytes(size))
+            except OSError:
+                pass
+
+
+def _goes_on(job: Job, undisturbed: Job, counts: Counter, what: str) -> None:
+    _expect(job.finish(), "going on after")
+    same = job.outcome() == undisturbed.outcome()
+    counts[f"{what} survived, and equal after resuming" if same else "RUNS THAT DIFFER"] += 1
+
+
+def _remount_read_only(disk: Path) -> None:
+    until = time.monotonic() + PATIENCE  # refused while a file is being written
+    while subprocess.run(["mount", "-o", "remount,ro", str(disk)], capture_output=True).returncode:
+        if time.monotonic() > until:
+            raise Unexpected(f"{disk} could not be made read-only")
+
+
+def _expect(printed: str, text: str) -> None:
+    if text not in printed or "Traceback" in printed:
+        raise Unexpected(f"no word of {text!r}, or a traceback:\n{printed}")

@@ -1,0 +1,105 @@
+"""What several processes that train together must agree on. With one process, nothing here costs anything.
+
+Each of them runs the same program (``jax.distributed``). They may differ in their clocks, and in when a signal
+reaches them, but must take the same number of steps: one that stops alone leaves the others waiting.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+_MESSAGE = np.uint8
+_WORKED, _FAILED = 0, 1
+
+
+def is_main() -> bool:
+    """Whether this is the process that writes checkpoints and logs, and whose clock counts."""
+    return jax.process_index() == 0
+
+
+def gather(numbers: Sequence[int]) -> np.ndarray:
+    """Every process's numbers, int32 ``[processes, len(numbers)]``. All must call it, and wait for each other.
+
+    >>> gather([3, 4]).tolist()
+    [[3, 4]]
+    """
+    mine = np.asarray(numbers, np.int32)
+    if jax.process_count() == 1:
+        return mine[None]
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(mine)).reshape(jax.process_count(), -1)
+
+
+def share(value: Any) -> Any:
+    """The main process's value, on all of them; plain JSON. The others' own values are not looked at.
+
+    >>> share({"loss": 0.1, "bad": float("nan")})
+    {'loss': 0.1, 'bad': nan}
+    """
+    if jax.process_count() == 1:
+        return value
+    text = np.frombuffer(json.dumps(value if is_main() else None).encode(), _MESSAGE)
+    length = int(gather([len(text)])[0, 0])
+    return json.loads(share_arrays(text if is_main() else np.zeros(length, _MESSAGE)).tobytes())
+
+
+def share_arrays(tree: Any) -> Any:
+    """The main process's arrays, as NumPy arrays on all of them; PRNG keys stay keys.
+
+    The others pass arrays of the same shapes and dtypes.
+    """
+    if jax.process_count() == 1:
+        return tree
+    from jax.experimental import multihost_utils
+
+    leaves, treedef = jax.tree.flatten(tree)
+    keys = [str(jax.random.key_impl(leaf)) if _is_key(leaf) else None for leaf in leaves]
+    # As bytes: what is summed must come back with every bit, NaN, -0.0 and integers of 64 bits included.
+    plain = [np.asarray(jax.random.key_data(leaf) if key else leaf) for leaf, key in zip(leaves, keys)]
+    sent = [np.frombuffer(np.ascontiguousarray(array).tobytes(), _MESSAGE) for array in plain]
+    got = multihost_utils.broadcast_one_to_all(sent)
+    arrays = [
+        np.frombuffer(np.asarray(data, _MESSAGE).tobytes(), array.dtype).reshape(array.shape)
+        for data, array in zip(got, plain)
+    ]
+    return jax.tree.unflatten(
+        treedef, [jax.random.wrap_key_data(jnp.asarray(a), impl=key) if key else a for a, key in zip(arrays, keys)]
+    )
+
+
+def on_main(function: Callable[[], Any]) -> Any:
+    """Call a function in the main process only; its result (plain JSON), or its ValueError or OSError, on all.
+
+    >>> on_main(lambda: 3)
+    3
+    """
+    if jax.process_count() == 1:
+        return function()
+    answer: list[Any] = [_WORKED, None]
+    error: Exception | None = None
+    if is_main():
+        try:
+            answer[1] = function()
+        except (ValueError, OSError) as caught:
+            error, answer = caught, [_FAILED, str(caught)]
+    worked, result = share(answer)
+    if worked == _FAILED:
+        raise error if error is not None else ValueError(result)
+    return result
+
+
+def wait_for_all(where: str) -> None:
+    """Go on when every process has come here."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(where)
+
+
+def _is_key(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)

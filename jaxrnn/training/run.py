@@ -1,0 +1,102 @@
+"""A training run as it stands: its state, its history, its best model, and when it should stop."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from jaxrnn.training.saving import copied
+from jaxrnn.training.sharding import local
+from jaxrnn.training.state import TrainState
+
+
+@dataclass
+class EarlyStopping:
+    """Stop when a metric has not improved for ``patience`` epochs; lower is better.
+
+    RNN losses jump, so one bad epoch must not end a run: that is what patience is for. A metric that is not
+    finite is never an improvement.
+
+    >>> stopping = EarlyStopping(patience=2)
+    >>> [stopping.update(epoch, loss) for epoch, loss in enumerate([3.0, 2.0, float("nan"), 2.5], start=1)]
+    [True, True, False, False]
+    >>> stopping.best_epoch, stopping.should_stop(4)
+    (2, True)
+    """
+
+    patience: int | None = None
+    best: float = math.inf
+    best_epoch: int = 0
+
+    def __post_init__(self) -> None:
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"patience must be at least 1, or None to never stop early, not {self.patience}")
+
+    def update(self, epoch: int, value: float) -> bool:
+        """Take in an epoch's metric; True if it is the best so far."""
+        improved = math.isfinite(value) and value < self.best
+        if improved:
+            self.best, self.best_epoch = value, epoch
+        return improved
+
+    def should_stop(self, epoch: int) -> bool:
+        return self.patience is not None and epoch - self.best_epoch >= self.patience
+
+
+@dataclass
+class Run:
+    """A training run at some moment: all that is needed to go on exactly, or to use the best model.
+
+    Attributes:
+      state: the latest train state.
+      best_params: the parameters of the best epoch so far.
+      stopping: the early-stopping counters.
+      history: a dict per epoch: epoch, loss, grad_norm, how many steps were skipped because they were not finite,
+        the validation metrics, seconds (of the part since the last resume).
+      stopped: why the run ended: "epochs" (all are done), "patience", "diverged", "interrupted" (Ctrl-C),
+        "terminated" (SIGTERM), or None.
+      save_error: why the last checkpoint could not be saved, or None.
+    """
+
+    state: TrainState
+    best_params: Any
+    stopping: EarlyStopping
+    history: list[dict[str, Any]] = field(default_factory=list)
+    stopped: str | None = None
+    save_error: str | None = None
+
+    @classmethod
+    def create(cls, state: TrainState, *, patience: int | None = None) -> "Run":
+        return cls(state, copied(local(state.best_guess)), EarlyStopping(patience))
+
+    @property
+    def arrays(self) -> dict[str, Any]:
+        return {"state": self.state, "best_params": self.best_params}
+
+    @property
+    def record(self) -> dict[str, Any]:
+        return {
+            "history": self.history,
+            "best": self.stopping.best,
+            "best_epoch": self.stopping.best_epoch,
+            "stopped": self.stopped,
+        }
+
+    def restored(self, arrays: Any, record: Mapping[str, Any]) -> "Run":
+        """This run with the arrays and the record of a checkpoint in place of its own."""
+        stopping = EarlyStopping(self.stopping.patience, record["best"], record["best_epoch"])
+        history = [dict(row) for row in record["history"]]
+        return Run(arrays["state"], arrays["best_params"], stopping, history, record["stopped"])
+
+    @property
+    def best_row(self) -> dict[str, Any]:
+        """The history's row of the best epoch; empty before there is one."""
+        return self.history[self.stopping.best_epoch - 1] if self.stopping.best_epoch else {}
+
+    @property
+    def epochs_run(self) -> int:
+        return len(self.history)
+
+    @property
+    def patience_is_over(self) -> bool:
+        return self.epochs_run > 0 and self.stopping.should_stop(self.epochs_run)
