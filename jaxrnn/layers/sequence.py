@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
+from jax.sharding import PartitionSpec as P
 
 from jaxrnn.cells.base import RecurrentCell
 from jaxrnn.layers.any_cell import align, scan_any_cell
@@ -72,7 +73,8 @@ def run_cell(
                 "leave it at None"
             )
     if initial_carry is None:
-        initial_carry = cell.initialize_carry(inputs.shape[1:], nnx.Rngs(0) if rngs is None else rngs)
+        first = cell.initialize_carry(inputs.shape[1:], nnx.Rngs(0) if rngs is None else rngs)
+        initial_carry = sharded_like(inputs, first, cell.num_feature_axes)
     return scan_any_cell(cell, inputs, initial_carry, broadcast_rngs=broadcast_rngs, **options)
 
 
@@ -122,10 +124,19 @@ def _on_engine(
 
 def _first_carry(cell: RecurrentCell, inputs: Array, rngs: nnx.Rngs | nnx.RngStream | None) -> Carry:
     """The cell's own, as wide as the computation where the cell does not fix a dtype."""
-    carry = cell.initialize_carry((*inputs.shape[1:-1], cell.in_features), rngs)
+    carry = sharded_like(inputs, cell.initialize_carry((*inputs.shape[1:-1], cell.in_features), rngs))
     if cell.dtype is not None:
         return carry
     return jax.tree.map(lambda a: cast(a, cell.compute_dtype(inputs)), carry)
+
+
+def sharded_like(inputs: Array, carry: Carry, num_feature_axes: int = 1) -> Carry:
+    """The carry with its batch axes where an Explicit mesh has those of ``inputs [time, *batch, *features]``."""
+    sharding = jax.typeof(inputs).sharding
+    batch = sharding.spec[1 : inputs.ndim - num_feature_axes]
+    if not any(batch):
+        return carry
+    return jax.tree.map(lambda a: jax.sharding.reshard(a, sharding.update(spec=P(*batch))), carry)
 
 
 def _in_blocks(
