@@ -185,8 +185,8 @@ def test_the_memory_of_a_long_training_step_is_that_of_a_few_blocks(kind):
         (lambda r: jaxrnn.LSTM(2, 4, bidirectional=True, reverse=True, rngs=r), "leave it False"),
         (lambda r: jaxrnn.LSTM(2, 4, remat_every=0, rngs=r)(X), "remat_every must be a positive integer or None"),
         (
-            lambda r: jaxrnn.StackedRNN([nnx.GRUCell(2, 4, rngs=r)], remat_every=2)(X),
-            "remat_every=2 needs a jaxrnn.RecurrentCell",
+            lambda r: jaxrnn.StackedRNN([nnx.SimpleCell(2, 4, residual=True, rngs=r)], remat_every=2)(X),
+            "remat_every=2 needs a cell on the engine",
         ),
         (
             lambda r: jaxrnn.StackedRNN([jaxrnn.GRUCell(2, 4, rngs=r)], recurrent_dropout=0.1),
