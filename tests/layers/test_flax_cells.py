@@ -1,4 +1,4 @@
-"""Flax's own cells: on the engine with Flax's numbers, or scanned as they are where they are not quite the same."""
+"""Flax's own cells: on the engine with Flax's numbers, or scanned as they are where anything differs."""
 
 from typing import Any
 
