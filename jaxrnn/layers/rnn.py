@@ -9,6 +9,7 @@ from flax import nnx
 from jax import Array
 
 from jaxrnn.cells.base import RecurrentCell
+from jaxrnn.layers.flax_cells import FLAX_CELLS
 from jaxrnn.layers.sequence import flip_time, run_cell
 from jaxrnn.ops.step import Carry
 
@@ -21,7 +22,8 @@ class RNN(nnx.Module):
     """Apply a recurrent cell at every step of a sequence: a drop-in for ``flax.nnx.RNN``.
 
     A :class:`jaxrnn.RecurrentCell` runs on the engine: its input projection is one matmul before the loop,
-    its weight gradients are one matmul each after it. Any other ``nnx.RNNCellBase`` is scanned as it is.
+    its weight gradients are one matmul each after it. So do Flax's own SimpleCell, LSTMCell, OptimizedLSTMCell
+    and GRUCell, with their own parameters and carries. Any other ``nnx.RNNCellBase`` is scanned as it is.
 
     Where it differs from ``flax.nnx.RNN``, on purpose: outputs past ``seq_lengths`` are zero and get no
     gradient, length 0 returns the initial carry, any number of batch axes works with ``seq_lengths``, calls
@@ -131,7 +133,7 @@ class RNN(nnx.Module):
 
 def check_shapes(cell: nnx.RNNCellBase, inputs: Array, resets: Array | None) -> None:
     """A ValueError in the caller's own order of axes, which further down is time first."""
-    if isinstance(cell, RecurrentCell) and inputs.shape[-1] != cell.in_features:
+    if isinstance(cell, (RecurrentCell, *FLAX_CELLS)) and inputs.shape[-1] != cell.in_features:
         raise ValueError(f"{inputs.shape=} ends in {inputs.shape[-1]}, but in_features is {cell.in_features}")
     steps = inputs.shape[: inputs.ndim - cell.num_feature_axes]
     if resets is not None and jnp.shape(resets) != steps:

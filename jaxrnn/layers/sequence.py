@@ -1,14 +1,17 @@
 """A cell over a whole sequence, time first: on the engine where the cell allows it, scanned as it is otherwise."""
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
+from jax.sharding import PartitionSpec as P
 
 from jaxrnn.cells.base import RecurrentCell
 from jaxrnn.layers.any_cell import align, scan_any_cell
+from jaxrnn.layers.flax_cells import FLAX_CELLS, TranslatedCell, carry_for_engine, carry_for_flax, translated
 from jaxrnn.ops.dispatch import recurrence, valid_steps
 from jaxrnn.ops.step import Carry, cast, hidden_state
 
@@ -33,7 +36,7 @@ def run_cell(
     """Apply a cell at every step.
 
     Args:
-      cell: any Flax cell; a :class:`jaxrnn.RecurrentCell` runs on the engine.
+      cell: any Flax cell; a :class:`jaxrnn.RecurrentCell` runs on the engine, and so do Flax's own.
       inputs: ``[time, *batch, *features]``.
       initial_carry: what the cell starts from; None for its own ``initialize_carry``.
       seq_lengths, resets, reverse, unroll, implementation, recurrent_scale: as in
@@ -56,32 +59,37 @@ def run_cell(
         valid = valid_steps(seq_lengths, inputs.shape[0], inputs.shape[1 : inputs.ndim - axes])
         # A NaN in the padding would reach the gradient of the kernel as 0 * NaN.
         inputs = jnp.where(align(valid, inputs), inputs, 0)
+    if initial_carry is None:
+        initial_carry = _first_carry(cell, inputs, rngs)
+    else:
+        initial_carry = jax.tree.map(jnp.asarray, initial_carry)
+        _check_carry(cell, initial_carry, inputs)
     options: dict[str, Any] = dict(seq_lengths=seq_lengths, resets=resets, reverse=reverse, unroll=unroll)
+    engine_options: dict[str, Any] = dict(implementation=implementation, recurrent_scale=recurrent_scale)
+    on_engine = functools.partial(
+        _on_engine,
+        remat_every=remat_every,
+        last_only=last_only,
+        batch_major=batch_major and remat_every is None,  # blocks are cut along time
+        options=options | engine_options,
+    )
     if isinstance(cell, RecurrentCell):
-        if initial_carry is not None:
-            _check_carry(cell, initial_carry, inputs)
-        options |= {"implementation": implementation, "recurrent_scale": recurrent_scale}
-        if initial_carry is None:
-            initial_carry = _first_carry(cell, inputs, rngs)
-        batch_major = batch_major and remat_every is None  # blocks are cut along time
-        return _on_engine(cell, inputs, initial_carry, remat_every, last_only, batch_major, options)
-    for name, value in (
-        ("implementation", implementation),
-        ("remat_every", remat_every),
-        ("recurrent_scale", recurrent_scale),
-    ):
+        return on_engine(cell, inputs, initial_carry)
+    same = translated(cell, inputs, initial_carry)
+    if same is not None:
+        carry, outputs = on_engine(same, inputs, carry_for_engine(initial_carry))
+        return carry_for_flax(carry), outputs
+    for name, value in {"remat_every": remat_every, **engine_options}.items():
         if value is not None:
             raise ValueError(
-                f"{name}={value!r} needs a jaxrnn.RecurrentCell; a {type(cell).__name__} is scanned as it is: "
-                "leave it at None"
+                f"{name}={value!r} needs a cell on the engine, a jaxrnn.RecurrentCell or one of Flax's own as it "
+                f"comes; this {type(cell).__name__} is scanned as it is: leave it at None"
             )
-    if initial_carry is None:
-        initial_carry = cell.initialize_carry(inputs.shape[1:], nnx.Rngs(0) if rngs is None else rngs)
     return scan_any_cell(cell, inputs, initial_carry, broadcast_rngs=broadcast_rngs, **options)
 
 
 def _on_engine(
-    cell: RecurrentCell,
+    cell: RecurrentCell | TranslatedCell,
     inputs: Array,
     initial_carry: Carry,
     remat_every: int | None,
@@ -127,12 +135,24 @@ def _on_engine(
     return carry, outputs
 
 
-def _first_carry(cell: RecurrentCell, inputs: Array, rngs: nnx.Rngs | nnx.RngStream | None) -> Carry:
-    """The cell's own, as wide as the computation where the cell does not fix a dtype."""
-    carry = cell.initialize_carry((*inputs.shape[1:-1], cell.in_features), rngs)
+def _first_carry(cell: nnx.RNNCellBase, inputs: Array, rngs: nnx.Rngs | nnx.RngStream | None) -> Carry:
+    """The cell's own; ours is as wide as the computation where the cell does not fix a dtype."""
+    if not isinstance(cell, RecurrentCell):
+        carry = cell.initialize_carry(inputs.shape[1:], nnx.Rngs(0) if rngs is None else rngs)
+        return _sharded_like(inputs, carry, cell.num_feature_axes)
+    carry = _sharded_like(inputs, cell.initialize_carry(inputs.shape[1:], rngs))
     if cell.dtype is not None:
         return carry
     return jax.tree.map(lambda a: cast(a, cell.compute_dtype(inputs)), carry)
+
+
+def _sharded_like(inputs: Array, carry: Carry, num_feature_axes: int = 1) -> Carry:
+    """The carry with its batch axes where an Explicit mesh has those of ``inputs [time, *batch, *features]``."""
+    sharding = jax.typeof(inputs).sharding
+    batch = sharding.spec[1 : inputs.ndim - num_feature_axes]
+    if not any(batch):
+        return carry
+    return jax.tree.map(lambda a: jax.sharding.reshard(a, sharding.update(spec=P(*batch))), carry)
 
 
 def _in_blocks(
@@ -159,8 +179,11 @@ def _in_blocks(
     return carry, outputs
 
 
-def _check_carry(cell: RecurrentCell, carry: Carry, inputs: Array) -> None:
-    expected = jax.eval_shape(lambda: cell.initialize_carry((*inputs.shape[1:-1], cell.in_features)))
+def _check_carry(cell: nnx.RNNCellBase, carry: Carry, inputs: Array) -> None:
+    """A ValueError if this is no carry of the cell, where the cell is one that is known."""
+    if not isinstance(cell, (RecurrentCell, *FLAX_CELLS)):
+        return
+    expected = jax.eval_shape(lambda: cell.initialize_carry(inputs.shape[1:], nnx.Rngs(0)))
     found = jax.tree.structure(carry)
     if found != jax.tree.structure(expected):
         raise ValueError(

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 
 @functools.partial(
@@ -123,6 +123,19 @@ def matmul(a: Array, b: Array) -> Array:
     """``a @ b`` accumulated, and returned, in float32 or wider."""
     dtype = jnp.promote_types(a.dtype, b.dtype)
     return jnp.matmul(cast(a, dtype), cast(b, dtype), preferred_element_type=accumulation_dtype(dtype))
+
+
+def kernel_gradient(inputs: Array, doutputs: Array, kernel: Array) -> Array:
+    """d kernel of ``inputs @ kernel``: the sum over all leading axes of inputs.T @ doutputs."""
+    sharding = jax.typeof(kernel).sharding
+    if any(jax.typeof(inputs).sharding.spec):
+        # An axis that an Explicit mesh shards cannot be merged with others, and a sum over it says where it goes.
+        axes = tuple(range(inputs.ndim - 1))
+        dtype = accumulation_dtype(inputs.dtype)
+        return lax.dot_general(
+            inputs, doutputs, ((axes, axes), ((), ())), preferred_element_type=dtype, out_sharding=sharding
+        )
+    return matmul(inputs.reshape(-1, inputs.shape[-1]).T, doutputs.reshape(-1, doutputs.shape[-1]))
 
 
 def recurrent_projection(
