@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
+from jaxrnn.ops import pallas
 from jaxrnn.ops.reference import reference_recurrence
 from jaxrnn.ops.scan import scan_recurrence
 from jaxrnn.ops.step import Carry, Params, Pointwise, Recurrence, hidden_state
@@ -39,11 +40,12 @@ class Implementation(NamedTuple):
 
 
 IMPLEMENTATIONS = {
+    "pallas": Implementation(pallas.pallas_recurrence, pallas.unable, pallas.unwise),
     "scan": Implementation(scan_recurrence),
     "reference": Implementation(reference_recurrence, unwise=_is_the_oracle),
 }
 """In the order in which they are tried. ``scan``: ``lax.scan`` with hand-written backpropagation through time.
-``reference``: plain autodiff."""
+``reference``: plain autodiff. ``pallas``: one kernel for all steps, on a GPU or TPU."""
 
 
 class Choice(NamedTuple):

@@ -18,16 +18,46 @@ from hypothesis import strategies as st
 from jax.test_util import check_grads
 
 from jaxrnn.ops import IMPLEMENTATIONS, recurrence
+from jaxrnn.ops.step import Recurrence
+from tests.ops.interpreted import KERNELS
 from tests.ops.oracle import CASES, Case, assert_close, loop, loop_and_gradients, problem
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-every_implementation = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+ALL = IMPLEMENTATIONS | KERNELS
+
+
+def unable(case: Case, implementation: str) -> str | None:
+    """Why an implementation cannot run a cell on this machine, or None."""
+    arguments, _ = problem(case, 1)
+    shapes: Any = jax.tree.map(lambda a: jax.ShapeDtypeStruct(np.shape(a), jnp.float32), arguments)
+    arrays = Recurrence(**shapes)
+    return ALL[implementation].unable(case.pointwise, arrays, jax.default_backend())
+
+
+RUNS_HERE = [name for name in ALL if unable(CASES[0], name) is None]
+# What interprets a TPU is slow, and knows no vmap.
+BUT_TPU = [name for name in RUNS_HERE if name != "pallas_tpu"]
+every_implementation = pytest.mark.parametrize("implementation", RUNS_HERE)
+every_implementation_but_tpu = pytest.mark.parametrize("implementation", BUT_TPU)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def float64(quick_compilation):
-    with jax.enable_x64(True):  # for this module only
-        yield
+def float64_and_interpreted_kernels(quick_compilation):
+    IMPLEMENTATIONS.update(KERNELS)
+    jax.config.update("jax_enable_x64", True)  # in all threads: what interprets a TPU has its own
+    yield
+    jax.config.update("jax_enable_x64", False)
+    for name in KERNELS:
+        del IMPLEMENTATIONS[name]
+
+
+@pytest.fixture(autouse=True)
+def only_what_it_can_run(request):
+    parameters = getattr(request.node, "callspec", None)
+    if parameters and {"case", "implementation"} <= set(parameters.params):
+        reason = unable(parameters.params["case"], parameters.params["implementation"])
+        if reason is not None:
+            pytest.skip(reason)
 
 
 @dataclass(frozen=True)
@@ -115,7 +145,7 @@ def test_results_and_gradients_equal_a_python_loop(case, implementation, setup_n
     assert_close(run(arguments, cotangents, setup.masks), expected(case, setup_name))
 
 
-@every_implementation
+@every_implementation_but_tpu
 @every_case
 def test_nan_in_the_padding_reaches_neither_results_nor_gradients(case, implementation):
     setup = SETUPS["seq_lengths_unroll_2"]
@@ -127,7 +157,7 @@ def test_nan_in_the_padding_reaches_neither_results_nor_gradients(case, implemen
     assert_close(run(arguments, cotangents, setup.masks), expected(case, "seq_lengths_unroll_2"))
 
 
-@every_implementation
+@every_implementation_but_tpu
 @every_case
 def test_vmap_over_kernels_and_inputs_equals_a_loop(case, implementation):
     setup = SETUPS["odd_time"]
@@ -147,7 +177,7 @@ def test_vmap_over_kernels_and_inputs_equals_a_loop(case, implementation):
             assert_close(jax.tree.map(lambda a, i=i, j=j: a[i, j], found), one(kernel, xw))
 
 
-@every_implementation
+@every_implementation_but_tpu
 @every_case
 def test_a_call_outside_jit_equals_one_inside(case, implementation):
     setup = SETUPS["seq_lengths_unroll_2"]
@@ -159,7 +189,7 @@ def test_a_call_outside_jit_equals_one_inside(case, implementation):
 
 
 @every_case
-@pytest.mark.parametrize("implementation", [name for name in IMPLEMENTATIONS if name != "reference"])
+@pytest.mark.parametrize("implementation", [name for name in BUT_TPU if name != "reference"])
 def test_second_derivatives_equal_finite_differences(case, implementation):
     # The reference is differentiated by JAX: its second derivatives are JAX's to test.
     arguments, _ = problem(case, 2, (), hidden=2)
@@ -175,7 +205,7 @@ def test_second_derivatives_equal_finite_differences(case, implementation):
 @given(data=st.data())
 def test_a_sequence_cut_anywhere_with_its_carry_handed_over_equals_one_pass(data):
     case = data.draw(st.sampled_from(CASES))
-    implementation = data.draw(st.sampled_from(list(IMPLEMENTATIONS)))
+    implementation = data.draw(st.sampled_from([name for name in BUT_TPU if unable(case, name) is None]))
     time, rows, hidden = (data.draw(st.integers(1, most)) for most in (6, 3, 4))
     cut = data.draw(st.integers(0, time))
     reverse = data.draw(st.booleans())

@@ -26,7 +26,10 @@ def run(pointwise=TANH, **changes: Any):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"implementation": "cudnn"}, "unknown implementation 'cudnn'; available: scan, reference, or None"),
+        (
+            {"implementation": "cudnn"},
+            f"unknown implementation 'cudnn'; available: {', '.join(IMPLEMENTATIONS)}, or None",
+        ),
         ({"initial_carry": ()}, "initial_carry has no arrays"),
         ({"recurrent_kernel": jnp.ones((4, 4))}, "recurrent_kernel.shape=(4, 4) must be (hidden, gates * hidden)"),
         ({"recurrent_kernel": jnp.ones(3)}, "recurrent_kernel.shape=(3,) must be"),
@@ -62,7 +65,7 @@ def test_arguments_that_do_not_fit_are_refused_with_their_values(changes, messag
         run(**changes)
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", ["scan", "reference"])
 @pytest.mark.parametrize(
     ("pointwise", "message"),
     [

@@ -17,9 +17,55 @@ from jaxrnn.ops.pointwise import ELEMENTWISE_FORMS
 from jaxrnn.ops.step import Pointwise, Recurrence, accumulation_dtype, checked_pointwise
 
 ELEMENTWISE = frozenset(
-    "abs add add_any and broadcast_in_dim ceil clamp convert_element_type copy cos div eq exp exp2 floor ge gt "
-    "integer_pow is_finite jit le log log1p logistic lt max min mul mul_any ne neg not or pjit pow "
-    "rsqrt select_n sign sin sqrt square stop_gradient sub tan tanh xor zeros_like".split()
+    (
+        "abs",
+        "add",
+        "add_any",
+        "and",
+        "broadcast_in_dim",
+        "ceil",
+        "clamp",
+        "convert_element_type",
+        "copy",
+        "cos",
+        "div",
+        "eq",
+        "exp",
+        "exp2",
+        "floor",
+        "ge",
+        "gt",
+        "integer_pow",
+        "is_finite",
+        "jit",
+        "le",
+        "log",
+        "log1p",
+        "logistic",
+        "lt",
+        "max",
+        "min",
+        "mul",
+        "mul_any",
+        "ne",
+        "neg",
+        "not",
+        "or",
+        "pjit",
+        "pow",
+        "rsqrt",
+        "select_n",
+        "sign",
+        "sin",
+        "sqrt",
+        "square",
+        "stop_gradient",
+        "sub",
+        "tan",
+        "tanh",
+        "xor",
+        "zeros_like",
+    )
 )
 """Names of JAX's operations that Triton's and the TPU's compiler both have (tests lower each of them)."""
 
@@ -170,7 +216,7 @@ def not_elementwise(cell: Cell) -> str | None:
             return "the pointwise function closes over an array: pass it through params"
         for operation, shapes in _operations(closed.jaxpr):
             if operation not in ELEMENTWISE or any(shape not in ((), _TILE) for shape in shapes):
-                return f"the pointwise function is not elementwise: it, or its derivative, has the operation {operation}"
+                return f"the pointwise function is not elementwise: it or its derivative has {operation}"
     return None
 
 

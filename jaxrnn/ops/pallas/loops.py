@@ -5,11 +5,12 @@ Forward, at every step, with the recurrent kernel R on the chip and the carry in
     rh_t            = h_{t-1} @ R + recurrent_bias
     carry_t, y_t    = pointwise(params, carry_{t-1}, xw_t, rh_t)
 
-y_t is written, and with it h_{t-1} and the residuals of ``jax.vjp(pointwise)``: what the derivative at step t needs.
+y_t is written, and with it h_{t-1} and the residuals of ``jax.vjp(pointwise)``: what the derivative of step t
+needs.
 
-Backward. Let L be the loss, d_ its gradient, and f the pointwise function. L depends on carry_t through y_t (whose
-gradient dy_t is given) and through step t + 1. By the chain rule, f's pullback at step t turns both into gradients of
-what went into f, ::
+Backward. Let L be the loss, dv the gradient of L with respect to v, and f the pointwise function. L depends on
+carry_t through step t + 1, whence dcarry_t, and on y_t, whose gradient dy_t is given. By the chain rule, the
+pullback of f at step t turns both into gradients of what went into f, ::
 
     dparams_t, dcarry_{t-1}, dxw_t, drh_t = pullback_t(dcarry_t, dy_t)
 
@@ -17,14 +18,14 @@ and h_{t-1} went into rh_t as well, so its gradient has a second part::
 
     dh_{t-1}       += drh_t @ R.T
 
-These two lines are all that must wait for step t + 1, so the backward kernel holds R.T alone: h @ R is not computed
-again, since the residuals were saved. What sums over time is left to matrix products after the kernel::
+These two lines are all that must wait for step t + 1, so the backward kernel holds R.T alone: h @ R is not
+computed again, since the residuals were saved. What sums over time is left to matrix products after the kernel::
 
-    dR = sum_t h_{t-1}.T @ drh_t          d kernel = sum_t x_t.T @ dxw_t (the caller's, from dxw)
+    dR = sum_t h_{t-1}.T @ drh_t          and, from dxw, the caller's d kernel = sum_t x_t.T @ dxw_t
 
-except dparams, which is summed elementwise, row by row, beside the carry. A reset at step t replaces carry_{t-1}, so
-dcarry_{t-1} goes to reset_carry instead; a step outside a row's length leaves the carry as it is, so dcarry passes
-through it unchanged. (Werbos 1990, doi:10.1109/5.58337.)
+except dparams, which is summed elementwise, row by row, beside the carry. A reset at step t replaces carry_{t-1},
+so dcarry_{t-1} goes to reset_carry instead; a step outside a row's length leaves the carry as it is, so dcarry
+passes through it unchanged. (Backpropagation through time: Werbos 1990, doi:10.1109/5.58337.)
 """
 
 from collections.abc import Callable
@@ -71,7 +72,9 @@ class Walk(NamedTuple):
     def run(self, load: Callable[[Any], Any], step: Callable[[Any, Any, Any], Any], state: Any) -> Any:
         """``state = step(t, load(t), state)`` for every step."""
         if not self.prefetch:
-            return lax.fori_loop(0, self.count, lambda i, s: step(self.position(i), load(self.position(i)), s), state)
+            return lax.fori_loop(
+                0, self.count, lambda i, s: step(self.position(i), load(self.position(i)), s), state
+            )
 
         def body(i, state_and_loaded):
             state, loaded = state_and_loaded
@@ -106,7 +109,7 @@ def forward_kernel(cell: Cell, plan: Plan, save: bool) -> Kernel:
         def step(t, loaded, state):
             xw, valid, resets = loaded
             carry = state["carry"]
-            if resets is not None:
+            if resets is not None and reset_carry is not None:
                 carry = [jnp.where(resets, new, old) for new, old in zip(reset_carry, carry)]
             left = _zero_elsewhere(real, scaled_hidden(carry[-1], walk.weight(0), scale))
             rh = [_dot(left, walk.weight(gate)) for gate in range(cell.recurrent_gates)]
@@ -133,7 +136,7 @@ def forward_kernel(cell: Cell, plan: Plan, save: bool) -> Kernel:
 
 
 def backward_kernel(cell: Cell, plan: Plan) -> Kernel:
-    """Inputs, steps: dy, valid, resets and what forward saved; rows: dcarry, scale; whole: params. See the module."""
+    """Inputs, steps: dy, valid, resets, what forward saved; rows: dcarry, scale; whole: params. See the module."""
 
     def start(inputs: Blocks):
         dcarry = widen([part[...] for part in inputs.rows["dcarry"]])
@@ -153,8 +156,10 @@ def backward_kernel(cell: Cell, plan: Plan) -> Kernel:
 
         def load(t):
             steps = inputs.steps
-            saved = {"carry": dict(zip(plan.carries, [part[t] for part in steps["carry"]]))}
-            saved["kept"] = [part[t] for part in steps["kept"]]
+            saved: dict[str, Any] = {
+                "carry": dict(zip(plan.carries, [part[t] for part in steps["carry"]])),
+                "kept": [part[t] for part in steps["kept"]],
+            }
             if "y" in steps:
                 saved["output"] = [steps["y"][t]]
             if "xw" in steps:

@@ -38,12 +38,14 @@ class Device(NamedTuple):
     """A kind of accelerator.
 
     Attributes:
-      sizes: ``(batch, hidden, kernel dtype) -> Sizes``.
+      sizes: ``(batch, hidden) -> Sizes``.
       call: runs a kernel, ``(kernel, inputs, outputs, sizes, *, reverse, interpret, name) -> outputs``.
+      unable: why arrays of these shapes and dtypes cannot run there, or None.
     """
 
-    sizes: Callable[[int, int, Any], Sizes]
+    sizes: Callable[[int, int], Sizes]
     call: Callable[..., Blocks]
+    unable: Callable[[Recurrence], str | None]
 
 
 class Run(NamedTuple):
@@ -81,16 +83,48 @@ def pallas_recurrence(
         resets=flat(a.resets, 1),
         reset_carry=flat(a.reset_carry, 0),
     )
-    carry, ys = _recurrence(Run(device, pointwise, reverse, interpret), a)
-    return jax.tree.map(lambda leaf: leaf.reshape(*batch, -1), carry), ys.reshape(*ys.shape[:1], *batch, -1)
+    results: Any = _recurrence(Run(device, pointwise, reverse, interpret), a)
+    carry, ys = results
+    return jax.tree.map(lambda leaf: leaf.reshape(*batch, -1), carry), ys.reshape(len(ys), *batch, -1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _recurrence(run: Run, a: Recurrence) -> tuple[Carry, Array]:
-    return _forward(run, a, save=False)[0]
+    return _run_forward(run, a, save=False)[0]
 
 
-def _forward(run: Run, a: Recurrence, *, save: bool = True) -> tuple[tuple[Carry, Array], Any]:
+def _forward(run: Run, a: Recurrence) -> tuple[tuple[Carry, Array], Any]:
+    found: Any = _results_and_saved(run, a)
+    return found[0], (a, found[1])
+
+
+def _backward(run: Run, residuals: Any, cotangents: Any) -> tuple[Recurrence]:
+    return (_gradients(run, *residuals, cotangents),)
+
+
+_recurrence.defvjp(_forward, _backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _results_and_saved(run: Run, a: Recurrence) -> tuple[tuple[Carry, Array], dict[str, Any]]:
+    """A function of its own, so that a second derivative never looks into the kernel."""
+    return _run_forward(run, a, save=True)
+
+
+def _saved_forward(run: Run, a: Recurrence):
+    found: Any = _results_and_saved(run, a)
+    return found, (a, found[1])
+
+
+def _saved_backward(run: Run, residuals: Any, cotangents: Any) -> tuple[Recurrence]:
+    # What was saved has no gradient of its own: see _gradients_backward.
+    return (_gradients(run, *residuals, cotangents[0]),)
+
+
+_results_and_saved.defvjp(_saved_forward, _saved_backward)
+
+
+def _run_forward(run: Run, a: Recurrence, *, save: bool) -> tuple[tuple[Carry, Array], dict[str, Any]]:
     cell, sizes = _cell_and_sizes(run, a)
     needs = plan(cell)
     inputs = _inputs(cell, sizes, a, _kernels(cell, sizes, a.recurrent_kernel))
@@ -111,14 +145,7 @@ def _forward(run: Run, a: Recurrence, *, save: bool = True) -> tuple[tuple[Carry
     found = _call(run, forward_kernel(cell, needs, save), inputs, Blocks(steps, rows, {}), sizes, run.reverse)
     b, h = a.xw.shape[1], cell.hidden
     carry = jax.tree.unflatten(cell.carry, [leaf[:b, :h] for leaf in found.rows["carry"]])
-    return (carry, found.steps["y"][:, :b, :h]), (a, found.steps)
-
-
-def _backward(run: Run, residuals: Any, cotangents: Any) -> tuple[Recurrence]:
-    return (_gradients(run, *residuals, cotangents),)
-
-
-_recurrence.defvjp(_forward, _backward)
+    return (carry, found.steps["y"][:, :b, :h]), found.steps
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -140,7 +167,7 @@ def _gradients(run: Run, a: Recurrence, saved: dict[str, Any], cotangents: tuple
     steps = {"drh": struct(cell.kernel_dtype, cell.recurrent_gates, time=True)}
     if not needs.shared:
         steps["dxw"] = struct(cell.dtype, cell.gates, time=True)
-    wide = [struct(accumulation_dtype(dtype)) for dtype in cell.carry_dtypes]
+    wide: list[Any] = [struct(accumulation_dtype(dtype)) for dtype in cell.carry_dtypes]
     rows = {
         "dcarry": wide,
         "dreset": wide if a.resets is not None else [],
@@ -178,7 +205,7 @@ def _gradients_forward(run: Run, a: Recurrence, saved: Any, cotangents: Any):
 
 
 def _gradients_backward(run: Run, residuals: Any, second: Recurrence):
-    """Second derivatives, by the scan: a kernel has none. What was saved follows from the arrays, so it gets zero."""
+    """Second derivatives, by the scan: kernels have none. What was saved follows from the arrays: it gets zero."""
     a, saved, cotangents = residuals
 
     def gradients(a, cotangents):
@@ -186,9 +213,11 @@ def _gradients_backward(run: Run, residuals: Any, second: Recurrence):
         return jax.vjp(recurrence, a)[1](cotangents)[0]
 
     found, pullback = jax.vjp(gradients, a, cotangents)
-    second = jax.tree.map(lambda like, d: d, found, second._replace(
-        recurrent_scale=found.recurrent_scale, valid=found.valid, resets=found.resets
-    ))
+    second = jax.tree.map(
+        lambda like, d: d,
+        found,
+        second._replace(recurrent_scale=found.recurrent_scale, valid=found.valid, resets=found.resets),
+    )
     da, dcotangents = pullback(second)
     return da, jax.tree.map(jnp.zeros_like, saved), dcotangents
 
@@ -198,7 +227,7 @@ _gradients.defvjp(_gradients_forward, _gradients_backward)
 
 def _cell_and_sizes(run: Run, a: Recurrence) -> tuple[Cell, Sizes]:
     cell = Cell.of(run.pointwise, a)
-    return cell, run.device.sizes(a.xw.shape[1], cell.hidden, cell.kernel_dtype)
+    return cell, run.device.sizes(a.xw.shape[1], cell.hidden)
 
 
 def _call(run: Run, kernel: Kernel, inputs: Blocks, outputs: Blocks, sizes: Sizes, reverse: bool) -> Blocks:
@@ -211,7 +240,9 @@ def _inputs(cell: Cell, sizes: Sizes, a: Recurrence, kernels: Array) -> Blocks:
     inputs = Blocks({}, {}, {"kernels": kernels})
     for name, mask in (("valid", a.valid), ("resets", a.resets)):
         if mask is not None:  # as numbers in a column: every device can compare, and repeat over columns, these
-            inputs.steps[name] = _padded_rows(mask[..., None].astype(jnp.float32), sizes._replace(hidden=1), time=True)
+            inputs.steps[name] = _padded_rows(
+                mask[..., None].astype(jnp.float32), sizes._replace(hidden=1), time=True
+            )
     if a.recurrent_scale is not None:
         inputs.rows["scale"] = _padded_rows(a.recurrent_scale, sizes)
     inputs.whole["params"] = [
@@ -260,5 +291,7 @@ def _params_gradients(dparams: list[Array], params: Any, shape: tuple[int, int])
     found = []
     for d, leaf in zip(dparams, leaves, strict=True):
         summed = d[:batch, :hidden].sum(0)
-        found.append(cast(summed.sum() if leaf.size == 1 and hidden > 1 else summed, leaf.dtype).reshape(leaf.shape))
+        found.append(
+            cast(summed.sum() if leaf.size == 1 and hidden > 1 else summed, leaf.dtype).reshape(leaf.shape)
+        )
     return jax.tree.unflatten(structure, found)

@@ -1,12 +1,12 @@
 """The kernels on a TPU, through Pallas and Mosaic.
 
-The grid goes over tiles of the batch and, for each, over chunks of time. The weights are read from memory once and
-stay; of the sequence only a chunk is in fast memory (VMEM) while Pallas brings the next one and writes the last one
-back, so that sequences may be as long as they like. The state of the loop is in the output blocks that it ends in,
-which stay where they are as long as the grid moves through time.
+The grid goes over tiles of the batch and, for each, over chunks of time. The weights are read from memory once
+and stay; of the sequence only a chunk is in fast memory (VMEM), while Pallas brings the next one and writes the
+last one back, so that sequences may be of any length. The state of the loop is in the output blocks that it ends
+in, which stay where they are as long as the grid moves through time.
 
-Hidden sizes are padded to multiples of 128 (lanes), rows to multiples of 16 (sublanes of bfloat16): a hidden size of
-100 costs the time and the memory of 128, a batch of 1 those of 16.
+Hidden sizes are padded to multiples of 128 (lanes), rows to multiples of 16 (sublanes of bfloat16): a hidden size
+of 100 costs the time and the memory of 128, a batch of 1 those of 16.
 
 Products of float32 are as precise as JAX makes them on a TPU elsewhere: by default of bfloat16's mantissa, in one
 pass; ``with jax.default_matmul_precision("highest")`` for float32. Products of bfloat16 accumulate in float32.
@@ -20,24 +20,38 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu
 
+from jaxrnn.ops.pallas.limits import other_dtype, too_large
 from jaxrnn.ops.pallas.loops import Blocks, Kernel, Walk
 from jaxrnn.ops.pallas.recurrence import Device, Sizes
+from jaxrnn.ops.step import Recurrence
 
 LANES = 128
 SUBLANES = 16
 MOST_ROWS = 128
 """In one tile: the matrix unit's own size."""
 
-VMEM = 96 * 2**20
-"""Bytes that a kernel may take, of the 128 MiB of a v5e or v6e core."""
-
-STEPS_VMEM = 8 * 2**20
-"""Bytes for the blocks of a chunk of time, two of each: enough to hide the way to memory, and quick to fill."""
-
 MOST_STEPS = 64
+"""In one chunk: more would only make the first one come later."""
+
+V5E = 128 * 2**20
+"""Bytes of VMEM of a v5e or v6e core; assumed where no TPU is at hand."""
 
 
-def sizes(batch: int, hidden: int, dtype: Any) -> Sizes:
+def vmem() -> int:
+    """Bytes that one core has."""
+    try:
+        return tpu.get_tpu_info().vmem_capacity_bytes
+    except (ValueError, RuntimeError):
+        return V5E
+
+
+def unable(a: Recurrence) -> str | None:
+    reason = other_dtype(a, ("float32", "bfloat16"), "the TPU kernel")
+    # A quarter for the weights, of three that the kernel may have: a chunk of time and a step's tiles need some.
+    return reason or too_large(a, padded, vmem() // 4, "a quarter of a core's VMEM")
+
+
+def sizes(batch: int, hidden: int) -> Sizes:
     tiles = math.ceil(batch / MOST_ROWS)
     tile = _rounded(math.ceil(batch / tiles), SUBLANES)
     return Sizes(tiles * tile, tile, padded(hidden))
@@ -56,10 +70,10 @@ def _rounded(size: int, unit: int) -> int:
 
 
 def chunk(inputs: Blocks, outputs: Blocks, tile: int) -> int:
-    """How many steps one block holds."""
+    """How many steps one block holds: two blocks of every array take at most a sixteenth of VMEM."""
     arrays = jax.tree.leaves((inputs.steps, outputs.steps))
     step = sum(tile * _rounded(array.shape[2], LANES) * array.dtype.itemsize for array in arrays)
-    return max(1, min(MOST_STEPS, arrays[0].shape[0], STEPS_VMEM // (2 * step)))
+    return max(1, min(MOST_STEPS, arrays[0].shape[0], vmem() // 16 // (2 * step)))
 
 
 def call(
@@ -109,7 +123,7 @@ def call(
         out_specs=(specs(outputs),),
         out_shape=(outputs,),
         compiler_params=tpu.CompilerParams(
-            dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=VMEM
+            dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=vmem() * 3 // 4
         ),
         interpret=interpret,
         name=name,
@@ -117,4 +131,4 @@ def call(
     return found
 
 
-TPU = Device(sizes, call)
+TPU = Device(sizes, call, unable)
