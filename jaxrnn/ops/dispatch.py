@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
+from jaxrnn.ops import pallas
 from jaxrnn.ops.native.recurrence import native_recurrence
 from jaxrnn.ops.native.recurrence import unable as natively_unable
 from jaxrnn.ops.reference import reference_recurrence
@@ -44,12 +45,14 @@ class Implementation(NamedTuple):
 
 
 IMPLEMENTATIONS = {
+    "pallas": Implementation(pallas.pallas_recurrence, pallas.unable, pallas.unwise),
     "native": Implementation(native_recurrence, natively_unable, projects=True),
     "scan": Implementation(scan_recurrence),
     "reference": Implementation(reference_recurrence, unwise=_is_the_oracle),
 }
-"""In the order in which they are tried. ``native``: the built-in cells in C++, on CPUs. ``scan``: ``lax.scan``
-with hand-written backpropagation through time, for every cell. ``reference``: plain autodiff."""
+"""In the order in which they are tried. ``pallas``: one kernel for all steps, on a GPU or TPU. ``native``: the
+built-in cells in C++, on CPUs. ``scan``: ``lax.scan`` with hand-written backpropagation through time, for every cell
+on every device. ``reference``: plain autodiff."""
 
 
 class Choice(NamedTuple):

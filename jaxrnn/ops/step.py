@@ -162,7 +162,16 @@ def apply_pointwise(
         gates = block.shape[-1] // hidden
         return (block,) if gates == 1 else tuple(jnp.split(block, gates, axis=-1))
 
-    result = pointwise(params, widen(carry), split(widen(xw)), split(rh))
+    new_carry, y = checked_pointwise(pointwise, params, widen(carry), split(widen(xw)), split(rh))
+    new_carry = jax.tree.map(lambda old, new: cast(new, old.dtype), carry, new_carry)
+    return new_carry, cast(y, xw.dtype)
+
+
+def checked_pointwise(
+    pointwise: Pointwise, params: Params, carry: Carry, xw: tuple[Array, ...], rh: tuple[Array, ...]
+) -> tuple[Carry, Array]:
+    """``pointwise`` of these arguments, or a ValueError where it returns something else than it should."""
+    result = pointwise(params, carry, xw, rh)
     if not isinstance(result, tuple) or len(result) != 2:
         raise ValueError(f"pointwise must return (carry, output), not a {type(result).__name__}")
     new_carry, y = result
@@ -172,8 +181,7 @@ def apply_pointwise(
     for old, new in zip(jax.tree.leaves(carry), jax.tree.leaves(new_carry), strict=True):
         if old.shape != new.shape:
             raise ValueError(f"pointwise must keep the shapes of the carry, but {old.shape} became {new.shape}")
-    new_carry = jax.tree.map(lambda old, new: cast(new, old.dtype), carry, new_carry)
-    return new_carry, cast(y, xw.dtype)
+    return new_carry, y
 
 
 def select(condition: Array, yes: Carry, no: Carry) -> Carry:

@@ -28,7 +28,7 @@ def run(pointwise=TANH, **changes: Any):
     [
         (
             {"implementation": "cudnn"},
-            "unknown implementation 'cudnn'; available: native, scan, reference, or None",
+            f"unknown implementation 'cudnn'; available: {', '.join(IMPLEMENTATIONS)}, or None",
         ),
         ({"initial_carry": ()}, "initial_carry has no arrays"),
         ({"recurrent_kernel": jnp.ones((4, 4))}, "recurrent_kernel.shape=(4, 4) must be (hidden, gates * hidden)"),
