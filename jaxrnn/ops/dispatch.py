@@ -51,8 +51,8 @@ IMPLEMENTATIONS = {
     "reference": Implementation(reference_recurrence, unwise=_is_the_oracle),
 }
 """In the order in which they are tried. ``pallas``: one kernel for all steps, on a GPU or TPU. ``native``: the
-built-in cells in C++, on CPUs. ``scan``: ``lax.scan`` with hand-written backpropagation through time, for every cell
-on every device. ``reference``: plain autodiff."""
+built-in cells in C++, on CPUs. ``scan``: ``lax.scan`` with hand-written backpropagation through time, for every
+cell on every device. ``reference``: plain autodiff."""
 
 
 class Choice(NamedTuple):

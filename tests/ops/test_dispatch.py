@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrnn.ops import explain, recurrence, simple_rnn_pointwise
+from jaxrnn.ops import IMPLEMENTATIONS, explain, recurrence, simple_rnn_pointwise
 
 TANH = simple_rnn_pointwise(jnp.tanh)
 TIME, BATCH, HIDDEN = 4, 2, 3
