@@ -66,7 +66,7 @@ CELLS = {
     "leaky (a user's)": Cell(leaky, 1, params=True),
 }
 
-SIZES = {"H200": (64, 128, 256), "TPU v5e": (64, 128, 256, 512, 1024, 2048), "TPU v6e": (256, 1024, 2048)}
+SIZES = {"H200": (64, 128, 256), "TPU v5e": (64, 128, 256, 512, 1024), "TPU v6e": (64, 128, 256, 512)}
 
 PRECISIONS = {
     "bfloat16": ("bfloat16", None),
@@ -127,16 +127,38 @@ def without_masks_gradients(gradients: Any) -> Any:
     return gradients._replace(valid=None, resets=None)
 
 
+def device_of(name: str) -> Device:
+    if name == "H200":
+        from jaxrnn.ops.pallas.gpu import GPU
+
+        return GPU
+    from jaxrnn.ops.pallas.tpu import TPU
+
+    return TPU
+
+
+def unable(device: Device, cell: Cell, hidden: int, precision: str) -> str | None:
+    """Why the kernels do not run this cell in that size, by their own account."""
+    dtype, matmul_precision = PRECISIONS[precision]
+    arrays = shapes(cell, hidden, dtype)
+    with jax.default_matmul_precision(matmul_precision or "default"):
+        return device.unable(arrays) or not_a_tile(cell.pointwise, arrays)
+
+
+def sizes(name: str, cell: Cell, precision: str) -> list[int]:
+    """Hidden sizes to compile: always the largest that the kernels claim, too."""
+    claimed = [size for size in range(64, 8193, 64) if unable(device_of(name), cell, size, precision) is None]
+    if precision == "float32, highest":  # whose larger sizes take the TPU's compiler many minutes
+        return [size for size in SIZES[name] if size <= 256]
+    return sorted({*SIZES[name], max(claimed)})
+
+
 def compiled(name: str, cell: Cell, hidden: int, precision: str) -> dict[str, Any]:
     """One row: whether the kernels run this, and what the compiler said."""
     dtype, matmul_precision = PRECISIONS[precision]
+    device = device_of(name)
     arrays = shapes(cell, hidden, dtype)
-    if name == "H200":
-        from jaxrnn.ops.pallas.gpu import GPU as device
-    else:
-        from jaxrnn.ops.pallas.tpu import TPU as device
-    with jax.default_matmul_precision(matmul_precision or "default"):
-        reason = device.unable(arrays) or not_a_tile(cell.pointwise, arrays)
+    reason = unable(device, cell, hidden, precision)
     if reason is not None:
         return {"runs": False, "reason": reason}
     run = forward_and_backward(device, cell, matmul_precision)
@@ -193,7 +215,7 @@ def main(arguments: list[str] | None = None) -> int:
                 continue
             for cell in CELLS:
                 for precision in PRECISIONS:
-                    for hidden in SIZES[name]:
+                    for hidden in sizes(name, CELLS[cell], precision):
                         row = compiled(name, CELLS[cell], hidden, precision)
                         rows.append(
                             {"device": name, "cell": cell, "hidden": hidden, "precision": precision, **row}
@@ -202,8 +224,17 @@ def main(arguments: list[str] | None = None) -> int:
     if not rows:
         return fail("nothing could be compiled: see python -m benchmarks.aot --help")
     packages = {p: version(p) for p in ("jax", "jaxlib", "jax-cuda12-plugin", "nvidia-cuda-nvcc-cu12", "libtpu")}
+    before = options.out / f"aot-jax-{packages['jax']}.json"
+    if before.exists():  # of devices that were not asked for now
+        rows = [
+            row for row in json.loads(before.read_text())["rows"] if row["device"] not in options.devices
+        ] + rows
     write(options.out, rows, packages, absent)
     return 1 if any(failed(row) for row in rows) else 0
+
+
+DUMP = "--xla_dump_hlo_as_text --xla_dump_emitter_re=ptx"
+"""Makes XLA leave the programs for ptxas, and how much shared memory every kernel is launched with."""
 
 
 def prepare(dumps: Path) -> None:
@@ -211,7 +242,7 @@ def prepare(dumps: Path) -> None:
     jax.config.update("jax_platforms", "cpu")
     os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_dump_to={dumps} --xla_dump_hlo_as_text"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_dump_to={dumps} {DUMP}"
     if importlib.util.find_spec("libtpu") is not None:
         os.environ["TPU_LIBRARY_PATH"] = importlib.import_module("libtpu").get_library_path()
 
