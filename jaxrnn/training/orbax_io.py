@@ -5,9 +5,11 @@ saves, so with several processes Orbax works in a process of its own, which know
 """
 
 import contextlib
+import ctypes
 import logging
 import os
 import pickle
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +20,8 @@ import jax
 import numpy as np
 
 Arrays = dict[str, np.ndarray]
+
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
 def save(path: Path, arrays: Arrays) -> None:
@@ -75,6 +79,7 @@ def _elsewhere(what: str, path: Path, arrays: Arrays) -> Any:
 
 def _serve() -> None:
     """The other side of :func:`_elsewhere`: one call from stdin, its result or error to stdout."""
+    _end_with_parent()
     what, path, arrays = pickle.load(sys.stdin.buffer)
     try:
         answer = None, None, {"save": save, "load": load}[what](path, arrays)
@@ -83,3 +88,12 @@ def _serve() -> None:
     sys.stdout.buffer.write(pickle.dumps(answer))
     sys.stdout.flush()
     os._exit(0)  # of a save that failed Orbax leaves threads behind that Python would wait for
+
+
+def _end_with_parent() -> None:
+    """On Linux: a process whose parent was killed must not go on writing where the next run may write."""
+    if sys.platform == "linux":
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+        if os.getppid() != parent:  # it was gone before that
+            os._exit(1)
