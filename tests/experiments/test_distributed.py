@@ -38,6 +38,14 @@ class Pair:
                 process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=file)
             self.processes.append(process)
 
+    def __enter__(self) -> "Pair":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
     def wait_for_a_save(self) -> None:
         before, until = self.saved(), time.monotonic() + TIMEOUT
         while not self.saved() - before:
@@ -45,14 +53,11 @@ class Pair:
             time.sleep(0.02)
 
     def saved(self) -> set[Path]:
-        return {path.parent for path in self.folder.glob("checkpoints/step_*/record.json") if not path.suffix[1:]}
+        found = (path.parent for path in self.folder.glob("checkpoints/step_*/record.json"))
+        return {folder for folder in found if not folder.suffix}
 
     def wait(self) -> list[int]:
-        try:
-            return [process.wait(TIMEOUT) for process in self.processes]
-        finally:
-            for process in self.processes:
-                process.kill()
+        return [process.wait(TIMEOUT) for process in self.processes]
 
     def printed(self, i: int) -> str:
         return " ".join(self.logs[i].read_text().split())
@@ -72,19 +77,19 @@ def test_two_processes_train_as_one_and_survive_the_death_of_one(tmp_path: Path)
     endless = [*options, "--epochs", "1000000", "--save-every-steps", "7"]
     out = tmp_path / "two"
 
-    pair = Pair(out, *endless)
-    pair.wait_for_a_save()
-    killed = time.monotonic()
-    pair.processes[1].send_signal(signal.SIGKILL)
-    assert pair.wait() == [75, -signal.SIGKILL], pair.printed(0)
+    with Pair(out, *endless) as pair:
+        pair.wait_for_a_save()
+        killed = time.monotonic()
+        pair.processes[1].send_signal(signal.SIGKILL)
+        assert pair.wait() == [75, -signal.SIGKILL], pair.printed(0)
     assert time.monotonic() - killed < 60
     assert "another process of this job is gone" in pair.printed(0)
     assert "Start all of them again with --resume" in pair.printed(0)
 
-    pair = Pair(out, *endless)
-    pair.wait_for_a_save()
-    pair.processes[1].send_signal(signal.SIGTERM)
-    assert pair.wait() == [143, 143], pair.printed(0) + pair.printed(1)
+    with Pair(out, *endless) as pair:
+        pair.wait_for_a_save()
+        pair.processes[1].send_signal(signal.SIGTERM)
+        assert pair.wait() == [143, 143], pair.printed(0) + pair.printed(1)
     assert "going on after epoch" in pair.printed(0)
     assert "stopped: SIGTERM" in pair.printed(0)
     logged = pair.printed(1)
@@ -100,15 +105,15 @@ def test_two_processes_train_as_one_and_survive_the_death_of_one(tmp_path: Path)
         assert found == pytest.approx(expected, rel=1e-3)
 
     # And two restore what one has saved.
-    pair = Pair(out, *options, "--epochs", str(done + 3))
-    assert pair.wait() == [0, 0], pair.printed(0)
+    with Pair(out, *options, "--epochs", str(done + 3)) as pair:
+        assert pair.wait() == [0, 0], pair.printed(0)
     assert len(history(out)) == done + 3
 
 
 def test_windowed_batches_are_spread_over_processes(tmp_path: Path):
     options = ["--hidden", "5", "--epochs", "2"]
-    pair = Pair(tmp_path / "two", *options)
-    assert pair.wait() == [0, 0], pair.printed(0) + pair.printed(1)
+    with Pair(tmp_path / "two", *options) as pair:
+        assert pair.wait() == [0, 0], pair.printed(0) + pair.printed(1)
     metrics = json.loads((tmp_path / "two" / "metrics.json").read_text())
     assert metrics["devices"] == 2
     alone(tmp_path / "one", *options)

@@ -1,4 +1,4 @@
-"""The short form of ``python -m benchmarks.survival``: whole runs that are killed, stopped, and lose their disk."""
+"""The short form of ``python -m benchmarks.survival``: runs that are killed, stopped, and lose their disk."""
 
 from pathlib import Path
 
