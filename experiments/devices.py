@@ -9,6 +9,16 @@ from jax.sharding import Mesh
 ROWS_PER_DEVICE = 32
 """With fewer rows of a batch than this for each, more devices cost more than they bring."""
 
+_SIGNS_OF_A_LOST_PEER = (
+    "Gloo",
+    "gloo",
+    "NCCL",
+    "Connection closed by peer",
+    "Connection reset",
+    "UNAVAILABLE",
+    "heartbeat",
+)
+
 
 def claim_devices(count: int | None) -> None:
     """Make one device of every core of a CPU, or of ``count`` of them. Must come before anything else runs on JAX.
@@ -53,6 +63,12 @@ def join_processes(heartbeat: int) -> None:
             f"TPU pod JAX finds them; elsewhere set JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and "
             f"JAX_PROCESS_ID for each of them."
         ) from error
+
+
+def lost_peer(error: Exception) -> bool:
+    """Whether an error of JAX means that another process cannot be reached any more."""
+    text = str(error)
+    return any(sign in text for sign in _SIGNS_OF_A_LOST_PEER)
 
 
 def batch_mesh(batch_size: int, count: int | None) -> Mesh | None:

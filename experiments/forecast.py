@@ -36,13 +36,15 @@ import numpy as np  # noqa: E402
 
 from experiments import runs  # noqa: E402
 from experiments.config import Settings, read_settings, resolve  # noqa: E402
-from experiments.devices import batch_mesh, claim_devices, join_processes  # noqa: E402
+from experiments.devices import batch_mesh, claim_devices, join_processes, lost_peer  # noqa: E402
 from experiments.pipeline import Forecasting, load  # noqa: E402
 from experiments.recipes import Config  # noqa: E402
 from experiments.report import baselines, console, epoch_progress, fail, plain_warnings, results_table  # noqa: E402
 from jaxrnn.training import EXIT_CODES, CheckpointStore, Run, describe_divergence, fit, processes  # noqa: E402
 
 INTERRUPTED = EXIT_CODES["interrupted"]
+LOST_PEER = 75
+"""Exit code where another process of the job is gone: EX_TEMPFAIL of sysexits.h, try again."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -51,6 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
+        if settings.distributed:
+            return run_with_others(settings)
         return run_experiment(settings)
     except (ValueError, OSError) as error:
         return fail(str(error))
@@ -59,13 +63,32 @@ def main(arguments: list[str] | None = None) -> int:
         return INTERRUPTED
 
 
+def run_with_others(settings: Settings) -> int:
+    """One process of several. What ends one of them ends all, so that a scheduler can start them anew."""
+    claim_devices(settings.devices or 1)
+    join_processes(settings.heartbeat)
+    try:
+        code = run_experiment(settings)
+        processes.wait_for_all("done")
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        if not lost_peer(error):
+            raise
+        fail(
+            f"process {jax.process_index()} of {jax.process_count()}: another process of this job is gone, so "
+            f"this one ends too. Start all of them again with --resume: they go on from the last checkpoint. "
+            f"({str(error).splitlines()[0]})"
+        )
+        return LOST_PEER
+    jax.distributed.shutdown()
+    return code
+
+
 def run_experiment(settings: Settings) -> int:
     config, preparation = resolve(settings), None
     if settings.resume and settings.out is None:
         raise ValueError("--resume needs --out, the folder of the run to go on with")
-    claim_devices(1 if settings.distributed and settings.devices is None else settings.devices)
-    if settings.distributed:
-        join_processes(settings.heartbeat)
+    if not settings.distributed:
+        claim_devices(settings.devices)
     main = processes.is_main()
     console.quiet = not main
     folder = settings.out or runs.new_folder(config)
@@ -219,8 +242,8 @@ def _reason(run: Run, config: Config) -> str:
 
 if __name__ == "__main__":
     code = main()
-    if code == INTERRUPTED:  # at once: a program that is still being compiled cannot be taken down in order
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)
+    # At once: a program that is still being compiled cannot be taken down in order, and of a save that failed
+    # Orbax leaves threads behind that Python would wait for, for ten minutes.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -9,6 +9,7 @@ from jaxrnn.training.run import EarlyStopping, Run
 from jaxrnn.training.signals import EXIT_CODES
 from jaxrnn.training.state import Batch, StepMetrics, Totals, TrainState
 from jaxrnn.training.step import huber, make_train_step, pure_apply, train_step
+from jaxrnn.training.streams import make_streamed_epoch
 
 __all__ = [
     "EXIT_CODES",
@@ -32,6 +33,7 @@ __all__ = [
     "lr_range_test",
     "make_optimizer",
     "make_sequential_epoch",
+    "make_streamed_epoch",
     "make_train_step",
     "make_windowed_epoch",
     "pure_apply",

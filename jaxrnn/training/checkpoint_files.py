@@ -1,24 +1,24 @@
 """The files of one checkpoint: writing them, and reading them only where every byte is what was written.
 
-Orbax writes and reads the arrays; no other module touches it. `record.json` beside them holds what the user gave,
-the path, shape, dtype and SHA-256 of each leaf, the SHA-256 of each file, and of itself.
+Orbax writes and reads the arrays (:mod:`jaxrnn.training.orbax_io`). `record.json` beside them holds what the user
+gave, the path, shape, dtype and SHA-256 of each leaf, the SHA-256 of each file, and of itself.
 """
 
-import contextlib
 import errno
 import hashlib
 import json
-import logging
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from jaxrnn.training import orbax_io
 
 FORMAT = 1
 RECORD = "record.json"
@@ -94,20 +94,6 @@ def require_plain_json(value: Any, where: str) -> None:
         raise TypeError(f"{where} is {value!r} of {type(value)}: convert it to plain JSON, as with float()")
 
 
-@contextlib.contextmanager
-def _orbax() -> Iterator[Any]:
-    """Orbax, without its log: twenty lines per call at INFO, and two hundred when the disk is full."""
-    from orbax.checkpoint import v1
-
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)  # what fails is raised as well: no need of its tracebacks
-    try:
-        yield v1
-    finally:
-        logger.setLevel(level)
-
-
 def _numbered(arrays: list[np.ndarray]) -> dict[str, np.ndarray]:
     # Not by path, which may hold any character; and without the arrays of no elements, which Orbax refuses.
     return {f"leaf_{i:05d}": array for i, array in enumerate(arrays) if array.size}
@@ -117,8 +103,7 @@ def write(folder: Path, content: dict[str, Any], leaves: dict[str, Leaf]) -> Non
     arrays = [np.asarray(leaf.data) for leaf in leaves.values()]
     _require_space(folder, sum(array.nbytes for array in arrays) + _OVERHEAD * (1 + len(arrays)))
     if tree := _numbered(arrays):
-        with _orbax() as ocp:
-            ocp.save(os.fspath(folder / _ARRAYS), tree)
+        orbax_io.save(folder / _ARRAYS, tree)
     content["leaves"] = {
         path: {
             "shape": list(array.shape),
@@ -212,8 +197,7 @@ def load(folder: Path, step: int, expected: Mapping[str, Leaf]) -> tuple[dict[st
                 raise Damaged(f"{folder / name} is {'damaged' if name in files else 'missing'}")
         arrays = [np.empty(expected[path].data.shape, expected[path].data.dtype) for path in saved]
         if tree := _numbered(arrays):
-            with _orbax() as ocp:
-                tree = ocp.load(os.fspath(folder / _ARRAYS), tree)
+            tree = orbax_io.load(folder / _ARRAYS, tree)
         loaded = {}
         for i, (path, leaf) in enumerate(saved.items()):
             loaded[path] = tree.get(f"leaf_{i:05d}", arrays[i]), leaf["key_impl"]

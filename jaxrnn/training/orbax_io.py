@@ -1,0 +1,99 @@
+"""Arrays to a folder and back, by Orbax: the only module that touches it.
+
+Orbax expects all processes of a job to save together and has them wait for each other. Ours train on while one
+saves, so with several processes Orbax works in a process of its own, which knows nothing of the others.
+"""
+
+import contextlib
+import ctypes
+import logging
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+Arrays = dict[str, np.ndarray]
+
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+
+
+def save(path: Path, arrays: Arrays) -> None:
+    """Write NumPy arrays into a new folder; raises OSError or, from TensorStore, ValueError."""
+    if jax.process_count() > 1:
+        _elsewhere("save", path, arrays)
+        return
+    with _orbax() as ocp:
+        ocp.save(os.fspath(path), arrays)
+
+
+def load(path: Path, like: Arrays) -> Arrays:
+    """The arrays in a folder, of the names, shapes and dtypes of ``like``."""
+    if jax.process_count() > 1:
+        return _elsewhere("load", path, like)
+    with _orbax() as ocp:
+        return ocp.load(os.fspath(path), like)
+
+
+@contextlib.contextmanager
+def _orbax() -> Iterator[Any]:
+    """Orbax, without its log: twenty lines per call at INFO, and two hundred when the disk is full."""
+    from orbax.checkpoint import v1
+
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)  # what fails is raised as well: no need of its tracebacks
+    try:
+        yield v1
+    finally:
+        logger.setLevel(level)
+
+
+def _elsewhere(what: str, path: Path, arrays: Arrays) -> Any:
+    """Call :func:`save` or :func:`load` in a process of its own."""
+    root = os.fspath(Path(__file__).parents[2])
+    known = os.environ.get("PYTHONPATH")
+    environment = os.environ | {
+        "PYTHONPATH": root + (os.pathsep + known if known else ""),
+        "JAX_PLATFORMS": "cpu",  # the accelerators are this process's
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", "from jaxrnn.training.orbax_io import _serve; _serve()"],
+        input=pickle.dumps((what, path, arrays)),
+        capture_output=True,
+        env=environment,
+    )
+    if done.returncode:
+        raise RuntimeError(f"the process that was to {what} ended with {done.returncode}: {done.stderr[-2000:]!r}")
+    number, message, result = pickle.loads(done.stdout)  # by our own child, from what we gave it
+    if message is not None:
+        raise OSError(number, message) if number else ValueError(message)
+    return result
+
+
+def _serve() -> None:
+    """The other side of :func:`_elsewhere`: one call from stdin, its result or error to stdout."""
+    _end_with_parent()
+    what, path, arrays = pickle.load(sys.stdin.buffer)
+    try:
+        answer = None, None, {"save": save, "load": load}[what](path, arrays)
+    except Exception as error:
+        answer = getattr(error, "errno", None), str(error), None
+    sys.stdout.buffer.write(pickle.dumps(answer))
+    sys.stdout.flush()
+    os._exit(0)  # of a save that failed Orbax leaves threads behind that Python would wait for
+
+
+def _end_with_parent() -> None:
+    """On Linux: a process whose parent was killed must not go on writing where the next run may write."""
+    if sys.platform == "linux":
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+        if os.getppid() != parent:  # it was gone before that
+            os._exit(1)

@@ -1,0 +1,138 @@
+"""Two processes on this machine train one run: like one process, until one dies, and on from there."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TIMEOUT = 300
+
+
+class Pair:
+    """Two processes of experiments.forecast in one folder."""
+
+    def __init__(self, folder: Path, *options: str, heartbeat: int = 10):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.logs = [folder.with_name(f"{folder.name}-{i}-{port}.log") for i in range(2)]
+        self.folder, self.processes = folder, []
+        for i, log in enumerate(self.logs):
+            environment = os.environ | {
+                "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+                "JAX_NUM_PROCESSES": "2",
+                "JAX_PROCESS_ID": str(i),
+                "JAX_PLATFORMS": "cpu",
+                "PYTHONUNBUFFERED": "1",
+            }
+            command = [sys.executable, "-m", "experiments.forecast", "--distributed", "--resume"]
+            command += ["--heartbeat", str(heartbeat), "--out", str(folder), *options]
+            with log.open("wb") as file:
+                process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=file)
+            self.processes.append(process)
+
+    def __enter__(self) -> "Pair":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+    def wait_for_a_save(self) -> None:
+        before, until = self.saved(), time.monotonic() + TIMEOUT
+        while not self.saved() - before:
+            assert time.monotonic() < until and self.processes[0].poll() is None, self.printed(0)
+            time.sleep(0.02)
+
+    def saved(self) -> set[Path]:
+        found = (path.parent for path in self.folder.glob("checkpoints/step_*/record.json"))
+        return {folder for folder in found if not folder.suffix}
+
+    def wait(self) -> list[int]:
+        return [process.wait(TIMEOUT) for process in self.processes]
+
+    def printed(self, i: int) -> str:
+        return " ".join(self.logs[i].read_text().split())
+
+
+def history(folder: Path) -> list[tuple[float, float]]:
+    return [(row["loss"], row["valid_loss"]) for row in json.loads((folder / "history.json").read_text())]
+
+
+def alone(folder: Path, *options: str) -> str:
+    command = [sys.executable, "-m", "experiments.forecast", "--devices", "1", "--out", str(folder), *options]
+    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=TIMEOUT).stdout
+
+
+def test_two_processes_train_as_one_and_survive_the_death_of_one(tmp_path: Path):
+    options = ["--task", "stateful", "--batch-size", "3", "--hidden", "5", "--patience", "0"]
+    endless = [*options, "--epochs", "1000000", "--save-every-steps", "7"]
+    out = tmp_path / "two"
+
+    with Pair(out, *endless) as pair:
+        pair.wait_for_a_save()
+        killed = time.monotonic()
+        pair.processes[1].send_signal(signal.SIGKILL)
+        assert pair.wait() == [75, -signal.SIGKILL], pair.printed(0)
+    assert time.monotonic() - killed < 60
+    assert "another process of this job is gone" in pair.printed(0)
+    assert "Start all of them again with --resume" in pair.printed(0)
+
+    with Pair(out, *endless) as pair:
+        pair.wait_for_a_save()
+        pair.processes[1].send_signal(signal.SIGTERM)
+        assert pair.wait() == [143, 143], pair.printed(0) + pair.printed(1)
+    assert "going on after epoch" in pair.printed(0)
+    assert "stopped: SIGTERM" in pair.printed(0)
+    logged = pair.printed(1)
+    assert "epoch" not in logged and "stopped" not in logged  # one writes the log
+
+    # One process restores what two have saved, and comes to what one alone comes to.
+    newest = max(pair.saved())
+    done = len(json.loads((newest / "record.json").read_text())["content"]["record"]["history"])
+    last = ["--epochs", str(done + 2)]
+    assert "going on after epoch" in alone(out, "--resume", *last)
+    alone(tmp_path / "one", *options, *last)
+    for found, expected in zip(history(out), history(tmp_path / "one"), strict=True):
+        assert found == pytest.approx(expected, rel=1e-3)
+
+    # And two restore what one has saved.
+    with Pair(out, *options, "--epochs", str(done + 3)) as pair:
+        assert pair.wait() == [0, 0], pair.printed(0)
+    assert len(history(out)) == done + 3
+
+
+def test_windowed_batches_are_spread_over_processes(tmp_path: Path):
+    options = ["--hidden", "5", "--epochs", "2"]
+    with Pair(tmp_path / "two", *options) as pair:
+        assert pair.wait() == [0, 0], pair.printed(0) + pair.printed(1)
+    metrics = json.loads((tmp_path / "two" / "metrics.json").read_text())
+    assert metrics["devices"] == 2
+    alone(tmp_path / "one", *options)
+    for found, expected in zip(history(tmp_path / "two"), history(tmp_path / "one"), strict=True):
+        assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_without_anyone_to_join_the_error_says_what_is_missing(tmp_path: Path):
+    unset = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_C", "JAX_N", "JAX_P", "SLURM", "OMPI"))}
+    command = [sys.executable, "-m", "experiments.forecast", "--distributed"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=unset, check=False)
+    assert (run.returncode, "--distributed needs --out" in run.stderr) == (2, True)
+    run = subprocess.run(
+        [*command, "--out", str(tmp_path / "run")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=unset,
+        check=False,
+    )
+    assert run.returncode == 2
+    assert "set JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and" in " ".join(run.stderr.split())

@@ -1,0 +1,65 @@
+"""Over eight devices every cell trains as over one, with and without state. In a process of its own, since the
+number of devices is fixed once JAX runs."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+CODE = """
+import os, sys
+os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
+import jax
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_disable_most_optimizations", True)
+import jax.numpy as jnp, numpy as np
+from flax import nnx
+from jaxrnn import data, training
+from jaxrnn.models import RNNForecaster
+
+cell, window, batch = sys.argv[1], 4, 10  # 10 rows do not divide by 8
+series = jnp.asarray(np.sin(np.arange(205) / 3)[:, None], jnp.float32)
+targets = jnp.roll(series, -1, axis=0)
+mesh = jax.make_mesh((8,), ("batch",))
+
+def train(stateful, mesh):
+    make = lambda: RNNForecaster(hidden_features=(6, 5), cell=cell, return_sequences=stateful, rngs=nnx.Rngs(0))
+    apply, params = training.pure_apply(make)
+    optimizer = training.make_optimizer("sgd", 0.05)
+    carry = make().initialize_carry(batch) if stateful else None
+    common = dict(window=window)
+    if stateful:
+        starts = jnp.asarray(data.sequential_starts(200, window, batch))            # 5 steps an epoch
+        epoch = training.make_sequential_epoch(apply, optimizer, training.huber, series, targets, starts,
+                                               initial_carry=carry, **common)
+    else:
+        starts = jnp.asarray(data.window_starts(48, window))                        # 45: 5 steps, the last of 5
+        epoch = training.make_windowed_epoch(apply, optimizer, training.huber, series, targets, starts,
+                                             batch_size=batch, every_step=False, **common)
+    state = training.TrainState.create(params, optimizer, carry=carry)
+    run = training.fit(training.Run.create(state), epoch, lambda s: {"valid_loss": s.totals.loss}, epochs=4,
+                       mesh=mesh)
+    state = run.state
+    assert int(state.step) == 20
+    devices = len(jax.tree.leaves(state.params)[0].sharding.device_set)
+    assert devices == (1 if mesh is None else 8), devices
+    return jax.device_get((state.params, state.carry, [row["loss"] for row in run.history]))
+
+for stateful in (False, True):
+    one, eight = train(stateful, None), train(stateful, mesh)
+    worst = max(float(np.abs(np.asarray(a) - np.asarray(b)).max())
+                for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(eight), strict=True))
+    assert worst < 1e-6, (cell, stateful, worst)
+    print("stateful" if stateful else "windowed", "agree")
+"""
+
+
+@pytest.mark.parametrize("cell", ["simple_rnn", "lstm", "gru", "leaky"])
+def test_eight_devices_equal_one_after_twenty_steps(cell):
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", CODE, cell], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert run.stdout == "windowed agree\nstateful agree\n", run.stdout + run.stderr
