@@ -1,11 +1,12 @@
-"""Measurements of speed, each against other libraries and beside them in one process.
+"""Measurements of speed, each against other libraries and beside them in one process, and one of precision.
 
     python -m benchmarks.epoch      one epoch of the forecast experiment, against Keras on JAX
     python -m benchmarks.layers     one layer, forward and backward, against Flax, Haiku, Keras and PyTorch
     python -m benchmarks.user_cell  the README's cells of your own, against the same cells scanned by hand
+    python -m benchmarks.precision  errors of half precision against float64
 
-``--help`` says more. All check first that all contestants compute the same thing, and write their tables, with the
-machine's name in them, to benchmarks/results/. Below them are :mod:`~benchmarks.shapes` (what sizes),
+``--help`` says more. Those of speed check first that all contestants compute the same thing, and write their
+tables, with the machine's name in them, to benchmarks/results/. Below them are :mod:`~benchmarks.shapes` (what sizes),
 :mod:`~benchmarks.timing` (how time is taken), :mod:`~benchmarks.machine` (on what), :mod:`~benchmarks.cells`,
 :mod:`~benchmarks.peers` and :mod:`~benchmarks.user_cells` (who takes part), :mod:`~benchmarks.layer_tables`,
 :mod:`~benchmarks.picture` and :mod:`~benchmarks.report` (what is shown and written).
