@@ -1,47 +1,73 @@
-"""Measurements in a process of their own, for what belongs to a process: settings of JAX, and memory.
+"""Measurements in processes of their own, for what belongs to a process: settings of JAX, and memory.
 
-A module that is measured so ends with ``answer(function)``: it reads a request as JSON from standard input and
-writes what the function makes of it, as JSON, to the end of standard output.
+A module that is measured so ends with ``answer(function)``: it reads requests, a JSON object in each line of
+standard input, and writes what the function makes of each to standard output, until the input ends.
 """
 
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 _MARK = "result: "
 _ROOT = Path(__file__).parents[1]
 
 
-def ask(module: str, request: dict[str, Any], environment: dict[str, str] | None = None) -> dict[str, Any]:
-    """What the module's function answers, computed in a new process.
+class Process:
+    """A module in a process that waits for requests; to be used in a ``with`` statement."""
 
-    Raises:
-      ValueError: the process failed; the message has the last line that it wrote.
-    """
-    done = subprocess.run(
-        [sys.executable, "-m", module],
-        input=json.dumps(request),
-        capture_output=True,
-        text=True,
-        cwd=_ROOT,
-        env={**os.environ, **(environment or {})},
-        check=False,
-    )
-    for line in reversed(done.stdout.splitlines()):
-        if line.startswith(_MARK) and not done.returncode:
-            return json.loads(line.removeprefix(_MARK))
-    said = (done.stderr or done.stdout).strip().splitlines()
-    raise ValueError(f"{module} ended with {done.returncode}: {said[-1] if said else 'it said nothing'}")
+    def __init__(self, module: str, environment: dict[str, str] | None = None):
+        self._module = module
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed with the process
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            cwd=_ROOT,
+            env={**os.environ, **(environment or {})},
+        )
+
+    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        """What the module answers; a ValueError with the last line that it wrote if it ends instead."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        try:
+            print(json.dumps(request), file=self._process.stdin, flush=True)
+        except BrokenPipeError:
+            pass
+        else:
+            for line in self._process.stdout:
+                if line.startswith(_MARK):
+                    return json.loads(line.removeprefix(_MARK))
+        code = self._process.wait()
+        self._errors.seek(0)
+        said = self._errors.read().strip().splitlines()
+        raise ValueError(f"{self._module} ended with {code}: {said[-1] if said else 'it said nothing'}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.kill()
+        self._process.wait()
+        self._process.stdout.close()
+        try:
+            self._process.stdin.close()
+        except BrokenPipeError:
+            pass
+        self._errors.close()
 
 
 def answer(function: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """The other side of :func:`ask`."""
-    result = function(json.load(sys.stdin))
-    print(_MARK + json.dumps(result))
+    """The other side of :class:`Process`."""
+    for line in sys.stdin:
+        print(_MARK + json.dumps(function(json.loads(line))), flush=True)
 
 
 def peak_memory() -> int:

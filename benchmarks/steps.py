@@ -153,7 +153,7 @@ def check(found: dict[str, Steps], where: str) -> None:
         difference = np.abs(output - outputs[OURS]).max()
         if not difference <= TOLERANCE:
             raise ValueError(
-                f"{where}: after {CHECKED_STEPS} steps outputs of {name} and of {OURS} differ by {difference:.2g}, "
+                f"{where}: after {CHECKED_STEPS} steps outputs of {name} and {OURS} differ by {difference:.2g}, "
                 f"more than {TOLERANCE:g}, so their times cannot be compared"
             )
 

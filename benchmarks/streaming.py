@@ -23,7 +23,7 @@ import tyro
 from benchmarks.cells import CELLS
 from benchmarks.machine import describe, machine
 from benchmarks.peers import OURS, PEERS
-from benchmarks.process import ask
+from benchmarks.process import Process
 from benchmarks.report import Table, console, fail, progress, times, write_results
 from benchmarks.steps import LABELS, MAKERS
 from benchmarks.timing import Spread, Timing, ratio
@@ -90,7 +90,8 @@ def run(options: Options) -> int:
                 "steps": options.steps,
                 "synchronous": DISPATCH[dispatch],
             }
-            found = ask("benchmarks.steps", request)
+            with Process("benchmarks.steps") as process:
+                found = process.ask(request)
             timings = {n: Timing(0.0, tuple(map(tuple, t["calls_s"]))) for n, t in found.items()}
             rows.append(Row(dispatch, cell, in_features, timings))
             update(advance=1)
@@ -134,10 +135,11 @@ def report(
 ) -> None:
     parts = [
         "# One step at a time\n\n",
-        f"Microseconds a step, B = 1: median, and quartiles in parentheses, of {repetitions} repetitions of 2 calls "
-        f"of {options.steps} steps, the fastest in bold; every step waits for its output. Float32, same weights in "
-        "all, outputs compared before. Ratios are a contestant's time divided by that of `streaming_step`, pair by "
-        "pair: above 1 ours is faster. PyTorch runs on one thread, in inference mode.\n\n",
+        f"Microseconds a step, B = 1: median, and quartiles in parentheses, of {repetitions} repetitions of 2 "
+        f"calls of {options.steps} steps, the fastest in bold; every step waits for its output. Float32, same "
+        "weights in all, outputs compared before. Ratios are a contestant's time divided by that of "
+        "`streaming_step`, pair by pair: above 1 ours is faster. PyTorch runs in inference mode, on one "
+        "thread.\n\n",
         *(f"- {who}: {why}.\n" for who, why in absences.items()),
     ]
     for dispatch in dict.fromkeys(row.dispatch for row in rows):
