@@ -4,6 +4,7 @@ A module that is measured so ends with ``answer(function)``: it reads requests, 
 standard input, and writes what the function makes of each to standard output, until the input ends.
 """
 
+import contextlib
 import json
 import os
 import subprocess
@@ -57,10 +58,8 @@ class Process:
         self._process.kill()
         self._process.wait()
         self._process.stdout.close()
-        try:
+        with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
-        except BrokenPipeError:
-            pass
         self._errors.close()
 
 
