@@ -4,9 +4,9 @@
     python -m benchmarks.training --quick      # one task, few epochs, about a minute
     python -m benchmarks.training --tasks seq2vec classification --libraries jaxrnn torch
 
-The three trainings of the forecast experiment and a classification (benchmarks/training_tasks.py), each as users of
-the library would write it (benchmarks/trainers.py), all from the same weights. Every library has a process of its
-own for each task, of which are measured:
+The three trainings of the forecast experiment and a classification (benchmarks/training_tasks.py), each as users
+of the library would write it (benchmarks/trainers.py), all from the same weights. Every library has a process of
+its own for each task, of which are measured:
 
     first epoch     from nothing to the end of the first epoch: making model and data, tracing, compiling, training
     an epoch        later epochs, the processes taking turns in random order, median and quartiles
@@ -157,8 +157,8 @@ def check(results: dict[str, Result]) -> None:
         assert baseline is not None
         if not np.allclose(result.losses, baseline.losses, rtol=LOSS_TOLERANCE, atol=0):
             raise ValueError(
-                f"{result.task}: {result.library} and {baseline.library} do not train alike, so their times cannot "
-                f"be compared: from the same weights and without shuffling their losses are {result.losses} and "
+                f"{result.task}: {result.library} and {baseline.library} do not train alike, so their times "
+                f"cannot be compared: from the same weights and without shuffling their losses are {result.losses} and "
                 f"{baseline.losses}"
             )
 

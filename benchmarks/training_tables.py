@@ -67,7 +67,7 @@ def epoch_table(results: Sequence[Result]) -> Table:
 
 
 def growth_table(growth: dict[str, dict[str, list[float]]]) -> Table:
-    """Milliseconds an epoch by size, with the least of each library's later epochs' medians beside each other."""
+    """Milliseconds an epoch by size, the median of later epochs."""
     libraries = list(dict.fromkeys(name for found in growth.values() for name in found))
     lines = [
         [
