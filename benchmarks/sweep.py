@@ -36,8 +36,15 @@ from benchmarks.report import Table, console, fail, progress, times, write_resul
 from benchmarks.timing import Timing, interleave, ratio, seconds_of
 from jaxrnn.data import course_series, window_starts
 from jaxrnn.data.series import COURSE_SPLIT
-from jaxrnn.training import TrainState, huber, make_optimizer, make_windowed_epoch, pure_apply
-from jaxrnn.training.step import Epoch, with_learning_rate
+from jaxrnn.training import (
+    TrainState,
+    huber,
+    make_optimizer,
+    make_windowed_epoch,
+    pure_apply,
+    with_learning_rate,
+)
+from jaxrnn.training.epochs import Epoch
 
 LOSS_TOLERANCE = 1e-3
 """Relative, between the losses of one run in two ways."""

@@ -1,5 +1,7 @@
 """Epochs read from a file: the same steps as from memory, interrupted at any window, in steady memory."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +29,7 @@ def streamed(series, **options):
     apply, params = pure_apply(
         lambda: RNNForecaster(hidden_features=4, return_sequences=every_step, rngs=nnx.Rngs(0))
     )
-    options = {"batch_size": 8, "window": WINDOW} | options
+    options: dict[str, Any] = {"batch_size": 8, "window": WINDOW} | options
     epoch = make_streamed_epoch(apply, OPTIMIZER, huber, series, series[1:], range(56), **options)
     return apply, TrainState.create(params, OPTIMIZER, seed=options.pop("seed", 0)), epoch
 
