@@ -24,12 +24,12 @@ def series(tmp_path):
     return data.SeriesFile(tmp_path / "series.npy")
 
 
-def streamed(series, **options):
+def streamed(series, **options: Any):
     every_step = options.setdefault("every_step", False)
     apply, params = pure_apply(
         lambda: RNNForecaster(hidden_features=4, return_sequences=every_step, rngs=nnx.Rngs(0))
     )
-    options: dict[str, Any] = {"batch_size": 8, "window": WINDOW} | options
+    options = {"batch_size": 8, "window": WINDOW} | options
     epoch = make_streamed_epoch(apply, OPTIMIZER, huber, series, series[1:], range(56), **options)
     return apply, TrainState.create(params, OPTIMIZER, seed=options.pop("seed", 0)), epoch
 
