@@ -6,10 +6,11 @@
     python -m benchmarks.precision  errors of half precision against float64
 
 ``--help`` says more. Those of speed check first that all contestants compute the same thing, and write their
-tables, with the machine's name in them, to benchmarks/results/. Below them are :mod:`~benchmarks.shapes` (what sizes),
-:mod:`~benchmarks.timing` (how time is taken), :mod:`~benchmarks.machine` (on what), :mod:`~benchmarks.cells`,
-:mod:`~benchmarks.peers` and :mod:`~benchmarks.user_cells` (who takes part), :mod:`~benchmarks.layer_tables`,
-:mod:`~benchmarks.picture` and :mod:`~benchmarks.report` (what is shown and written).
+tables, with the machine's name in them, to benchmarks/results/. Below them are :mod:`~benchmarks.shapes` (what
+sizes), :mod:`~benchmarks.timing` (how time is taken), :mod:`~benchmarks.machine` (on what),
+:mod:`~benchmarks.cells`, :mod:`~benchmarks.peers` and :mod:`~benchmarks.user_cells` (who takes part),
+:mod:`~benchmarks.layer_tables`, :mod:`~benchmarks.picture` and :mod:`~benchmarks.report` (what is shown and
+written).
 
 The peers that are not dependencies come with ``pip install "jaxrnn[bench]"``, and PyTorch with
 ``pip install torch``. One that is missing is named and left out.
