@@ -51,6 +51,8 @@ class SimpleRNNCell(RecurrentCell):
         param_dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ):
+        if not callable(activation_fn):
+            raise ValueError(f"activation_fn must be a function such as jnp.tanh, not {activation_fn!r}")
         super().__init__(
             in_features,
             hidden_features,

@@ -24,11 +24,17 @@ from flax import nnx
 from flax.nnx.nn.dtypes import canonicalize_dtype, promote_dtype
 from jax import Array, lax
 
+from jaxrnn.cells.base import RecurrentCell
 from jaxrnn.ops.activations import ACTIVATIONS
 from jaxrnn.ops.pointwise import LSTMCarry, gru_pointwise, lstm_pointwise, simple_rnn_pointwise
 from jaxrnn.ops.step import Carry, Pointwise, Projection, cast, hidden_state
 
 FLAX_CELLS = (nnx.SimpleCell, nnx.GRUCell, nnx.LSTMCell, nnx.OptimizedLSTMCell)
+
+
+def is_known(cell: nnx.RNNCellBase) -> bool:
+    """Is it known what inputs and what carry the cell takes?"""
+    return isinstance(cell, RecurrentCell) or type(cell) in FLAX_CELLS
 
 
 class TranslatedCell(NamedTuple):
@@ -66,6 +72,7 @@ def translated(cell: nnx.RNNCellBase, inputs: Array, carry: Carry) -> Translated
     else:
         parts: Any = cell
         of_input, of_h = [parts.dense_i], [parts.dense_h]
+    biased: list[Any]
     biased, unbiased = (of_h, of_input) if pointwise is lstm_pointwise else (of_input, of_h)
     if not all(_is_plain(part, bias=True) for part in biased):
         return None

@@ -9,9 +9,9 @@ from flax import nnx
 from jax import Array, lax
 from jax.sharding import PartitionSpec as P
 
-from jaxrnn.cells.base import RecurrentCell
+from jaxrnn.cells.base import RecurrentCell, checked_carry
 from jaxrnn.layers.any_cell import align, scan_any_cell
-from jaxrnn.layers.flax_cells import FLAX_CELLS, TranslatedCell, carry_for_engine, carry_for_flax, translated
+from jaxrnn.layers.flax_cells import TranslatedCell, carry_for_engine, carry_for_flax, is_known, translated
 from jaxrnn.ops.dispatch import recurrence, valid_steps
 from jaxrnn.ops.step import Carry, cast, hidden_state
 
@@ -61,9 +61,10 @@ def run_cell(
         inputs = jnp.where(align(valid, inputs), inputs, 0)
     if initial_carry is None:
         initial_carry = _first_carry(cell, inputs, rngs)
+    elif is_known(cell):
+        initial_carry = checked_carry(cell, initial_carry, inputs.shape[1:])
     else:
         initial_carry = jax.tree.map(jnp.asarray, initial_carry)
-        _check_carry(cell, initial_carry, inputs)
     options: dict[str, Any] = dict(seq_lengths=seq_lengths, resets=resets, reverse=reverse, unroll=unroll)
     engine_options: dict[str, Any] = dict(implementation=implementation, recurrent_scale=recurrent_scale)
     on_engine = functools.partial(
@@ -79,11 +80,16 @@ def run_cell(
     if same is not None:
         carry, outputs = on_engine(same, inputs, carry_for_engine(initial_carry))
         return carry_for_flax(carry), outputs
-    for name, value in {"remat_every": remat_every, **engine_options}.items():
+    wanted = {
+        f"{remat_every=}": remat_every,
+        f"{implementation=}": implementation,
+        "recurrent dropout": recurrent_scale,
+    }
+    for option, value in wanted.items():
         if value is not None:
             raise ValueError(
-                f"{name}={value!r} needs a cell on the engine, a jaxrnn.RecurrentCell or one of Flax's own as it "
-                f"comes; this {type(cell).__name__} is scanned as it is: leave it at None"
+                f"{option} needs a cell on the engine, a jaxrnn.RecurrentCell or one of Flax's own as it comes; "
+                f"this {type(cell).__name__} is scanned as it is"
             )
     return scan_any_cell(cell, inputs, initial_carry, broadcast_rngs=broadcast_rngs, **options)
 
@@ -177,26 +183,6 @@ def _in_blocks(
         carry, remainder = block(carry, last)
         outputs = jnp.concatenate([remainder, outputs] if reverse else [outputs, remainder])
     return carry, outputs
-
-
-def _check_carry(cell: nnx.RNNCellBase, carry: Carry, inputs: Array) -> None:
-    """A ValueError if this is no carry of the cell, where the cell is one that is known."""
-    if not isinstance(cell, (RecurrentCell, *FLAX_CELLS)):
-        return
-    expected = jax.eval_shape(lambda: cell.initialize_carry(inputs.shape[1:], nnx.Rngs(0)))
-    found = jax.tree.structure(carry)
-    if found != jax.tree.structure(expected):
-        raise ValueError(
-            f"initial_carry has the structure {found}, but {type(cell).__name__} needs "
-            f"{jax.tree.structure(expected)}: see its initialize_carry"
-        )
-    pairs = zip(jax.tree_util.tree_leaves_with_path(carry), jax.tree.leaves(expected), strict=True)
-    for (path, leaf), want in pairs:
-        if jnp.shape(leaf) != want.shape:
-            raise ValueError(
-                f"initial_carry{jax.tree_util.keystr(path)} has shape {jnp.shape(leaf)}, but inputs of shape "
-                f"{inputs.shape} (time first) need {want.shape}"
-            )
 
 
 def flip_time(array: Array, seq_lengths: Array | None) -> Array:

@@ -180,7 +180,7 @@ def test_a_random_first_carry_is_drawn_from_the_rngs_given(make, where, stream):
         (
             lambda: jaxrnn.RNN(FlaxRandomStart(2, 4, rngs=nnx.Rngs(0)), implementation="scan")(inputs()),
             "implementation='scan' needs a cell on the engine, a jaxrnn.RecurrentCell or one of Flax's own as it "
-            "comes; this FlaxRandomStart is scanned as it is: leave it at None",
+            "comes; this FlaxRandomStart is scanned as it is",
         ),
         (lambda: jaxrnn.RNN(ours(), implementation="fast")(inputs()), "unknown implementation 'fast'"),
         (
@@ -189,7 +189,32 @@ def test_a_random_first_carry_is_drawn_from_the_rngs_given(make, where, stream):
         ),
         (
             lambda: jaxrnn.RNN(ours())(inputs(), initial_carry=jnp.zeros((2, 4))),
-            "initial_carry has shape (2, 4), but inputs of shape (5, 3, 2) (time first) need (3, 4)",
+            "the carry is float32 (2, 4), but for inputs of shape (3, 2) it must be a floating array of "
+            "shape (3, 4)",
+        ),
+        (
+            lambda: jaxrnn.RNN(ours(), time_major=True)(inputs(), initial_carry=jnp.zeros((3, 4))),
+            "the carry is float32 (3, 4), but for inputs of shape (5, 2) it must be a floating array of "
+            "shape (5, 4)",
+        ),
+        (
+            lambda: jaxrnn.RNN(ours())(inputs(), initial_carry=jnp.zeros((3, 4), int)),
+            "the carry is int32 (3, 4), but for inputs of shape (3, 2) it must be a floating array",
+        ),
+        (lambda: jaxrnn.RNN(ours())(inputs() * 1j), "inputs.dtype=dtype('complex64') must be a real type"),
+        (
+            lambda: jaxrnn.RNN(ours(), time_major=True)(inputs(), seq_lengths=jnp.array([1, 2, 3])),
+            "seq_lengths must be integers of shape (5,), not int32 (3,)",
+        ),
+        (lambda: jaxrnn.RNN(ours())(inputs(), seq_lengths=jnp.ones(3)), "(3,), not float32 (3,)"),
+        (lambda: jaxrnn.RNN(ours())(inputs(), seq_lengths=jnp.ones(3, bool)), "(3,), not bool (3,)"),
+        (
+            lambda: jaxrnn.RNN(jaxrnn.GRUCell),  # pyright: ignore[reportArgumentType]
+            "cell is the class GRUCell: make one, GRUCell(...)",
+        ),
+        (
+            lambda: jaxrnn.RNN(ours(), rngs=3),  # pyright: ignore[reportArgumentType]
+            "rngs must be nnx.Rngs, one of its streams or a bool, not 3",
         ),
         (lambda: jaxrnn.RNN(ours())(inputs(), seq_lengths=jnp.array([6, 1, 1])), "reach from 1 to 6"),
         (lambda: jaxrnn.RNN(ours())(inputs(), seq_lengths=jnp.array([1, 1])), "integers of shape (3,)"),

@@ -168,6 +168,19 @@ def test_rematerialised_blocks_change_no_number(kind, remat_every, reverse, mask
             "remat_every=2 needs a cell on the engine",
         ),
         (
+            lambda r: jaxrnn.StackedRNN(
+                [nnx.SimpleCell(2, 4, residual=True, rngs=r)], recurrent_dropout=0.5, rngs=r
+            )(X),
+            "recurrent dropout needs a cell on the engine",
+        ),
+        (
+            lambda r: jaxrnn.Bidirectional(*(jaxrnn.RNN(jaxrnn.GRUCell(2, 4, rngs=r)) for _ in range(2)))(
+                X,
+                initial_carry=(jnp.zeros((3, 4)),),  # pyright: ignore[reportArgumentType]
+            ),
+            "initial_carry must be a pair",
+        ),
+        (
             lambda r: jaxrnn.StackedRNN([jaxrnn.GRUCell(2, 4, rngs=r)], recurrent_dropout=0.1),
             "recurrent_dropout=0.1 needs rngs",
         ),
