@@ -163,7 +163,7 @@ def test_dtypes_that_differ_are_left_to_flax():
 def test_what_only_the_engine_offers_works_for_flax_s_cells_too():
     cell = randomized(nnx.LSTMCell(2, 4, rngs=nnx.Rngs(0)))
     x = jnp.asarray(X)
-    masks: dict[str, Any] = {"seq_lengths": jnp.array([5, 0, 3]), "resets": jnp.asarray(X[..., 0] > 0.5)}
+    masks: Any = {"seq_lengths": jnp.array([5, 0, 3]), "resets": jnp.asarray(X[..., 0] > 0.5)}
     plain: Any = jaxrnn.RNN(cell, return_carry=True)(x, **masks)
     in_blocks: Any = jaxrnn.RNN(cell, return_carry=True, remat_every=2)(x, **masks)
     assert_equal(in_blocks, plain, 1e-6)
@@ -177,7 +177,7 @@ def test_a_carry_of_another_form_is_refused():
     for carry in (h, [h, h], jaxrnn.LSTMCarry(h, h)):
         with pytest.raises(ValueError, match="but LSTMCell needs PyTreeDef"):
             jaxrnn.RNN(lstm)(x, initial_carry=carry)
-    with pytest.raises(ValueError, match=r"has shape \(2, 4\), but inputs of shape \(5, 3, 2\)"):
+    with pytest.raises(ValueError, match=r"is float32 \(2, 4\), but for inputs of shape \(3, 2\)"):
         jaxrnn.RNN(gru)(x, initial_carry=h[:2])
     with pytest.raises(ValueError, match="ends in 3, but in_features is 2"):
         jaxrnn.RNN(gru)(jnp.zeros((3, 5, 3)))
