@@ -55,13 +55,13 @@ def reason(pointwise, a: Recurrence, platform: str) -> str | None:
     return choice.reasons.get("pallas")
 
 
-def test_a_cpu_is_refused_by_name_and_scan_runs():
+def test_a_cpu_is_refused_by_name_and_something_else_runs():
     x = jnp.ones((3, 2, 4))
     with pytest.raises(
         ValueError, match="implementation='pallas' cannot run this: it needs a gpu or a tpu, not a cpu"
     ):
         recurrence(TANH, jnp.eye(4), x, x[0], implementation="pallas")
-    assert explain(TANH, jnp.eye(4), x, x[0], platform="cpu").chosen == "scan"
+    assert explain(TANH, jnp.eye(4), x, x[0], platform="cpu").chosen in ("native", "scan")
 
 
 @pytest.mark.parametrize(
