@@ -65,6 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run_with_others(settings: Settings) -> int:
     """One process of several. What ends one of them ends all, so that a scheduler can start them anew."""
+    resolve(settings)  # what is wrong with the settings is said before anyone is waited for
     claim_devices(settings.devices or 1)
     join_processes(settings.heartbeat)
     try:

@@ -28,7 +28,7 @@ def load_torch_weights(layers: StackedRNN | RNN, state: Mapping[str, Any]) -> No
     Args:
       layers: as many layers, directions and units as the module; GRUs with ``reset_after=True``. The activation
         (``nonlinearity``) is not part of a state dict: choose the same one.
-      state: names to arrays (or tensors on the CPU). A module without biases loads into cells without.
+      state: names to arrays, or to tensors on the CPU. A module without biases loads into cells without.
 
     Raises:
       ValueError: a name is missing or unknown, or a shape does not fit.
@@ -39,7 +39,8 @@ def load_torch_weights(layers: StackedRNN | RNN, state: Mapping[str, Any]) -> No
         if name not in state:
             raise ValueError(f"the state has no {name!r}; it has {', '.join(sorted(state))}")
         used.add(name)
-        array = np.asarray(state[name])
+        array = state[name]
+        array = np.asarray(array.detach() if hasattr(array, "detach") else array)  # a Parameter is refused else
         if array.shape != shape:
             raise ValueError(f"{name} has shape {array.shape}, but the layers need {shape}")
         return array
@@ -56,9 +57,8 @@ def load_torch_weights(layers: StackedRNN | RNN, state: Mapping[str, Any]) -> No
             bias, other = take(f"bias_ih_{suffix}", width), take(f"bias_hh_{suffix}", width)
             if cell.recurrent_bias is not None:
                 values += [(cell.bias, bias), (cell.recurrent_bias, other)]
-            elif isinstance(cell, GRUCell):
-                raise ValueError("PyTorch's GRU has a recurrent bias: make the cells with use_recurrent_bias=True")
             else:
+                _refuse_missing_bias(cell, "PyTorch")
                 values.append((cell.bias, bias + other))
         loaded += values
     unknown = sorted(set(state) - used)
@@ -95,6 +95,7 @@ def load_keras_weights(cell: RecurrentCell | RNN, weights: Sequence[Any]) -> Non
       ValueError: the number of arrays or a shape does not fit.
     """
     cell = _known(cell.cell if isinstance(cell, RNN) else cell)
+    _refuse_missing_bias(cell, "Keras")
     expected = [np.shape(array) for array in keras_weights(cell)]
     found = [np.shape(array) for array in weights]
     if found != expected:
@@ -117,8 +118,9 @@ def keras_weights(cell: RecurrentCell | RNN) -> list[np.ndarray]:
     weights = [np.array(cell.kernel[...]), np.array(cell.recurrent_kernel[...])]
     if cell.bias is not None:
         bias = np.array(cell.bias[...])
-        second = cell.recurrent_bias
-        weights.append(bias if second is None else np.stack([bias, np.array(second[...])]))
+        second = np.zeros_like(bias) if cell.recurrent_bias is None else np.array(cell.recurrent_bias[...])
+        two = isinstance(cell, GRUCell) and cell.reset_after
+        weights.append(np.stack([bias, second]) if two else bias)
     return [_swap_first_gates(cell, array) for array in weights]
 
 
@@ -127,6 +129,8 @@ def _torch_cells(layers: StackedRNN | RNN) -> Iterator[tuple[str, RecurrentCell]
     if isinstance(layers, RNN):
         yield "l0", _torch_cell(layers.cell)
         return
+    if not isinstance(layers, StackedRNN):
+        raise ValueError(f"only RNN, SimpleRNN, LSTM, GRU and StackedRNN have a counterpart, not {layers!r}")
     for number in range(layers.num_layers):
         yield f"l{number}", _torch_cell(layers.cells[number])
         if layers.bidirectional:
@@ -144,6 +148,12 @@ def _known(cell: nnx.Module) -> RecurrentCell:
     if not isinstance(cell, (SimpleRNNCell, LSTMCell, GRUCell)):
         raise ValueError(f"only SimpleRNNCell, LSTMCell and GRUCell have a counterpart, not {type(cell).__name__}")
     return cell
+
+
+def _refuse_missing_bias(cell: RecurrentCell, library: str) -> None:
+    """There is no place for the second bias of a GRU in a cell that has only the first."""
+    if isinstance(cell, GRUCell) and cell.reset_after and cell.bias is not None and cell.recurrent_bias is None:
+        raise ValueError(f"{library}'s GRU has a recurrent bias: make the cells with use_recurrent_bias=True")
 
 
 def _swap_first_gates(cell: RecurrentCell, array: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -164,8 +165,30 @@ def test_what_does_not_fit_is_said_and_changes_nothing():
         )
     with pytest.raises(ValueError, match="reset_after=False"):
         interop.torch_weights(jaxrnn.GRU(4, 5, reset_after=False, rngs=nnx.Rngs(0)))
+    both: Any = jaxrnn.Bidirectional(*(jaxrnn.RNN(jaxrnn.GRUCell(4, 5, rngs=nnx.Rngs(0))) for _ in range(2)))
+    with pytest.raises(ValueError, match="StackedRNN have a counterpart, not Bidirectional"):
+        interop.torch_weights(both)
     with pytest.raises(ValueError, match="have a counterpart, not LinearCell"):
         interop.keras_weights(LinearCell(4, 5, rngs=nnx.Rngs(0)))
+
+
+def test_a_gru_without_recurrent_bias_is_written_with_zeros_and_reads_none():
+    cell = jaxrnn.GRUCell(4, 5, use_recurrent_bias=False, bias_init=nnx.initializers.normal(), rngs=nnx.Rngs(0))
+    stack = jaxrnn.StackedRNN([cell])
+    bias = interop.keras_weights(cell)[2]
+    assert bias.shape == (2, 15) and bias[0].all() and not bias[1].any()
+    state = interop.torch_weights(stack)
+    assert state["bias_ih_l0"].all() and not state["bias_hh_l0"].any()
+    with pytest.raises(ValueError, match="Keras's GRU has a recurrent bias"):
+        interop.load_keras_weights(cell, interop.keras_weights(cell))
+    with pytest.raises(ValueError, match="PyTorch's GRU has a recurrent bias"):
+        interop.load_torch_weights(stack, state)
+
+
+def test_parameters_that_want_gradients_are_read_as_well(torch):
+    module, ours = torch.nn.LSTM(4, 5, batch_first=True), jaxrnn.LSTM(4, 5, rngs=nnx.Rngs(0))
+    interop.load_torch_weights(ours, dict(module.named_parameters()))
+    assert_close(ours(jnp.asarray(X)), module(torch.tensor(X))[0].detach())
 
 
 class LinearCell(jaxrnn.RecurrentCell):

@@ -25,11 +25,11 @@ from jaxrnn.ops.step import (
     Carry,
     Params,
     Pointwise,
+    Projection,
     accumulation_dtype,
     apply_pointwise,
     cast,
-    hidden_state,
-    matmul,
+    projected,
     recurrent_projection,
 )
 
@@ -71,6 +71,10 @@ class RecurrentCell(nnx.RNNCellBase):
 
     num_gates: ClassVar[int] = 1
 
+    output_is_hidden_state: ClassVar[bool] = False
+    """Whether every step's output is the hidden state, as in all built-in cells: layers that return only the last
+    output then need no others."""
+
     def __init__(
         self,
         in_features: int,
@@ -88,6 +92,9 @@ class RecurrentCell(nnx.RNNCellBase):
         for name, size in (("in_features", in_features), ("hidden_features", hidden_features)):
             if not isinstance(size, (int, np.integer)) or size < 1:
                 raise ValueError(f"{name} must be a positive integer, not {size!r}")
+        for name, kind in (("dtype", dtype), ("param_dtype", param_dtype)):
+            if kind is not None and not jnp.issubdtype(kind, jnp.floating):
+                raise ValueError(f"{name} must be a floating type, not {kind}")
         in_features, hidden_features = int(in_features), int(hidden_features)
         self.in_features = in_features
         self.hidden_features = hidden_features
@@ -151,14 +158,21 @@ class RecurrentCell(nnx.RNNCellBase):
 
     def input_projection(self, inputs: Array) -> Array:
         """xw = inputs @ kernel + bias for any number of leading axes; needs no recurrence."""
-        if inputs.ndim < 1 or inputs.shape[-1] != self.in_features:
-            width = inputs.shape[-1] if inputs.ndim else None
-            raise ValueError(f"{inputs.shape=} ends in {width}, but in_features is {self.in_features}")
+        return projected(self._projection(inputs))
+
+    def lazy_projection(self, inputs: Array, batch_major: bool) -> Array | Projection:
+        """What :meth:`input_projection` gives, not computed yet unless a subclass has one of its own."""
+        if type(self).input_projection is not RecurrentCell.input_projection:
+            return self.input_projection(inputs)
+        return self._projection(inputs, batch_major)
+
+    def _projection(self, inputs: Array, batch_major: bool = False) -> Projection:
+        check_inputs(self, inputs)
         dtype = self.compute_dtype(inputs)
-        xw = matmul(inputs.astype(dtype), self.kernel[...].astype(dtype))
-        if self.bias is not None:
-            xw = xw + self.bias[...]
-        return cast(xw, dtype)
+        bias = None if self.bias is None else self.bias[...]
+        if bias is not None:
+            bias = cast(bias, jnp.promote_types(bias.dtype, dtype))
+        return Projection(cast(inputs, dtype), cast(self.kernel[...], dtype), bias, batch_major)
 
     def recurrent_parameters(self, dtype: jnp.dtype) -> tuple[Array, Array | None]:
         """recurrent_kernel in the computation's dtype, and recurrent_bias or None."""
@@ -173,15 +187,41 @@ class RecurrentCell(nnx.RNNCellBase):
 
     def __call__(self, carry: Carry, inputs: Array) -> tuple[Carry, Array]:
         """One step: ``carry`` and ``inputs [*batch, in_features]`` to the new carry and ``y [*batch, hidden]``."""
+        inputs = jnp.asarray(inputs)
         xw = self.input_projection(inputs)
-        if hidden_state(carry).shape != (*inputs.shape[:-1], self.hidden_features):
-            raise ValueError(
-                f"the carry holds h of shape {hidden_state(carry).shape}, but {inputs.shape=} needs "
-                f"{(*inputs.shape[:-1], self.hidden_features)}"
-            )
+        carry = checked_carry(self, carry, inputs.shape)
         kernel, bias = self.recurrent_parameters(xw.dtype)
         pointwise, params = self.pure_pointwise()
         return apply_pointwise(pointwise, params, carry, xw, recurrent_projection(carry, kernel, bias, None))
+
+
+def check_inputs(cell: Any, inputs: Array) -> None:
+    """A ValueError if these are no inputs ``[..., in_features]`` of the cell."""
+    if inputs.ndim < 1 or inputs.shape[-1] != cell.in_features:
+        width = inputs.shape[-1] if inputs.ndim else None
+        raise ValueError(f"{inputs.shape=} ends in {width}, but in_features is {cell.in_features}")
+    if jnp.issubdtype(inputs.dtype, jnp.complexfloating):
+        raise ValueError(f"{inputs.dtype=} must be a real type")
+
+
+def checked_carry(cell: nnx.RNNCellBase, carry: Carry, input_shape: tuple[int, ...]) -> Carry:
+    """The carry as arrays, or a ValueError if it is none of the cell for inputs of this shape."""
+    expected = jax.eval_shape(lambda: cell.initialize_carry(input_shape, nnx.Rngs(0)))
+    found = jax.tree.structure(carry)
+    if found != jax.tree.structure(expected):
+        raise ValueError(
+            f"the carry has the structure {found}, but {type(cell).__name__} needs "
+            f"{jax.tree.structure(expected)}: see its initialize_carry"
+        )
+    carry = jax.tree.map(jnp.asarray, carry)
+    pairs = zip(jax.tree_util.tree_leaves_with_path(carry), jax.tree.leaves(expected), strict=True)
+    for (path, leaf), want in pairs:
+        if leaf.shape != want.shape or not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise ValueError(
+                f"the carry{jax.tree_util.keystr(path)} is {leaf.dtype} {leaf.shape}, but for inputs of shape "
+                f"{input_shape} it must be a floating array of shape {want.shape}"
+            )
+    return carry
 
 
 def _is_projection(path: tuple[Any, ...], value: Any) -> bool:

@@ -41,6 +41,7 @@ class GRUCell(RecurrentCell):
     """
 
     num_gates = 3
+    output_is_hidden_state = True
 
     def __init__(
         self,

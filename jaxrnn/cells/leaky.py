@@ -4,8 +4,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
+from jax.typing import ArrayLike
 
 from jaxrnn.cells.base import RecurrentCell
 
@@ -22,7 +24,7 @@ class LeakyCell(RecurrentCell):
 
     Args:
       in_features, hidden_features, rngs and further keyword arguments: as in :class:`jaxrnn.RecurrentCell`.
-      initial_leak: a at the start, between 0 (never changes) and 1 (the simple RNN).
+      initial_leak: a at the start, between 0 (never changes) and 1 (the simple RNN); one number, or one per unit.
 
     >>> import jax.numpy as jnp
     >>> from flax import nnx
@@ -32,19 +34,24 @@ class LeakyCell(RecurrentCell):
     (2, 4)
     """
 
+    output_is_hidden_state = True
+
     def __init__(
         self,
         in_features: int,
         hidden_features: int,
         *,
-        initial_leak: float = 0.5,
+        initial_leak: ArrayLike = 0.5,
         rngs: nnx.Rngs,
         **options: Any,
     ):
-        if not 0 < initial_leak < 1:
-            raise ValueError(f"initial_leak must lie between 0 and 1, not {initial_leak}")
         super().__init__(in_features, hidden_features, rngs=rngs, **options)
-        self.leak = nnx.Param(jnp.full(hidden_features, jax.scipy.special.logit(initial_leak), self.param_dtype))
+        a = np.asarray(initial_leak, np.float64)
+        if a.shape not in ((), (self.hidden_features,)) or not ((a > 0) & (a < 1)).all():
+            raise ValueError(
+                f"initial_leak must be one number or one per unit between 0 and 1, not {initial_leak}"
+            )
+        self.leak = nnx.Param(jnp.broadcast_to(np.log(a / (1 - a)), self.hidden_features).astype(self.param_dtype))
 
     def pointwise(self, carry: Array, xw: tuple[Array, ...], rh: tuple[Array, ...]) -> tuple[Array, Array]:
         a = jax.nn.sigmoid(self.leak[...])

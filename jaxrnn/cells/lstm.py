@@ -36,6 +36,7 @@ class LSTMCell(RecurrentCell):
     """
 
     num_gates = 4
+    output_is_hidden_state = True
 
     def __init__(
         self,

@@ -35,6 +35,8 @@ class SimpleRNNCell(RecurrentCell):
     ((2, 4), (2, 4))
     """
 
+    output_is_hidden_state = True
+
     def __init__(
         self,
         in_features: int,
@@ -49,6 +51,8 @@ class SimpleRNNCell(RecurrentCell):
         param_dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ):
+        if not callable(activation_fn):
+            raise ValueError(f"activation_fn must be a function such as jnp.tanh, not {activation_fn!r}")
         super().__init__(
             in_features,
             hidden_features,

@@ -50,11 +50,17 @@ class Buckets:
     @property
     def padding(self) -> float:
         """The share of all steps in all batches that is padding."""
-        steps = sum(batch.inputs.shape[0] * batch.inputs.shape[1] for batch in self.batches())
+        steps = sum(self.batch_size * length for length, _ in self._plan())
         return 1 - sum(map(len, self.sequences)) / steps
 
     def batches(self, rng: np.random.Generator | None = None) -> Iterator[PaddedBatch]:
         """Every sequence once; with ``rng``, shuffled within buckets and batches in random order."""
+        plan = self._plan(rng)
+        for i in range(len(plan)) if rng is None else rng.permutation(len(plan)):
+            yield self._pad(*plan[i])
+
+    def _plan(self, rng: np.random.Generator | None = None) -> list[tuple[int, np.ndarray]]:
+        """For every batch its padded length, and which sequences it has."""
         of_bucket = np.searchsorted(self.lengths, [len(s) for s in self.sequences])
         plan = []
         for bucket, length in enumerate(self.lengths):
@@ -62,8 +68,7 @@ class Buckets:
             if rng is not None:
                 members = rng.permutation(members)
             plan += [(length, members[i : i + self.batch_size]) for i in range(0, len(members), self.batch_size)]
-        for i in range(len(plan)) if rng is None else rng.permutation(len(plan)):
-            yield self._pad(*plan[i])
+        return plan
 
     def _pad(self, length: int, members: np.ndarray) -> PaddedBatch:
         first = np.asarray(self.sequences[0])
@@ -86,11 +91,11 @@ def bucket_by_length(sequences: Sequence[np.ndarray], *, batch_size: int, num_bu
       num_buckets: more of them pad less and compile more often.
 
     Raises:
-      ValueError: there are no sequences, they differ in more than their length, or a number is not positive.
+      ValueError: there are no sequences, they differ in more than length, or a number is not a positive integer.
     """
-    if batch_size < 1 or num_buckets < 1:
-        raise ValueError(f"{batch_size=} and {num_buckets=} must be at least 1")
-    if not sequences:
+    if not all(isinstance(number, (int, np.integer)) and number >= 1 for number in (batch_size, num_buckets)):
+        raise ValueError(f"{batch_size=} and {num_buckets=} must be integers of at least 1")
+    if len(sequences) == 0:
         raise ValueError("there are no sequences")
     kinds = {(np.shape(s)[1:], np.asarray(s).dtype) for s in sequences}
     if len(kinds) > 1 or any(np.ndim(s) < 1 for s in sequences):

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from jaxrnn.cells.base import RecurrentCell
+from jaxrnn.cells.base import check_inputs
+from jaxrnn.layers.flax_cells import is_known
 from jaxrnn.layers.sequence import flip_time, run_cell
 from jaxrnn.ops.step import Carry
 
@@ -21,7 +22,8 @@ class RNN(nnx.Module):
     """Apply a recurrent cell at every step of a sequence: a drop-in for ``flax.nnx.RNN``.
 
     A :class:`jaxrnn.RecurrentCell` runs on the engine: its input projection is one matmul before the loop,
-    its weight gradients are one matmul each after it. Any other ``nnx.RNNCellBase`` is scanned as it is.
+    its weight gradients are one matmul each after it. So do Flax's own SimpleCell, LSTMCell, OptimizedLSTMCell
+    and GRUCell, with their own parameters and carries. Any other ``nnx.RNNCellBase`` is scanned as it is.
 
     Where it differs from ``flax.nnx.RNN``, on purpose: outputs past ``seq_lengths`` are zero and get no
     gradient, length 0 returns the initial carry, any number of batch axes works with ``seq_lengths``, calls
@@ -64,6 +66,8 @@ class RNN(nnx.Module):
         implementation: str | None = None,
         remat_every: int | None = None,
     ):
+        if isinstance(cell, type):
+            raise ValueError(f"cell is the class {cell.__name__}: make one, {cell.__name__}(...)")
         self.cell = cell
         self.time_major = time_major
         self.return_carry = return_carry
@@ -107,6 +111,7 @@ class RNN(nnx.Module):
         time_major = self.time_major if time_major is None else time_major
         reverse = self.reverse if reverse is None else reverse
         keep_order = self.keep_order if keep_order is None else keep_order
+        inputs = jnp.asarray(inputs)
         time_axis = time_axis_of(inputs, time_major, self.cell.num_feature_axes)
         check_shapes(self.cell, inputs, resets)
         carry, outputs = run_cell(
@@ -119,6 +124,7 @@ class RNN(nnx.Module):
             unroll=self.unroll,
             implementation=self.implementation,
             remat_every=self.remat_every,
+            batch_major=time_axis != 0,
             rngs=self.rngs if rngs is None else rngs,
             broadcast_rngs=self.broadcast_rngs,
         )
@@ -130,8 +136,8 @@ class RNN(nnx.Module):
 
 def check_shapes(cell: nnx.RNNCellBase, inputs: Array, resets: Array | None) -> None:
     """A ValueError in the caller's own order of axes, which further down is time first."""
-    if isinstance(cell, RecurrentCell) and inputs.shape[-1] != cell.in_features:
-        raise ValueError(f"{inputs.shape=} ends in {inputs.shape[-1]}, but in_features is {cell.in_features}")
+    if is_known(cell):
+        check_inputs(cell, inputs)
     steps = inputs.shape[: inputs.ndim - cell.num_feature_axes]
     if resets is not None and jnp.shape(resets) != steps:
         raise ValueError(f"resets must be bool of shape {steps}, one for every step, not {jnp.shape(resets)}")
@@ -141,6 +147,8 @@ def _own_stream(rngs: nnx.Rngs | nnx.RngStream | bool) -> nnx.RngStream | None:
     """The stream for random first carries; True and False, which Flax takes too, stand for none."""
     if isinstance(rngs, bool):
         return None
+    if not isinstance(rngs, (nnx.Rngs, nnx.RngStream)):
+        raise ValueError(f"rngs must be nnx.Rngs, one of its streams or a bool, not {rngs!r}")
     return (rngs.carry if isinstance(rngs, nnx.Rngs) else rngs).fork()
 
 
@@ -152,6 +160,17 @@ def time_axis_of(inputs: Array, time_major: bool, num_feature_axes: int = 1) -> 
             "[*batch, time, features]. A univariate series x needs x[..., None]."
         )
     return 0 if time_major else inputs.ndim - num_feature_axes - 1
+
+
+def pair_of_carries(initial_carry: Any) -> tuple[Carry, Carry]:
+    """The first carries of both directions, or a ValueError."""
+    if initial_carry is None:
+        return None, None
+    if not isinstance(initial_carry, (tuple, list)) or len(initial_carry) != 2:
+        structure = jax.tree.structure(initial_carry)
+        raise ValueError(f"initial_carry must be a pair, of the forward and the backward layer, not {structure}")
+    forward, backward = initial_carry
+    return forward, backward
 
 
 class Bidirectional(nnx.Module):
@@ -206,7 +225,7 @@ class Bidirectional(nnx.Module):
     ) -> Any:
         """Run both layers; the arguments are those of :class:`RNN`, with a pair of carries."""
         return_carry = self.return_carry if return_carry is None else return_carry
-        carries = (None, None) if initial_carry is None else initial_carry
+        carries = pair_of_carries(initial_carry)
         shared: dict[str, Any] = dict(
             seq_lengths=seq_lengths,
             return_carry=True,

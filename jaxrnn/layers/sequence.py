@@ -1,16 +1,19 @@
 """A cell over a whole sequence, time first: on the engine where the cell allows it, scanned as it is otherwise."""
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
+from jax.sharding import PartitionSpec as P
 
-from jaxrnn.cells.base import RecurrentCell
+from jaxrnn.cells.base import RecurrentCell, checked_carry
 from jaxrnn.layers.any_cell import align, scan_any_cell
+from jaxrnn.layers.flax_cells import TranslatedCell, carry_for_engine, carry_for_flax, is_known, translated
 from jaxrnn.ops.dispatch import recurrence, valid_steps
-from jaxrnn.ops.step import Carry, cast
+from jaxrnn.ops.step import Carry, cast, hidden_state
 
 
 def run_cell(
@@ -26,13 +29,14 @@ def run_cell(
     remat_every: int | None = None,
     recurrent_scale: Array | None = None,
     last_only: bool = False,
+    batch_major: bool = False,
     rngs: nnx.Rngs | nnx.RngStream | None = None,
     broadcast_rngs: nnx.filterlib.Filter = None,
 ) -> tuple[Carry, Array]:
     """Apply a cell at every step.
 
     Args:
-      cell: any Flax cell; a :class:`jaxrnn.RecurrentCell` runs on the engine.
+      cell: any Flax cell; a :class:`jaxrnn.RecurrentCell` runs on the engine, and so do Flax's own.
       inputs: ``[time, *batch, *features]``.
       initial_carry: what the cell starts from; None for its own ``initialize_carry``.
       seq_lengths, resets, reverse, unroll, implementation, recurrent_scale: as in
@@ -42,6 +46,8 @@ def run_cell(
         root needs least memory.
       last_only: return only the output that is computed last, ``[1, *batch, *features]``, so that with
         ``remat_every`` the others need no memory; not with ``seq_lengths``.
+      batch_major: a hint that ``inputs`` is an array with time after the batch, transposed, and that the outputs
+        will be transposed in the same way.
       rngs: for cells whose first carry is random.
       broadcast_rngs: for cells with random streams of their own, those that repeat at every step.
 
@@ -53,35 +59,48 @@ def run_cell(
         valid = valid_steps(seq_lengths, inputs.shape[0], inputs.shape[1 : inputs.ndim - axes])
         # A NaN in the padding would reach the gradient of the kernel as 0 * NaN.
         inputs = jnp.where(align(valid, inputs), inputs, 0)
+    if initial_carry is None:
+        initial_carry = _first_carry(cell, inputs, rngs)
+    elif is_known(cell):
+        initial_carry = checked_carry(cell, initial_carry, inputs.shape[1:])
+    else:
+        initial_carry = jax.tree.map(jnp.asarray, initial_carry)
     options: dict[str, Any] = dict(seq_lengths=seq_lengths, resets=resets, reverse=reverse, unroll=unroll)
+    engine_options: dict[str, Any] = dict(implementation=implementation, recurrent_scale=recurrent_scale)
+    on_engine = functools.partial(
+        _on_engine,
+        remat_every=remat_every,
+        last_only=last_only,
+        batch_major=batch_major and remat_every is None,  # blocks are cut along time
+        options=options | engine_options,
+    )
     if isinstance(cell, RecurrentCell):
-        if initial_carry is not None:
-            _check_carry(cell, initial_carry, inputs)
-        options |= {"implementation": implementation, "recurrent_scale": recurrent_scale}
-        if initial_carry is None:
-            initial_carry = _first_carry(cell, inputs, rngs)
-        return _on_engine(cell, inputs, initial_carry, remat_every, last_only, options)
-    for name, value in (
-        ("implementation", implementation),
-        ("remat_every", remat_every),
-        ("recurrent_scale", recurrent_scale),
-    ):
+        return on_engine(cell, inputs, initial_carry)
+    same = translated(cell, inputs, initial_carry)
+    if same is not None:
+        carry, outputs = on_engine(same, inputs, carry_for_engine(initial_carry))
+        return carry_for_flax(carry), outputs
+    wanted = {
+        f"{remat_every=}": remat_every,
+        f"{implementation=}": implementation,
+        "recurrent dropout": recurrent_scale,
+    }
+    for option, value in wanted.items():
         if value is not None:
             raise ValueError(
-                f"{name}={value!r} needs a jaxrnn.RecurrentCell; a {type(cell).__name__} is scanned as it is: "
-                "leave it at None"
+                f"{option} needs a cell on the engine, a jaxrnn.RecurrentCell or one of Flax's own as it comes; "
+                f"this {type(cell).__name__} is scanned as it is"
             )
-    if initial_carry is None:
-        initial_carry = cell.initialize_carry(inputs.shape[1:], nnx.Rngs(0) if rngs is None else rngs)
     return scan_any_cell(cell, inputs, initial_carry, broadcast_rngs=broadcast_rngs, **options)
 
 
 def _on_engine(
-    cell: RecurrentCell,
+    cell: RecurrentCell | TranslatedCell,
     inputs: Array,
     initial_carry: Carry,
     remat_every: int | None,
     last_only: bool,
+    batch_major: bool,
     options: dict[str, Any],
 ) -> tuple[Carry, Array]:
     kernel, recurrent_bias = cell.recurrent_parameters(cell.compute_dtype(inputs))
@@ -95,7 +114,7 @@ def _on_engine(
         carry, outputs = recurrence(
             pointwise,
             kernel,
-            cell.input_projection(x),
+            cell.lazy_projection(x, batch_major),
             carry,
             params=params,
             recurrent_bias=recurrent_bias,
@@ -104,7 +123,9 @@ def _on_engine(
             reset_carry=initial_carry,
             **options,
         )
-        if last_only:
+        if last_only and cell.output_is_hidden_state:
+            outputs = cast(hidden_state(carry), outputs.dtype)[None]
+        elif last_only:
             outputs = outputs[:1] if options["reverse"] else outputs[-1:]
         return carry, outputs
 
@@ -120,12 +141,24 @@ def _on_engine(
     return carry, outputs
 
 
-def _first_carry(cell: RecurrentCell, inputs: Array, rngs: nnx.Rngs | nnx.RngStream | None) -> Carry:
-    """The cell's own, as wide as the computation where the cell does not fix a dtype."""
-    carry = cell.initialize_carry((*inputs.shape[1:-1], cell.in_features), rngs)
+def _first_carry(cell: nnx.RNNCellBase, inputs: Array, rngs: nnx.Rngs | nnx.RngStream | None) -> Carry:
+    """The cell's own; ours is as wide as the computation where the cell does not fix a dtype."""
+    if not isinstance(cell, RecurrentCell):
+        carry = cell.initialize_carry(inputs.shape[1:], nnx.Rngs(0) if rngs is None else rngs)
+        return _sharded_like(inputs, carry, cell.num_feature_axes)
+    carry = _sharded_like(inputs, cell.initialize_carry(inputs.shape[1:], rngs))
     if cell.dtype is not None:
         return carry
     return jax.tree.map(lambda a: cast(a, cell.compute_dtype(inputs)), carry)
+
+
+def _sharded_like(inputs: Array, carry: Carry, num_feature_axes: int = 1) -> Carry:
+    """The carry with its batch axes where an Explicit mesh has those of ``inputs [time, *batch, *features]``."""
+    sharding = jax.typeof(inputs).sharding
+    batch = sharding.spec[1 : inputs.ndim - num_feature_axes]
+    if not any(batch):
+        return carry
+    return jax.tree.map(lambda a: jax.sharding.reshard(a, sharding.update(spec=P(*batch))), carry)
 
 
 def _in_blocks(
@@ -150,23 +183,6 @@ def _in_blocks(
         carry, remainder = block(carry, last)
         outputs = jnp.concatenate([remainder, outputs] if reverse else [outputs, remainder])
     return carry, outputs
-
-
-def _check_carry(cell: RecurrentCell, carry: Carry, inputs: Array) -> None:
-    expected = jax.eval_shape(lambda: cell.initialize_carry((*inputs.shape[1:-1], cell.in_features)))
-    found = jax.tree.structure(carry)
-    if found != jax.tree.structure(expected):
-        raise ValueError(
-            f"initial_carry has the structure {found}, but {type(cell).__name__} needs "
-            f"{jax.tree.structure(expected)}: see its initialize_carry"
-        )
-    pairs = zip(jax.tree_util.tree_leaves_with_path(carry), jax.tree.leaves(expected), strict=True)
-    for (path, leaf), want in pairs:
-        if jnp.shape(leaf) != want.shape:
-            raise ValueError(
-                f"initial_carry{jax.tree_util.keystr(path)} has shape {jnp.shape(leaf)}, but inputs of shape "
-                f"{inputs.shape} (time first) need {want.shape}"
-            )
 
 
 def flip_time(array: Array, seq_lengths: Array | None) -> Array:

@@ -8,7 +8,7 @@ from flax import nnx
 from jax import Array
 
 from jaxrnn.cells import GRUCell, LSTMCell, SimpleRNNCell
-from jaxrnn.layers.rnn import check_shapes, concatenate_features, time_axis_of
+from jaxrnn.layers.rnn import check_shapes, concatenate_features, pair_of_carries, time_axis_of
 from jaxrnn.layers.sequence import flip_time, run_cell
 from jaxrnn.ops.step import Carry, hidden_state
 
@@ -100,10 +100,12 @@ class StackedRNN(nnx.Module):
 
     def initialize_carry(self, input_shape: tuple[int, ...]) -> tuple[Carry, ...]:
         """Every layer's first carry, for one step's inputs of shape ``(*batch, in_features)``."""
-        forward = tuple(cell.initialize_carry(input_shape) for cell in self.cells)
-        if not self.bidirectional:
-            return forward
-        return tuple(zip(forward, (cell.initialize_carry(input_shape) for cell in self.backward_cells)))
+
+        def first(cells: nnx.List) -> tuple[Carry, ...]:
+            return tuple(cell.initialize_carry(input_shape, nnx.Rngs(0)) for cell in cells)
+
+        forward = first(self.cells)
+        return tuple(zip(forward, first(self.backward_cells))) if self.bidirectional else forward
 
     def __call__(
         self,
@@ -130,6 +132,7 @@ class StackedRNN(nnx.Module):
         ):
             found = len(initial_carry) if isinstance(initial_carry, (tuple, list)) else type(initial_carry)
             raise ValueError(f"initial_carry must be a tuple of {self.num_layers} carries, not {found}")
+        inputs = jnp.asarray(inputs)
         time_axis = time_axis_of(inputs, self.time_major)
         check_shapes(self.cells[0], inputs, resets)
         sequence = jnp.moveaxis(inputs, time_axis, 0)
@@ -141,6 +144,7 @@ class StackedRNN(nnx.Module):
             unroll=self.unroll,
             implementation=self.implementation,
             remat_every=self.remat_every,
+            batch_major=time_axis != 0,
         )
         carries, last = [], sequence
         for layer in range(self.num_layers):
@@ -189,7 +193,7 @@ class StackedRNN(nnx.Module):
 
         if not self.bidirectional:
             return run(self.cells[layer], initial_carry, self.reverse)
-        forward_carry, backward_carry = (None, None) if initial_carry is None else initial_carry
+        forward_carry, backward_carry = pair_of_carries(initial_carry)
         carry, outputs, last = run(self.cells[layer], forward_carry, False)
         back_carry, back_outputs, back_last = run(self.backward_cells[layer], backward_carry, True)
         return (carry, back_carry), self.merge_fn(outputs, back_outputs), self.merge_fn(last, back_last)
@@ -213,6 +217,8 @@ class StackedRNN(nnx.Module):
 
 def layer_sizes(hidden_features: int | Sequence[int], num_layers: int | None) -> tuple[int, ...]:
     """One hidden size per layer, from one size and a number of layers or from the sizes themselves."""
+    if num_layers is not None and not isinstance(num_layers, int):
+        raise ValueError(f"{num_layers=} must be an integer")
     if not isinstance(hidden_features, Sequence):
         sizes = (hidden_features,) * (1 if num_layers is None else num_layers)
     else:

@@ -9,7 +9,7 @@ from jaxrnn.ops.pointwise import (
     lstm_pointwise,
     simple_rnn_pointwise,
 )
-from jaxrnn.ops.step import Carry, Pointwise
+from jaxrnn.ops.step import Carry, Pointwise, Projection
 
 __all__ = [
     "ACTIVATIONS",
@@ -19,6 +19,7 @@ __all__ = [
     "Choice",
     "LSTMCarry",
     "Pointwise",
+    "Projection",
     "explain",
     "gru_pointwise",
     "gru_reset_before_pointwise",

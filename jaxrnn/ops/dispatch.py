@@ -1,5 +1,6 @@
 """One entry to every implementation of a recurrence: checks the arguments, picks, and runs."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,9 +11,12 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
+from jaxrnn.ops import pallas
+from jaxrnn.ops.native.recurrence import native_recurrence
+from jaxrnn.ops.native.recurrence import unable as natively_unable
 from jaxrnn.ops.reference import reference_recurrence
 from jaxrnn.ops.scan import scan_recurrence
-from jaxrnn.ops.step import Carry, Params, Pointwise, Recurrence, hidden_state
+from jaxrnn.ops.step import Carry, Params, Pointwise, Projection, Recurrence, hidden_state, projected
 
 
 def _always(pointwise: Pointwise, arrays: Recurrence, platform: str) -> str | None:
@@ -31,19 +35,24 @@ class Implementation(NamedTuple):
       unable: ``(pointwise, arrays, platform) -> reason``: why it cannot run these arrays (only their shapes and
         dtypes are looked at) on this platform (``cpu``, ``gpu``, ``tpu``), or None where it can.
       unwise: in the same way, why something else is faster although it could.
+      projects: whether it takes a :class:`Projection` for xw; otherwise xw is computed before.
     """
 
     run: Callable[..., tuple[Carry, Array]]
     unable: Callable[[Pointwise, Recurrence, str], str | None] = _always
     unwise: Callable[[Pointwise, Recurrence, str], str | None] = _always
+    projects: bool = False
 
 
 IMPLEMENTATIONS = {
+    "pallas": Implementation(pallas.pallas_recurrence, pallas.unable, pallas.unwise),
+    "native": Implementation(native_recurrence, natively_unable, projects=True),
     "scan": Implementation(scan_recurrence),
     "reference": Implementation(reference_recurrence, unwise=_is_the_oracle),
 }
-"""In the order in which they are tried. ``scan``: ``lax.scan`` with hand-written backpropagation through time.
-``reference``: plain autodiff."""
+"""In the order in which they are tried. ``pallas``: one kernel for all steps, on a GPU or TPU. ``native``: the
+built-in cells in C++, on CPUs. ``scan``: ``lax.scan`` with hand-written backpropagation through time, for every
+cell on every device. ``reference``: plain autodiff."""
 
 
 class Choice(NamedTuple):
@@ -59,7 +68,7 @@ class Choice(NamedTuple):
 def recurrence(
     pointwise: Pointwise,
     recurrent_kernel: Array,
-    xw: Array,
+    xw: Array | Projection,
     initial_carry: Carry,
     *,
     params: Params = (),
@@ -79,7 +88,8 @@ def recurrence(
         with one array ``[*batch, hidden]`` per gate, and may have different numbers of gates. A function of its
         arguments alone: arrays that it needs (and may want gradients of) come through ``params``.
       recurrent_kernel: ``[hidden, gates * hidden]``.
-      xw: ``[time, *batch, gates * hidden]``, the input's contribution with every bias in it.
+      xw: ``[time, *batch, gates * hidden]``, the input's contribution with every bias in it, or the
+        :class:`Projection` that gives it.
       initial_carry: pytree of ``[*batch, hidden]``; its last leaf is the hidden state that the recurrent
         kernel multiplies. Each leaf keeps its dtype.
       params: pytree of arrays that the pointwise function has of its own.
@@ -115,7 +125,11 @@ def recurrence(
     time, batch = xw.shape[0], xw.shape[1:-1]
     valid = None if seq_lengths is None else valid_steps(seq_lengths, time, batch)
     if valid is not None:
-        xw = jnp.where(valid[..., None], xw, 0)  # a NaN in the padding must not reach a gradient as 0 * NaN
+        # A NaN in the padding must not reach a gradient as 0 * NaN.
+        if isinstance(xw, Projection):
+            xw = dataclasses.replace(xw, inputs=jnp.where(valid[..., None], xw.inputs, 0))
+        else:
+            xw = jnp.where(valid[..., None], xw, 0)
     resets = checked_resets(resets, time, batch, valid)
     if not isinstance(unroll, int) or unroll < 1:
         raise ValueError(f"unroll must be a positive integer, not {unroll!r}")
@@ -131,6 +145,8 @@ def recurrence(
         reason = IMPLEMENTATIONS[name].unable(pointwise, arrays, _platform(arrays))
         if reason is not None:
             raise ValueError(f"implementation={name!r} cannot run this: {reason}")
+    if not IMPLEMENTATIONS[name].projects:
+        arrays = arrays._replace(xw=projected(xw))
     return _run(IMPLEMENTATIONS[name].run, pointwise, reverse, unroll, arrays)
 
 
@@ -159,7 +175,7 @@ def explain(
     >>> def elman(params, carry, xw, rh):
     ...     h = jnp.tanh(xw[0] + rh[0])
     ...     return h, h
-    >>> explain(elman, kernel, xw, h, platform="cpu").chosen
+    >>> explain(elman, kernel, xw, h, platform="cpu").chosen  # not a built-in cell
     'scan'
     """
     _check(recurrent_kernel, recurrent_bias, xw, initial_carry)
@@ -207,7 +223,9 @@ def _check_name(implementation: str | None) -> None:
         raise ValueError(f"unknown implementation {implementation!r}; available: {available}, or None to pick")
 
 
-def _check(recurrent_kernel: Array, recurrent_bias: Array | None, xw: Array, initial_carry: Carry) -> None:
+def _check(
+    recurrent_kernel: Array, recurrent_bias: Array | None, xw: Array | Projection, initial_carry: Carry
+) -> None:
     if not jax.tree.leaves(initial_carry):
         raise ValueError("initial_carry has no arrays: it must hold at least the hidden state")
     hidden = hidden_state(initial_carry).shape[-1:]

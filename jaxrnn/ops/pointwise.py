@@ -52,8 +52,11 @@ def _lstm_forward(c, xw, rh):
 
 def _lstm_backward(saved, cotangents):
     c, gates, tanh_c = saved
-    dc, dh = cotangents
-    i, f, g, o = jnp.split(gates, 4, axis=-1)
+    return _lstm_gradients(c, jnp.split(gates, 4, axis=-1), tanh_c, *cotangents)
+
+
+def _lstm_gradients(c, gates, tanh_c, dc, dh):
+    i, f, g, o = gates
     dc = dc + dh * o * (1 - tanh_c * tanh_c)
     dz = (dc * g * i * (1 - i), dc * c * f * (1 - f), dc * i * (1 - g * g), dh * tanh_c * o * (1 - o))
     return dc * f, dz, dz
@@ -72,6 +75,32 @@ def lstm_pointwise(params: None, carry: LSTMCarry, xw: tuple[Array, ...], rh: tu
     Cummins (2000), doi:10.1162/089976600300015015.
     """
     c, h = _lstm(carry.c, xw, rh)
+    return LSTMCarry(c, h), h
+
+
+@jax.custom_vjp
+def _lstm_gate_by_gate(c: Array, xw: tuple[Array, ...], rh: tuple[Array, ...]) -> tuple[Array, Array]:
+    return _lstm_gate_by_gate_forward(c, xw, rh)[0]
+
+
+def _lstm_gate_by_gate_forward(c, xw, rh):
+    z = [x + r for x, r in zip(xw, rh)]
+    i, f, o = (jax.nn.sigmoid(z[gate]) for gate in (0, 1, 3))
+    g = jnp.tanh(z[2])
+    new_c = f * c + i * g
+    tanh_c = jnp.tanh(new_c)
+    return (new_c, o * tanh_c), (c, (i, f, g, o), tanh_c)
+
+
+def _lstm_gate_by_gate_backward(saved, cotangents):
+    return _lstm_gradients(*saved, *cotangents)
+
+
+_lstm_gate_by_gate.defvjp(_lstm_gate_by_gate_forward, _lstm_gate_by_gate_backward)
+
+
+def _lstm_elementwise(params: None, carry: LSTMCarry, xw: tuple[Array, ...], rh: tuple[Array, ...]):
+    c, h = _lstm_gate_by_gate(carry.c, xw, rh)
     return LSTMCarry(c, h), h
 
 
@@ -121,3 +150,7 @@ def gru_reset_before_pointwise(params: Array, carry: Array, xw: tuple[Array, ...
     n = jnp.tanh(xw[2] + matmul((r * carry).astype(params.dtype), params))
     h = n + z * (carry - n)
     return h, h
+
+
+ELEMENTWISE_FORMS: dict[Pointwise, Pointwise] = {lstm_pointwise: _lstm_elementwise}
+"""The same equations gate by gate, for kernels, which cannot join and split arrays: of those written otherwise."""

@@ -34,6 +34,7 @@ from jaxrnn.ops.step import (
     Recurrence,
     apply_pointwise,
     cast,
+    kernel_gradient,
     matmul,
     recurrent_projection,
     scaled_hidden,
@@ -161,10 +162,10 @@ def _backward(pointwise: Pointwise, reverse: bool, unroll: int, residuals: Any, 
     (dcarry, dreset, dparams), out = lax.scan(body, state, inputs, reverse=not reverse, unroll=unroll)
     drh = out["drh"]
     h = scaled_hidden(carries_in[-1], kernel, a.recurrent_scale)
-    dkernel = matmul(h.reshape(-1, h.shape[-1]).T, drh.reshape(-1, drh.shape[-1]))
+    dkernel = kernel_gradient(h, drh, kernel)
     dbias = None
     if a.recurrent_bias is not None:
-        dbias = cast(widen(drh).reshape(-1, drh.shape[-1]).sum(0), a.recurrent_bias.dtype)
+        dbias = cast(widen(drh).sum(range(drh.ndim - 1)), a.recurrent_bias.dtype)
 
     def like(d, primal):
         return cast(d, primal.dtype)

@@ -13,12 +13,56 @@ Precision: matrix products accumulate in float32 or wider, the pointwise functio
 wider, the carry keeps the dtype of ``initial_carry`` and the outputs have the dtype of ``xw``.
 """
 
+import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=("inputs", "kernel", "bias"), meta_fields=("batch_major",)
+)
+@dataclass(frozen=True)
+class Projection:
+    """xw = inputs @ kernel + bias, not computed yet, for implementations that can do it as they go.
+
+    Attributes:
+      inputs: ``[time, *batch, in_features]``.
+      kernel: ``[in_features, gates * hidden]``.
+      bias: ``[gates * hidden]``, or None.
+      batch_major: a hint that in memory time comes after the batch: ``inputs`` is such an array transposed,
+        and so should the outputs be.
+    """
+
+    inputs: Array
+    kernel: Array
+    bias: Array | None = None
+    batch_major: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of xw."""
+        return (*self.inputs.shape[:-1], self.kernel.shape[-1])
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        return self.inputs.dtype
+
+    @property
+    def ndim(self) -> int:
+        return self.inputs.ndim
+
+
+def projected(xw: "Array | Projection") -> Array:
+    """xw as an array ``[time, *batch, gates * hidden]`` in the dtype of the inputs."""
+    if not isinstance(xw, Projection):
+        return xw
+    product = matmul(xw.inputs, xw.kernel)
+    return cast(product if xw.bias is None else product + xw.bias, xw.dtype)
 
 
 class Recurrence(NamedTuple):
@@ -26,7 +70,7 @@ class Recurrence(NamedTuple):
 
     Attributes:
       recurrent_kernel: ``[hidden, gates * hidden]``.
-      xw: ``[time, *batch, gates * hidden]``.
+      xw: ``[time, *batch, gates * hidden]``, or, for implementations that take it, its :class:`Projection`.
       initial_carry: the carry before the first step.
       params: of the pointwise function.
       recurrent_bias: ``[gates * hidden]``.
@@ -37,7 +81,7 @@ class Recurrence(NamedTuple):
     """
 
     recurrent_kernel: Array
-    xw: Array
+    xw: Any
     initial_carry: "Carry"
     params: "Params" = ()
     recurrent_bias: Array | None = None
@@ -81,6 +125,19 @@ def matmul(a: Array, b: Array) -> Array:
     return jnp.matmul(cast(a, dtype), cast(b, dtype), preferred_element_type=accumulation_dtype(dtype))
 
 
+def kernel_gradient(inputs: Array, doutputs: Array, kernel: Array) -> Array:
+    """d kernel of ``inputs @ kernel``: the sum over all leading axes of inputs.T @ doutputs."""
+    sharding = jax.typeof(kernel).sharding
+    if any(jax.typeof(inputs).sharding.spec):
+        # An axis that an Explicit mesh shards cannot be merged with others, and a sum over it says where it goes.
+        axes = tuple(range(inputs.ndim - 1))
+        dtype = accumulation_dtype(inputs.dtype)
+        return lax.dot_general(
+            inputs, doutputs, ((axes, axes), ((), ())), preferred_element_type=dtype, out_sharding=sharding
+        )
+    return matmul(inputs.reshape(-1, inputs.shape[-1]).T, doutputs.reshape(-1, doutputs.shape[-1]))
+
+
 def recurrent_projection(
     carry: Carry, recurrent_kernel: Array, recurrent_bias: Array | None, recurrent_scale: Array | None
 ) -> Array:
@@ -105,7 +162,16 @@ def apply_pointwise(
         gates = block.shape[-1] // hidden
         return (block,) if gates == 1 else tuple(jnp.split(block, gates, axis=-1))
 
-    result = pointwise(params, widen(carry), split(widen(xw)), split(rh))
+    new_carry, y = checked_pointwise(pointwise, params, widen(carry), split(widen(xw)), split(rh))
+    new_carry = jax.tree.map(lambda old, new: cast(new, old.dtype), carry, new_carry)
+    return new_carry, cast(y, xw.dtype)
+
+
+def checked_pointwise(
+    pointwise: Pointwise, params: Params, carry: Carry, xw: tuple[Array, ...], rh: tuple[Array, ...]
+) -> tuple[Carry, Array]:
+    """``pointwise`` of these arguments, or a ValueError where it returns something else than it should."""
+    result = pointwise(params, carry, xw, rh)
     if not isinstance(result, tuple) or len(result) != 2:
         raise ValueError(f"pointwise must return (carry, output), not a {type(result).__name__}")
     new_carry, y = result
@@ -115,8 +181,7 @@ def apply_pointwise(
     for old, new in zip(jax.tree.leaves(carry), jax.tree.leaves(new_carry), strict=True):
         if old.shape != new.shape:
             raise ValueError(f"pointwise must keep the shapes of the carry, but {old.shape} became {new.shape}")
-    new_carry = jax.tree.map(lambda old, new: cast(new, old.dtype), carry, new_carry)
-    return new_carry, cast(y, xw.dtype)
+    return new_carry, y
 
 
 def select(condition: Array, yes: Carry, no: Carry) -> Carry:

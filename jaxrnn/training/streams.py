@@ -81,7 +81,8 @@ def make_streamed_epoch(
         auto = None
         if mesh is not None:
             auto, axis = batch_axis(mesh)
-            specs = (P(), Batch(P(axis), P(axis), P(axis)))
+            along: Any = P(axis)
+            specs = (P(), Batch(along, along, along))
             one = jax.shard_map(one, mesh=auto, in_specs=specs, out_specs=P(), check_vma=False)
         compiled = jax.jit(one, donate_argnums=0)
         rows = np.arange(padded(rows_in_batch, mesh))
@@ -95,7 +96,8 @@ def make_streamed_epoch(
                 place = shuffled(place, len(starts), order)
             first = starts.start + place * starts.step
             wanted = targets.take_windows(first, window) if every_step else _last(targets, first, window)
-            return Batch(features.take_windows(first, window), wanted, weights)
+            arrays: Any = (features.take_windows(first, window), wanted, weights)
+            return Batch(*arrays)
 
         def load(order: int | None, batch: int) -> Batch:
             return read(order, batch, rows) if auto is None else _spread(partial(read, order, batch), rows, auto)

@@ -149,13 +149,48 @@ def test_the_cells_that_scripts_may_name_can_be_made():
         (lambda: simple().input_projection(jnp.zeros(())), "ends in None, but in_features is 3"),
         (
             lambda: simple()(jnp.zeros((7, 4)), jnp.zeros((2, 3))),
-            "the carry holds h of shape (7, 4), but inputs.shape=(2, 3) needs (2, 4)",
+            "the carry is float32 (7, 4), but for inputs of shape (2, 3) it must be a floating array of "
+            "shape (2, 4)",
         ),
+        (lambda: simple()((), jnp.zeros((2, 3))), "the carry has the structure PyTreeDef(()), but SimpleRNNCell"),
+        (lambda: simple()(jnp.zeros((2, 4), int), jnp.zeros((2, 3))), "the carry is int32 (2, 4)"),
+        (
+            lambda: jaxrnn.LSTMCell(3, 4, rngs=nnx.Rngs(0))((jnp.zeros((2, 4)),) * 2, jnp.zeros((2, 3))),
+            "but LSTMCell needs PyTreeDef(CustomNode(namedtuple[LSTMCarry]",
+        ),
+        (
+            lambda: jaxrnn.LSTMCell(3, 4, rngs=nnx.Rngs(0))(
+                jaxrnn.LSTMCarry(jnp.zeros((1, 4)), jnp.zeros((2, 4))), jnp.zeros((2, 3))
+            ),
+            "the carry.c is float32 (1, 4)",
+        ),
+        (lambda: simple()(jnp.zeros((2, 4)), 1j * jnp.zeros((2, 3))), "must be a real type"),
+        (lambda: simple(dtype=jnp.int32), "dtype must be a floating type, not"),
+        (lambda: simple(activation_fn="tanh"), "activation_fn must be a function such as jnp.tanh, not 'tanh'"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_its_values(call, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         call()
+
+
+def test_numbers_in_lists_are_read_as_arrays():
+    cell: Any = simple()
+    h, x = np.ones((2, 4)), np.arange(6).reshape(2, 3)
+    for a, b in zip(cell(h, x.tolist()), cell(h, x), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("leak", [0.2, [0.1, 0.5, 0.9]])
+def test_a_leaky_cell_begins_with_the_leak_asked_for(leak):
+    cell = jaxrnn.LeakyCell(2, 3, initial_leak=leak, rngs=nnx.Rngs(0))
+    np.testing.assert_allclose(jax.nn.sigmoid(cell.leak[...]), np.broadcast_to(leak, 3), rtol=1e-6)
+
+
+@pytest.mark.parametrize("leak", [0, 1.0, float("nan"), [0.5, 0.5], [0.5, 2.0, 0.5]])
+def test_a_leak_that_is_none_is_refused(leak):
+    with pytest.raises(ValueError, match="initial_leak must be one number or one per unit between 0 and 1, not"):
+        jaxrnn.LeakyCell(2, 3, initial_leak=leak, rngs=nnx.Rngs(0))
 
 
 def test_a_cell_without_equations_says_so():

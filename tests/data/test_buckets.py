@@ -35,6 +35,8 @@ def test_every_sequence_comes_out_once_and_whole(lengths, batch_size, num_bucket
                 assert length == 0
     assert sorted(seen) == list(range(len(sequences)))
     assert len(shapes) == buckets.num_programs <= num_buckets
+    steps = sum(batch.inputs.shape[0] * batch.inputs.shape[1] for batch in buckets.batches())
+    assert buckets.padding == 1 - sum(lengths) / steps
 
 
 def test_lengths_from_7_to_361_compile_as_many_programs_as_it_says():
@@ -61,7 +63,9 @@ def test_lengths_from_7_to_361_compile_as_many_programs_as_it_says():
         ([], {}, "no sequences"),
         ([np.ones((3, 2)), np.ones((3, 1))], {}, "differ in their length only"),
         ([np.ones(3), np.ones(3, np.float32)], {}, "differ in their length only"),
-        ([np.ones(3)], {"num_buckets": 0}, "num_buckets=0 must be at least 1"),
+        ([np.ones(3)], {"num_buckets": 0}, "num_buckets=0 must be integers of at least 1"),
+        ([np.ones(3)], {"batch_size": 2.0}, "batch_size=2.0 and"),
+        ([np.ones(())], {}, "differ in their length only"),
     ],
 )
 def test_what_does_not_fit_is_said(sequences, options, message):

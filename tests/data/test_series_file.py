@@ -1,5 +1,6 @@
 """Windows from a file equal those from memory, and the order without a list is a permutation."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -19,7 +20,7 @@ def test_windows_equal_those_in_memory(shape, dtype, path):
     values = (100 * np.random.RandomState(0).randn(*shape)).astype(dtype)
     np.save(path, values)
     series, starts = SeriesFile(path), np.array([[0, 7], [46, 3]])
-    expected = np.asarray(take_windows(values.reshape(50, -1).astype(np.float32), starts, 4))
+    expected = np.asarray(take_windows(jnp.asarray(values.reshape(50, -1).astype(np.float32)), starts, 4))
     assert series.shape == (50, expected.shape[-1]) and series.dtype == np.float32
     np.testing.assert_array_equal(series.take_windows(starts, 4), expected)
     np.testing.assert_array_equal(series[3:][1:].take_windows([0], 4)[0], expected_at(values, 4, 4))

@@ -84,6 +84,7 @@ def test_a_stack_of_any_cells_feeds_each_the_one_below():
     assert isinstance(first, jax.Array)
     np.testing.assert_allclose(mixed(X), jaxrnn.RNN(above)(first), atol=1e-6)
     assert mixed.num_layers == 2
+    np.testing.assert_array_equal(mixed(X, initial_carry=mixed.initialize_carry((3, 2))), mixed(X))
 
 
 @pytest.mark.parametrize(
@@ -103,6 +104,7 @@ def test_the_activation_reaches_every_layer():
     ("call", "message"),
     [
         (lambda: layer_sizes((4, 3), 3), "hidden_features=(4, 3) has 2 layers, but num_layers=3"),
+        (lambda: layer_sizes(4, 1.5), "num_layers=1.5 must be an integer"),  # pyright: ignore[reportArgumentType]
         (lambda: layer_sizes(4, 0), "at least one layer is needed: hidden_features=4, num_layers=0"),
         (lambda: layer_sizes((), None), "at least one layer is needed: hidden_features=()"),
         (lambda: jaxrnn.StackedRNN([]), "a stack needs at least one cell"),
@@ -110,11 +112,16 @@ def test_the_activation_reaches_every_layer():
         (lambda: stack()(X, initial_carry=jnp.zeros((2, 3, 4))), "must be a tuple of 2 carries, not <class"),
         (
             lambda: stack()(X, initial_carry=(jnp.zeros((3, 4)), jnp.zeros((3, 4)))),
-            "initial_carry has shape (3, 4), but inputs of shape (5, 3, 4) (time first) need (3, 3)",
+            "the carry is float32 (3, 4), but for inputs of shape (3, 4) it must be a floating array of "
+            "shape (3, 3)",
         ),
         (
             lambda: stack(return_sequences=False)(X[:, :0]),
             "inputs.shape=(3, 0, 2) has no steps, so there is no last output",
+        ),
+        (
+            lambda: stack(bidirectional=True)(X, initial_carry=(jnp.zeros((3, 4)),) * 2),
+            "initial_carry must be a pair, of the forward and the backward layer, not PyTreeDef(*)",
         ),
         (lambda: stack()(X[0, 0]), "has 1 axes, but needs time"),
     ],

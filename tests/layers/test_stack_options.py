@@ -49,13 +49,6 @@ def test_both_directions_are_two_layers_merged(kind, merge):
         assert_close(pair_carry, (first, second))
 
 
-def test_bidirectional_equals_flax_s_own():
-    rngs = nnx.Rngs(0)
-    cells = [nnx.GRUCell(2, 4, rngs=rngs), nnx.GRUCell(2, 4, rngs=rngs)]
-    theirs = nnx.Bidirectional(nnx.RNN(cells[0]), nnx.RNN(cells[1]))(X)
-    assert_close(jaxrnn.Bidirectional(jaxrnn.RNN(cells[0]), jaxrnn.RNN(cells[1]))(X), theirs)
-
-
 def test_the_last_output_of_both_directions_is_what_each_computed_last():
     stack = jaxrnn.GRU(2, 4, bidirectional=True, return_sequences=False, rngs=nnx.Rngs(0))
     ahead = jaxrnn.RNN(stack.cells[0])(X)[:, -1]
@@ -163,20 +156,6 @@ def test_rematerialised_blocks_change_no_number(kind, remat_every, reverse, mask
         assert_close(results(remat_every, return_sequences), results(None, return_sequences), tolerance=1e-5)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_memory_of_a_long_training_step_is_that_of_a_few_blocks(kind):
-    def megabytes(**options):
-        stack = KINDS[kind](1, 32, return_sequences=False, rngs=nnx.Rngs(0), **options)
-        graphdef, params = nnx.split(stack)
-        gradient = jax.jit(jax.grad(lambda p, x: (nnx.merge(graphdef, p)(x) ** 2).mean()))
-        compiled = gradient.lower(params, jax.ShapeDtypeStruct((1, 10_000, 1), jnp.float32)).compile()
-        memory = compiled.memory_analysis()
-        assert memory is not None
-        return memory.temp_size_in_bytes / 1e6
-
-    assert megabytes(remat_every=100) < megabytes(implementation="reference") / 8
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -185,8 +164,21 @@ def test_the_memory_of_a_long_training_step_is_that_of_a_few_blocks(kind):
         (lambda r: jaxrnn.LSTM(2, 4, bidirectional=True, reverse=True, rngs=r), "leave it False"),
         (lambda r: jaxrnn.LSTM(2, 4, remat_every=0, rngs=r)(X), "remat_every must be a positive integer or None"),
         (
-            lambda r: jaxrnn.StackedRNN([nnx.GRUCell(2, 4, rngs=r)], remat_every=2)(X),
-            "remat_every=2 needs a jaxrnn.RecurrentCell",
+            lambda r: jaxrnn.StackedRNN([nnx.SimpleCell(2, 4, residual=True, rngs=r)], remat_every=2)(X),
+            "remat_every=2 needs a cell on the engine",
+        ),
+        (
+            lambda r: jaxrnn.StackedRNN(
+                [nnx.SimpleCell(2, 4, residual=True, rngs=r)], recurrent_dropout=0.5, rngs=r
+            )(X),
+            "recurrent dropout needs a cell on the engine",
+        ),
+        (
+            lambda r: jaxrnn.Bidirectional(*(jaxrnn.RNN(jaxrnn.GRUCell(2, 4, rngs=r)) for _ in range(2)))(
+                X,
+                initial_carry=(jnp.zeros((3, 4)),),  # pyright: ignore[reportArgumentType]
+            ),
+            "initial_carry must be a pair",
         ),
         (
             lambda r: jaxrnn.StackedRNN([jaxrnn.GRUCell(2, 4, rngs=r)], recurrent_dropout=0.1),

@@ -46,6 +46,9 @@ class Case:
     recurrent_bias: bool = False
     equations: Pointwise | None = None
 
+    def __str__(self) -> str:
+        return self.name
+
 
 def elman(activation) -> Pointwise:
     def equations(params, carry, xw, rh):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrnn.ops import IMPLEMENTATIONS, recurrence, simple_rnn_pointwise
+from jaxrnn.ops import IMPLEMENTATIONS, explain, recurrence, simple_rnn_pointwise
 
 TANH = simple_rnn_pointwise(jnp.tanh)
 TIME, BATCH, HIDDEN = 4, 2, 3
@@ -26,7 +26,10 @@ def run(pointwise=TANH, **changes: Any):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"implementation": "cudnn"}, "unknown implementation 'cudnn'; available: scan, reference, or None"),
+        (
+            {"implementation": "cudnn"},
+            f"unknown implementation 'cudnn'; available: {', '.join(IMPLEMENTATIONS)}, or None",
+        ),
         ({"initial_carry": ()}, "initial_carry has no arrays"),
         ({"recurrent_kernel": jnp.ones((4, 4))}, "recurrent_kernel.shape=(4, 4) must be (hidden, gates * hidden)"),
         ({"recurrent_kernel": jnp.ones(3)}, "recurrent_kernel.shape=(3,) must be"),
@@ -62,7 +65,7 @@ def test_arguments_that_do_not_fit_are_refused_with_their_values(changes, messag
         run(**changes)
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", ["scan", "reference"])
 @pytest.mark.parametrize(
     ("pointwise", "message"),
     [
@@ -76,7 +79,8 @@ def test_a_pointwise_function_that_changes_its_carry_is_refused(pointwise, messa
 
 
 def test_none_picks_an_implementation_by_itself():
-    np.testing.assert_array_equal(run()[1], run(implementation="scan")[1])
+    chosen = explain(TANH, jnp.eye(HIDDEN), jnp.ones((TIME, BATCH, HIDDEN)), jnp.zeros((BATCH, HIDDEN))).chosen
+    np.testing.assert_array_equal(run()[1], run(implementation=chosen)[1])
 
 
 def test_a_second_call_outside_jit_traces_nothing():

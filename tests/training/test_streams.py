@@ -1,5 +1,7 @@
 """Epochs read from a file: the same steps as from memory, interrupted at any window, in steady memory."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +24,7 @@ def series(tmp_path):
     return data.SeriesFile(tmp_path / "series.npy")
 
 
-def streamed(series, **options):
+def streamed(series, **options: Any):
     every_step = options.setdefault("every_step", False)
     apply, params = pure_apply(
         lambda: RNNForecaster(hidden_features=4, return_sequences=every_step, rngs=nnx.Rngs(0))

@@ -244,7 +244,8 @@ def test_after_so_many_skipped_steps_in_a_row_the_run_stops_at_its_best():
 def test_numbers_must_be_positive(name):
     state, epoch = stateful()
     with pytest.raises(ValueError, match=f"{name}=0 must be at least 1"):
-        fit(Run.create(state), epoch, evaluate, **({"epochs": 1} | {name: 0}))
+        options: Any = {"epochs": 1} | {name: 0}
+        fit(Run.create(state), epoch, evaluate, **options)
 
 
 def test_a_mesh_needs_an_epoch_that_can_be_spread():

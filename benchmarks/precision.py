@@ -1,0 +1,109 @@
+"""How far half precision is from float64, for every cell: the README's table.
+
+    python -m benchmarks.precision      # about a minute
+
+Every cell runs over the same random inputs ``[8, 64, 16]`` with 32 units, for the mean of the squared outputs.
+Inputs and parameters are those of float64 too, as they stand after rounding, so that only the computation differs.
+An error is the largest difference from float64 divided by the largest number of the float64 array, of the outputs
+and of the worst of all gradients.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+import jaxrnn
+from benchmarks.report import Table
+from benchmarks.user_cells import readme_cells
+
+BATCH, TIME, IN_FEATURES, HIDDEN = 8, 64, 16, 32
+
+CELLS: dict[str, Any] = {
+    "SimpleRNNCell": jaxrnn.SimpleRNNCell,
+    "LSTMCell": jaxrnn.LSTMCell,
+    "GRUCell": jaxrnn.GRUCell,
+    "GRUCell, reset_after=False": lambda *sizes, **options: jaxrnn.GRUCell(*sizes, reset_after=False, **options),
+    **readme_cells(),
+}
+
+
+class Setting(NamedTuple):
+    """The ``dtype`` and ``param_dtype`` of a cell, and the dtype of the first carry it is given."""
+
+    dtype: str
+    param_dtype: str
+    carry: str
+
+    def __str__(self) -> str:
+        return ", ".join((self.dtype, self.param_dtype, self.carry))
+
+
+SETTINGS = (
+    Setting("float32", "float32", "float32"),
+    Setting("bfloat16", "float32", "float32"),
+    Setting("bfloat16", "float32", "bfloat16"),
+    Setting("bfloat16", "bfloat16", "bfloat16"),
+)
+
+
+class Errors(NamedTuple):
+    """Relative to the largest number of the float64 array."""
+
+    outputs: float
+    gradients: float
+
+
+def errors(name: str, settings: Iterable[Setting] = SETTINGS) -> Iterator[Errors]:
+    """Of one cell in each setting."""
+    with jax.enable_x64(True):
+        inputs = np.random.default_rng(0).normal(size=(BATCH, TIME, IN_FEATURES))
+        for setting in settings:
+            x = jnp.asarray(inputs, setting.dtype)
+            params = nnx.state(_cell(name, setting.param_dtype, setting.param_dtype))
+            found = _results(name, setting, params, x)
+            wide = jax.tree.map(lambda a: a.astype("float64"), (params, x))
+            expected = _results(name, Setting("float64", "float64", "float64"), *wide)
+            worst = (max(map(_error, jax.tree.leaves(a), jax.tree.leaves(b))) for a, b in zip(found, expected))
+            yield Errors(*worst)
+
+
+def _cell(name: str, dtype: str, param_dtype: str) -> jaxrnn.RecurrentCell:
+    return CELLS[name](IN_FEATURES, HIDDEN, dtype=dtype, param_dtype=param_dtype, rngs=nnx.Rngs(0))
+
+
+def _results(name: str, setting: Setting, params: Any, x: jax.Array) -> tuple[Any, Any]:
+    """Outputs and gradients."""
+    cell = _cell(name, setting.dtype, setting.param_dtype)
+    graphdef, _ = nnx.split(cell)
+    carry = jax.tree.map(lambda a: a.astype(setting.carry), cell.initialize_carry((BATCH, IN_FEATURES)))
+
+    @jax.jit
+    def run(params, x):
+        def loss(params):
+            layer: Any = jaxrnn.RNN(nnx.merge(graphdef, params))
+            outputs = layer(x, initial_carry=carry)
+            return jnp.mean(outputs.astype("float64") ** 2), outputs
+
+        gradients, outputs = jax.grad(loss, has_aux=True)(params)
+        return outputs, gradients
+
+    return run(params, x)
+
+
+def _error(found: jax.Array, expected: jax.Array) -> float:
+    scale = float(jnp.abs(expected).max())
+    return float(jnp.abs(found.astype("float64") - expected).max()) / scale if scale else 0.0
+
+
+def table() -> Table:
+    """A row for each cell; in each setting, the errors of outputs and of gradients."""
+    rows = [[name, *(f"{error.outputs:.0e}, {error.gradients:.0e}" for error in errors(name))] for name in CELLS]
+    return Table(["cell", *map(str, SETTINGS)], rows)
+
+
+if __name__ == "__main__":
+    print(table().markdown(), end="")

@@ -1,0 +1,77 @@
+"""Measurements in processes of their own, for what belongs to a process: settings of JAX, and memory.
+
+A module that is measured so ends with ``answer(function)``: it reads requests, a JSON object in each line of
+standard input, and writes what the function makes of each to standard output, until the input ends.
+"""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+_MARK = "result: "
+_ROOT = Path(__file__).parents[1]
+
+
+class Process:
+    """A module in a process that waits for requests; to be used in a ``with`` statement."""
+
+    def __init__(self, module: str, environment: dict[str, str] | None = None):
+        self._module = module
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed with the process
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            cwd=_ROOT,
+            env={**os.environ, **(environment or {})},
+        )
+
+    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        """What the module answers; a ValueError with the last line that it wrote if it ends instead."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        try:
+            print(json.dumps(request), file=self._process.stdin, flush=True)
+        except BrokenPipeError:
+            pass
+        else:
+            for line in self._process.stdout:
+                if line.startswith(_MARK):
+                    return json.loads(line.removeprefix(_MARK))
+        code = self._process.wait()
+        self._errors.seek(0)
+        said = self._errors.read().strip().splitlines()
+        raise ValueError(f"{self._module} ended with {code}: {said[-1] if said else 'it said nothing'}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.kill()
+        self._process.wait()
+        self._process.stdout.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        self._errors.close()
+
+
+def answer(function: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """The other side of :class:`Process`."""
+    for line in sys.stdin:
+        print(_MARK + json.dumps(function(json.loads(line))), flush=True)
+
+
+def peak_memory() -> int:
+    """The most bytes of memory that this process has had so far (resident)."""
+    import resource  # late: there is none on Windows
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,88 @@
+"""One training of one library in a process of its own, which benchmarks.training asks for its parts in turn.
+
+Requests are ``{"do": what, ...}``:
+
+    start   library, task, sizes: the process's first request: set up
+    first   build everything and train one epoch; seconds from the start of the process, and of this
+    learn   train on until the target or ``max_epochs``, evaluating after every epoch
+    memory  the most bytes that the process has had
+    check   losses of the first epochs, anew and without shuffling
+    epochs  train on for ``number`` epochs; seconds of each
+    grow    another size, from nothing: seconds of its first epoch and of ``number`` more
+"""
+
+import time
+from typing import Any
+
+BEGAN = time.perf_counter()
+
+from benchmarks.process import answer, peak_memory  # noqa: E402
+from benchmarks.trainers import LIBRARIES, Trainer, set_up  # noqa: E402
+from benchmarks.training_tasks import TASKS, Task, data_of, score  # noqa: E402
+
+CHECKED_EPOCHS = 2
+
+
+class Session:
+    """What a process remembers between requests."""
+
+    library: str
+    task: Task
+    trainer: Trainer
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        return getattr(self, "_" + request.pop("do"))(**request)
+
+    def _start(self, library: str, task: str, sizes: dict[str, Any]) -> dict[str, Any]:
+        self.library, self.task = library, TASKS[task].with_sizes(sizes)
+        set_up(library)
+        return {}
+
+    def _make(self, task: Task, **options: Any) -> Trainer:
+        return LIBRARIES[self.library].make(task, data_of(task), **options)
+
+    def _first(self) -> dict[str, Any]:
+        began = time.perf_counter()
+        self.trainer = self._make(self.task)
+        self.trainer.epoch()
+        now = time.perf_counter()
+        return {"seconds": now - began, "with_imports": now - BEGAN}
+
+    def _learn(self) -> dict[str, Any]:
+        began, values = time.perf_counter(), []
+        wanted = data_of(self.task).valid_targets
+        for _ in range(self.task.max_epochs):
+            values.append(score(self.task, self.trainer.predict(), wanted))  # after the first epoch at once
+            if self.task.reached(values[-1]):
+                break
+            self.trainer.epoch()
+        reached = self.task.reached(values[-1])
+        return {"seconds": time.perf_counter() - began, "values": values, "reached": reached}
+
+    def _memory(self) -> dict[str, Any]:
+        return {"bytes": peak_memory()}
+
+    def _check(self) -> dict[str, Any]:
+        trainer = self._make(self.task, shuffle=False)
+        return {"losses": [trainer.epoch() for _ in range(CHECKED_EPOCHS)]}
+
+    def _epochs(self, number: int) -> dict[str, Any]:
+        return {"seconds": _seconds(self.trainer, number)}
+
+    def _grow(self, sizes: dict[str, Any], number: int) -> dict[str, Any]:
+        trainer = self._make(self.task.with_sizes(sizes))
+        first, *rest = _seconds(trainer, number + 1)
+        return {"first": first, "seconds": rest}
+
+
+def _seconds(trainer: Trainer, number: int) -> list[float]:
+    found = []
+    for _ in range(number):
+        began = time.perf_counter()
+        trainer.epoch()  # returns the loss as a number, so it has waited
+        found.append(time.perf_counter() - began)
+    return found
+
+
+if __name__ == "__main__":
+    answer(Session().answer)

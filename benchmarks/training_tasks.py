@@ -1,0 +1,158 @@
+"""What benchmarks.training trains: data, sizes and targets, the same for every library.
+
+Four tasks. The three of the forecast experiment learn from the first 1,000 values of its series, in windows of 30
+steps, and are judged on the last 461: ``seq2vec`` forecasts after each window, ``seq2seq`` at every step of it,
+``stateful`` reads consecutive windows one by one and hands its carry on. ``classification`` tells five
+frequencies apart: sequences of 64 steps of sin(2 pi f t / 64 + phase) + noise, f one of 2, 3, 4, 5, 6, the phase
+uniform, the noise normal with standard deviation 0.7, 1,280 to learn from and 500 to be judged on; a GRU of 64
+units, Adam.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxrnn.data import course_series, window_starts
+from jaxrnn.data.series import COURSE_SPLIT
+
+CLASSES = 5
+
+
+@dataclass(frozen=True)
+class Task:
+    """Everything that defines a training.
+
+    Attributes:
+      name, cell: the cell is ``simple_rnn`` or ``gru``.
+      hidden: one size per layer.
+      optimizer, learning_rate, output_scale: the optimiser is ``sgd`` (momentum 0.9) or ``adam``.
+      target: of the validation metric, an MAE to come down to or an accuracy to come up to.
+      time, batch: steps in a window, and windows in a batch.
+      series: how many series as long as the course's are learned from together; the others repeat the first.
+      max_epochs: how long to wait for the target.
+    """
+
+    name: str
+    cell: str = "simple_rnn"
+    hidden: tuple[int, ...] = (100, 100)
+    optimizer: str = "sgd"
+    learning_rate: float = 1.5e-6
+    output_scale: float = 200.0
+    target: float = 6.5
+    time: int = 30
+    batch: int = 128
+    series: int = 1
+    max_epochs: int = 60
+
+    @property
+    def every_step(self) -> bool:
+        return self.name in ("seq2seq", "stateful")
+
+    @property
+    def classifies(self) -> bool:
+        return self.name == "classification"
+
+    @property
+    def outputs(self) -> int:
+        return CLASSES if self.classifies else 1
+
+    @property
+    def metric(self) -> str:
+        return "accuracy" if self.classifies else "MAE"
+
+    def reached(self, value: float) -> bool:
+        return value >= self.target if self.classifies else value <= self.target
+
+    def with_sizes(self, sizes: dict[str, Any]) -> "Task":
+        """The task with some of its fields replaced, as they come from JSON."""
+        return replace(self, **{name: tuple(v) if isinstance(v, list) else v for name, v in sizes.items()})
+
+
+TASKS = {
+    task.name: task
+    for task in (
+        Task("seq2vec"),
+        Task("seq2seq", learning_rate=1e-6),
+        Task("stateful", learning_rate=1e-7, batch=1),
+        Task(
+            "classification",
+            cell="gru",
+            hidden=(64,),
+            optimizer="adam",
+            learning_rate=3e-3,
+            output_scale=1.0,
+            target=0.9,
+            time=64,
+            batch=64,
+        ),
+    )
+}
+
+
+class Data(NamedTuple):
+    """Arrays of a task, all float32.
+
+    Attributes:
+      features: ``[steps, 1]``, every training sequence after the other.
+      targets: ``[steps, outputs]``: what is to be put out after each step; for classes one-hot.
+      starts: where the windows (for ``stateful`` the consecutive ones) begin.
+      valid_inputs: ``[windows, time, 1]``; for ``stateful`` the whole series ``[1, time, 1]``.
+      valid_targets: ``[n, outputs]``: after each valid window, or (stateful) at the last n steps.
+    """
+
+    features: np.ndarray
+    targets: np.ndarray
+    starts: np.ndarray
+    valid_inputs: np.ndarray
+    valid_targets: np.ndarray
+
+    def windows(self, task: Task) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs ``[windows, time, 1]`` and their targets, of every step or of the last."""
+        steps = self.starts[:, None] + np.arange(task.time)
+        return self.features[steps], self.targets[steps] if task.every_step else self.targets[steps[:, -1]]
+
+
+def data_of(task: Task) -> Data:
+    """The task's arrays."""
+    if task.classifies:
+        return _frequencies(task)
+    values = course_series().values.astype(np.float32)
+    length = COURSE_SPLIT - 1
+    if task.name == "stateful":
+        starts = np.arange(length // task.time) * task.time
+        valid_inputs = values[None, :-1]
+    else:
+        starts = window_starts(length, task.time)
+        ends = np.arange(COURSE_SPLIT, len(values))
+        valid_inputs = values[ends[:, None] - task.time + np.arange(task.time)]
+    return Data(
+        np.tile(values[:length], (task.series, 1)),
+        np.tile(values[1:COURSE_SPLIT], (task.series, 1)),
+        (np.arange(task.series)[:, None] * length + starts).ravel(),
+        valid_inputs,
+        values[COURSE_SPLIT:],
+    )
+
+
+def _frequencies(task: Task, train: int = 1280, valid: int = 500) -> Data:
+    random = np.random.default_rng(0)
+    labels = random.integers(CLASSES, size=train + valid)
+    phases = random.uniform(0, 2 * np.pi, size=(train + valid, 1))
+    angles = 2 * np.pi * (labels[:, None] + 2) * np.arange(task.time) / task.time + phases
+    inputs = np.sin(angles) + 0.7 * random.normal(size=angles.shape)
+    inputs, wanted = inputs.astype(np.float32), np.eye(CLASSES, dtype=np.float32)[labels]
+    return Data(
+        inputs[:train].reshape(-1, 1),
+        np.repeat(wanted[:train], task.time, axis=0),
+        np.arange(train) * task.time,
+        inputs[train:, :, None],
+        wanted[train:],
+    )
+
+
+def score(task: Task, outputs: np.ndarray, wanted: np.ndarray) -> float:
+    """The validation metric: the mean absolute error, or the share of right answers."""
+    if task.classifies:
+        return float((outputs.argmax(-1) == wanted.argmax(-1)).mean())
+    return float(np.abs(outputs - wanted).mean())

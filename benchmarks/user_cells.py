@@ -1,0 +1,83 @@
+"""The cells of your own that README.md shows, and the same ones scanned by hand.
+
+Ours are read from the README, so that what is timed and tested is what is shown. By hand, a cell is the function
+of one step that its author would scan without this library, for JAX to differentiate.
+"""
+
+import doctest
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+import jaxrnn
+
+README = Path(__file__).parents[1] / "README.md"
+HEADING = "### A cell of your own"
+
+
+@functools.cache
+def readme_cells() -> Mapping[str, type[jaxrnn.RecurrentCell]]:
+    """Name to class of every cell that the README defines under its heading."""
+    before, _, section = README.read_text().partition(f"\n{HEADING}\n")
+    section = section.partition("\n### ")[0]
+    parser = doctest.DocTestParser()
+    imports = [example for example in parser.get_examples(before) if "import" in example.source]
+    classes = [example for example in parser.get_examples(section) if example.source.startswith("class ")]
+    names: dict[str, Any] = {"__name__": "README"}
+    for example in [*imports, *classes]:
+        exec(compile(example.source, str(README), "exec"), names)
+    return {name: value for name, value in names.items() if isinstance(value, type)}
+
+
+def _leaky(params: Any, h: Array, xw: Array, rh: Array) -> Array:
+    a = jax.nn.sigmoid(params["leak"])
+    return (1 - a) * h + a * jnp.tanh(xw + rh)
+
+
+def _minimal_gated(params: Any, h: Array, xw: Array, rh: Array) -> Array:
+    (xf, xn), (hf, hn) = jnp.split(xw, 2, axis=-1), jnp.split(rh, 2, axis=-1)
+    f = jax.nn.sigmoid(xf + hf)
+    return (1 - f) * h + f * jnp.tanh(xn + f * hn)
+
+
+def _layer_norm(params: Any, h: Array, xw: Array, rh: Array) -> Array:
+    z = xw + rh
+    z = z - z.mean(-1, keepdims=True)
+    z = z / jnp.sqrt((z**2).mean(-1, keepdims=True) + 1e-6)
+    return jnp.tanh(z * params["norm"]["scale"] + params["norm"]["bias"])
+
+
+BY_HAND = {"LeakyCell": _leaky, "MinimalGatedCell": _minimal_gated, "LayerNormCell": _layer_norm}
+"""The new h from the parameters, h, and what inputs and h contribute, ``[batch, gates * hidden]`` each."""
+
+
+def scan_by_hand(name: str, params: Any, inputs: Array, h: Array, *, hoisted: bool) -> tuple[Array, Array]:
+    """The whole layer under plain autodiff.
+
+    Args:
+      name: of the cell.
+      params: a pure dict of the README's cell's parameters.
+      inputs: ``[batch, time, in_features]``.
+      h: ``[batch, hidden]``, before the first step.
+      hoisted: take the input projection of all steps before the scan, as a careful author would; or within each
+        step, as ``flax.nnx.RNN`` does with any cell.
+
+    Returns:
+      The last h, and the outputs ``[batch, time, hidden]``.
+    """
+
+    def project(x: Array) -> Array:
+        return x @ params["kernel"] + params.get("bias", 0)
+
+    def step(h: Array, x: Array) -> tuple[Array, Array]:
+        h = BY_HAND[name](params, h, x if hoisted else project(x), h @ params["recurrent_kernel"])
+        return h, h
+
+    sequence = inputs.swapaxes(0, 1)
+    h, outputs = lax.scan(step, h, project(sequence) if hoisted else sequence)
+    return h, outputs.swapaxes(0, 1)

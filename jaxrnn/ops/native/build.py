@@ -1,0 +1,82 @@
+"""Compiles the library, at installation or by hand: ``python -m jaxrnn.ops.native.build``.
+
+The same source is compiled once for every instruction set, and the library picks at run time, so that it runs on
+every processor of its architecture. Needs a C++20 compiler (``$CXX``, else c++) and jaxlib's headers.
+Where there is no compiler, installation says so and goes on: jaxrnn then runs on ``lax.scan``.
+"""
+
+import importlib.util
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+SOURCES = Path(__file__).parent
+LIBRARY = SOURCES / "libjaxrnn.so"
+FLAGS = ["-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-DNDEBUG", "-Wall", "-Wno-maybe-uninitialized"]
+X86_SETS = {
+    "avx512": ["-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq", "-mavx2", "-mfma"],
+    "avx2": ["-mavx2", "-mfma"],
+}
+
+
+def compiler() -> list[str]:
+    """The command, or a RuntimeError."""
+    named = os.environ.get("CXX")
+    for command in [named] if named else ["c++", "g++", "clang++"]:
+        words = shlex.split(command)
+        if words and shutil.which(words[0]):
+            return words
+    raise RuntimeError(f"no C++ compiler: $CXX is {named!r}" if named else "no C++ compiler (c++, g++, clang++)")
+
+
+def headers() -> Path:
+    """jaxlib's, which declare how XLA calls foreign functions."""
+    spec = importlib.util.find_spec("jaxlib")
+    if spec is None or not spec.submodule_search_locations:
+        raise RuntimeError("jaxlib is not installed, and its headers are needed")
+    return Path(next(iter(spec.submodule_search_locations))) / "include"
+
+
+def build(library: Path = LIBRARY) -> Path:
+    """Compiles to ``library``; a RuntimeError with the compiler's words if it cannot be done."""
+    if sys.platform not in ("linux", "darwin"):
+        raise RuntimeError(f"not written for {sys.platform}")
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    sets = {**(X86_SETS if x86 else {}), "base": []}
+    common = [*compiler(), *FLAGS, *(["-DJAXRNN_X86"] if x86 else [])]
+    with tempfile.TemporaryDirectory() as folder:
+        objects = {name: f"{folder}/{name}.o" for name in [*sets, "library"]}
+        commands = [
+            [*common, *flags, f"-DJAXRNN_ISA={name}", "-c", str(SOURCES / "recurrence.cpp"), "-o", objects[name]]
+            for name, flags in sets.items()
+        ]
+        include = ["-isystem", str(headers())]
+        commands.append([*common, *include, "-c", str(SOURCES / "library.cpp"), "-o", objects["library"]])
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(_run, commands))
+        linked = f"{folder}/{library.name}"
+        _run([*common, "-shared", *objects.values(), "-pthread", "-o", linked])
+        # In place at once: a process that has the old library loaded keeps it, none sees half of the new one.
+        beside = library.with_name(f".{library.name}.{os.getpid()}")
+        shutil.copy(linked, beside)
+        beside.replace(library)
+    return library
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{shlex.join(command)} failed:\n{done.stderr[-4000:]}")
+
+
+if __name__ == "__main__":
+    try:
+        print(f"built {build()}")
+    except RuntimeError as error:
+        sys.exit(f"jaxrnn's library was not built: {error}")

@@ -1,0 +1,90 @@
+// The equations of the cells and their derivatives, for one vector of units of one row.
+//
+// x[g] and r[g] are what the input and the recurrent product contribute to gate g. `saved` is what the
+// backward pass needs besides the outputs. In `backward`, dh and dc come in as the whole gradients of the new
+// carry and go out as those of the old one, without the part that passes through the recurrent product.
+
+#pragma once
+
+#include "recurrence.h"
+#include "vector.h"
+
+namespace jaxrnn::JAXRNN_ISA {
+
+
+template <class T>
+struct State {
+  Vector<T> h, c;
+};
+
+// h = f(x + r), with f'(.) written in terms of h.
+template <class T, Cell kind>
+struct Simple {
+  static constexpr int kGates = 1, kSaved = 0;
+  static constexpr bool kApart = false, kHasC = false;
+
+  static INLINE State<T> forward(const Vector<T>* x, const Vector<T>* r, State<T>, Vector<T>*) {
+    Vector<T> z = x[0] + r[0];
+    if constexpr (kind == Cell::kTanh) return {tanh_vector<T>(z), z};
+    if constexpr (kind == Cell::kSigmoid) return {sigmoid_vector<T>(z), z};
+    return {z < T(0) ? Vector<T>{} : z, z};
+  }
+
+  static INLINE void backward(Vector<T> y, State<T>, const Vector<T>*, State<T>& d, Vector<T>* dx, Vector<T>&) {
+    if constexpr (kind == Cell::kTanh) dx[0] = d.h * (T(1) - y * y);
+    if constexpr (kind == Cell::kSigmoid) dx[0] = d.h * y * (T(1) - y);
+    if constexpr (kind == Cell::kRelu) dx[0] = y > T(0) ? d.h : Vector<T>{};
+    d.h = Vector<T>{};
+  }
+};
+
+// i, f, o = sigmoid(x + r), g = tanh(x + r), c = f c + i g, h = o tanh(c). Saved: i f g o c.
+template <class T>
+struct LSTM {
+  static constexpr int kGates = 4, kSaved = 5;
+  static constexpr bool kApart = false, kHasC = true;
+
+  static INLINE State<T> forward(const Vector<T>* x, const Vector<T>* r, State<T> old, Vector<T>* saved) {
+    Vector<T> i = sigmoid_vector<T>(x[0] + r[0]), f = sigmoid_vector<T>(x[1] + r[1]);
+    Vector<T> g = tanh_vector<T>(x[2] + r[2]), o = sigmoid_vector<T>(x[3] + r[3]);
+    Vector<T> c = f * old.c + i * g;
+    saved[0] = i, saved[1] = f, saved[2] = g, saved[3] = o, saved[4] = c;
+    return {o * tanh_vector<T>(c), c};
+  }
+
+  static INLINE void backward(Vector<T>, State<T> old, const Vector<T>* s, State<T>& d, Vector<T>* dx, Vector<T>&) {
+    Vector<T> i = s[0], f = s[1], g = s[2], o = s[3], t = tanh_vector<T>(s[4]);
+    Vector<T> dc = d.c + d.h * o * (T(1) - t * t);
+    dx[0] = dc * g * i * (T(1) - i);
+    dx[1] = dc * old.c * f * (T(1) - f);
+    dx[2] = dc * i * (T(1) - g * g);
+    dx[3] = d.h * t * o * (T(1) - o);
+    d = State<T>{Vector<T>{}, dc * f};
+  }
+};
+
+// q, z = sigmoid(x + r), n = tanh(x_n + q r_n), h = n + z (h - n). Saved: q z n r_n.
+template <class T>
+struct GRU {
+  static constexpr int kGates = 3, kSaved = 4;
+  static constexpr bool kApart = true, kHasC = false;  // x and r of the third gate must not be added up
+
+  static INLINE State<T> forward(const Vector<T>* x, const Vector<T>* r, State<T> old, Vector<T>* saved) {
+    Vector<T> q = sigmoid_vector<T>(x[0] + r[0]), z = sigmoid_vector<T>(x[1] + r[1]);
+    Vector<T> n = tanh_vector<T>(x[2] + q * r[2]);
+    saved[0] = q, saved[1] = z, saved[2] = n, saved[3] = r[2];
+    return {n + z * (old.h - n), n};
+  }
+
+  static INLINE void backward(Vector<T>, State<T> old, const Vector<T>* s, State<T>& d, Vector<T>* dx, Vector<T>& drn) {
+    Vector<T> q = s[0], z = s[1], n = s[2];
+    Vector<T> dn = d.h * (T(1) - z) * (T(1) - n * n);
+    dx[0] = dn * s[3] * q * (T(1) - q);
+    dx[1] = d.h * (old.h - n) * z * (T(1) - z);
+    dx[2] = dn;
+    drn = dn * q;
+    d.h = d.h * z;
+  }
+};
+
+}  // namespace jaxrnn::JAXRNN_ISA

@@ -1,0 +1,148 @@
+// What is left to do once the gradients dx_t and dr_t of the pre-activations of some steps are known:
+//
+//     dkernel           += sum over steps of x_t.T dx_t         dbias           += sum of dx_t
+//     drecurrent_kernel += sum over steps of h_{t-1}.T dr_t     drecurrent_bias += sum of dr_t
+//     d inputs           = dx_t @ kernel.T
+//
+// It is done every few steps, while dx and dr are still in the cache: they never go to memory.
+
+#pragma once
+
+#include "cells.h"
+#include "workspace.h"
+
+namespace jaxrnn::JAXRNN_ISA {
+
+template <class T>
+struct Previous {
+  const T *h, *c;
+};
+
+// The carry that row b had before running step s.
+template <class T, class CellType>
+INLINE Previous<T> previous(const Problem<T>& p, int s, int b) {
+  const ptrdiff_t at = (ptrdiff_t)b * p.hidden;
+  if (p.is_reset(p.step(s), b)) return {p.reset_h + at, CellType::kHasC ? p.reset_c + at : nullptr};
+  // In reverse the padding comes first, and leaves the initial carry as it is.
+  if (s == 0 || !p.is_valid(p.step(s - 1), b)) return {p.h + at, CellType::kHasC ? p.c + at : nullptr};
+  const ptrdiff_t row = p.row(p.step(s - 1), b);
+  const T* c = CellType::kHasC ? p.saved + (row * CellType::kSaved + CellType::kSaved - 1) * p.hidden : nullptr;
+  return {p.y + row * p.hidden, c};
+}
+
+// Steps `begin` to `end` of the running order, as rows (step, batch row) of the ring.
+struct Chunk {
+  int begin, end;
+};
+
+// out[m] += sum over k of rows[k][m] * right[k], for the columns m of `columns` and a panel of one gate's units.
+template <class T>
+void add_product(const Workspace<T>& w, Range columns, const Panel& panel, const T* right, int depth, bool first,
+                 T* out, ptrdiff_t out_row, int hidden) {
+  constexpr int L = kLanes<T>;
+  alignas(64) T sums[24 * L];
+  with_vectors<4>(panel.vectors, [&]<int N>() {
+    for (int m = columns.begin; m < columns.end; m += kRows[N]) {
+      const int count = columns.end - m < kRows[N] ? columns.end - m : kRows[N];
+      const Transposed<T> segment{w.block_rows, m, right + panel.first * L, w.ring_row, depth};
+      tile_of<T, N, Transposed<T>>(count)(&segment, 1, sums);
+      for (int i = 0; i < count; i++) {
+        T* row = out + (m + i) * out_row;
+        for (int u = 0; u < N; u++) {
+          const int unit = (panel.first + u) * L;
+          Vector<T> v = load(sums + (i * N + u) * L);
+          if (!first) v += load(row + unit, hidden - unit);
+          store(row + unit, v, hidden - unit);
+        }
+      }
+    }
+  });
+}
+
+// out += sum over k of right[k], for these units.
+template <class T>
+void add_rows(const Workspace<T>& w, Range vectors, const T* right, int depth, bool first, T* out, int hidden) {
+  constexpr int L = kLanes<T>;
+  for (int i = vectors.begin; i < vectors.end; i++) {
+    const int unit = i * L;
+    Vector<T> sum = first ? Vector<T>{} : load(out + unit, hidden - unit);
+    for (int k = 0; k < depth; k++) sum += load(right + k * (ptrdiff_t)w.ring_row + unit);
+    store(out + unit, sum, hidden - unit);
+  }
+}
+
+template <class T, class CellType>
+void weight_gradients(const Problem<T>& p, const Workspace<T>& w, const Member& member, Chunk chunk, bool first) {
+  constexpr int G = CellType::kGates;
+  const int H = p.hidden, width = G * H, block = Workspace<T>::block_size(p, G);
+  // The rows of both kernels' gradients are divided among the threads, as one list.
+  const int inputs = p.x ? p.in_features : 0;
+  const Range mine = split(inputs + H, member.rank, member.size);
+  const Range of_x{mine.begin < inputs ? mine.begin : inputs, mine.end < inputs ? mine.end : inputs};
+  const Range of_h{mine.begin > inputs ? mine.begin - inputs : 0, mine.end > inputs ? mine.end - inputs : 0};
+  const Range vectors = split(Workspace<T>::vectors_of(H), member.rank, member.size);
+  const int rows = (chunk.end - chunk.begin) * p.batch;
+  for (int begin = 0; begin < rows; begin += block) {
+    const int depth = rows - begin < block ? rows - begin : block;
+    const bool start = first && begin == 0;
+    // Chunks begin at a multiple of their length, so that the rows of one lie one after the other in the ring.
+    const T* ring = w.ring_at(chunk.begin, begin, p.batch);
+    auto add = [&](int g, const T* right, Range columns, T* out, T* bias) {
+      if (bias) add_rows(w, vectors, right, depth, start, bias + g * H, H);
+      for (int i = 0; i < w.panel_count && columns.begin < columns.end; i++) {
+        add_product(w, columns, w.panels[i], right, depth, start, out + g * H, width, H);
+      }
+    };
+    if (p.x) {
+      for (int k = 0; k < depth; k++) {
+        const int s = chunk.begin + (begin + k) / p.batch, b = (begin + k) % p.batch;
+        w.block_rows[k] = p.x + p.row(p.step(s), b) * p.in_features;
+      }
+      for (int g = 0; g < G; g++) add(g, ring + g * H, of_x, p.dkernel, p.dbias);
+    }
+    for (int k = 0; k < depth; k++) {
+      const int s = chunk.begin + (begin + k) / p.batch, b = (begin + k) % p.batch;
+      const T* h = previous<T, CellType>(p, s, b).h;
+      if (p.scale) {
+        T* scaled = w.block_h + (ptrdiff_t)k * H;
+        for (int j = of_h.begin; j < of_h.end; j++) scaled[j] = h[j] * p.scale[(ptrdiff_t)b * H + j];
+        h = scaled;
+      }
+      w.block_rows[k] = h;
+    }
+    for (int g = 0; g < G; g++) {
+      const int in_ring = CellType::kApart && g == G - 1 ? G : g;
+      add(g, ring + in_ring * H, of_h, p.drecurrent_kernel, p.drecurrent_bias);
+    }
+  }
+}
+
+template <class T>
+void input_gradients(const Problem<T>& p, const Workspace<T>& w, const Member& member, Chunk chunk, int gates) {
+  constexpr int L = kLanes<T>;
+  const int width = gates * p.hidden;
+  const Range mine = split((chunk.end - chunk.begin) * p.batch, member.rank, member.size);
+  const int vectors = Workspace<T>::vectors_of(p.in_features), panels = (vectors + 3) / 4;
+  alignas(64) T sums[24 * L];
+  for (int i = 0; i < panels; i++) {
+    const Range r = split(vectors, i, panels);
+    with_vectors<4>(r.end - r.begin, [&]<int N>() {
+      const T* packed = w.kernel + (ptrdiff_t)r.begin * L * width;
+      for (int row = mine.begin; row < mine.end; row += kRows[N]) {
+        const int count = mine.end - row < kRows[N] ? mine.end - row : kRows[N];
+        const Segment<T> segment{w.ring_at(chunk.begin, row, p.batch), w.ring_row, packed, width};
+        tile_of<T, N>(count)(&segment, 1, sums);
+        for (int m = 0; m < count; m++) {
+          const int s = chunk.begin + (row + m) / p.batch, b = (row + m) % p.batch;
+          T* out = p.dx + p.row(p.step(s), b) * p.in_features;
+          for (int u = 0; u < N; u++) {
+            const int feature = (r.begin + u) * L;
+            store(out + feature, load(sums + (m * N + u) * L), p.in_features - feature);
+          }
+        }
+      }
+    });
+  }
+}
+
+}  // namespace jaxrnn::JAXRNN_ISA

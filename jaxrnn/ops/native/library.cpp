@@ -1,0 +1,285 @@
+// The entry points that JAX calls, and the choices that are made at run time: instruction set and threads.
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdlib>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "recurrence.h"
+#include "team.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace ffi = xla::ffi;
+
+namespace jaxrnn {
+namespace {
+
+// The instruction sets that were compiled, best first.
+enum class Set { kAVX512, kAVX2, kBase };
+
+Set best_set() {
+  // For tests of what this processor could do better.
+  const char* wanted = std::getenv("JAXRNN_INSTRUCTION_SET");
+  const std::string limit = wanted ? wanted : "";
+#if defined(JAXRNN_X86)
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
+  if (avx512 && limit != "avx2" && limit != "base") return Set::kAVX512;
+  if (avx2 && limit != "base") return Set::kAVX2;
+#endif
+  return Set::kBase;
+}
+
+template <class T>
+const Kernels<T>& choose(const Kernels<T>& avx512, const Kernels<T>& avx2, const Kernels<T>& base) {
+  static const Set set = best_set();
+  return set == Set::kAVX512 ? avx512 : set == Set::kAVX2 ? avx2 : base;
+}
+
+template <class T>
+const Kernels<T>& kernels() {
+#if defined(JAXRNN_X86)
+  if constexpr (sizeof(T) == 4) return choose(avx512::kernels_f32, avx2::kernels_f32, base::kernels_f32);
+  if constexpr (sizeof(T) == 8) return choose(avx512::kernels_f64, avx2::kernels_f64, base::kernels_f64);
+#else
+  if constexpr (sizeof(T) == 4) return base::kernels_f32;
+  if constexpr (sizeof(T) == 8) return base::kernels_f64;
+#endif
+}
+
+// Memory that outlives a call: asking the operating system anew each time costs a page fault every 4 KiB.
+class Scratch {
+ public:
+  explicit Scratch(size_t size) {
+    {
+      std::lock_guard<std::mutex> lock(mutex());
+      auto& spare = spares();
+      for (size_t i = 0; i < spare.size(); i++) {
+        if (spare[i].size >= size && spare[i].size <= 4 * size + (1 << 20)) {
+          block_ = spare[i];
+          spare.erase(spare.begin() + i);
+          return;
+        }
+      }
+    }
+    block_ = {std::aligned_alloc(64, (size + 63) / 64 * 64), size};
+  }
+
+  ~Scratch() {
+    std::lock_guard<std::mutex> lock(mutex());
+    auto& spare = spares();
+    spare.push_back(block_);
+    if (spare.size() > kSpares) {
+      std::free(spare.front().memory);
+      spare.erase(spare.begin());
+    }
+  }
+
+  void* memory() const { return block_.memory; }
+
+ private:
+  struct Block {
+    void* memory = nullptr;
+    size_t size = 0;
+  };
+  static constexpr size_t kSpares = 8;
+  static std::mutex& mutex() {
+    static std::mutex m;
+    return m;
+  }
+  static std::vector<Block>& spares() {
+    static std::vector<Block> s;
+    return s;
+  }
+  Block block_;
+};
+
+struct Plan {
+  int threads;
+  bool by_rows;
+  int64_t patience;  // microseconds that waiting for the other threads may cost: a small part of the work
+};
+
+int64_t level_2_cache() {
+#if defined(_SC_LEVEL2_CACHE_SIZE)
+  const int64_t size = sysconf(_SC_LEVEL2_CACHE_SIZE);
+  if (size > 0) return size;
+#endif
+  return 1 << 20;
+}
+
+// How to divide a call. Rows need no waiting, units need one barrier a step, and each thread touches only its part
+// of the weights: worth it where they would not fit in a core's own cache, or the batch is too small to divide.
+template <class T>
+Plan plan(const Problem<T>& p, int gates, int available) {
+  static const int64_t cache = level_2_cache();
+  const int64_t weights = (int64_t)(p.hidden + (p.x ? p.in_features : 0)) * p.hidden * gates;
+  const double step = 2.0 * p.batch * weights;  // operations
+  const bool large = weights * (int64_t)sizeof(T) > cache * 3 / 4;
+  const int64_t patience = std::clamp<int64_t>((int64_t)(step * p.time / 1e5 / 10), 20, 2000);  // at 100 GFLOP/s
+  if (available < 2 || step * p.time < 2e6) return {1, true, 0};
+  if (p.batch >= 4 * available && !large) return {available, true, patience};
+  if (step > 3e5) return {available, false, patience};
+  if (p.batch >= available) return {available, true, patience};
+  return {1, true, 0};
+}
+
+// Memory fresh from the operating system costs an interrupt a page when it is first written: large pages are fewer.
+template <class T>
+void ask_for_large_pages(T* begin, int64_t count) {
+#if defined(MADV_HUGEPAGE)
+  const uintptr_t page = 4096, from = ((uintptr_t)begin + page - 1) / page * page;
+  const uintptr_t to = ((uintptr_t)begin + count * sizeof(T)) / page * page;
+  if (begin && to > from + (4 << 20)) madvise((void*)from, to - from, MADV_HUGEPAGE);
+#endif
+}
+
+template <class T>
+ffi::Error launch(ffi::ThreadPool& pool, const Problem<T>& p, int gates, bool backward, int most_threads) {
+  const Kernels<T>& k = kernels<T>();
+  int available = (int)pool.num_threads();
+  if (most_threads > 0 && most_threads < available) available = most_threads;
+  const Plan wanted = plan(p, gates, available);
+  // Without waiting for each other, more parts than threads let a late or slow thread do less.
+  const bool apart = wanted.by_rows && !backward;
+  int parts = wanted.threads;
+  if (apart && parts > 1 && p.batch >= 32 * parts) parts *= 2;
+  const Scratch scratch(k.workspace(p, backward, parts));
+  if (!scratch.memory()) return ffi::Error(ffi::ErrorCode::kResourceExhausted, "no memory for a recurrence");
+  Team team(wanted.threads - 1, [&](auto task) { pool.Schedule(std::move(task)); });
+  if (apart) {
+    auto nothing = [](void*) {};
+    k.forward(p, {0, 1, true, true, false, nothing, nullptr, scratch.memory()});
+    std::atomic<int> next{0};
+    team.run([&](int) {
+      for (int part; (part = next.fetch_add(1)) < parts;) {
+        k.forward(p, {part, parts, true, false, true, nothing, nullptr, scratch.memory()});
+      }
+    });
+    return ffi::Error::Success();
+  }
+  const int size = team.close(std::chrono::microseconds(wanted.patience));
+  team.run([&](int rank) {
+    auto wait = [](void* t) { static_cast<Team*>(t)->barrier(); };
+    const bool by_rows = wanted.by_rows || size == 1;
+    (backward ? k.backward : k.forward)(p, {rank, size, by_rows, true, true, wait, &team, scratch.memory()});
+  });
+  return ffi::Error::Success();
+}
+
+// The arrays of a call, in the order in which Python passes them. Empty arrays stand for those that are not there.
+enum Inputs { kX, kKernel, kBias, kXw, kRecurrentKernel, kRecurrentBias, kC, kH, kScale, kValid, kResets, kResetC,
+              kResetH, kInputs,
+              kY = kInputs, kSaved, kDLastC, kDLastH, kDY };
+enum ForwardResults { kOutY, kOutSaved, kLastC, kLastH };
+enum BackwardResults { kDX, kDXw, kDC, kDH, kDResetC, kDResetH, kDKernel, kDBias, kDRecurrentKernel, kDRecurrentBias };
+
+struct Options {
+  int64_t cell, gates, time, batch, in_features, hidden, reverse, batch_major, threads;
+};
+
+template <class T>
+struct Arrays {
+  ffi::RemainingArgs args;
+  ffi::RemainingRets rets;
+
+  const T* in(size_t i) const {
+    auto buffer = args.get<ffi::AnyBuffer>(i);
+    return buffer->element_count() ? static_cast<const T*>(buffer->untyped_data()) : nullptr;
+  }
+  T* out(size_t i) const {
+    auto buffer = rets.get<ffi::AnyBuffer>(i);
+    T* data = (*buffer)->element_count() ? static_cast<T*>((*buffer)->untyped_data()) : nullptr;
+    ask_for_large_pages(data, (*buffer)->element_count());
+    return data;
+  }
+};
+
+template <class T>
+Problem<T> problem(const Arrays<T>& a, const Options& o) {
+  Problem<T> p{};
+  p.cell = static_cast<Cell>(o.cell);
+  p.time = (int)o.time, p.batch = (int)o.batch, p.in_features = (int)o.in_features, p.hidden = (int)o.hidden;
+  p.reverse = o.reverse, p.batch_major = o.batch_major;
+  p.x = a.in(kX), p.kernel = a.in(kKernel), p.bias = a.in(kBias), p.xw = a.in(kXw);
+  p.recurrent_kernel = a.in(kRecurrentKernel), p.recurrent_bias = a.in(kRecurrentBias);
+  p.c = a.in(kC), p.h = a.in(kH), p.scale = a.in(kScale);
+  p.valid = reinterpret_cast<const uint8_t*>(a.in(kValid));
+  p.resets = reinterpret_cast<const uint8_t*>(a.in(kResets));
+  p.reset_c = a.in(kResetC), p.reset_h = a.in(kResetH);
+  return p;
+}
+
+template <class T>
+ffi::Error forward(ffi::ThreadPool& pool, const Arrays<T>& a, const Options& o) {
+  Problem<T> p = problem(a, o);
+  p.y = a.out(kOutY), p.saved = a.out(kOutSaved), p.last_c = a.out(kLastC), p.last_h = a.out(kLastH);
+  return launch(pool, p, (int)o.gates, false, (int)o.threads);
+}
+
+template <class T>
+ffi::Error backward(ffi::ThreadPool& pool, const Arrays<T>& a, const Options& o) {
+  Problem<T> p = problem(a, o);
+  p.y = const_cast<T*>(a.in(kY)), p.saved = const_cast<T*>(a.in(kSaved));  // only read
+  p.dlast_c = a.in(kDLastC), p.dlast_h = a.in(kDLastH), p.dy = a.in(kDY);
+  p.dx = a.out(kDX), p.dxw = a.out(kDXw);
+  p.dc = a.out(kDC), p.dh = a.out(kDH), p.dreset_c = a.out(kDResetC), p.dreset_h = a.out(kDResetH);
+  p.dkernel = a.out(kDKernel), p.dbias = a.out(kDBias);
+  p.drecurrent_kernel = a.out(kDRecurrentKernel), p.drecurrent_bias = a.out(kDRecurrentBias);
+  return launch(pool, p, (int)o.gates, true, (int)o.threads);
+}
+
+template <bool kBackward>
+ffi::Error dispatch(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, int64_t cell,
+                    int64_t gates, int64_t time, int64_t batch, int64_t in_features, int64_t hidden, int64_t reverse,
+                    int64_t batch_major, int64_t threads) {
+  const Options o{cell, gates, time, batch, in_features, hidden, reverse, batch_major, threads};
+  if (args.get<ffi::AnyBuffer>(kRecurrentKernel)->element_type() == ffi::DataType::F64) {
+    const Arrays<double> a{args, rets};
+    return kBackward ? backward(pool, a, o) : forward(pool, a, o);
+  }
+  const Arrays<float> a{args, rets};
+  return kBackward ? backward(pool, a, o) : forward(pool, a, o);
+}
+
+}  // namespace
+}  // namespace jaxrnn
+
+#define JAXRNN_BINDING                   \
+  ffi::Ffi::Bind()                       \
+      .Ctx<ffi::ThreadPool>()            \
+      .RemainingArgs()                   \
+      .RemainingRets()                   \
+      .Attr<int64_t>("cell")             \
+      .Attr<int64_t>("gates")            \
+      .Attr<int64_t>("time")             \
+      .Attr<int64_t>("batch")            \
+      .Attr<int64_t>("in_features")      \
+      .Attr<int64_t>("hidden")           \
+      .Attr<int64_t>("reverse")          \
+      .Attr<int64_t>("batch_major")      \
+      .Attr<int64_t>("threads")
+
+#pragma GCC visibility push(default)
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxrnn_forward, jaxrnn::dispatch<false>, JAXRNN_BINDING);
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxrnn_backward, jaxrnn::dispatch<true>, JAXRNN_BINDING);
+
+// The instruction set in use.
+extern "C" const char* jaxrnn_instruction_set() {
+  switch (jaxrnn::best_set()) {
+    case jaxrnn::Set::kAVX512: return "avx512";
+    case jaxrnn::Set::kAVX2: return "avx2";
+    default: return "base";
+  }
+}
+
+#pragma GCC visibility pop

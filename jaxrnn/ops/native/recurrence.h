@@ -1,0 +1,87 @@
+// What the threads of one call share: the arrays of a recurrence, and how the work is divided.
+//
+// Arrays of steps lie as [time, batch, width], or as [batch, time, width] with `batch_major`. A null pointer
+// stands for an array that is not there. Gates stand side by side on the last axis, as everywhere in jaxrnn.
+
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace jaxrnn {
+
+enum class Cell : int64_t { kTanh = 0, kRelu = 1, kSigmoid = 2, kLSTM = 3, kGRU = 4 };
+
+template <class T>
+struct Problem {
+  Cell cell;
+  int time, batch, in_features, hidden;
+  bool reverse, batch_major;
+
+  // Either the inputs x with kernel [in, gates * hidden] and bias, or their projection xw.
+  const T *x, *kernel, *bias, *xw;
+  const T *recurrent_kernel, *recurrent_bias;  // [hidden, gates * hidden], [gates * hidden]
+  const T *c, *h;                              // the initial carry, [batch, hidden]
+  const T* scale;                              // [batch, hidden]: multiplies h before the recurrent product
+  const uint8_t *valid, *resets;               // [time, batch]
+  const T *reset_c, *reset_h;
+
+  // Forward results; the backward pass reads y and saved.
+  T *y, *saved, *last_c, *last_h;
+
+  // The backward pass.
+  const T *dlast_c, *dlast_h, *dy;
+  T *dx;   // [steps, in_features]
+  T *dxw;  // [steps, gates * hidden]
+  T *dc, *dh, *dreset_c, *dreset_h;
+  T *dkernel, *dbias, *drecurrent_kernel, *drecurrent_bias;
+
+  int step(int s) const { return reverse ? time - 1 - s : s; }
+
+  ptrdiff_t row(int t, int b) const {
+    return batch_major ? (ptrdiff_t)b * time + t : (ptrdiff_t)t * batch + b;
+  }
+
+  // From one batch row to the next, in steps.
+  ptrdiff_t next_row() const { return batch_major ? time : 1; }
+
+  bool is_valid(int t, int b) const { return !valid || valid[(ptrdiff_t)t * batch + b]; }
+  bool is_reset(int t, int b) const { return resets && resets[(ptrdiff_t)t * batch + b]; }
+};
+
+// One of the threads. They divide the rows of the batch, or, where the batch is small and the weights are
+// large, the units of the cell; then each waits for the others after every step.
+struct Member {
+  int rank, size;
+  bool by_rows;
+  bool packs, runs;  // which of the two parts of the forward pass it does: packing the weights, and the rest
+  void (*barrier)(void*);
+  void* team;
+  void* workspace;
+
+  void wait() const { barrier(team); }
+};
+
+// The functions of one instruction set.
+template <class T>
+struct Kernels {
+  size_t (*workspace)(const Problem<T>&, bool backward, int threads);  // bytes
+  void (*forward)(const Problem<T>&, const Member&);
+  void (*backward)(const Problem<T>&, const Member&);
+};
+
+// Each instruction set defines these for float and double.
+namespace base {
+extern const Kernels<float> kernels_f32;
+extern const Kernels<double> kernels_f64;
+}  // namespace base
+namespace avx2 {
+extern const Kernels<float> kernels_f32;
+extern const Kernels<double> kernels_f64;
+}  // namespace avx2
+namespace avx512 {
+extern const Kernels<float> kernels_f32;
+extern const Kernels<double> kernels_f64;
+}  // namespace avx512
+
+}  // namespace jaxrnn

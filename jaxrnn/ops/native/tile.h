@@ -1,0 +1,139 @@
+// The matrix product that everything rests on: a tile of rows times a panel of packed columns, in registers.
+//
+//     out[m][n] = sum over segments, over k:  a[m][k] * b[k][n]        m < M rows, n < N vectors
+//
+// A panel holds N vectors for every k, one k after the other, so that it is read in order. A tile of M x N
+// accumulators needs one load per vector of b and one broadcast per row of a for M * N multiply-adds.
+
+#pragma once
+
+#include <cstddef>
+
+#include "vector.h"
+
+namespace jaxrnn::JAXRNN_ISA {
+
+// Rows in a tile of N vectors, so that accumulators, a panel's vectors and one broadcast fill the registers.
+#if defined(__AVX512F__)
+constexpr int kRows[5] = {0, 12, 12, 8, 6};  // of 32 registers
+#else
+constexpr int kRows[5] = {0, 6, 6, 4, 3};  // of 16 registers
+#endif
+constexpr int kMaxRows = kRows[1];
+
+// One product that is added into a tile: `depth` columns of a, and as many rows of the panel b.
+template <class T>
+struct Segment {
+  const T* a;
+  ptrdiff_t row;  // from one row of a to the next
+  const T* b;
+  int depth;
+
+  INLINE const T* at(int k) const { return a + k; }
+  template <int kWidth>
+  INLINE const T* panel(int k) const {
+    return b + (ptrdiff_t)k * kWidth;
+  }
+};
+
+// The same where a is transposed, its column k is what lies at columns[k] + first, and b is not packed.
+template <class T>
+struct Transposed {
+  const T* const* columns;
+  ptrdiff_t first;
+  const T* b;
+  ptrdiff_t b_row;
+  int depth;
+  static constexpr ptrdiff_t row = 1;
+
+  INLINE const T* at(int k) const { return columns[k] + first; }
+  template <int kWidth>
+  INLINE const T* panel(int k) const {
+    return b + k * b_row;
+  }
+};
+
+template <class T, int M, int N, class SegmentType>
+void tile(const SegmentType* segments, int count, T* out) {
+  constexpr int L = kLanes<T>;
+  // Few accumulators would wait for each other: several sets take the ks in turn.
+  constexpr int kSets = M * N >= 8 ? 1 : (M * N >= 4 ? 2 : 4);
+  Vector<T> sums[kSets][M][N];
+#pragma GCC unroll 4
+  for (int s = 0; s < kSets; s++)
+#pragma GCC unroll 12
+    for (int m = 0; m < M; m++)
+#pragma GCC unroll 4
+      for (int n = 0; n < N; n++) sums[s][m][n] = Vector<T>{};
+  for (int i = 0; i < count; i++) {
+    const SegmentType segment = segments[i];
+    const ptrdiff_t row = segment.row;
+    const int depth = segment.depth;
+    int k = 0;
+    for (; k + kSets <= depth; k += kSets) {
+#pragma GCC unroll 4
+      for (int s = 0; s < kSets; s++) {
+        const T* b = segment.template panel<N * L>(k + s);
+        Vector<T> columns[N];
+#pragma GCC unroll 4
+        for (int n = 0; n < N; n++) columns[n] = load(b + n * L);
+        const T* a = segment.at(k + s);
+#pragma GCC unroll 12
+        for (int m = 0; m < M; m++) {
+          const T left = a[m * row];
+#pragma GCC unroll 4
+          for (int n = 0; n < N; n++) sums[s][m][n] += left * columns[n];
+        }
+      }
+    }
+    for (; k < depth; k++) {
+      const T* a = segment.at(k);
+      const T* b = segment.template panel<N * L>(k);
+#pragma GCC unroll 12
+      for (int m = 0; m < M; m++) {
+        const T left = a[m * row];
+#pragma GCC unroll 4
+        for (int n = 0; n < N; n++) sums[0][m][n] += left * load(b + n * L);
+      }
+    }
+  }
+#pragma GCC unroll 12
+  for (int m = 0; m < M; m++) {
+#pragma GCC unroll 4
+    for (int n = 0; n < N; n++) {
+      Vector<T> sum = sums[0][m][n];
+#pragma GCC unroll 4
+      for (int s = 1; s < kSets; s++) sum += sums[s][m][n];
+      store<T>(out + (m * N + n) * L, sum);
+    }
+  }
+}
+
+template <class T, class SegmentType>
+using Tile = void (*)(const SegmentType*, int, T*);
+
+// The tile function for so many rows (1 to kRows[N]).
+template <class T, int N, class SegmentType = Segment<T>, int M = kRows[N]>
+INLINE Tile<T, SegmentType> tile_of(int rows) {
+  if constexpr (M == 1) {
+    return tile<T, 1, N, SegmentType>;
+  } else {
+    return rows == M ? tile<T, M, N, SegmentType> : tile_of<T, N, SegmentType, M - 1>(rows);
+  }
+}
+
+// Calls body.template operator()<n>() with n = vectors, which is 1 to kMost, as a constant.
+template <int kMost, class Body>
+INLINE void with_vectors(int vectors, Body&& body) {
+  if constexpr (kMost == 1) {
+    body.template operator()<1>();
+  } else {
+    if (vectors == kMost) {
+      body.template operator()<kMost>();
+    } else {
+      with_vectors<kMost - 1>(vectors, body);
+    }
+  }
+}
+
+}  // namespace jaxrnn::JAXRNN_ISA

@@ -1,0 +1,88 @@
+"""One kernel launch for a whole sequence, on a GPU or a TPU, for any elementwise cell.
+
+A ``lax.scan`` on a GPU launches several kernels at every step. Here the loop over time is inside one kernel, which
+keeps the recurrent weights on the chip: fast where a step is small, and possible only where the weights fit.
+
+What is where: ``loops.py`` the two loops over time and the derivation of the backward one; ``cell.py`` what a
+cell's derivative needs; ``recurrence.py`` padding, and the products outside the kernels; ``gpu.py`` and
+``tpu.py`` the two devices, ``limits.py`` what does not fit them.
+
+Nothing here has been timed: no accelerator was at hand. Kernels were compiled for an H200 and for TPUs v5e and v6e
+(``python -m benchmarks.aot``), and run in interpret mode against float64.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxrnn.ops.step import Carry, Pointwise, Recurrence
+
+if TYPE_CHECKING:
+    from jaxrnn.ops.pallas.recurrence import Device
+
+# Pallas takes a quarter of a second to import: only where a kernel is asked for.
+
+
+def pallas_recurrence(
+    pointwise: Pointwise, arrays: Recurrence, *, reverse: bool, unroll: int
+) -> tuple[Carry, Array]:
+    """The recurrence in one kernel each way. ``unroll`` changes nothing: there is no launch to save."""
+    from jaxrnn.ops.pallas.recurrence import pallas_recurrence
+
+    return pallas_recurrence(_device(_accelerator()), pointwise, arrays, reverse=reverse)
+
+
+def unable(pointwise: Pointwise, arrays: Recurrence, platform: str) -> str | None:
+    """Why the kernels cannot run this."""
+    if platform not in ("gpu", "tpu"):
+        return f"it needs a gpu or a tpu, not a {platform}"
+    return _device(platform).unable(arrays) or not_a_tile(pointwise, arrays)
+
+
+def unwise(pointwise: Pointwise, arrays: Recurrence, platform: str) -> str | None:
+    """Why not to pick the kernels although they could run: where not even a count of launches speaks for them."""
+    if platform == "tpu":
+        return "not measured against scan on a tpu, where a step costs no launch; name it to use it"
+    return None
+
+
+def not_a_tile(pointwise: Pointwise, a: Recurrence) -> str | None:
+    """Why this cell or its arrays are nothing for kernels, whatever the device."""
+    from jaxrnn.ops.pallas.cell import Cell, not_elementwise
+
+    hidden = a.recurrent_kernel.shape[0]
+    for leaf in jax.tree.leaves(a.initial_carry):
+        if leaf.shape[-1] != hidden:
+            return f"a part of the carry has {leaf.shape[-1]} columns, not those of h: {hidden}"
+    for leaf in jax.tree.leaves(a.params):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return f"a parameter of the pointwise function is {leaf.dtype}, not floating"
+        if leaf.shape not in ((), (1,), (hidden,), (1, hidden)):
+            return (
+                f"a parameter of the pointwise function is {leaf.shape}, neither a number nor one for every unit"
+            )
+    return not_elementwise(Cell.of(pointwise, a))
+
+
+def _device(platform: str) -> "Device":
+    if platform == "tpu":
+        from jaxrnn.ops.pallas.tpu import TPU
+
+        return TPU
+    from jaxrnn.ops.pallas.gpu import GPU
+
+    return GPU
+
+
+def _accelerator() -> str:
+    """Which one this process has; no machine has both."""
+    default: Any = jax.default_backend()
+    if default in ("gpu", "tpu"):
+        return default
+    try:
+        jax.devices("tpu")
+    except RuntimeError:
+        return "gpu"
+    return "tpu"

@@ -1,0 +1,47 @@
+"""What does not fit a device, in words for people."""
+
+from collections.abc import Callable
+
+import jax
+
+from jaxrnn.ops.step import Recurrence
+
+
+def too_large(a: Recurrence, padded: Callable[[int], int], limit: int, where: str) -> str | None:
+    """Why the weights do not fit, with the largest hidden size that does; None where they do.
+
+    Args:
+      padded: hidden size to what a kernel makes of it.
+      limit: of the bytes of the recurrent kernel.
+      where: words for what is too small.
+    """
+    hidden, width = a.recurrent_kernel.shape
+    gates, itemsize = width // hidden, a.recurrent_kernel.dtype.itemsize
+
+    def fits(size):
+        return gates * padded(size) ** 2 * itemsize <= limit
+
+    if fits(hidden):
+        return None
+    largest, step = 0, padded(1)
+    while fits(largest + step):
+        largest = padded(largest + step)
+    return (
+        f"the recurrent kernel, {gates} x {hidden} x {hidden} in {a.recurrent_kernel.dtype}, does not fit "
+        f"{where}; the largest hidden size that does is {largest}"
+    )
+
+
+def other_dtype(a: Recurrence, dtypes: tuple[str, ...], where: str) -> str | None:
+    """Which array has a dtype that a device does not run, or None."""
+    named = {
+        "xw": a.xw,
+        "recurrent_kernel": a.recurrent_kernel,
+        "initial_carry": a.initial_carry,
+        "params": a.params,
+    }
+    for name, tree in named.items():
+        for leaf in jax.tree.leaves(tree):
+            if leaf.dtype.name not in dtypes:
+                return f"{name} is {leaf.dtype}, but {where} runs {', '.join(dtypes)}"
+    return None

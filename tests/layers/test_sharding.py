@@ -1,0 +1,85 @@
+"""Batches spread over an Explicit mesh, JAX's default: the same numbers, and results as spread as the inputs.
+
+JAX must be told of two devices before it does anything, so the comparisons run in a process of their own.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import PartitionSpec as P
+
+import jaxrnn
+
+X = np.random.default_rng(0).normal(size=(4, 6, 3)).astype(np.float32)
+MASKS = {"seq_lengths": np.array([6, 0, 3, 5]), "resets": np.random.default_rng(1).random((4, 6)) < 0.3}
+
+
+class OtherGRUCell(nnx.GRUCell):
+    """Nothing that the engine knows."""
+
+
+def layers() -> dict[str, Any]:
+    rngs = nnx.Rngs(0)
+    alone = {
+        make.__name__: jaxrnn.RNN(make(3, 4, rngs=rngs), return_carry=True)
+        for make in (jaxrnn.LeakyCell, nnx.LSTMCell, OtherGRUCell)
+    }
+    return alone | {
+        "in blocks": jaxrnn.LSTM(3, 4, return_carry=True, remat_every=4, rngs=rngs),
+        "both ways": jaxrnn.GRU(3, 4, bidirectional=True, return_carry=True, return_sequences=False, rngs=rngs),
+    }
+
+
+def compare() -> None:
+    """Run with two devices: every layer spread and on one device, with its own first carry and with one given."""
+    mesh = jax.make_mesh((2,), ("rows",))
+    for name, layer in layers().items():
+        graphdef, params = nnx.split(layer)
+        for masks, given in (({}, True), (MASKS, False)):
+
+            def loss(params, x, carry, masks, graphdef=graphdef):
+                results = nnx.merge(graphdef, params)(x, initial_carry=carry, **masks)
+                return sum((a**2).sum() for a in jax.tree.leaves(results)), results
+
+            run = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
+            expected = run(params, X, None, masks)
+            carry = jax.tree.map(jnp.zeros_like, expected[0][1][0])
+            with jax.set_mesh(mesh):
+                x, spread_masks, spread_carry = jax.device_put((X, masks, carry), P("rows"))
+                replicated = jax.device_put(params, P())
+                found = run(replicated, x, spread_carry if given else None, spread_masks)
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, expected)
+            (_, results), (dparams, dx) = found
+            for array in jax.tree.leaves((results, dx)):
+                assert jax.typeof(array).sharding.spec[0] == "rows", name
+            for array in jax.tree.leaves(dparams):
+                assert not any(jax.typeof(array).sharding.spec), name
+        print("compared", name)
+
+
+def test_layers_spread_over_two_devices_equal_layers_on_one():
+    program = (
+        "import jax; jax.config.update('jax_num_cpu_devices', 2); "
+        "jax.config.update('jax_disable_most_optimizations', True); "
+        "from tests.layers import test_sharding; test_sharding.compare()"
+    )
+    # No XLA_FLAGS: another test's number of devices would come before this one's.
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    environment |= {"JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parents[2],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("compared") == len(layers())

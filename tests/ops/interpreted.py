@@ -1,0 +1,26 @@
+"""The kernels of accelerators as implementations that run on any machine, since Pallas interprets them."""
+
+from typing import Any
+
+from jax.experimental.pallas import tpu
+
+from jaxrnn.ops.dispatch import Implementation
+from jaxrnn.ops.pallas import not_a_tile
+from jaxrnn.ops.pallas.gpu import GPU
+from jaxrnn.ops.pallas.recurrence import Device, pallas_recurrence
+from jaxrnn.ops.pallas.tpu import TPU
+
+
+def interpreted(device: Device, interpret: Any = True) -> Implementation:
+    """In every dtype: float64 too, which no device has, shows that the equations are right to the last digits."""
+
+    def run(pointwise, arrays, *, reverse, unroll):
+        return pallas_recurrence(device, pointwise, arrays, reverse=reverse, interpret=interpret)
+
+    return Implementation(run, unable=lambda pointwise, arrays, platform: not_a_tile(pointwise, arrays))
+
+
+RACES = tpu.InterpretParams(detect_races=True, uninitialized_memory="nan")
+"""A TPU's memory and copies step by step: what nobody wrote is NaN, and races are told."""
+
+KERNELS = {"pallas_gpu": interpreted(GPU), "pallas_tpu": interpreted(TPU, RACES)}

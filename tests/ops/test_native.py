@@ -1,0 +1,229 @@
+"""The C++ library at sizes where it has threads, panels, blocks and tails to get wrong, against the scan.
+
+The conformance suite holds it against a Python loop, at sizes of a few units and steps.
+"""
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, Mesh
+
+from jaxrnn.ops import (
+    LSTMCarry,
+    Projection,
+    explain,
+    gru_pointwise,
+    lstm_pointwise,
+    recurrence,
+    simple_rnn_pointwise,
+)
+from jaxrnn.ops.native import build, library
+from tests.ops.oracle import assert_close
+
+TANH = simple_rnn_pointwise(jnp.tanh)
+CELLS = {"simple_rnn": (TANH, 1), "lstm": (lstm_pointwise, 4), "gru": (gru_pointwise, 3)}
+
+needs_library = pytest.mark.skipif(library.why_not_loaded() is not None, reason=str(library.why_not_loaded()))
+
+# batch, time, in_features, hidden
+SHAPES = {
+    "rows_apart": (70, 9, 5, 37),
+    "units_apart": (3, 11, 7, 300),
+    "units_apart_odd": (1, 6, 2, 515),
+    "one_thread": (2, 40, 3, 17),
+    "one_unit": (5, 4, 1, 1),
+    "many_chunks": (1, 700, 4, 20),
+    "wide_batch": (600, 3, 17, 64),
+}
+
+
+def arguments(cell: str, shape: tuple[int, ...], dtype: Any, masks: bool, seed: int = 0) -> dict[str, Any]:
+    batch, time, in_features, hidden = shape
+    gates = CELLS[cell][1]
+    random = np.random.RandomState(seed)
+
+    def array(*sizes: int, scale: float = 1.0) -> jax.Array:
+        return jnp.asarray(scale * random.randn(*sizes), dtype)
+
+    def carry() -> Any:
+        h = array(batch, hidden)
+        return LSTMCarry(array(batch, hidden), h) if cell == "lstm" else h
+
+    width = gates * hidden
+    found: dict[str, Any] = {
+        "recurrent_kernel": array(hidden, width, scale=hidden**-0.5),
+        "xw": Projection(array(time, batch, in_features), array(in_features, width), array(width)),
+        "initial_carry": carry(),
+        "recurrent_bias": array(width) if cell == "gru" else None,
+    }
+    if masks:
+        found |= {
+            "recurrent_scale": array(batch, hidden),
+            "seq_lengths": jnp.asarray(random.randint(0, time + 1, batch)),
+            "resets": jnp.asarray(random.rand(time, batch) < 0.2),
+            "reset_carry": carry(),
+        }
+    return found
+
+
+def results_and_gradients(cell: str, given: dict[str, Any], implementation: str, reverse: bool):
+    smooth = {k: v for k, v in given.items() if k not in ("recurrent_scale", "seq_lengths", "resets")}
+    fixed = {k: v for k, v in given.items() if k not in smooth}
+
+    @jax.jit
+    def run(smooth):
+        def forward(smooth):
+            return recurrence(CELLS[cell][0], **smooth, **fixed, reverse=reverse, implementation=implementation)
+
+        results, pullback = jax.vjp(forward, smooth)
+        return results, pullback(jax.tree.map(lambda a: jnp.cos(a * 3), results))[0]
+
+    return run(smooth)
+
+
+@needs_library
+@pytest.mark.parametrize("masks", [False, True], ids=["plain", "masks"])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("cell", CELLS)
+def test_every_way_of_dividing_the_work_equals_the_scan(cell, shape, masks):
+    with jax.enable_x64(True):
+        given = arguments(cell, SHAPES[shape], jnp.float64, masks)
+        found = results_and_gradients(cell, given, "native", masks)
+        assert_close(found, results_and_gradients(cell, given, "scan", masks))
+
+
+@needs_library
+@pytest.mark.parametrize("cell", CELLS)
+def test_float32_is_as_near_to_float64_as_the_scan_is(cell):
+    given = arguments(cell, (33, 20, 6, 50), jnp.float32, masks=True)
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda a: a.astype(jnp.float64) if a.dtype == jnp.float32 else a, given)
+        exact = jax.tree.map(np.asarray, results_and_gradients(cell, wide, "scan", False))
+
+    def error(implementation: str) -> float:
+        found = results_and_gradients(cell, given, implementation, False)
+        pairs = zip(jax.tree.leaves(found), jax.tree.leaves(exact), strict=True)
+        return max(np.abs(np.asarray(a, np.float64) - b).max() / np.abs(b).max() for a, b in pairs)
+
+    assert error("native") < max(2 * error("scan"), 1e-6)
+
+
+@needs_library
+def test_arrays_with_the_batch_first_in_memory_give_the_same():
+    given = arguments("gru", (6, 15, 4, 20), jnp.float32, masks=False)
+    xw = given["xw"]
+    hinted = given | {"xw": Projection(xw.inputs, xw.kernel, xw.bias, batch_major=True)}
+    plain = results_and_gradients("gru", given, "native", False)
+    found = results_and_gradients("gru", hinted, "native", False)
+    assert_close(jax.tree.leaves(found), jax.tree.leaves(plain), 1e-6)
+
+
+@needs_library
+def test_tanh_keeps_the_digits_of_small_numbers_saturates_and_passes_nan_on():
+    with jax.enable_x64(True):
+        for dtype, tolerance in ((jnp.float32, 5e-7), (jnp.float64, 1e-15)):
+            x = np.concatenate([np.geomspace(1e-30, 100, 4000), [0.0, np.inf]]).astype(dtype)
+            x = np.concatenate([x, -x])
+            carry, _ = recurrence(
+                TANH, jnp.zeros((1, 1), dtype), jnp.asarray(x)[None, :, None], jnp.zeros((len(x), 1), dtype)
+            )
+            found = np.asarray(carry[:, 0], np.float64)
+            np.testing.assert_allclose(found, np.tanh(x.astype(np.float64)), rtol=tolerance)
+            assert np.abs(found).max() == 1
+            missing = jnp.full((1, 1, 1), jnp.nan, dtype)
+            assert jnp.isnan(
+                recurrence(TANH, jnp.zeros((1, 1), dtype), missing, jnp.zeros((1, 1), dtype))[0]
+            ).all()
+
+
+@needs_library
+@pytest.mark.parametrize("instructions", ["avx2", "base"])
+def test_older_processors_compute_the_same(instructions):
+    environment = os.environ | {"JAXRNN_INSTRUCTION_SET": instructions}
+    code = (
+        "import jax, jax.numpy as jnp\n"
+        "from jaxrnn.ops.native import library\n"
+        f"assert library.instruction_set() in ({instructions!r}, 'base'), library.instruction_set()\n"
+        "import tests.ops.test_native as t\n"
+        "for cell in t.CELLS:\n"
+        "    t.test_every_way_of_dividing_the_work_equals_the_scan(cell, 'rows_apart', True)\n"
+        "    t.test_float32_is_as_near_to_float64_as_the_scan_is(cell)\n"
+        "t.test_tanh_keeps_the_digits_of_small_numbers_saturates_and_passes_nan_on()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@needs_library
+def test_threads_that_call_it_at_once_do_not_disturb_each_other():
+    given = arguments("lstm", (64, 12, 8, 64), jnp.float32, masks=False)
+    expected = results_and_gradients("lstm", given, "native", False)
+
+    @jax.jit
+    def both(smooth):
+        # Two calls that do not depend on each other: XLA may run them at the same time.
+        one = recurrence(lstm_pointwise, **smooth, implementation="native")
+        two = recurrence(lstm_pointwise, **smooth, reverse=True, implementation="native")
+        return one, two
+
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(4) as pool:
+        for one, _ in pool.map(lambda _: both(given), range(20)):
+            assert_close(one, expected[0], 1e-6)
+
+
+def reason(platform: str = "cpu", pointwise: Any = TANH, dtype: Any = jnp.float32, **changes: Any) -> str:
+    given: dict[str, Any] = {
+        "recurrent_kernel": jax.ShapeDtypeStruct((3, 3), dtype),
+        "xw": jax.ShapeDtypeStruct((4, 2, 3), dtype),
+        "initial_carry": jax.ShapeDtypeStruct((2, 3), dtype),
+    }
+    return explain(pointwise, **given | changes, platform=platform).reasons.get("native", "")
+
+
+def test_it_says_why_it_cannot_run():
+    assert "for CPUs, and this runs on a gpu" in reason("gpu")
+    assert "not this cell" in reason(pointwise=simple_rnn_pointwise(jax.nn.gelu))
+    assert "there is bfloat16" in reason(dtype=jnp.bfloat16)
+    mixed = jax.ShapeDtypeStruct((2, 3), jnp.bfloat16)
+    assert "there is bfloat16 and float32" in reason(initial_carry=mixed)
+    with pytest.raises(ValueError, match="implementation='native' cannot run this: it has SimpleRNN"):
+        h = jnp.zeros((2, 3))
+        recurrence(simple_rnn_pointwise(jax.nn.gelu), jnp.eye(3), jnp.ones((4, 2, 3)), h, implementation="native")
+
+
+def test_an_explicit_mesh_is_left_to_the_scan():
+    mesh = Mesh(np.array(jax.devices()[:1]), ("data",), axis_types=(AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        assert "explicit mesh" in reason()
+
+
+def test_without_the_library_everything_runs_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(library, "LIBRARY", tmp_path / "libjaxrnn.so")
+    library.why_not_loaded.cache_clear()
+    try:
+        assert "was not built" in reason()
+        assert jnp.isfinite(recurrence(TANH, jnp.eye(3), jnp.ones((4, 2, 3)), jnp.zeros((2, 3)))[1]).all()
+        (tmp_path / "libjaxrnn.so").write_bytes(b"not a library")
+        library.why_not_loaded.cache_clear()
+        assert "cannot be loaded" in reason()
+    finally:
+        monkeypatch.undo()
+        library.why_not_loaded.cache_clear()
+
+
+def test_a_missing_or_failing_compiler_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(RuntimeError, match="no C\\+\\+ compiler: \\$CXX is 'no-such-compiler'"):
+        build.build(tmp_path / "libjaxrnn.so")
+    monkeypatch.setenv("CXX", "false")
+    with pytest.raises(RuntimeError, match="failed"):
+        build.build(tmp_path / "libjaxrnn.so")
+    assert not (tmp_path / "libjaxrnn.so").exists()

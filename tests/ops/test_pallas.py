@@ -1,0 +1,278 @@
+"""What is the kernels' own: what they refuse, what they save, padding and tiles, and that compilers take them."""
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+import benchmarks.aot
+from benchmarks.aot import CELLS, forward_and_backward, shapes, without_masks_gradients
+from benchmarks.aot_devices import known_device
+from jaxrnn.ops import (
+    IMPLEMENTATIONS,
+    LSTMCarry,
+    explain,
+    gru_pointwise,
+    gru_reset_before_pointwise,
+    lstm_pointwise,
+    recurrence,
+    simple_rnn_pointwise,
+)
+from jaxrnn.ops.pallas import not_a_tile, tpu
+from jaxrnn.ops.pallas.cell import Cell, plan
+from jaxrnn.ops.pallas.gpu import GPU
+from jaxrnn.ops.pallas.tpu import TPU
+from jaxrnn.ops.step import Recurrence
+from tests.ops.interpreted import KERNELS, RACES
+from tests.ops.oracle import assert_close
+
+TANH = simple_rnn_pointwise(jnp.tanh)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick(quick_compilation):
+    pass
+
+
+def arrays(hidden: int = 64, gates: int = 1, dtype: Any = "bfloat16", carry: Any = lambda h: h, params: Any = ()):
+    """Shapes of a recurrence."""
+
+    def array(*shape, dtype=dtype) -> Any:
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    h = array(2, hidden)
+    return Recurrence(array(hidden, gates * hidden), array(5, 2, gates * hidden), carry(h), params)
+
+
+def reason(pointwise, a: Recurrence, platform: str) -> str | None:
+    choice = explain(pointwise, a.recurrent_kernel, a.xw, a.initial_carry, params=a.params, platform=platform)
+    return choice.reasons.get("pallas")
+
+
+def test_a_cpu_is_refused_by_name_and_scan_runs():
+    x = jnp.ones((3, 2, 4))
+    with pytest.raises(
+        ValueError, match="implementation='pallas' cannot run this: it needs a gpu or a tpu, not a cpu"
+    ):
+        recurrence(TANH, jnp.eye(4), x, x[0], implementation="pallas")
+    assert explain(TANH, jnp.eye(4), x, x[0], platform="cpu").chosen == "scan"
+
+
+@pytest.mark.parametrize(
+    ("gates", "dtype", "largest"),
+    [(1, "bfloat16", 256), (3, "bfloat16", 128), (4, "bfloat16", 128), (1, "float32", 128), (4, "float32", 64)],
+)
+def test_on_a_gpu_the_kernel_is_picked_up_to_the_largest_hidden_size_that_fits(gates, dtype, largest):
+    pointwise, carry = {1: (TANH, None), 3: (gru_pointwise, None), 4: (lstm_pointwise, LSTMCarry)}[gates]
+
+    def why_not(hidden):
+        a = arrays(hidden, gates, dtype, carry=lambda h: carry(h, h) if carry else h)
+        return reason(pointwise, a, "gpu")
+
+    assert why_not(largest) is None
+    found = why_not(largest + 1)
+    assert found is not None
+    assert found.endswith(f"the largest hidden size that does is {largest}")
+
+
+def test_on_a_tpu_a_larger_size_fits_but_scan_is_picked_until_somebody_measures():
+    assert TPU.unable(arrays(1024)) is None
+    assert TPU.unable(arrays(2048, 4, carry=lambda h: LSTMCarry(h, h))) is None
+    assert "the largest hidden size that does is 2048" in str(TPU.unable(arrays(4096, 4)))
+    assert "not measured" in str(reason(TANH, arrays(), "tpu"))
+
+
+def test_all_bits_of_float32_have_their_own_limit():
+    with jax.default_matmul_precision("highest"):
+        assert GPU.unable(arrays(64, dtype="float32")) is None
+        assert "TF32_TF32_F32_X3" in str(GPU.unable(arrays(128, dtype="float32")))
+        assert GPU.unable(arrays(128)) is None  # bfloat16 has no such bits
+
+
+def mean_over_units(params, carry, xw, rh):
+    return carry, xw[0] - xw[0].mean(-1, keepdims=True)
+
+
+def constant(params, carry, xw, rh):
+    return carry, xw[0] * np.full(1, 0.9, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("pointwise", "changes", "message"),
+    [
+        (mean_over_units, {}, "not elementwise: it or its derivative has reduce_sum"),
+        (lambda p, c, xw, rh: (c, jnp.cumsum(xw[0], -1)), {}, "not elementwise: .* cumsum"),
+        (lambda p, c, xw, rh: (c, xw[0] * jax.lax.lgamma(rh[0])), {}, "not elementwise: .* lgamma"),
+        (constant, {}, "closes over an array"),
+        (
+            lambda p, c, xw, rh: (c, p @ xw[0]),
+            {"params": jax.ShapeDtypeStruct((64,), "float32")},
+            "does not take tiles",
+        ),
+        (gru_reset_before_pointwise, {"params": jax.ShapeDtypeStruct((64, 64), "bfloat16")}, r"\(64, 64\)"),
+        (TANH, {"params": jax.ShapeDtypeStruct((64,), "int32")}, "params is int32, but the GPU kernel runs"),
+        (TANH, {"dtype": "float64"}, "xw is float64, but the GPU kernel runs float32, bfloat16, float16"),
+        (
+            lambda p, c, xw, rh: (c, xw[0]),
+            {"carry": lambda h: (jax.ShapeDtypeStruct((2, 7), "bfloat16"), h)},
+            "7 columns, not those of h: 64",
+        ),
+    ],
+)
+def test_what_the_kernels_cannot_run_falls_back_and_is_told(pointwise, changes, message):
+    found = reason(pointwise, arrays(**changes), "gpu")
+    assert found is not None
+    assert re.search(message, found), found
+
+
+def test_what_is_saved_of_a_step():
+    def kept(pointwise, a):
+        found = plan(Cell.of(pointwise, a))
+        return len(found.kept), found.carries, found.shared
+
+    assert kept(TANH, arrays()) == (
+        0,
+        (0,),
+        True,
+    )  # the output, which exists anyway, and h for the weight gradient
+    assert kept(lstm_pointwise, arrays(gates=4, carry=lambda h: LSTMCarry(h, h))) == (5, (0, 1), True)
+    assert kept(gru_pointwise, arrays(gates=3)) == (4, (0,), False)
+
+
+def random_problem(time, batch, hidden, dtype, seed=0):
+    random = np.random.RandomState(seed)
+
+    def array(*shape):
+        return jnp.asarray(random.randn(*shape), dtype)
+
+    arguments = {
+        "params": {"scale": 1 + 0.1 * array(hidden)},
+        "recurrent_kernel": array(hidden, hidden) / hidden**0.5,
+        "xw": array(time, batch, hidden),
+        "initial_carry": array(batch, hidden),
+        "recurrent_scale": array(batch, hidden),
+    }
+    return arguments, (array(batch, hidden), array(time, batch, hidden))
+
+
+def divided(params, carry, xw, rh):
+    # In the padding 0 / 0: none of it may reach what is real.
+    h = jnp.tanh((xw[0] + rh[0]) / params["scale"])
+    return h, h
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_padding_tiles_and_chunks_of_time_change_nothing(name, reverse, monkeypatch, capfd):
+    monkeypatch.setattr(tpu, "MOST_STEPS", 2)  # the last chunk holds one step
+    monkeypatch.setattr(tpu, "MOST_ROWS", 16)
+    arguments, cotangents = random_problem(time=5, batch=19, hidden=20, dtype="float32")
+
+    def results_and_gradients(implementation):
+        def run(arguments):
+            return recurrence(divided, **arguments, reverse=reverse, implementation=implementation)
+
+        results, pullback = jax.vjp(run, arguments)
+        gradients = pullback(cotangents)[0]
+        del gradients["recurrent_scale"]  # reference differentiates it, the others hold it to be a mask
+        return results, gradients
+
+    monkeypatch.setitem(IMPLEMENTATIONS, name, KERNELS[name])
+    assert_close(results_and_gradients(name), results_and_gradients("reference"), 2e-5)
+    assert "RACE" not in "".join(capfd.readouterr())
+
+
+def test_races_would_be_told(capfd):
+    def everyone_writes(x, y):
+        y[...] = x[...]
+
+    block = pl.BlockSpec((8, 128), lambda i: (0, 0))
+    params = pltpu.CompilerParams(dimension_semantics=("parallel",))
+    call = pl.pallas_call(
+        everyone_writes,
+        grid=(2,),
+        in_specs=[block],
+        out_specs=block,
+        out_shape=jax.ShapeDtypeStruct((8, 128), "float32"),
+        compiler_params=params,
+        interpret=replace(RACES, num_cores_or_threads=2),
+    )
+    raised = ""
+    try:
+        jax.block_until_ready(call(jnp.ones((8, 128))))
+    except jax.errors.JaxRuntimeError as error:  # newer versions of JAX raise, older ones print
+        raised = str(error)
+    assert "RACE" in raised + "".join(capfd.readouterr())
+
+
+DEVICES = {"cuda": GPU, "tpu": TPU}
+
+
+def lower(function, a, platform) -> str:
+    with known_device(platform):
+        return jax.jit(function).trace(a).lower(lowering_platforms=(platform,)).as_text()
+
+
+@pytest.mark.parametrize("platform", DEVICES)
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(
+    ("cell", "hidden", "dtype"), [(c, 64, "bfloat16") for c in CELLS] + [("LSTM", 20, "float32")]
+)
+def test_kernels_lower_without_a_device(platform, reverse, cell, hidden, dtype):
+    run = forward_and_backward(DEVICES[platform], CELLS[cell], reverse=reverse)
+
+    def program(a):
+        results, gradients = run(a)
+        return results, without_masks_gradients(gradients)
+
+    text = lower(program, shapes(CELLS[cell], hidden, dtype, batch=20, time=9), platform)
+    target = {"cuda": "__gpu$xla.gpu.triton", "tpu": "tpu_custom_call"}[platform]
+    assert text.count(target) >= 2
+
+
+OPERATIONS = {
+    "abs": jnp.abs,
+    "clamp": lambda x: jnp.clip(x, -1, 1),
+    "cos": jnp.cos,
+    "exp": jnp.exp,
+    "exp2": jnp.exp2,
+    "floor_ceil": lambda x: x * (jnp.floor(x) + jnp.ceil(x)),
+    "gelu": jax.nn.gelu,
+    "integer_pow": lambda x: x**3 + 1 / x**2,
+    "is_finite": lambda x: jnp.where(jnp.isfinite(x), x, 0),
+    "leaky_relu": jax.nn.leaky_relu,
+    "log": jnp.log,
+    "log1p": jnp.log1p,
+    "logical": lambda x: jnp.where(((x > 0) & (x <= 2)) | ~(x >= -1) ^ (x != 3), x, -x),
+    "maximum": lambda x: jnp.maximum(x, 0) + jnp.minimum(x, 1),
+    "pow": lambda x: jnp.abs(x) ** 1.5,
+    "relu": jax.nn.relu,
+    "rsqrt": jax.lax.rsqrt,
+    "sigmoid": jax.nn.sigmoid,
+    "sign": lambda x: x * jnp.sign(x),
+    "silu": jax.nn.silu,
+    "sin": jnp.sin,
+    "softsign": jax.nn.soft_sign,
+    "sqrt": jnp.sqrt,
+    "square": jnp.square,
+    "stop_gradient": lambda x: x * jax.lax.stop_gradient(x),
+    "tan": jnp.tan,
+}
+
+
+@pytest.mark.parametrize("platform", DEVICES)
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operations_that_pass_for_elementwise_lower_with_their_derivatives(platform, name):
+    def pointwise(params, carry, xw, rh):
+        h = OPERATIONS[name](xw[0] + rh[0])
+        return h, h
+
+    a = arrays(dtype="float32")
+    assert not_a_tile(pointwise, a) is None
+    lower(forward_and_backward(DEVICES[platform], benchmarks.aot.Cell(pointwise, 1)), a, platform)
