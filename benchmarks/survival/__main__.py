@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,15 @@ def count(folder: Path, options: Options) -> dict[str, Counter]:
         }
         if options.disks:
             found["disks"] = pool.submit(jobs.disks, folder / "disks", "stateful", 60)
-        return counts | {name: future.result() for name, future in found.items()}
+        return counts | {name: outcome(future) for name, future in found.items()}
+
+
+def outcome(future: "Future[Counter]") -> Counter:
+    """What was counted, or why it broke off."""
+    try:
+        return future.result()
+    except jobs.Unexpected as error:
+        return Counter({f"BROKEN OFF: {error}": 1})
 
 
 def share(number: int, task: int) -> int:
