@@ -35,6 +35,7 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
 from experiments import runs  # noqa: E402
+from experiments.compilation_cache import use_compilation_cache  # noqa: E402
 from experiments.config import Settings, read_settings, resolve  # noqa: E402
 from experiments.devices import batch_mesh, claim_devices, join_processes, lost_peer  # noqa: E402
 from experiments.pipeline import Forecasting, load  # noqa: E402
@@ -90,6 +91,7 @@ def run_experiment(settings: Settings) -> int:
         raise ValueError("--resume needs --out, the folder of the run to go on with")
     if not settings.distributed:
         claim_devices(settings.devices)
+    use_compilation_cache(settings.compilation_cache)
     main = processes.is_main()
     console.quiet = not main
     folder = settings.out or runs.new_folder(config)
