@@ -158,8 +158,8 @@ def check(results: dict[str, Result]) -> None:
         if not np.allclose(result.losses, baseline.losses, rtol=LOSS_TOLERANCE, atol=0):
             raise ValueError(
                 f"{result.task}: {result.library} and {baseline.library} do not train alike, so their times "
-                f"cannot be compared: from the same weights and without shuffling their losses are {result.losses} and "
-                f"{baseline.losses}"
+                f"cannot be compared: from the same weights and without shuffling their losses are "
+                f"{result.losses} and {baseline.losses}"
             )
 
 

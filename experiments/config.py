@@ -14,7 +14,7 @@ from jaxrnn.data import available_series
 from jaxrnn.ops import ACTIVATIONS
 from jaxrnn.training import OPTIMIZERS
 
-_RUN_ONLY = ("out", "devices", "resume")
+_RUN_ONLY = ("out", "devices", "compilation_cache", "resume")
 _POSITIVE = ("window", "batch_size", "epochs", "learning_rate", "clip_norm", "patience", "season", "level_width")
 
 
@@ -179,6 +179,14 @@ class Settings:
             metavar="N",
             help="How many devices (cores of a CPU) share each batch.",
             help_behavior_hint="(default: all, where each gets 32 rows of a batch or more)",
+        ),
+    ] = None
+    compilation_cache: Annotated[
+        Path | None,
+        arg(
+            metavar="DIR",
+            help="Keep compiled programs in this folder: the same experiment starts sooner the next time.",
+            help_behavior_hint="(default: none)",
         ),
     ] = None
     resume: Annotated[

@@ -34,6 +34,7 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
 from experiments import runs  # noqa: E402
+from experiments.compilation_cache import use_compilation_cache  # noqa: E402
 from experiments.config import Settings, read_settings, resolve  # noqa: E402
 from experiments.devices import batch_mesh, claim_devices  # noqa: E402
 from experiments.pipeline import Forecasting, load  # noqa: E402
@@ -61,6 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
 def run_experiment(settings: Settings) -> int:
     config, preparation = resolve(settings), None
     claim_devices(settings.devices)
+    use_compilation_cache(settings.compilation_cache)
     folder = settings.out or runs.new_folder(config)
     if settings.resume:
         if settings.out is None:
