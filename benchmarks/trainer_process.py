@@ -51,9 +51,9 @@ class Session:
     def _learn(self) -> dict[str, Any]:
         began, values = time.perf_counter(), []
         wanted = data_of(self.task).valid_targets
-        for _ in range(self.task.max_epochs):
-            values.append(score(self.task, self.trainer.predict(), wanted))  # after the first epoch at once
-            if self.task.reached(values[-1]):
+        while True:  # the first epoch has been trained
+            values.append(score(self.task, self.trainer.predict(), wanted))
+            if self.task.reached(values[-1]) or len(values) >= self.task.max_epochs:
                 break
             self.trainer.epoch()
         reached = self.task.reached(values[-1])

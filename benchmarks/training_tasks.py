@@ -39,11 +39,11 @@ class Task:
     optimizer: str = "sgd"
     learning_rate: float = 1.5e-6
     output_scale: float = 200.0
-    target: float = 6.5
+    target: float = 7.0
     time: int = 30
     batch: int = 128
     series: int = 1
-    max_epochs: int = 60
+    max_epochs: int = 100
 
     @property
     def every_step(self) -> bool:

@@ -1,0 +1,50 @@
+"""The README shows what the results say."""
+
+import json
+
+import pytest
+
+from benchmarks.readme import TABLES, main, rewrite
+
+RESULT = {
+    "benchmark": "epoch",
+    "machine": {"processor": "Intel(R) Xeon(R) CPU", "cores": 2, "jax": "1.2", "keras": None, "torch": None},
+    "timings": {"jaxrnn": {"median": 0.04, "low": 0.03, "high": 0.05, "first_call_s": 1.0}},
+    "ratios_to_ours": {"jaxrnn": {"median": 1.0, "low": 1.0, "high": 1.0}},
+}
+
+
+@pytest.fixture
+def results(tmp_path):
+    (tmp_path / "epoch-some-machine.json").write_text(json.dumps(RESULT))
+    return tmp_path
+
+
+def test_the_readme_is_what_the_results_say():
+    assert main(["--check"]) == 0, "run python -m benchmarks.readme"
+
+
+def test_a_table_is_written_and_the_rest_is_kept(results):
+    before = (
+        "prose\n<!-- results: epoch -->\nold\n<!-- end -->\nmore\n<!-- results: sweep -->\nkept\n<!-- end -->\n"
+    )
+    after, names = rewrite(before, results, "some-machine")
+    assert names == ["epoch"]
+    assert "| jaxrnn | 40.0 (30.0 to 50.0) | 1 | 1.00 |" in after and "old" not in after
+    assert after.startswith("prose\n") and "more\n<!-- results: sweep -->\nkept\n" in after
+    assert rewrite(after, results, "some-machine")[0] == after
+
+
+def test_check_fails_and_changes_nothing_where_they_differ(results, capsys):
+    readme = results / "README.md"
+    readme.write_text("<!-- results: epoch -->\nold\n<!-- end -->\n")
+    options = ["--readme", str(readme), "--results", str(results), "--machine", "some-machine"]
+    assert main([*options, "--check"]) == 1
+    assert "old" in readme.read_text()
+    assert main(options) == 0
+    assert main([*options, "--check"]) == 0
+
+
+def test_an_unknown_table_is_an_error(results):
+    with pytest.raises(ValueError, match="available: " + ", ".join(TABLES)):
+        rewrite("<!-- results: nonsense -->\n<!-- end -->\n", results, "some-machine")

@@ -1,0 +1,100 @@
+"""The trainings that are timed against each other are the same ones, and a process answers for each."""
+
+import contextlib
+import importlib.util
+
+import numpy as np
+import pytest
+
+from benchmarks.process import Process
+from benchmarks.trainers import LIBRARIES, ours
+from benchmarks.training import LOSS_TOLERANCE, UNLIKE, check
+from benchmarks.training_tables import Result, as_json, epoch_table, growth_table, markdown
+from benchmarks.training_tasks import TASKS, data_of, score
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+SIZES = {"hidden": [4], "time": 8, "batch": 256}
+
+
+def small(name: str):
+    sizes = SIZES if name != "stateful" else {**SIZES, "batch": 1, "time": 100}
+    return TASKS[name].with_sizes(sizes)
+
+
+@pytest.mark.parametrize("library", ["keras", "torch"])
+@pytest.mark.parametrize("name", TASKS)
+def test_all_libraries_train_the_same(name, library):
+    if (name, library) in UNLIKE:
+        pytest.skip(UNLIKE[name, library])
+    if LIBRARIES[library].missing():
+        pytest.skip(f"{LIBRARIES[library].label} is not installed")
+    task = small(name)
+    data = data_of(task)
+    mine, theirs = (make(task, data, shuffle=False) for make in (ours, LIBRARIES[library].make))
+    np.testing.assert_allclose(
+        [theirs.epoch() for _ in range(2)], [mine.epoch() for _ in range(2)], rtol=LOSS_TOLERANCE
+    )
+    outputs = theirs.predict()
+    assert outputs.shape == data.valid_targets.shape
+    np.testing.assert_allclose(mine.predict(), outputs, rtol=2e-2, atol=2e-2)
+
+
+def test_data_is_what_the_tasks_say():
+    data = data_of(TASKS["seq2vec"])
+    inputs, targets = data.windows(TASKS["seq2vec"])
+    assert inputs.shape == (970, 30, 1) and targets.shape == (970, 1)
+    np.testing.assert_array_equal(inputs[1, -1], targets[0])
+    assert data.valid_inputs.shape == (461, 30, 1)
+    np.testing.assert_array_equal(data.valid_inputs[1, -1], data.valid_targets[0])
+    twice = TASKS["seq2vec"].with_sizes({"series": 2})
+    np.testing.assert_array_equal(data_of(twice).windows(twice)[0][970:], inputs)
+    frequencies = TASKS["classification"]
+    inputs, targets = data_of(frequencies).windows(frequencies)
+    assert inputs.shape == (1280, 64, 1) and targets.shape == (1280, 5)
+    spectrum = np.abs(np.fft.rfft(inputs[..., 0]))[:, 2:7]
+    assert score(frequencies, spectrum, targets) > 0.95
+
+
+def test_a_process_answers_every_request():
+    with Process("benchmarks.trainer_process", {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}) as process:
+        sizes = {"hidden": [4], "time": 100, "max_epochs": 2, "target": 0.0}
+        process.ask({"do": "start", "library": "jaxrnn", "task": "stateful", "sizes": sizes})
+        assert process.ask({"do": "first"})["seconds"] > 0
+        learned = process.ask({"do": "learn"})
+        assert len(learned["values"]) == 2 and not learned["reached"]
+        assert process.ask({"do": "memory"})["bytes"] > 2**20
+        assert len(process.ask({"do": "check"})["losses"]) == 2
+        assert len(process.ask({"do": "epochs", "number": 3})["seconds"]) == 3
+        with pytest.raises(ValueError, match="ended with 1"):
+            process.ask({"do": "nothing of the kind"})
+
+
+def result(library: str, losses: list[float], task: str = "seq2vec") -> Result:
+    learned = {"seconds": 2.0, "values": [9.0, 6.0], "reached": True}
+    return Result(task, library, {"seconds": 1.0}, learned, 2**20, losses, [0.1, 0.2])
+
+
+def test_a_library_that_trains_something_else_is_named():
+    same = {"jaxrnn": result("jaxrnn", [1.0, 0.5]), "torch": result("torch", [1.0, 0.501])}
+    check(same)
+    with pytest.raises(ValueError, match="torch and jaxrnn do not train alike"):
+        check(same | {"torch": result("torch", [1.0, 0.6])})
+    check({"jaxrnn": result("jaxrnn", [1.0], "stateful"), "keras": result("keras", [2.0], "stateful")})
+
+
+def test_tables():
+    results = [result("jaxrnn", [1.0]), result("torch", [1.0])]
+    growth = {"base": {"jaxrnn": [0.1], "torch": [0.2]}, "T 60": {"jaxrnn": [0.2]}}
+    assert epoch_table(results).rows[1][2].startswith("1.00")
+    assert epoch_table(results).rows[0][4] == "3.0 (2 epochs)"
+    assert growth_table(growth).rows[1] == ["T 60", "200", ""]
+    assert "| PyTorch |" in markdown(results, growth, 2, ["someone: absent."])
+    assert as_json(results, growth)["growth"][1]["size"] == "T 60"
+
+
+def test_what_is_missing_is_said():
+    for library in LIBRARIES.values():
+        with contextlib.suppress(ValueError):  # a package that is half there
+            missing = importlib.util.find_spec(library.package) is None
+            assert (library.missing() is not None) == missing
