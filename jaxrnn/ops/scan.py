@@ -21,6 +21,7 @@ step. The derivation is backpropagation through time (Werbos 1990, doi:10.1109/5
 """
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +78,31 @@ class _Pullback:
         return (name, index) in self.sources
 
 
+# fmt: off
+CHEAP = frozenset((
+    "abs", "add", "add_any", "broadcast_in_dim", "concatenate", "convert_element_type", "copy", "div", "eq", "ge",
+    "gt", "integer_pow", "le", "lt", "max", "min", "mul", "ne", "neg", "reshape", "select_n", "sign", "slice",
+    "split", "square", "squeeze", "stop_gradient", "sub",
+))
+# fmt: on
+"""Operations that the backward loop does again: to save their results at every step would cost more."""
+
+
+def _is_dear(operation: Any, *arguments: Any, **options: Any) -> bool:
+    return operation.name not in CHEAP
+
+
+def _saving_little(step: Callable[..., Any], arguments: Any) -> Callable[..., Any]:
+    """The same function, whose pullback keeps what dear operations give: transcendentals, sums, products.
+
+    By itself ``jax.vjp`` keeps the factors of every multiplication, and of tanh both y and 1 - y. A function with
+    a derivative of its own (``jax.custom_vjp``) says itself what it keeps.
+    """
+    if "custom_vjp" in str(jax.make_jaxpr(step)(*arguments)):
+        return step
+    return jax.checkpoint(step, prevent_cse=False, policy=_is_dear)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _recurrence(pointwise: Pointwise, reverse: bool, unroll: int, arrays: Recurrence) -> tuple[Carry, Array]:
     return _forward(pointwise, reverse, unroll, arrays, save=False)[0]
@@ -96,6 +122,7 @@ def _forward(
         step = functools.partial(apply_pointwise, pointwise)
         saved: Any = None
         if save:
+            step = _saving_little(step, (a.params, carry, xw_t, rh))
             (new_carry, y), pullback = jax.vjp(step, a.params, carry, xw_t, rh)
             carry_in = jax.tree.leaves(carry)
             known = {"output": [y], "carry": carry_in, "params": jax.tree.leaves(a.params)}

@@ -57,3 +57,14 @@ def test_gradients_are_right_and_equal_those_of_the_cell_scanned_by_hand(name):
             assert jnp.abs(b).max() > 1e-3, jax.tree_util.keystr(path)
             np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9, err_msg=jax.tree_util.keystr(path))
     check_grads(jax.jit(on_the_engine), arguments, order=2, modes=("rev",), rtol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "kept"), [("LeakyCell", 3), ("MinimalGatedCell", 6), ("LayerNormCell", 4)])
+def test_of_every_step_little_is_kept(name, kept):
+    """Of MinimalGatedCell: the outputs, h before the step, the gate, the candidate, and the two blocks of rh."""
+    layer: Any = jaxrnn.RNN(readme_cells()[name](2, 4, param_dtype=jnp.float64, rngs=nnx.Rngs(0)), time_major=True)
+    graphdef, params = nnx.split(layer)
+    x = jnp.ones((6, 3, 2))
+    _, pullback = jax.vjp(lambda params: nnx.merge(graphdef, params)(x), params)
+    numbers = sum(leaf.size for leaf in jax.tree.leaves(pullback) if leaf.shape[:2] == (6, 3) and leaf is not x)
+    assert (numbers - x.size) // (6 * 3 * 4) == kept
