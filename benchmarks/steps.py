@@ -1,9 +1,10 @@
 """One cell, one step at a time, in every library: what benchmarks.streaming times, in a process of its own.
 
-A step gets the carry of the one before and inputs ``[1, in_features]`` that are an array of the library already,
-and is over when its output is there. Every JAX library's cell runs under ``jax.jit`` with its parameters as an
-argument, as their documents have it; ours also by ``streaming_step``. PyTorch's runs in inference mode on one
-thread: a second one has nothing to do at this size, and waiting for it costs.
+A step gets the carry of the one before and inputs ``[1, in_features]`` that are an array of the library already
+(NumPy's for our native step), and is over when its output is there. Every JAX library's cell runs under
+``jax.jit`` with its parameters as an argument, as their documents have it; ours also by ``streaming_step``, in the
+C++ library and compiled. PyTorch's runs in inference mode on one thread: a second one has nothing to do at this
+size, and waiting for it costs.
 """
 
 import importlib
@@ -22,6 +23,7 @@ from benchmarks.shapes import Shape
 from benchmarks.timing import Timing, interleave, seconds_of
 from jaxrnn.layers.streaming import streaming_step
 
+COMPILED = "jaxrnn, compiled"
 PLAIN = "jaxrnn, plain jit"
 TOLERANCE = 1e-5
 CHECKED_STEPS = 16
@@ -36,17 +38,30 @@ def contestants(cell: str, in_features: int, hidden: int) -> dict[str, Steps]:
     made = entry.make(Shape(1, 1, in_features, hidden))
     weights = weights_of(made)
     inputs = np.random.default_rng(0).normal(size=(1, in_features)).astype(np.float32)
-    step, carry = streaming_step(made, inputs)
+    native, first_carry = streaming_step(made, inputs)
+    compiled, donated_carry = streaming_step(made, inputs, implementation="jax")
     graphdef, params = nnx.split(made)
     first = jax.tree.map(jnp.array, made.initialize_carry(inputs.shape))
     found: dict[str, Steps] = {
-        OURS: _in_jax(step, carry, inputs),
+        OURS: _in_numpy(native, first_carry, inputs),
+        COMPILED: _in_jax(compiled, donated_carry, inputs),
         PLAIN: _jitted(lambda params, carry, x: nnx.merge(graphdef, params)(carry, x), params, first, inputs),
     }
     for name, make in MAKERS.items():
         if name in entry.recipes and PEERS[name].missing() is None:
             found[LABELS[name]] = make(entry.recipes[name], weights, inputs)
     return found
+
+
+def _in_numpy(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, x: np.ndarray) -> Steps:
+    def steps(number: int) -> Any:
+        nonlocal carry
+        y = None
+        for _ in range(number):
+            carry, y = step(carry, x)
+        return y
+
+    return steps
 
 
 def _in_jax(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, inputs: np.ndarray) -> Steps:

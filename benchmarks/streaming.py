@@ -4,8 +4,9 @@
     python -m benchmarks.streaming --quick      # under a minute, to see that everything works
 
 Contestants, all with the same weights (their outputs after 16 steps are compared first) and inputs that are an
-array of the library already: ours by ``streaming_step``, ours under a plain ``jax.jit``, the cells of Flax, Haiku
-and Keras under ``jax.jit``, and PyTorch's cells in inference mode. benchmarks/steps.py has them.
+array of the library already: ours by ``streaming_step``, in the C++ library with NumPy arrays and compiled by JAX,
+and under a plain ``jax.jit``; the cells of Flax, Haiku and Keras under ``jax.jit``; and PyTorch's cells in
+inference mode. benchmarks/steps.py has them.
 
 Everything is measured twice: with ``jax_cpu_enable_async_dispatch`` off, as streaming on a CPU wants it, and as
 JAX comes, where a program is handed to another thread and waited for. Each cell and setting has a process of its
@@ -137,8 +138,9 @@ def report(
         "# One step at a time\n\n",
         f"Microseconds a step, B = 1: median, and quartiles in parentheses, of {repetitions} repetitions of 2 "
         f"calls of {options.steps} steps, the fastest in bold; every step waits for its output. Float32, same "
-        "weights in all, outputs compared before. Ratios are a contestant's time divided by that of "
-        "`streaming_step`, pair by pair: above 1 ours is faster. PyTorch runs in inference mode, on one "
+        "weights in all, outputs compared before. Ratios are a contestant's time divided by ours, "
+        "pair by pair: above 1 ours is faster. jaxrnn is `streaming_step` in the C++ library, NumPy arrays in and "
+        'out; compiled is the same with `implementation="jax"`. PyTorch runs in inference mode, on one '
         "thread.\n\n",
         *(f"- {who}: {why}.\n" for who, why in absences.items()),
     ]

@@ -1,9 +1,12 @@
-"""One step at a time, as fast as JAX can be called: for controllers, agents and signals that arrive live.
+"""One step at a time, as fast as Python can call it: for controllers, agents and signals that arrive live.
 
-At B = 1 a step is a few microseconds of arithmetic, and the rest is the cost of a call. Three things bring that
-down: the weights are constants of the program instead of arguments, the carry is donated so that its memory is
-written again, and the program is compiled beforehand, so that no call looks for it. A fourth is a setting of the
-whole process, which must come before JAX is first used::
+At B = 1 a step is a microsecond or two of arithmetic, and the rest is the cost of a call. The built-in cells run
+on a CPU in the C++ library, which is called past JAX: NumPy's arrays in and out, the weights packed once.
+
+Everything else is a compiled program of JAX, with three things that bring its cost down: the weights are constants
+of the program instead of arguments, the carry is donated so that its memory is written again, and the program is
+compiled beforehand, so that no call looks for it. A fourth is a setting of the whole process, which must come
+before JAX is first used::
 
     jax.config.update("jax_cpu_enable_async_dispatch", False)
 
@@ -17,18 +20,25 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from jaxrnn.cells.base import RecurrentCell
 from jaxrnn.layers.rnn import RNN
 from jaxrnn.layers.stack import StackedRNN
-from jaxrnn.ops.step import Carry
+from jaxrnn.ops.native.recurrence import unable
+from jaxrnn.ops.native.streaming import NativeStep
+from jaxrnn.ops.step import Carry, Projection, Recurrence
+
+IMPLEMENTATIONS = ("native", "jax")
 
 
 class Step(Protocol):
     """``(carry, inputs) -> (carry, outputs)`` for one step."""
 
-    def __call__(self, carry: Carry, inputs: Any, /) -> tuple[Carry, Array]: ...
+    def __call__(self, carry: Carry, inputs: Any, /) -> tuple[Carry, Any]: ...
 
 
-def streaming_step(layer: nnx.RNNCellBase | RNN | StackedRNN, inputs: Any) -> tuple[Step, Carry]:
+def streaming_step(
+    layer: nnx.RNNCellBase | RNN | StackedRNN, inputs: Any, *, implementation: str | None = None
+) -> tuple[Step, Carry]:
     """One step of a layer as a compiled function, and the carry to begin with.
 
     Handing the carry on through a sequence gives what the layer gives for the sequence as a whole.
@@ -38,15 +48,22 @@ def streaming_step(layer: nnx.RNNCellBase | RNN | StackedRNN, inputs: Any) -> tu
         they are now: a layer that is trained on needs a new step.
       inputs: one step's inputs ``[*batch, in_features]``; only their shape and dtype matter, and
         ``jax.ShapeDtypeStruct`` will do.
+      implementation: ``"native"``, the C++ library: SimpleRNN (tanh, relu, sigmoid), LSTM and GRU (reset after)
+        on a CPU in float32 or float64; ``"jax"``, a compiled program: any cell, dtype and device; None for the
+        first of them that can.
 
     Returns:
-      ``step(carry, inputs) -> (carry, outputs)`` with outputs ``[*batch, hidden]``, for inputs of just this shape
-      and dtype, NumPy's too; and the first carry, as from the layer's ``initialize_carry``. The carry that is
-      passed in is donated: use only the one that comes out, and ``jax.tree.map(jnp.copy, carry)`` beforehand of
-      one to return to.
+      ``step(carry, inputs) -> (carry, outputs)`` with outputs ``[*batch, hidden]``, for inputs of just this shape,
+      NumPy's or JAX's; and the first carry, as from the layer's ``initialize_carry``.
+
+      The native step returns NumPy arrays that are read-only and never change, as one who keeps them expects.
+      The compiled one returns JAX arrays, wants inputs of just the same dtype too, and the carry that is passed in
+      is donated: use only the one that comes out, and ``jax.tree.map(jnp.copy, carry)`` beforehand of one to
+      return to.
 
     Raises:
-      ValueError: the layer needs later steps (both directions, ``reverse``), or is training with dropout.
+      ValueError: the layer needs later steps (both directions, ``reverse``), or is training with dropout; or
+        ``implementation`` cannot run it, and why.
 
     >>> import jax.numpy as jnp
     >>> import jaxrnn
@@ -60,6 +77,20 @@ def streaming_step(layer: nnx.RNNCellBase | RNN | StackedRNN, inputs: Any) -> tu
     True
     """
     _check(layer)
+    if implementation not in (None, *IMPLEMENTATIONS):
+        raise ValueError(f"{implementation=} is none of {', '.join(IMPLEMENTATIONS)} and None")
+    carry = _first_carry(layer, inputs.shape)
+    if implementation == "jax":
+        return _compiled(layer, inputs, carry), carry
+    native = _native(layer, inputs, carry)
+    if not isinstance(native, str):
+        return native, carry
+    if implementation == "native":
+        raise ValueError(f'implementation="native": {native}')
+    return _compiled(layer, inputs, carry), carry
+
+
+def _compiled(layer: Any, inputs: Any, carry: Carry) -> Step:
     graphdef, weights = nnx.split(layer)
     shape = jax.ShapeDtypeStruct(inputs.shape, inputs.dtype)
 
@@ -69,17 +100,51 @@ def streaming_step(layer: nnx.RNNCellBase | RNN | StackedRNN, inputs: Any) -> tu
             return merged.cell(carry, inputs)
         if not isinstance(merged, StackedRNN):
             return merged(carry, inputs)
-        carries, outputs = [], inputs
-        for number, (cell, own) in enumerate(zip(merged.cells, carry, strict=True)):
-            below = outputs
-            own, outputs = cell(own, below)
-            if merged.skip_connections and number > 0:
-                outputs = outputs + below
-            carries.append(own)
-        return tuple(carries), outputs
+        return _through(merged.cells, carry, inputs, merged.skip_connections)
 
-    carry = _first_carry(layer, inputs.shape)
-    return jax.jit(apply, donate_argnums=0).lower(carry, shape).compile(), carry
+    return jax.jit(apply, donate_argnums=0).lower(carry, shape).compile()
+
+
+def _native(layer: Any, inputs: Any, carry: Carry) -> Step | str:
+    """The step in the library, or why there is none."""
+    if not isinstance(layer, StackedRNN):
+        return _native_cell(layer.cell if isinstance(layer, RNN) else layer, inputs, carry)
+    steps, below = [], inputs
+    for cell, own in zip(layer.cells, carry, strict=True):
+        step = _native_cell(cell, below, own)
+        if isinstance(step, str):
+            return step
+        steps.append(step)
+        below = jax.tree.leaves(own)[-1]
+    skip_connections = layer.skip_connections
+    return lambda carry, inputs: _through(steps, carry, inputs, skip_connections)
+
+
+def _native_cell(cell: Any, inputs: Any, carry: Carry) -> NativeStep | str:
+    if not isinstance(cell, RecurrentCell):
+        return f"a {type(cell).__name__} is no jaxrnn.RecurrentCell"
+    x = jnp.zeros((1, *inputs.shape), inputs.dtype)
+    projection = cell.lazy_projection(x, False)
+    if not isinstance(projection, Projection):
+        return f"{type(cell).__name__} has an input_projection of its own"
+    if 0 in inputs.shape:
+        return f"inputs of shape {inputs.shape} are empty"
+    kernel, bias = cell.recurrent_parameters(cell.compute_dtype(x))
+    pointwise, params = cell.pure_pointwise()
+    arrays = Recurrence(kernel, projection, carry, params, bias)
+    return unable(pointwise, arrays, next(iter(kernel.devices())).platform) or NativeStep(pointwise, arrays)
+
+
+def _through(steps: Any, carries: Any, inputs: Any, skip_connections: bool) -> tuple[Carry, Any]:
+    """One step through layers that stand on each other."""
+    new, outputs = [], inputs
+    for number, (step, carry) in enumerate(zip(steps, carries, strict=True)):
+        below = outputs
+        carry, outputs = step(carry, below)
+        if skip_connections and number > 0:
+            outputs = outputs + below
+        new.append(carry)
+    return tuple(new), outputs
 
 
 def _check(layer: Any) -> None:

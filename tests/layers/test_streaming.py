@@ -1,5 +1,10 @@
 """One step at a time: the same as the whole sequence, for everything that can be streamed."""
 
+import gc
+import re
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +13,7 @@ from flax import nnx
 
 import jaxrnn
 from jaxrnn.layers.streaming import streaming_step
+from jaxrnn.ops.native.library import why_not_loaded
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -26,15 +32,31 @@ LAYERS = {
 }
 
 
+NATIVE = [
+    "SimpleRNN",
+    "LSTM",
+    "GRU",
+    "skip connections",
+    "one step returned",
+    "RNN",
+]
+"""Those that the C++ library has."""
+
+needs_library = pytest.mark.skipif(why_not_loaded() is not None, reason=str(why_not_loaded()))
+
+
 def assert_close(a, b):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), a, b)
 
 
-@pytest.mark.parametrize("name", LAYERS)
-def test_steps_make_a_sequence(name):
+@pytest.mark.parametrize(
+    ("name", "implementation"),
+    [(name, "jax") for name in LAYERS] + [pytest.param(name, "native", marks=needs_library) for name in NATIVE],
+)
+def test_steps_make_a_sequence(name, implementation):
     layer = LAYERS[name]()
     expected_carry, expected = layer(jnp.asarray(X), return_carry=True)
-    step, carry = streaming_step(layer, X[:, 0])
+    step, carry = streaming_step(layer, X[:, 0], implementation=implementation)
     outputs = []
     for t in range(X.shape[1]):
         carry, y = step(carry, X[:, t] if t % 2 else jnp.asarray(X[:, t]))  # NumPy's arrays and JAX's
@@ -47,9 +69,10 @@ def test_steps_make_a_sequence(name):
 def test_any_number_of_batch_axes(batch):
     cell = jaxrnn.LSTMCell(3, 4, rngs=nnx.Rngs(0))
     x = jnp.ones((*batch, 3))
-    step, carry = streaming_step(cell, jax.ShapeDtypeStruct(x.shape, x.dtype))
-    expected = cell(cell.initialize_carry(x.shape), x)
-    assert_close(step(carry, x), expected)
+    for implementation in (None, "jax"):
+        step, carry = streaming_step(cell, jax.ShapeDtypeStruct(x.shape, x.dtype), implementation=implementation)
+        expected = cell(cell.initialize_carry(x.shape), x)
+        assert_close(step(carry, x), expected)
 
 
 def test_bfloat16_keeps_its_dtypes():
@@ -60,7 +83,7 @@ def test_bfloat16_keeps_its_dtypes():
 
 
 def test_the_carry_is_donated_and_a_copy_can_be_returned_to():
-    step, carry = streaming_step(jaxrnn.LSTMCell(3, 4, rngs=nnx.Rngs(0)), X[:, 0])
+    step, carry = streaming_step(jaxrnn.LSTMCell(3, 4, rngs=nnx.Rngs(0)), X[:, 0], implementation="jax")
     first = jax.tree.map(jnp.copy, carry)
     _, y = step(carry, X[:, 0])
     assert carry.h.is_deleted()
@@ -96,3 +119,88 @@ def test_dropout_that_is_off_does_not_matter():
     layer.eval()
     step, carry = streaming_step(layer, X[:, 0])
     assert_close(step(carry, X[:, 0])[1], layer(jnp.asarray(X[:, :1]))[:, 0])
+
+
+@needs_library
+@pytest.mark.parametrize("make", [jaxrnn.SimpleRNNCell, jaxrnn.LSTMCell, jaxrnn.GRUCell])
+@pytest.mark.parametrize(("inputs", "hidden"), [(1, 1), (3, 16), (17, 33), (64, 128), (5, 65)])
+def test_the_library_steps_like_the_cell_in_float64(make, inputs, hidden):
+    xs = np.random.default_rng(1).normal(size=(5, 2, inputs))
+    with jax.enable_x64(True):
+        bias = nnx.initializers.normal()
+        cell = make(inputs, hidden, bias_init=bias, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+        step, carry = streaming_step(cell, xs[0], implementation="native")
+        expected = cell.initialize_carry(xs[0].shape)
+        for x in xs:
+            carry, y = step(carry, x)
+            expected, expected_y = cell(expected, jnp.asarray(x))
+            assert y.dtype == np.float64
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-12), carry, expected)
+            np.testing.assert_allclose(y, expected_y, rtol=0, atol=1e-12)
+
+
+@needs_library
+def test_what_came_out_never_changes_and_any_carry_can_be_returned_to():
+    step, carry = streaming_step(jaxrnn.LSTMCell(3, 4, rngs=nnx.Rngs(0)), X[:, 0])
+    signal = np.random.default_rng(2).normal(size=(150, 2, 3)).astype(np.float32)
+    carries, copies = [carry], []
+    for x in signal:
+        carry, y = step(carry, x)
+        carries.append(carry)
+        copies.append(y.copy())
+    for t in (149, 0, 64, 63, 1):
+        np.testing.assert_array_equal(carries[t + 1].h, copies[t])
+        np.testing.assert_array_equal(step(carries[t], signal[t])[1], copies[t])
+        np.testing.assert_array_equal(step(jax.tree.map(jnp.asarray, carries[t]), signal[t])[1], copies[t])
+    with pytest.raises(ValueError, match="read-only"):
+        carry.h[0, 0] = 1
+
+
+@needs_library
+def test_threads_share_a_step():
+    step, first = streaming_step(jaxrnn.GRUCell(3, 64, rngs=nnx.Rngs(0)), X[:, 0])
+
+    def run(seed: int) -> np.ndarray:
+        carry = y = first
+        for x in np.random.default_rng(seed).normal(size=(300, 2, 3)).astype(np.float32):
+            carry, y = step(carry, x)
+        return y
+
+    expected = [run(seed) for seed in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        for a, b in zip(pool.map(run, range(4)), expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@needs_library
+def test_the_memory_of_a_step_is_freed():
+    step, _ = streaming_step(jaxrnn.GRUCell(3, 4, rngs=nnx.Rngs(0)), X[:, 0])
+    gone = weakref.ref(step)
+    del step
+    gc.collect()
+    assert gone() is None
+
+
+@needs_library
+@pytest.mark.parametrize(
+    ("carry", "inputs", "message"),
+    [
+        (None, X[0, 0], "inputs of shape (3,), where this step was made for (2, 3)"),
+        (None, X[:, :1], "inputs of shape (2, 1, 3)"),
+        (None, X[:, 0] * 1j, "Cannot cast"),
+        (np.zeros((2, 4)), X[:, 0], "a carry PyTreeDef(*)"),
+        (jaxrnn.LSTMCarry(jnp.zeros((2, 4)), jnp.zeros((1, 4))), X[:, 0], "of shapes [(2, 4), (1, 4)]"),
+    ],
+)
+def test_wrong_arguments_of_a_native_step(carry, inputs, message):
+    step, first = streaming_step(jaxrnn.LSTMCell(3, 4, rngs=nnx.Rngs(0)), X[:, 0])
+    with pytest.raises((ValueError, TypeError), match=re.escape(message)):
+        step(first if carry is None else carry, inputs)
+
+
+@pytest.mark.parametrize(
+    ("implementation", "message"), [("native", "not this cell"), ("scan", "is none of native, jax")]
+)
+def test_an_implementation_that_cannot_be_had(implementation, message):
+    with pytest.raises(ValueError, match=message):
+        streaming_step(jaxrnn.LeakyCell(3, 4, rngs=nnx.Rngs(0)), X[:, 0], implementation=implementation)

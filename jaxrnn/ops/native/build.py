@@ -51,13 +51,14 @@ def build(library: Path = LIBRARY) -> Path:
     sets = {**(X86_SETS if x86 else {}), "base": []}
     common = [*compiler(), *FLAGS, *(["-DJAXRNN_X86"] if x86 else [])]
     with tempfile.TemporaryDirectory() as folder:
-        objects = {name: f"{folder}/{name}.o" for name in [*sets, "library"]}
+        objects = {name: f"{folder}/{name}.o" for name in [*sets, "library", "streaming"]}
         commands = [
             [*common, *flags, f"-DJAXRNN_ISA={name}", "-c", str(SOURCES / "recurrence.cpp"), "-o", objects[name]]
             for name, flags in sets.items()
         ]
         include = ["-isystem", str(headers())]
-        commands.append([*common, *include, "-c", str(SOURCES / "library.cpp"), "-o", objects["library"]])
+        for name in ("library", "streaming"):
+            commands.append([*common, *include, "-c", str(SOURCES / f"{name}.cpp"), "-o", objects[name]])
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(_run, commands))
         linked = f"{folder}/{library.name}"

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "instruction_set.h"
 #include "recurrence.h"
 #include "team.h"
 #include "xla/ffi/api/ffi.h"
@@ -19,41 +20,6 @@ namespace ffi = xla::ffi;
 
 namespace jaxrnn {
 namespace {
-
-// The instruction sets that were compiled, best first.
-enum class Set { kAVX512, kAVX2, kBase };
-
-Set best_set() {
-  // For tests of what this processor could do better.
-  const char* wanted = std::getenv("JAXRNN_INSTRUCTION_SET");
-  const std::string limit = wanted ? wanted : "";
-#if defined(JAXRNN_X86)
-  __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
-  if (avx512 && limit != "avx2" && limit != "base") return Set::kAVX512;
-  if (avx2 && limit != "base") return Set::kAVX2;
-#endif
-  return Set::kBase;
-}
-
-template <class T>
-const Kernels<T>& choose(const Kernels<T>& avx512, const Kernels<T>& avx2, const Kernels<T>& base) {
-  static const Set set = best_set();
-  return set == Set::kAVX512 ? avx512 : set == Set::kAVX2 ? avx2 : base;
-}
-
-template <class T>
-const Kernels<T>& kernels() {
-#if defined(JAXRNN_X86)
-  if constexpr (sizeof(T) == 4) return choose(avx512::kernels_f32, avx2::kernels_f32, base::kernels_f32);
-  if constexpr (sizeof(T) == 8) return choose(avx512::kernels_f64, avx2::kernels_f64, base::kernels_f64);
-#else
-  if constexpr (sizeof(T) == 4) return base::kernels_f32;
-  if constexpr (sizeof(T) == 8) return base::kernels_f64;
-#endif
-}
 
 // Memory that outlives a call: asking the operating system anew each time costs a page fault every 4 KiB.
 class Scratch {

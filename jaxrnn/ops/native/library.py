@@ -3,6 +3,7 @@
 import ctypes
 import functools
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -19,19 +20,36 @@ def why_not_loaded() -> str | None:
             "or newer) and jaxrnn again, or run python -m jaxrnn.ops.native.build"
         )
     try:
-        library = ctypes.CDLL(str(LIBRARY))
+        library = _functions()
         for target in TARGETS:
             jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, target)), platform="cpu")
     except Exception as error:  # whatever a damaged or foreign file makes the loader or JAX say
-        return f"{LIBRARY} cannot be loaded: {error}"
+        return f"{LIBRARY} cannot be loaded (python -m jaxrnn.ops.native.build makes it anew): {error}"
     return None
+
+
+def loaded() -> Any:
+    """The library's functions, or a ValueError."""
+    reason = why_not_loaded()
+    if reason is not None:
+        raise ValueError(f"there is no native library: {reason}")
+    return _functions()
 
 
 def instruction_set() -> str:
     """Which code of the library this processor runs: ``avx512``, ``avx2`` or ``base``."""
-    reason = why_not_loaded()
-    if reason is not None:
-        raise ValueError(f"there is no native library: {reason}")
-    function = ctypes.CDLL(str(LIBRARY)).jaxrnn_instruction_set
-    function.restype = ctypes.c_char_p
-    return function().decode()
+    return loaded().jaxrnn_instruction_set().decode()
+
+
+@functools.cache
+def _functions() -> Any:
+    # PyDLL keeps Python's lock: to let go of it and take it back costs as much as a step.
+    library, address = ctypes.PyDLL(str(LIBRARY)), ctypes.c_void_p
+    library.jaxrnn_instruction_set.restype = ctypes.c_char_p
+    library.jaxrnn_stream.restype = address
+    library.jaxrnn_stream.argtypes = [ctypes.c_int] * 5 + [address] * 4
+    library.jaxrnn_stream_step.restype = None
+    library.jaxrnn_stream_step.argtypes = [address] * 6
+    library.jaxrnn_stream_free.restype = None
+    library.jaxrnn_stream_free.argtypes = [address]
+    return library

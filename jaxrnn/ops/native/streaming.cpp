@@ -1,0 +1,91 @@
+// One step at a time without JAX: a cell whose weights are packed once, for calls straight from Python.
+
+#include <cstdlib>
+#include <memory>
+#include <vector>
+
+#include "instruction_set.h"
+#include "recurrence.h"
+
+namespace jaxrnn {
+namespace {
+
+// A step is shorter than it takes to wake a thread: the caller's does it alone.
+Member alone(bool packs, void* workspace) {
+  return {0, 1, true, packs, !packs, [](void*) {}, nullptr, workspace};
+}
+
+class Stream {
+ public:
+  virtual ~Stream() = default;
+  virtual void step(const void* x, const void* c, const void* h, void* new_c, void* new_h) = 0;
+};
+
+template <class T>
+class StreamOf : public Stream {
+ public:
+  // Keeps nothing of what `p` points to.
+  explicit StreamOf(const Problem<T>& p) : p_(p), memory_(nullptr, std::free) {
+    const size_t size = kernels<T>().workspace(p, false, 1);
+    memory_.reset(std::aligned_alloc(64, (size + 63) / 64 * 64));
+    if (!memory_) return;
+    kernels<T>().forward(p, alone(/*packs=*/true, memory_.get()));
+    const int width = p.hidden * (p.cell == Cell::kLSTM ? 4 : p.cell == Cell::kGRU ? 3 : 1);
+    p_.bias = copy(p.bias, width, bias_);
+    p_.recurrent_bias = copy(p.recurrent_bias, width, recurrent_bias_);
+  }
+
+  bool has_memory() const { return memory_ != nullptr; }
+
+  void step(const void* x, const void* c, const void* h, void* new_c, void* new_h) override {
+    p_.x = static_cast<const T*>(x), p_.c = static_cast<const T*>(c), p_.h = static_cast<const T*>(h);
+    p_.last_c = static_cast<T*>(new_c), p_.last_h = p_.y = static_cast<T*>(new_h);
+    kernels<T>().forward(p_, alone(/*packs=*/false, memory_.get()));
+  }
+
+ private:
+  static const T* copy(const T* from, int count, std::vector<T>& to) {
+    if (!from) return nullptr;
+    to.assign(from, from + count);
+    return to.data();
+  }
+
+  Problem<T> p_;
+  std::unique_ptr<void, decltype(&std::free)> memory_;
+  std::vector<T> bias_, recurrent_bias_;
+};
+
+template <class T>
+Stream* make(int cell, int batch, int in_features, int hidden, const void* kernel, const void* bias,
+             const void* recurrent_kernel, const void* recurrent_bias) {
+  Problem<T> p{};
+  p.cell = static_cast<Cell>(cell);
+  p.time = 1, p.batch = batch, p.in_features = in_features, p.hidden = hidden;
+  p.kernel = static_cast<const T*>(kernel), p.bias = static_cast<const T*>(bias);
+  p.x = p.kernel;  // not null: there are inputs. Packing does not read them
+  p.recurrent_kernel = static_cast<const T*>(recurrent_kernel);
+  p.recurrent_bias = static_cast<const T*>(recurrent_bias);
+  auto stream = std::make_unique<StreamOf<T>>(p);
+  return stream->has_memory() ? stream.release() : nullptr;
+}
+
+}  // namespace
+}  // namespace jaxrnn
+
+#pragma GCC visibility push(default)
+
+// Null without memory. Arrays are float or, with `wide`, double, as in Problem; biases may be null.
+extern "C" void* jaxrnn_stream(int wide, int cell, int batch, int in_features, int hidden, const void* kernel,
+                               const void* bias, const void* recurrent_kernel, const void* recurrent_bias) {
+  return (wide ? jaxrnn::make<double> : jaxrnn::make<float>)(cell, batch, in_features, hidden, kernel, bias,
+                                                             recurrent_kernel, recurrent_bias);
+}
+
+extern "C" void jaxrnn_stream_step(void* stream, const void* x, const void* c, const void* h, void* new_c,
+                                   void* new_h) {
+  static_cast<jaxrnn::Stream*>(stream)->step(x, c, h, new_c, new_h);
+}
+
+extern "C" void jaxrnn_stream_free(void* stream) { delete static_cast<jaxrnn::Stream*>(stream); }
+
+#pragma GCC visibility pop
