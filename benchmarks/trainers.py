@@ -121,7 +121,9 @@ def keras(task: Task, data: Data, *, shuffle: bool = True) -> Trainer:
     )
     start = initial_model(task)
     weights = [array for cell in start.layers.cells for array in keras_weights(cell)]  # pyright: ignore
-    model.set_weights([*weights, *_head(start), *([np.zeros((1, n), np.float32) for n in task.hidden] * stateful)])
+    weights += _head(start)
+    states = [np.zeros(w.shape, np.float32) for w in model.weights[len(weights) :]]  # whether they count, depends
+    model.set_weights(weights + states)
     rate = task.learning_rate
     optimizer: Any = keras.optimizers.SGD(rate, momentum=0.9)
     if task.optimizer == "adam":

@@ -1,8 +1,7 @@
-"""The leaky, continuous-time cell of neuroscience: also the worked example of how to write a cell."""
+"""The leaky, continuous-time cell of neuroscience."""
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -10,6 +9,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxrnn.cells.base import RecurrentCell
+from jaxrnn.ops.pointwise import leaky_pointwise
+from jaxrnn.ops.step import Params, Pointwise
 
 
 class LeakyCell(RecurrentCell):
@@ -53,7 +54,8 @@ class LeakyCell(RecurrentCell):
             )
         self.leak = nnx.Param(jnp.broadcast_to(np.log(a / (1 - a)), self.hidden_features).astype(self.param_dtype))
 
+    def pure_pointwise(self) -> tuple[Pointwise, Params]:
+        return leaky_pointwise, self.leak[...]
+
     def pointwise(self, carry: Array, xw: tuple[Array, ...], rh: tuple[Array, ...]) -> tuple[Array, Array]:
-        a = jax.nn.sigmoid(self.leak[...])
-        h = (1 - a) * carry + a * jnp.tanh(xw[0] + rh[0])
-        return h, h
+        return leaky_pointwise(self.leak[...], carry, xw, rh)

@@ -48,7 +48,7 @@ def streaming_step(
         they are now: a layer that is trained on needs a new step.
       inputs: one step's inputs ``[*batch, in_features]``; only their shape and dtype matter, and
         ``jax.ShapeDtypeStruct`` will do.
-      implementation: ``"native"``, the C++ library: SimpleRNN (tanh, relu, sigmoid), LSTM and GRU (reset after)
+      implementation: ``"native"``, the C++ library: SimpleRNN (tanh, relu, sigmoid), LSTM, GRU and LeakyCell
         on a CPU in float32 or float64; ``"jax"``, a compiled program: any cell, dtype and device; None for the
         first of them that can.
 

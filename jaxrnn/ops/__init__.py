@@ -6,6 +6,7 @@ from jaxrnn.ops.pointwise import (
     LSTMCarry,
     gru_pointwise,
     gru_reset_before_pointwise,
+    leaky_pointwise,
     lstm_pointwise,
     simple_rnn_pointwise,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "explain",
     "gru_pointwise",
     "gru_reset_before_pointwise",
+    "leaky_pointwise",
     "lstm_pointwise",
     "named_activation",
     "recurrence",

@@ -152,5 +152,16 @@ def gru_reset_before_pointwise(params: Array, carry: Array, xw: tuple[Array, ...
     return h, h
 
 
+def leaky_pointwise(params: Array, carry: Array, xw: tuple[Array, ...], rh: tuple[Array, ...]):
+    """The leaky, continuous-time cell: h_t = (1 - a) h_{t-1} + a tanh(xw + rh), with a = sigmoid(params).
+
+    ``params`` is ``[hidden]``. Source: Jaeger, Lukosevicius, Popovici, Siewert (2007),
+    doi:10.1016/j.neunet.2007.04.016.
+    """
+    a = jax.nn.sigmoid(params)
+    h = (1 - a) * carry + a * jnp.tanh(xw[0] + rh[0])
+    return h, h
+
+
 ELEMENTWISE_FORMS: dict[Pointwise, Pointwise] = {lstm_pointwise: _lstm_elementwise}
 """The same equations gate by gate, for kernels, which cannot join and split arrays: of those written otherwise."""

@@ -36,6 +36,8 @@ NATIVE = [
     "SimpleRNN",
     "LSTM",
     "GRU",
+    "GRU, reset before",
+    "LeakyCell",
     "skip connections",
     "one step returned",
     "RNN",
@@ -199,8 +201,8 @@ def test_wrong_arguments_of_a_native_step(carry, inputs, message):
 
 
 @pytest.mark.parametrize(
-    ("implementation", "message"), [("native", "not this cell"), ("scan", "is none of native, jax")]
+    ("implementation", "message"), [("native", "no jaxrnn.RecurrentCell"), ("scan", "is none of native, jax")]
 )
 def test_an_implementation_that_cannot_be_had(implementation, message):
     with pytest.raises(ValueError, match=message):
-        streaming_step(jaxrnn.LeakyCell(3, 4, rngs=nnx.Rngs(0)), X[:, 0], implementation=implementation)
+        streaming_step(nnx.GRUCell(3, 4, rngs=nnx.Rngs(0)), X[:, 0], implementation=implementation)

@@ -17,6 +17,7 @@ from jaxrnn.ops import (
     Pointwise,
     gru_pointwise,
     gru_reset_before_pointwise,
+    leaky_pointwise,
     lstm_pointwise,
     simple_rnn_pointwise,
 )
@@ -59,7 +60,7 @@ def elman(activation) -> Pointwise:
 
 
 def leaky(params, carry, xw, rh):
-    leak = jax.nn.sigmoid(params["leak"])
+    leak = 1 / (1 + jnp.exp(-params))
     h = (1 - leak) * carry + leak * jnp.tanh(xw[0] + rh[0])
     return h, h
 
@@ -101,7 +102,7 @@ CASES = [
     Case("tanh", simple_rnn_pointwise(jnp.tanh), equations=elman(jnp.tanh)),
     Case("relu", simple_rnn_pointwise(jax.nn.relu), equations=elman(lambda z: jnp.maximum(z, 0))),
     Case("gelu", simple_rnn_pointwise(jax.nn.gelu), equations=elman(jax.nn.gelu)),
-    Case("leaky", leaky, params=lambda random, hidden: {"leak": random.randn(hidden)}),
+    Case("leaky", leaky_pointwise, params=lambda random, hidden: random.randn(hidden), equations=leaky),
     Case("two_part", two_part, carry=lambda part: (part(), part())),
     Case("minimal_gated_unit", minimal_gated_unit, gates=2, recurrent_bias=True),
     Case("lstm", lstm_pointwise, gates=4, carry=lambda part: LSTMCarry(part(), part()), equations=lstm),

@@ -19,6 +19,8 @@ from jaxrnn.ops import (
     Projection,
     explain,
     gru_pointwise,
+    gru_reset_before_pointwise,
+    leaky_pointwise,
     lstm_pointwise,
     recurrence,
     simple_rnn_pointwise,
@@ -27,7 +29,13 @@ from jaxrnn.ops.native import build, library
 from tests.ops.oracle import assert_close
 
 TANH = simple_rnn_pointwise(jnp.tanh)
-CELLS = {"simple_rnn": (TANH, 1), "lstm": (lstm_pointwise, 4), "gru": (gru_pointwise, 3)}
+CELLS = {
+    "simple_rnn": (TANH, 1),
+    "lstm": (lstm_pointwise, 4),
+    "gru": (gru_pointwise, 3),
+    "gru_reset_before": (gru_reset_before_pointwise, 3),
+    "leaky": (leaky_pointwise, 1),
+}
 
 needs_library = pytest.mark.skipif(library.why_not_loaded() is not None, reason=str(library.why_not_loaded()))
 
@@ -56,11 +64,13 @@ def arguments(cell: str, shape: tuple[int, ...], dtype: Any, masks: bool, seed: 
         return LSTMCarry(array(batch, hidden), h) if cell == "lstm" else h
 
     width = gates * hidden
+    own = {"leaky": array(hidden), "gru_reset_before": array(hidden, hidden, scale=hidden**-0.5)}
     found: dict[str, Any] = {
-        "recurrent_kernel": array(hidden, width, scale=hidden**-0.5),
+        "recurrent_kernel": array(hidden, 2 * hidden if cell == "gru_reset_before" else width, scale=hidden**-0.5),
         "xw": Projection(array(time, batch, in_features), array(in_features, width), array(width)),
         "initial_carry": carry(),
         "recurrent_bias": array(width) if cell == "gru" else None,
+        "params": own.get(cell),
     }
     if masks:
         found |= {

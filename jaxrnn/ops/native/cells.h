@@ -2,7 +2,8 @@
 //
 // x[g] and r[g] are what the input and the recurrent product contribute to gate g. `saved` is what the
 // backward pass needs besides the outputs. In `backward`, dh and dc come in as the whole gradients of the new
-// carry and go out as those of the old one, without the part that passes through the recurrent product.
+// carry and go out as those of the old one, without the part that passes through the recurrent product. `more` is
+// kept of every step like dx: of a cell that is `apart` dr of its last gate, of one with a leak the leak's gradient.
 
 #pragma once
 
@@ -12,6 +13,14 @@
 namespace jaxrnn::JAXRNN_ISA {
 
 
+// Where the numbers of a step lie: gate g of xw, dx and dxw in block kFirst + g of kBlocks, `more` in block kMore,
+// and what is saved from block kFirstSaved on.
+template <int kGateCount>
+struct Layout {
+  static constexpr int kGates = kGateCount, kBlocks = kGateCount, kFirst = 0, kMore = kGateCount, kFirstSaved = 0;
+  static constexpr bool kTwoStages = false;
+};
+
 template <class T>
 struct State {
   Vector<T> h, c;
@@ -19,18 +28,19 @@ struct State {
 
 // h = f(x + r), with f'(.) written in terms of h.
 template <class T, Cell kind>
-struct Simple {
-  static constexpr int kGates = 1, kSaved = 0;
-  static constexpr bool kApart = false, kHasC = false;
+struct Simple : Layout<1> {
+  static constexpr int kSaved = 0;
+  static constexpr bool kApart = false, kHasC = false, kHasLeak = false;
 
-  static INLINE State<T> forward(const Vector<T>* x, const Vector<T>* r, State<T>, Vector<T>*) {
+  static INLINE State<T> forward(const Vector<T>* x, const Vector<T>* r, State<T>, Vector<T>, Vector<T>*) {
     Vector<T> z = x[0] + r[0];
     if constexpr (kind == Cell::kTanh) return {tanh_vector<T>(z), z};
     if constexpr (kind == Cell::kSigmoid) return {sigmoid_vector<T>(z), z};
     return {z < T(0) ? Vector<T>{} : z, z};
   }
 
-  static INLINE void backward(Vector<T> y, State<T>, const Vector<T>*, State<T>& d, Vector<T>* dx, Vector<T>&) {
+  static INLINE void backward(Vector<T> y, State<T>, Vector<T>, const Vector<T>*, State<T>& d, Vector<T>* dx,
+                              Vector<T>&) {
     if constexpr (kind == Cell::kTanh) dx[0] = d.h * (T(1) - y * y);
     if constexpr (kind == Cell::kSigmoid) dx[0] = d.h * y * (T(1) - y);
     if constexpr (kind == Cell::kRelu) dx[0] = y > T(0) ? d.h : Vector<T>{};
@@ -40,11 +50,11 @@ struct Simple {
 
 // i, f, o = sigmoid(x + r), g = tanh(x + r), c = f c + i g, h = o tanh(c). Saved: i f g o c.
 template <class T>
-struct LSTM {
-  static constexpr int kGates = 4, kSaved = 5;
-  static constexpr bool kApart = false, kHasC = true;
+struct LSTM : Layout<4> {
+  static constexpr int kSaved = 5;
+  static constexpr bool kApart = false, kHasC = true, kHasLeak = false;
 
-  static INLINE State<T> forward(const Vector<T>* x, const Vector<T>* r, State<T> old, Vector<T>* saved) {
+  static INLINE State<T> forward(const Vector<T>* x, const Vector<T>* r, State<T> old, Vector<T>, Vector<T>* saved) {
     Vector<T> i = sigmoid_vector<T>(x[0] + r[0]), f = sigmoid_vector<T>(x[1] + r[1]);
     Vector<T> g = tanh_vector<T>(x[2] + r[2]), o = sigmoid_vector<T>(x[3] + r[3]);
     Vector<T> c = f * old.c + i * g;
@@ -52,7 +62,8 @@ struct LSTM {
     return {o * tanh_vector<T>(c), c};
   }
 
-  static INLINE void backward(Vector<T>, State<T> old, const Vector<T>* s, State<T>& d, Vector<T>* dx, Vector<T>&) {
+  static INLINE void backward(Vector<T>, State<T> old, Vector<T>, const Vector<T>* s, State<T>& d, Vector<T>* dx,
+                              Vector<T>&) {
     Vector<T> i = s[0], f = s[1], g = s[2], o = s[3], t = tanh_vector<T>(s[4]);
     Vector<T> dc = d.c + d.h * o * (T(1) - t * t);
     dx[0] = dc * g * i * (T(1) - i);
@@ -65,25 +76,72 @@ struct LSTM {
 
 // q, z = sigmoid(x + r), n = tanh(x_n + q r_n), h = n + z (h - n). Saved: q z n r_n.
 template <class T>
-struct GRU {
-  static constexpr int kGates = 3, kSaved = 4;
-  static constexpr bool kApart = true, kHasC = false;  // x and r of the third gate must not be added up
+struct GRU : Layout<3> {
+  static constexpr int kSaved = 4;
+  static constexpr bool kApart = true, kHasC = false, kHasLeak = false;  // x and r of the third gate must not be added up
 
-  static INLINE State<T> forward(const Vector<T>* x, const Vector<T>* r, State<T> old, Vector<T>* saved) {
+  static INLINE State<T> forward(const Vector<T>* x, const Vector<T>* r, State<T> old, Vector<T>, Vector<T>* saved) {
     Vector<T> q = sigmoid_vector<T>(x[0] + r[0]), z = sigmoid_vector<T>(x[1] + r[1]);
     Vector<T> n = tanh_vector<T>(x[2] + q * r[2]);
     saved[0] = q, saved[1] = z, saved[2] = n, saved[3] = r[2];
     return {n + z * (old.h - n), n};
   }
 
-  static INLINE void backward(Vector<T>, State<T> old, const Vector<T>* s, State<T>& d, Vector<T>* dx, Vector<T>& drn) {
+  static INLINE void backward(Vector<T>, State<T> old, Vector<T>, const Vector<T>* s, State<T>& d, Vector<T>* dx,
+                              Vector<T>& more) {
     Vector<T> q = s[0], z = s[1], n = s[2];
     Vector<T> dn = d.h * (T(1) - z) * (T(1) - n * n);
     dx[0] = dn * s[3] * q * (T(1) - q);
     dx[1] = d.h * (old.h - n) * z * (T(1) - z);
     dx[2] = dn;
-    drn = dn * q;
+    more = dn * q;
     d.h = d.h * z;
+  }
+};
+
+// n = tanh(x + r), h = h + a (n - h), with a leak a of each unit's own. Saved: n.
+template <class T>
+struct Leaky : Layout<1> {
+  static constexpr int kSaved = 1;
+  static constexpr bool kApart = false, kHasC = false, kHasLeak = true;
+
+  static INLINE State<T> forward(const Vector<T>* x, const Vector<T>* r, State<T> old, Vector<T> a, Vector<T>* saved) {
+    Vector<T> n = tanh_vector<T>(x[0] + r[0]);
+    saved[0] = n;
+    return {old.h + a * (n - old.h), n};
+  }
+
+  static INLINE void backward(Vector<T>, State<T> old, Vector<T> a, const Vector<T>* s, State<T>& d, Vector<T>* dx,
+                              Vector<T>& more) {
+    Vector<T> n = s[0];
+    dx[0] = d.h * a * (T(1) - n * n);
+    more = d.h * (n - old.h);
+    d.h = d.h * (T(1) - a);
+  }
+};
+
+// The GRU whose reset gate acts before the product, in two stages: q, z = sigmoid(x + r), and then its candidate, a
+// leaky cell with the leak 1 - z, whose recurrent product is that of q h. Saved: q z n.
+template <class T>
+struct GRUBefore : Layout<3> {
+  static constexpr int kSaved = 3;
+  static constexpr bool kTwoStages = true, kApart = false, kHasC = false, kHasLeak = false;
+};
+
+template <class T>
+struct Candidate {
+  static constexpr int kGates = 1, kBlocks = 3, kFirst = 2, kMore = 1, kSaved = 3, kFirstSaved = 2;
+  static constexpr bool kTwoStages = false, kApart = false, kHasC = false, kHasLeak = true;
+
+  static INLINE State<T> forward(const Vector<T>* x, const Vector<T>* r, State<T> old, Vector<T> a, Vector<T>* saved) {
+    return Leaky<T>::forward(x, r, old, a, saved + 2);
+  }
+
+  // `more` is the gradient of the pre-activation of z.
+  static INLINE void backward(Vector<T> y, State<T> old, Vector<T> a, const Vector<T>* s, State<T>& d, Vector<T>* dx,
+                              Vector<T>& more) {
+    Leaky<T>::backward(y, old, a, s + 2, d, dx, more);
+    more = -more * a * (T(1) - a);
   }
 };
 

@@ -3,6 +3,7 @@
 //     dkernel           += sum over steps of x_t.T dx_t         dbias           += sum of dx_t
 //     drecurrent_kernel += sum over steps of h_{t-1}.T dr_t     drecurrent_bias += sum of dr_t
 //     d inputs           = dx_t @ kernel.T
+//     down: the sum of what a cell with a leak says, or sum over steps of (q h_{t-1}).T dn_t
 //
 // It is done every few steps, while dx and dr are still in the cache: they never go to memory.
 
@@ -87,10 +88,10 @@ void weight_gradients(const Problem<T>& p, const Workspace<T>& w, const Member& 
     const bool start = first && begin == 0;
     // Chunks begin at a multiple of their length, so that the rows of one lie one after the other in the ring.
     const T* ring = w.ring_at(chunk.begin, begin, p.batch);
-    auto add = [&](int g, const T* right, Range columns, T* out, T* bias) {
+    auto add = [&](int g, const T* right, Range columns, T* out, int out_row, T* bias) {
       if (bias) add_rows(w, vectors, right, depth, start, bias + g * H, H);
       for (int i = 0; i < w.panel_count && columns.begin < columns.end; i++) {
-        add_product(w, columns, w.panels[i], right, depth, start, out + g * H, width, H);
+        add_product(w, columns, w.panels[i], right, depth, start, out + g * H, out_row, H);
       }
     };
     if (p.x) {
@@ -98,7 +99,7 @@ void weight_gradients(const Problem<T>& p, const Workspace<T>& w, const Member& 
         const int s = chunk.begin + (begin + k) / p.batch, b = (begin + k) % p.batch;
         w.block_rows[k] = p.x + p.row(p.step(s), b) * p.in_features;
       }
-      for (int g = 0; g < G; g++) add(g, ring + g * H, of_x, p.dkernel, p.dbias);
+      for (int g = 0; g < G; g++) add(g, ring + g * H, of_x, p.dkernel, width, p.dbias);
     }
     for (int k = 0; k < depth; k++) {
       const int s = chunk.begin + (begin + k) / p.batch, b = (begin + k) % p.batch;
@@ -110,10 +111,21 @@ void weight_gradients(const Problem<T>& p, const Workspace<T>& w, const Member& 
       }
       w.block_rows[k] = h;
     }
-    for (int g = 0; g < G; g++) {
+    constexpr int kRecurrent = CellType::kTwoStages ? 2 : G;
+    for (int g = 0; g < kRecurrent; g++) {
       const int in_ring = CellType::kApart && g == G - 1 ? G : g;
-      add(g, ring + in_ring * H, of_h, p.drecurrent_kernel, p.drecurrent_bias);
+      add(g, ring + in_ring * H, of_h, p.drecurrent_kernel, kRecurrent * H, p.drecurrent_bias);
     }
+    if (CellType::kHasLeak) add_rows(w, vectors, ring + G * H, depth, start, p.down, H);
+    if (!CellType::kTwoStages) continue;
+    for (int k = 0; k < depth; k++) {
+      const int s = chunk.begin + (begin + k) / p.batch, b = (begin + k) % p.batch;
+      const T *h = previous<T, CellType>(p, s, b).h, *q = p.saved + p.row(p.step(s), b) * CellType::kSaved * H;
+      T* q_h = w.block_h + (ptrdiff_t)k * H;
+      for (int j = of_h.begin; j < of_h.end; j++) q_h[j] = q[j] * h[j];
+      w.block_rows[k] = q_h;
+    }
+    add(0, ring + 2 * H, of_h, p.down, H, nullptr);
   }
 }
 

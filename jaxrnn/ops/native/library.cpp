@@ -142,11 +142,12 @@ ffi::Error launch(ffi::ThreadPool& pool, const Problem<T>& p, int gates, bool ba
 }
 
 // The arrays of a call, in the order in which Python passes them. Empty arrays stand for those that are not there.
-enum Inputs { kX, kKernel, kBias, kXw, kRecurrentKernel, kRecurrentBias, kC, kH, kScale, kValid, kResets, kResetC,
+enum Inputs { kX, kKernel, kBias, kXw, kRecurrentKernel, kRecurrentBias, kOwn, kC, kH, kScale, kValid, kResets, kResetC,
               kResetH, kInputs,
               kY = kInputs, kSaved, kDLastC, kDLastH, kDY };
 enum ForwardResults { kOutY, kOutSaved, kLastC, kLastH };
-enum BackwardResults { kDX, kDXw, kDC, kDH, kDResetC, kDResetH, kDKernel, kDBias, kDRecurrentKernel, kDRecurrentBias };
+enum BackwardResults { kDX, kDXw, kDC, kDH, kDResetC, kDResetH, kDKernel, kDBias, kDRecurrentKernel, kDRecurrentBias,
+                       kDOwn };
 
 struct Options {
   int64_t cell, gates, time, batch, in_features, hidden, reverse, batch_major, threads;
@@ -177,6 +178,7 @@ Problem<T> problem(const Arrays<T>& a, const Options& o) {
   p.reverse = o.reverse, p.batch_major = o.batch_major;
   p.x = a.in(kX), p.kernel = a.in(kKernel), p.bias = a.in(kBias), p.xw = a.in(kXw);
   p.recurrent_kernel = a.in(kRecurrentKernel), p.recurrent_bias = a.in(kRecurrentBias);
+  p.own = a.in(kOwn);
   p.c = a.in(kC), p.h = a.in(kH), p.scale = a.in(kScale);
   p.valid = reinterpret_cast<const uint8_t*>(a.in(kValid));
   p.resets = reinterpret_cast<const uint8_t*>(a.in(kResets));
@@ -200,6 +202,7 @@ ffi::Error backward(ffi::ThreadPool& pool, const Arrays<T>& a, const Options& o)
   p.dc = a.out(kDC), p.dh = a.out(kDH), p.dreset_c = a.out(kDResetC), p.dreset_h = a.out(kDResetH);
   p.dkernel = a.out(kDKernel), p.dbias = a.out(kDBias);
   p.drecurrent_kernel = a.out(kDRecurrentKernel), p.drecurrent_bias = a.out(kDRecurrentBias);
+  p.down = a.out(kDOwn);
   return launch(pool, p, (int)o.gates, true, (int)o.threads);
 }
 

@@ -20,7 +20,7 @@ def why_not_loaded() -> str | None:
             "or newer) and jaxrnn again, or run python -m jaxrnn.ops.native.build"
         )
     try:
-        library = _functions()
+        library = _functions(LIBRARY)
         for target in TARGETS:
             jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, target)), platform="cpu")
     except Exception as error:  # whatever a damaged or foreign file makes the loader or JAX say
@@ -33,7 +33,7 @@ def loaded() -> Any:
     reason = why_not_loaded()
     if reason is not None:
         raise ValueError(f"there is no native library: {reason}")
-    return _functions()
+    return _functions(LIBRARY)
 
 
 def instruction_set() -> str:
@@ -42,12 +42,12 @@ def instruction_set() -> str:
 
 
 @functools.cache
-def _functions() -> Any:
+def _functions(path: Path) -> Any:
     # PyDLL keeps Python's lock: to let go of it and take it back costs as much as a step.
-    library, address = ctypes.PyDLL(str(LIBRARY)), ctypes.c_void_p
+    library, address = ctypes.PyDLL(str(path)), ctypes.c_void_p
     library.jaxrnn_instruction_set.restype = ctypes.c_char_p
     library.jaxrnn_stream.restype = address
-    library.jaxrnn_stream.argtypes = [ctypes.c_int] * 5 + [address] * 4
+    library.jaxrnn_stream.argtypes = [ctypes.c_int] * 5 + [address] * 5
     library.jaxrnn_stream_step.restype = None
     library.jaxrnn_stream_step.argtypes = [address] * 6
     library.jaxrnn_stream_free.restype = None

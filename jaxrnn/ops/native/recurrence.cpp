@@ -13,6 +13,8 @@
 
 #include "recurrence.h"
 
+#include <type_traits>
+
 #include "cells.h"
 #include "gradients.h"
 #include "tile.h"
@@ -43,6 +45,7 @@ template <class T, class CellType, int kVectors>
 INLINE void finish_forward(const Problem<T>& p, const Workspace<T>& w, int s, int b, const Panel& panel,
                            const Addend<T>& x, const Addend<T>& r) {
   constexpr int L = kLanes<T>;
+  constexpr bool kOfGates = CellType::kBlocks > CellType::kGates;  // a second stage: its leak is a gate's
   const int H = p.hidden, t = p.step(s);
   const bool valid = p.is_valid(t, b), last = s + 1 == p.time;
   const bool reset = !last && p.is_reset(p.step(s + 1), b);
@@ -62,11 +65,13 @@ INLINE void finish_forward(const Problem<T>& p, const Workspace<T>& w, int s, in
         xs[g] = x.template at<kVectors>(g, u, unit, H, lanes);
         rs[g] = r.template at<kVectors>(g, u, unit, H, lanes);
       }
-      state = CellType::forward(xs, rs, old, saved);
+      Vector<T> leak{};
+      if (CellType::kHasLeak) leak = load(kOfGates ? w.leak + at + unit : p.own + unit, lanes);
+      state = CellType::forward(xs, rs, old, leak, saved);
     }
     store(p.y + row * H + unit, valid ? state.h : Vector<T>{}, lanes);
     if (p.saved) {
-      for (int i = 0; i < CellType::kSaved; i++) store(saved_row + i * H + unit, saved[i], lanes);
+      for (int i = CellType::kFirstSaved; i < CellType::kSaved; i++) store(saved_row + i * H + unit, saved[i], lanes);
     }
     if (last) {
       store(p.last_h + at + unit, state.h, lanes);
@@ -116,12 +121,77 @@ void forward_panel(const Problem<T>& p, const Workspace<T>& w, int s, Range rows
   }
 }
 
+// The first stage of a step: q and z, and what the second one needs of them.
+template <class T, int kVectors>
+void gates_panel(const Problem<T>& p, const Workspace<T>& w, int s, Range rows, const Panel& panel) {
+  constexpr int N = 2 * kVectors, L = kLanes<T>;
+  const int H = p.hidden, t = p.step(s);
+  const T* h = (p.scale ? w.scaled : w.h)[s & 1];
+  alignas(64) T tiles[24 * L];
+  for (int b = rows.begin; b < rows.end; b += kRows[N]) {
+    const int count = rows.end - b < kRows[N] ? rows.end - b : kRows[N];
+    Segment<T> segments[2];
+    int used = 0;
+    if (p.x) {
+      const T* x = p.x + p.row(t, b) * p.in_features;
+      const T* packed = w.kernel + (ptrdiff_t)panel.first * p.in_features * 2 * L;
+      segments[used++] = {x, p.next_row() * p.in_features, packed, p.in_features};
+    }
+    segments[used++] = {h + (ptrdiff_t)b * H, H, w.recurrent + (ptrdiff_t)panel.first * H * 2 * L, H};
+    tile_of<T, N>(count)(segments, used, tiles);
+    for (int m = 0; m < count; m++) {
+      const ptrdiff_t row = p.row(t, b + m), at = (ptrdiff_t)(b + m) * H;
+      const Addend<T> x{tiles + m * N * L, p.xw ? p.xw + row * 3 * H : nullptr, p.bias};
+      const Addend<T> r{nullptr, nullptr, p.recurrent_bias};
+      for (int u = 0; u < kVectors; u++) {
+        const int unit = (panel.first + u) * L, lanes = H - unit;
+        auto gate = [&](int g) {
+          if (!p.is_valid(t, b + m)) return Vector<T>{};
+          return sigmoid_vector<T>(x.template at<kVectors>(g, u, unit, H, lanes) +
+                                   r.template at<kVectors>(g, u, unit, H, lanes));
+        };
+        const Vector<T> q = gate(0), z = gate(1);
+        store(w.q_h + at + unit, q * load(w.h[s & 1] + at + unit, lanes), lanes);
+        store(w.leak + at + unit, T(1) - z, lanes);
+        if (p.saved) store(p.saved + row * 3 * H + unit, q, lanes), store(p.saved + (row * 3 + 1) * H + unit, z, lanes);
+      }
+    }
+  }
+}
+
+// The second stage: the candidate, and the new state.
+template <class T, int kVectors>
+void candidate_panel(const Problem<T>& p, const Workspace<T>& w, int s, Range rows, const Panel& panel) {
+  constexpr int L = kLanes<T>;
+  const int H = p.hidden, t = p.step(s);
+  const ptrdiff_t width = (ptrdiff_t)Workspace<T>::vectors_of(H) * L;
+  alignas(64) T tiles[24 * L];
+  for (int b = rows.begin; b < rows.end; b += kRows[kVectors]) {
+    const int count = rows.end - b < kRows[kVectors] ? rows.end - b : kRows[kVectors];
+    Segment<T> segments[2];
+    int used = 0;
+    if (p.x) {
+      const T* x = p.x + p.row(t, b) * p.in_features;
+      const T* packed = w.kernel + (2 * width + panel.first * L) * p.in_features;
+      segments[used++] = {x, p.next_row() * p.in_features, packed, p.in_features};
+    }
+    segments[used++] = {w.q_h + (ptrdiff_t)b * H, H, w.recurrent + (2 * width + panel.first * L) * H, H};
+    tile_of<T, kVectors>(count)(segments, used, tiles);
+    for (int m = 0; m < count; m++) {
+      const T* xw = p.xw ? p.xw + (p.row(t, b + m) * 3 + 2) * H : nullptr;
+      const Addend<T> x{tiles + m * kVectors * L, xw, p.bias ? p.bias + 2 * H : nullptr};
+      finish_forward<T, Candidate<T>, kVectors>(p, w, s, b + m, panel, x, Addend<T>{});
+    }
+  }
+}
+
 // The end of a backward step for one row and panel. `product` is dr_{t+1} @ recurrent_kernel.T, null at first.
 // s == -1 stands for what is before the first step: there the gradient of the initial carry is handed out.
 template <class T, class CellType, int kVectors>
 INLINE void finish_backward(const Problem<T>& p, const Workspace<T>& w, int s, int b, const Panel& panel,
                             const T* product) {
   constexpr int L = kLanes<T>, kGates = CellType::kGates;
+  constexpr bool kOfGates = CellType::kBlocks > kGates;  // a second stage: its leak and its `more` are a gate's
   const int H = p.hidden;
   const ptrdiff_t at = (ptrdiff_t)b * H;
   const bool reset = s + 1 < p.time && p.is_reset(p.step(s + 1), b);
@@ -150,32 +220,63 @@ INLINE void finish_backward(const Problem<T>& p, const Workspace<T>& w, int s, i
       if (CellType::kHasC) store(p.dc + at + unit, d.c, lanes);
       continue;
     }
-    Vector<T> dx[kGates] = {}, drn = {};
+    Vector<T> dx[kGates] = {}, more = {};
     if (valid) {
       if (p.dy) d.h += load(p.dy + row * H + unit, lanes);
       Vector<T> saved[CellType::kSaved + 1];
       for (int i = 0; i < CellType::kSaved; i++) saved[i] = load(saved_row + i * H + unit, lanes);
       State<T> old{};
-      if (CellType::kApart) old.h = load(before.h + unit, lanes);
+      if (CellType::kApart || CellType::kHasLeak) old.h = load(before.h + unit, lanes);
       if (CellType::kHasC) old.c = load(before.c + unit, lanes);
       Vector<T> y{};
       if (CellType::kSaved == 0) y = load(p.y + row * H + unit, lanes);
-      CellType::backward(y, old, saved, d, dx, drn);
+      Vector<T> leak{};
+      if (CellType::kHasLeak) leak = kOfGates ? T(1) - saved[1] : load(p.own + unit, lanes);
+      CellType::backward(y, old, leak, saved, d, dx, more);
     }
     store(w.direct + at + unit, d.h, lanes);
     if (CellType::kHasC) store(w.c + at + unit, d.c, lanes);
     for (int g = 0; g < kGates; g++) {
-      store(ring + g * H + unit, dx[g], lanes);
-      if (p.dxw) store(p.dxw + (row * kGates + g) * H + unit, dx[g], lanes);
+      const int block = CellType::kFirst + g;
+      store(ring + block * H + unit, dx[g], lanes);
+      if (p.dxw) store(p.dxw + (row * CellType::kBlocks + block) * H + unit, dx[g], lanes);
     }
-    if (CellType::kApart) store(ring + kGates * H + unit, drn, lanes);
+    if (CellType::kApart || CellType::kHasLeak) store(ring + CellType::kMore * H + unit, more, lanes);
+    if (kOfGates && p.dxw) store(p.dxw + (row * CellType::kBlocks + CellType::kMore) * H + unit, more, lanes);
+  }
+}
+
+// The first stage's part of a backward step: what reaches q h goes on to the pre-activation of q, and to h.
+template <class T, int kVectors>
+void gates_backward_panel(const Problem<T>& p, const Workspace<T>& w, int s, Range rows, const Panel& panel) {
+  constexpr int L = kLanes<T>;
+  const int H = p.hidden, t = p.step(s);
+  const ptrdiff_t width = (ptrdiff_t)Workspace<T>::vectors_of(H) * L;
+  alignas(64) T tiles[24 * L];
+  for (int b = rows.begin; b < rows.end; b += kRows[kVectors]) {
+    const int count = rows.end - b < kRows[kVectors] ? rows.end - b : kRows[kVectors];
+    const T* dn = w.ring_at(s, b, p.batch) + 2 * H;
+    const Segment<T> segment{dn, w.ring_row, w.recurrent + 2 * width * H + (ptrdiff_t)panel.first * H * L, H};
+    tile_of<T, kVectors>(count)(&segment, 1, tiles);
+    for (int m = 0; m < count; m++) {
+      const ptrdiff_t row = p.row(t, b + m), at = (ptrdiff_t)(b + m) * H;
+      const T* h = previous<T, Candidate<T>>(p, s, b + m).h;
+      for (int u = 0; u < kVectors; u++) {
+        const int unit = (panel.first + u) * L, lanes = H - unit;
+        const Vector<T> d = load(tiles + (m * kVectors + u) * L), q = load(p.saved + row * 3 * H + unit, lanes);
+        const Vector<T> dq = p.is_valid(t, b + m) ? d * load(h + unit, lanes) * q * (T(1) - q) : Vector<T>{};
+        store(w.ring_at(s, b + m, p.batch) + unit, dq, lanes);
+        if (p.dxw) store(p.dxw + row * 3 * H + unit, dq, lanes);
+        if (p.is_valid(t, b + m)) store(w.direct + at + unit, load(w.direct + at + unit, lanes) + d * q, lanes);
+      }
+    }
   }
 }
 
 template <class T, class CellType, int kVectors>
 void backward_panel(const Problem<T>& p, const Workspace<T>& w, int s, Range rows, const Panel& panel) {
-  constexpr int G = CellType::kGates;
-  const int H = p.hidden, width = G * H;
+  constexpr bool kSecondStage = CellType::kBlocks > CellType::kGates;
+  const int H = p.hidden, width = kSecondStage ? 2 * H : CellType::kGates * H;
   // Of dr, all gates or all but the last are dx.
   const int shared = CellType::kApart ? width - H : width;
   const T* packed = w.recurrent + (ptrdiff_t)panel.first * width * kLanes<T>;
@@ -198,14 +299,19 @@ void backward_panel(const Problem<T>& p, const Workspace<T>& w, int s, Range row
 
 template <class T, class CellType>
 void forward(const Problem<T>& p, const Member& member) {
-  constexpr int kMost = CellType::kGates == 1 ? 4 : 1;
+  constexpr int kMost = CellType::kTwoStages ? 2 : CellType::kGates == 1 ? 4 : 1;
+  constexpr int kFirstGates = CellType::kTwoStages ? 2 : CellType::kGates;
   const Workspace<T> w(p, CellType::kGates, kMost, member, /*backward=*/false);
   const Share share(p, w, member);
   const Range mine = split(p.batch, member.rank, member.size);
   const int H = p.hidden;
   for (int i = w.pack.begin; member.packs && i < w.pack.end; i++) {
-    if (p.x) pack_panel(w.panels[i], p.kernel, p.in_features, CellType::kGates, H, w.kernel);
-    pack_panel(w.panels[i], p.recurrent_kernel, H, CellType::kGates, H, w.recurrent);
+    if (p.x) pack_panel(w.panels[i], p.kernel, p.in_features, kFirstGates, H, CellType::kGates, w.kernel);
+    pack_panel(w.panels[i], p.recurrent_kernel, H, kFirstGates, H, kFirstGates, w.recurrent);
+    if (!CellType::kTwoStages) continue;
+    const ptrdiff_t width = (ptrdiff_t)Workspace<T>::vectors_of(H) * kLanes<T>;
+    if (p.x) pack_panel(w.panels[i], p.kernel + 2 * H, p.in_features, 1, H, 3, w.kernel + 2 * width * p.in_features);
+    pack_panel(w.panels[i], p.own, H, 1, H, 1, w.recurrent + 2 * width * H);
   }
   if (!member.runs) return;
   for (int b = mine.begin; b < mine.end; b++) {
@@ -218,13 +324,21 @@ void forward(const Problem<T>& p, const Member& member) {
     }
   }
   member.wait();
-  for (int s = 0; s < p.time; s++) {
+  auto stage = [&](auto&& run) {
     for (int i = share.panels.begin; i < share.panels.end; i++) {
-      with_vectors<kMost>(w.panels[i].vectors, [&]<int kVectors>() {
-        forward_panel<T, CellType, kVectors>(p, w, s, share.rows, w.panels[i]);
-      });
+      with_vectors<kMost>(w.panels[i].vectors, [&]<int kVectors>() { run.template operator()<kVectors>(w.panels[i]); });
     }
     if (!member.by_rows) member.wait();
+  };
+  for (int s = 0; s < p.time; s++) {
+    if constexpr (CellType::kTwoStages) {
+      stage([&]<int kVectors>(const Panel& panel) { gates_panel<T, kVectors>(p, w, s, share.rows, panel); });
+      stage([&]<int kVectors>(const Panel& panel) { candidate_panel<T, kVectors>(p, w, s, share.rows, panel); });
+    } else {
+      stage([&]<int kVectors>(const Panel& panel) {
+        forward_panel<T, CellType, kVectors>(p, w, s, share.rows, panel);
+      });
+    }
   }
 }
 
@@ -235,7 +349,10 @@ void backward(const Problem<T>& p, const Member& member) {
   const Range mine = split(p.batch, member.rank, member.size);
   const int H = p.hidden;
   for (int i = w.pack.begin; i < w.pack.end; i++) {
-    pack_panel_transposed(w.panels[i], p.recurrent_kernel, H, CellType::kGates * H, w.recurrent);
+    const int width = (CellType::kTwoStages ? 2 : CellType::kGates) * H;
+    pack_panel_transposed(w.panels[i], p.recurrent_kernel, H, width, w.recurrent);
+    if (!CellType::kTwoStages) continue;
+    pack_panel_transposed(w.panels[i], p.own, H, H, w.recurrent + 2 * (ptrdiff_t)w.vectors_of(H) * kLanes<T> * H);
   }
   for (ptrdiff_t j = (ptrdiff_t)mine.begin * H; j < (ptrdiff_t)mine.end * H; j++) {
     w.direct[j] = p.dlast_h[j];
@@ -255,12 +372,18 @@ void backward(const Problem<T>& p, const Member& member) {
   bool first = true;
   Chunk chunk{0, p.time};
   for (int s = p.time - 1; s >= -1; s--) {
-    for (int i = share.panels.begin; i < share.panels.end; i++) {
-      with_vectors<4>(w.panels[i].vectors, [&]<int kVectors>() {
-        backward_panel<T, CellType, kVectors>(p, w, s, share.rows, w.panels[i]);
-      });
-    }
+    auto stage = [&](auto&& run) {
+      for (int i = share.panels.begin; i < share.panels.end; i++) {
+        with_vectors<4>(w.panels[i].vectors, [&]<int kVectors>() { run.template operator()<kVectors>(w.panels[i]); });
+      }
+    };
+    using Last = std::conditional_t<CellType::kTwoStages, Candidate<T>, CellType>;
+    stage([&]<int kVectors>(const Panel& panel) { backward_panel<T, Last, kVectors>(p, w, s, share.rows, panel); });
     if (s < 0) break;
+    if (CellType::kTwoStages) {
+      if (!member.by_rows) member.wait();
+      stage([&]<int kVectors>(const Panel& panel) { gates_backward_panel<T, kVectors>(p, w, s, share.rows, panel); });
+    }
     // A chunk is whole when its first step is done. Who has done his part of its gradients may go on, since the next
     // chunk lies elsewhere in the ring, and at the end of that one everybody waits again.
     if (!member.by_rows || s % w.chunk == 0) member.wait();
@@ -281,6 +404,8 @@ void for_cell(const Problem<T>& p, const Member& member) {
     case Cell::kSigmoid: return Body<Simple<T, Cell::kSigmoid>>::run(p, member);
     case Cell::kLSTM: return Body<LSTM<T>>::run(p, member);
     case Cell::kGRU: return Body<GRU<T>>::run(p, member);
+    case Cell::kLeaky: return Body<Leaky<T>>::run(p, member);
+    case Cell::kGRUBefore: return Body<GRUBefore<T>>::run(p, member);
   }
 }
 
@@ -302,8 +427,7 @@ struct Backward {
 
 template <class T>
 size_t workspace(const Problem<T>& p, bool backward, int threads) {
-  const int gates = p.cell == Cell::kLSTM ? LSTM<T>::kGates : p.cell == Cell::kGRU ? GRU<T>::kGates : 1;
-  return Workspace<T>::bytes(p, gates, backward, threads);
+  return Workspace<T>::bytes(p, gates_of(p.cell), backward, threads);
 }
 
 extern const Kernels<float> kernels_f32{workspace<float>, for_cell<float, Forward>, for_cell<float, Backward>};

@@ -10,7 +10,12 @@
 
 namespace jaxrnn {
 
-enum class Cell : int64_t { kTanh = 0, kRelu = 1, kSigmoid = 2, kLSTM = 3, kGRU = 4 };
+enum class Cell : int64_t { kTanh = 0, kRelu = 1, kSigmoid = 2, kLSTM = 3, kGRU = 4, kLeaky = 5, kGRUBefore = 6 };
+
+inline int gates_of(Cell cell) {
+  if (cell == Cell::kGRU || cell == Cell::kGRUBefore) return 3;
+  return cell == Cell::kLSTM ? 4 : 1;
+}
 
 template <class T>
 struct Problem {
@@ -20,7 +25,8 @@ struct Problem {
 
   // Either the inputs x with kernel [in, gates * hidden] and bias, or their projection xw.
   const T *x, *kernel, *bias, *xw;
-  const T *recurrent_kernel, *recurrent_bias;  // [hidden, gates * hidden], [gates * hidden]
+  const T *recurrent_kernel, *recurrent_bias;  // [hidden, gates * hidden], [gates * hidden]; kGRUBefore: gates r z
+  const T* own;  // the cell's own: kLeaky its leak [hidden], kGRUBefore the candidate's kernel [hidden, hidden]
   const T *c, *h;                              // the initial carry, [batch, hidden]
   const T* scale;                              // [batch, hidden]: multiplies h before the recurrent product
   const uint8_t *valid, *resets;               // [time, batch]
@@ -34,7 +40,7 @@ struct Problem {
   T *dx;   // [steps, in_features]
   T *dxw;  // [steps, gates * hidden]
   T *dc, *dh, *dreset_c, *dreset_h;
-  T *dkernel, *dbias, *drecurrent_kernel, *drecurrent_bias;
+  T *dkernel, *dbias, *drecurrent_kernel, *drecurrent_bias, *down;
 
   int step(int s) const { return reverse ? time - 1 - s : s; }
 

@@ -20,18 +20,36 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from jaxrnn.ops.native.library import why_not_loaded
-from jaxrnn.ops.pointwise import LSTMCarry, gru_pointwise, lstm_pointwise, simple_rnn_pointwise
+from jaxrnn.ops.pointwise import (
+    LSTMCarry,
+    gru_pointwise,
+    gru_reset_before_pointwise,
+    leaky_pointwise,
+    lstm_pointwise,
+    simple_rnn_pointwise,
+)
 from jaxrnn.ops.scan import scan_recurrence
 from jaxrnn.ops.step import Carry, Pointwise, Projection, Recurrence, projected
 
 
 class _Cell(NamedTuple):
-    """A cell of the library: its number there, gates, numbers saved for each unit and step, and carry."""
+    """A cell of the library.
+
+    Attributes:
+      number: in the library.
+      gates: blocks of xw.
+      saved: numbers of each unit and step that the backward pass needs besides the outputs.
+      has_c: whether the carry is an LSTM's.
+      recurrent_gates: blocks of the recurrent kernel, where that is another number.
+      own: axes of the cell's own parameter, all of the hidden size; 0 where there is none.
+    """
 
     number: int
     gates: int = 1
     saved: int = 0
     has_c: bool = False
+    recurrent_gates: int | None = None
+    own: int = 0
 
 
 CELLS: dict[Pointwise, _Cell] = {
@@ -40,6 +58,8 @@ CELLS: dict[Pointwise, _Cell] = {
     simple_rnn_pointwise(jax.nn.sigmoid): _Cell(2),
     lstm_pointwise: _Cell(3, gates=4, saved=5, has_c=True),
     gru_pointwise: _Cell(4, gates=3, saved=4),
+    leaky_pointwise: _Cell(5, saved=1, own=1),
+    gru_reset_before_pointwise: _Cell(6, gates=3, saved=3, recurrent_gates=2, own=2),
 }
 
 
@@ -48,15 +68,20 @@ def unable(pointwise: Pointwise, arrays: Recurrence, platform: str) -> str | Non
     if platform != "cpu":
         return f"it is for CPUs, and this runs on a {platform}"
     if pointwise not in CELLS:
-        return "it has SimpleRNN (tanh, relu, sigmoid), LSTM and GRU (reset after the product), not this cell"
+        return "it has SimpleRNN (tanh, relu, sigmoid), LSTM, both GRUs and LeakyCell, not this cell"
     cell = CELLS[pointwise]
     hidden = arrays.recurrent_kernel.shape[0]
-    if arrays.recurrent_kernel.shape[1] != cell.gates * hidden or arrays.xw.shape[-1] != cell.gates * hidden:
+    if (
+        arrays.recurrent_kernel.shape[1] != (cell.recurrent_gates or cell.gates) * hidden
+        or arrays.xw.shape[-1] != cell.gates * hidden
+    ):
         return f"the cell has {cell.gates} gates, which the widths of xw and recurrent_kernel do not fit"
     if cell.has_c != isinstance(arrays.initial_carry, LSTMCarry) or (
         not cell.has_c and len(jax.tree.leaves(arrays.initial_carry)) != 1
     ):
         return "the carry is not that of the cell"
+    if [leaf.shape for leaf in jax.tree.leaves(arrays.params)] != [(hidden,) * cell.own] * (cell.own > 0):
+        return "the parameters are not those of the cell"
     floating = [a for a in jax.tree.leaves(arrays) if jnp.issubdtype(a.dtype, jnp.floating)]
     dtypes = sorted({str(a.dtype) for a in floating})
     if dtypes not in (["float32"], ["float64"]):
@@ -154,7 +179,8 @@ def _gradients(
         call.shape(*projection.kernel.shape) if projection else absent,
         call.shape(width) if projection and projection.bias is not None else absent,
         call.shape(*a.recurrent_kernel.shape),
-        absent if a.recurrent_bias is None else call.shape(width),
+        absent if a.recurrent_bias is None else call.shape(*a.recurrent_bias.shape),
+        call.shape(*(call.hidden,) * cell.own) if cell.own else absent,
     ]
     dcarry, doutputs = cotangents
     arguments = [
@@ -165,7 +191,7 @@ def _gradients(
         call.absent if doutputs is None else call.native_order(doutputs),
     ]
     results = call("jaxrnn_backward", shapes, arguments)
-    dinputs, dxw, dc, dh, dreset_c, dreset_h, dkernel, dbias, drecurrent_kernel, drecurrent_bias = results
+    dinputs, dxw, dc, dh, dreset_c, dreset_h, dkernel, dbias, drecurrent_kernel, drecurrent_bias, down = results
     if projection is not None:
         of_x: Any = call.time_first(dinputs) if of_inputs else None
         dxw = Projection(
@@ -180,6 +206,9 @@ def _gradients(
         recurrent_kernel=drecurrent_kernel,
         xw=dxw,
         initial_carry=call.carry(dc, dh),
+        params=jax.tree.map(
+            lambda p: down * jax.nn.sigmoid(p) * jax.nn.sigmoid(-p) if cell.own == 1 else down, a.params
+        ),
         recurrent_bias=None if a.recurrent_bias is None else drecurrent_bias,
         reset_carry=None if a.resets is None else call.carry(dreset_c, dreset_h),
     )
@@ -216,6 +245,13 @@ def _gradients_backward(pointwise, reverse, of_inputs, residuals, seconds):
 
 
 _gradients.defvjp(_gradients_forward, _gradients_backward)
+
+
+def own_parameter(arrays: Recurrence, absent: Any) -> Any:
+    """The cell's own as the library wants it: a leak, the only one with one axis, between 0 and 1."""
+    for own in jax.tree.leaves(arrays.params):
+        return jax.nn.sigmoid(own) if own.ndim == 1 else own
+    return absent
 
 
 class _Call:
@@ -282,6 +318,7 @@ class _Call:
             *inputs,
             a.recurrent_kernel,
             absent if a.recurrent_bias is None else a.recurrent_bias,
+            own_parameter(a, absent),
             *self.carry_rows(a.initial_carry),
             scale,
             mask(a.valid),

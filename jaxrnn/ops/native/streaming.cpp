@@ -30,9 +30,10 @@ class StreamOf : public Stream {
     memory_.reset(std::aligned_alloc(64, (size + 63) / 64 * 64));
     if (!memory_) return;
     kernels<T>().forward(p, alone(/*packs=*/true, memory_.get()));
-    const int width = p.hidden * (p.cell == Cell::kLSTM ? 4 : p.cell == Cell::kGRU ? 3 : 1);
+    const int width = p.hidden * gates_of(p.cell);
     p_.bias = copy(p.bias, width, bias_);
     p_.recurrent_bias = copy(p.recurrent_bias, width, recurrent_bias_);
+    p_.own = p.cell == Cell::kLeaky ? copy(p.own, p.hidden, own_) : nullptr;
   }
 
   bool has_memory() const { return memory_ != nullptr; }
@@ -52,12 +53,12 @@ class StreamOf : public Stream {
 
   Problem<T> p_;
   std::unique_ptr<void, decltype(&std::free)> memory_;
-  std::vector<T> bias_, recurrent_bias_;
+  std::vector<T> bias_, recurrent_bias_, own_;
 };
 
 template <class T>
 Stream* make(int cell, int batch, int in_features, int hidden, const void* kernel, const void* bias,
-             const void* recurrent_kernel, const void* recurrent_bias) {
+             const void* recurrent_kernel, const void* recurrent_bias, const void* own) {
   Problem<T> p{};
   p.cell = static_cast<Cell>(cell);
   p.time = 1, p.batch = batch, p.in_features = in_features, p.hidden = hidden;
@@ -65,6 +66,7 @@ Stream* make(int cell, int batch, int in_features, int hidden, const void* kerne
   p.x = p.kernel;  // not null: there are inputs. Packing does not read them
   p.recurrent_kernel = static_cast<const T*>(recurrent_kernel);
   p.recurrent_bias = static_cast<const T*>(recurrent_bias);
+  p.own = static_cast<const T*>(own);
   auto stream = std::make_unique<StreamOf<T>>(p);
   return stream->has_memory() ? stream.release() : nullptr;
 }
@@ -74,11 +76,12 @@ Stream* make(int cell, int batch, int in_features, int hidden, const void* kerne
 
 #pragma GCC visibility push(default)
 
-// Null without memory. Arrays are float or, with `wide`, double, as in Problem; biases may be null.
+// Null without memory. Arrays are float or, with `wide`, double, as in Problem; all but the kernels may be null.
 extern "C" void* jaxrnn_stream(int wide, int cell, int batch, int in_features, int hidden, const void* kernel,
-                               const void* bias, const void* recurrent_kernel, const void* recurrent_bias) {
+                               const void* bias, const void* recurrent_kernel, const void* recurrent_bias,
+                               const void* own) {
   return (wide ? jaxrnn::make<double> : jaxrnn::make<float>)(cell, batch, in_features, hidden, kernel, bias,
-                                                             recurrent_kernel, recurrent_bias);
+                                                             recurrent_kernel, recurrent_bias, own);
 }
 
 extern "C" void jaxrnn_stream_step(void* stream, const void* x, const void* c, const void* h, void* new_c,

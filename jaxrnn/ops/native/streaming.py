@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from jaxrnn.ops.native.library import loaded
-from jaxrnn.ops.native.recurrence import CELLS
+from jaxrnn.ops.native.recurrence import CELLS, own_parameter
 from jaxrnn.ops.pointwise import LSTMCarry
 from jaxrnn.ops.step import Carry, Pointwise, Projection, Recurrence
 
@@ -36,7 +36,8 @@ class NativeStep:
         self._treedef = jax.tree.structure(arrays.initial_carry)
         hidden = arrays.recurrent_kernel.shape[0]
         self._carry_shape = (*self._shape[:-1], hidden)
-        weights = [xw.kernel, xw.bias, arrays.recurrent_kernel, arrays.recurrent_bias]
+        own = own_parameter(arrays, None)
+        weights = [xw.kernel, xw.bias, arrays.recurrent_kernel, arrays.recurrent_bias, own]
         held = [None if w is None else np.ascontiguousarray(w, self._dtype) for w in weights]
         self._stream = self._library.jaxrnn_stream(
             int(self._dtype == np.float64),

@@ -30,6 +30,7 @@ struct Workspace {
   T* h[2];        // the hidden state before and after a step, [batch, hidden]
   T* scaled[2];   // h * scale
   T* c;           // the cell state; backward: its gradient
+  T *q_h, *leak;  // between the two stages of a step: q h and 1 - z, [batch, hidden]
   // The gradients of the pre-activations, a ring of two chunks of steps, [2 * chunk, batch, ring_row]: dx of all
   // gates, then dr of the last gate where that differs. Two, so that a thread can go on while another still reads.
   T* ring;
@@ -88,6 +89,9 @@ struct Workspace {
     const size_t width = (size_t)vectors_of(p.hidden) * kLanes<T> * gates, carry = (size_t)p.batch * p.hidden;
     take(recurrent, width * p.hidden);
     take(c, carry);
+    const bool two_stages = p.cell == Cell::kGRUBefore;
+    take(q_h, two_stages && !backward ? carry : 0);
+    take(leak, two_stages && !backward ? carry : 0);
     if (backward) {
       // Steps whose gradients are kept until the weights' are added up: a block of rows.
       const int block = block_size(p, gates);
@@ -98,13 +102,14 @@ struct Workspace {
       // Rows an odd number of cache lines apart do not crowd into a few sets of the cache; vectors that reach past
       // the last row's end are read, not used.
       const int line = 64 / sizeof(T);
-      ring_row = ((gates + (p.cell == Cell::kGRU ? 1 : 0)) * p.hidden + line - 1) / line;
+      const bool more = p.cell == Cell::kGRU || p.cell == Cell::kLeaky;
+      ring_row = ((gates + (more ? 1 : 0)) * p.hidden + line - 1) / line;
       ring_row = (ring_row | 1) * line;
       take(ring, (size_t)p.batch * 2 * chunk * ring_row + 4 * kLanes<T>);
       for (int i = 0; i < members; i++) {
         T* h_rows;
         const T** rows;
-        take(h_rows, p.scale ? (size_t)block * p.hidden : 0);
+        take(h_rows, p.scale || two_stages ? (size_t)block * p.hidden : 0);
         take(rows, block);
         if (i == rank) block_h = h_rows, block_rows = rows;
       }
@@ -133,14 +138,14 @@ struct Share {
   }
 };
 
-// Columns of every gate's block of `weights [depth, gates * hidden]`, as tile() reads them: [k][gate][vector][lane].
+// Columns of `gates` blocks of `weights [depth, blocks * hidden]`, as tile() reads them: [k][gate][vector][lane].
 template <class T>
-void pack_panel(const Panel& panel, const T* weights, int depth, int gates, int hidden, T* packed) {
+void pack_panel(const Panel& panel, const T* weights, int depth, int gates, int hidden, int blocks, T* packed) {
   constexpr int L = kLanes<T>;
   T* to = packed + (ptrdiff_t)panel.first * L * depth * gates;
   for (int k = 0; k < depth; k++) {
     for (int g = 0; g < gates; g++) {
-      const T* from = weights + ((ptrdiff_t)k * gates + g) * hidden;
+      const T* from = weights + ((ptrdiff_t)k * blocks + g) * hidden;
       for (int u = 0; u < panel.vectors; u++, to += L) {
         const int unit = (panel.first + u) * L;
         store<T>(to, load(from + unit, hidden - unit));
