@@ -12,7 +12,7 @@ The engine derives the backward pass from ``pointwise``, for training as fast as
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -193,6 +193,11 @@ class RecurrentCell(nnx.RNNCellBase):
         kernel, bias = self.recurrent_parameters(xw.dtype)
         pointwise, params = self.pure_pointwise()
         return apply_pointwise(pointwise, params, carry, xw, recurrent_projection(carry, kernel, bias, None))
+
+
+def steps_on_engine(cell: nnx.RNNCellBase) -> TypeGuard[RecurrentCell]:
+    """Does the engine know the cell's step? Not that of a subclass with a ``__call__`` of its own."""
+    return isinstance(cell, RecurrentCell) and type(cell).__call__ is RecurrentCell.__call__
 
 
 def check_inputs(cell: Any, inputs: Array) -> None:

@@ -45,7 +45,7 @@ def scan_any_cell(
         merged = nnx.merge(graphdef, params, jax.tree.map(lambda a: a, repeated), other)
         new_carry, y = merged(carry, x)
         _, _, other = nnx.state(merged, nnx.Param, repeated_filter, ...)
-        new_carry = jax.tree.map(lambda new, old: cast(new, old.dtype), new_carry, carry)
+        new_carry = jax.tree.map(_like, new_carry, carry)
         if valid_t is not None:
             new_carry = _where(valid_t, new_carry, carry)
             y = _where(valid_t, y, jax.tree.map(jnp.zeros_like, y))
@@ -61,6 +61,15 @@ def scan_any_cell(
 def align(condition: Array, array: Array) -> Array:
     """``condition`` with trailing axes of size one, so that it broadcasts over the features of ``array``."""
     return condition.reshape(condition.shape + (1,) * (array.ndim - condition.ndim))
+
+
+def _like(new: Array, old: Array) -> Array:
+    """In the dtype that the carry came with, as long as no more than digits are lost."""
+    if new.dtype != old.dtype and not (
+        jnp.issubdtype(new.dtype, jnp.floating) and jnp.issubdtype(old.dtype, jnp.floating)
+    ):
+        raise ValueError(f"the cell makes {new.dtype} of an initial_carry of {old.dtype}: begin with {new.dtype}")
+    return cast(new, old.dtype)
 
 
 def _where(condition: Array, yes: Any, no: Any) -> Any:

@@ -166,7 +166,9 @@ def pair_of_carries(initial_carry: Any) -> tuple[Carry, Carry]:
     """The first carries of both directions, or a ValueError."""
     if initial_carry is None:
         return None, None
-    if not isinstance(initial_carry, (tuple, list)) or len(initial_carry) != 2:
+    # A NamedTuple is one layer's carry, an LSTM's for instance.
+    is_pair = isinstance(initial_carry, (tuple, list)) and not hasattr(initial_carry, "_fields")
+    if not is_pair or len(initial_carry) != 2:
         structure = jax.tree.structure(initial_carry)
         raise ValueError(f"initial_carry must be a pair, of the forward and the backward layer, not {structure}")
     forward, backward = initial_carry

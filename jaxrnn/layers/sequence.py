@@ -9,10 +9,10 @@ from flax import nnx
 from jax import Array, lax
 from jax.sharding import PartitionSpec as P
 
-from jaxrnn.cells.base import RecurrentCell, checked_carry
+from jaxrnn.cells.base import RecurrentCell, checked_carry, steps_on_engine
 from jaxrnn.layers.any_cell import align, scan_any_cell
 from jaxrnn.layers.flax_cells import TranslatedCell, carry_for_engine, carry_for_flax, is_known, translated
-from jaxrnn.ops.dispatch import recurrence, valid_steps
+from jaxrnn.ops.dispatch import checked_lengths, recurrence, valid_steps
 from jaxrnn.ops.step import Carry, cast, hidden_state
 
 
@@ -55,12 +55,13 @@ def run_cell(
       The final carry, and the outputs ``[time, *batch, *features]``, aligned with the inputs.
     """
     if seq_lengths is not None:
-        axes = cell.num_feature_axes
-        valid = valid_steps(seq_lengths, inputs.shape[0], inputs.shape[1 : inputs.ndim - axes])
+        batch = inputs.shape[1 : inputs.ndim - cell.num_feature_axes]
+        seq_lengths = checked_lengths(seq_lengths, inputs.shape[0], batch)
+        valid = valid_steps(seq_lengths, inputs.shape[0], batch)
         # A NaN in the padding would reach the gradient of the kernel as 0 * NaN.
         inputs = jnp.where(align(valid, inputs), inputs, 0)
     if initial_carry is None:
-        initial_carry = _first_carry(cell, inputs, rngs)
+        initial_carry = first_carry(cell, inputs, rngs)
     elif is_known(cell):
         initial_carry = checked_carry(cell, initial_carry, inputs.shape[1:])
     else:
@@ -74,7 +75,7 @@ def run_cell(
         batch_major=batch_major and remat_every is None,  # blocks are cut along time
         options=options | engine_options,
     )
-    if isinstance(cell, RecurrentCell):
+    if steps_on_engine(cell):
         return on_engine(cell, inputs, initial_carry)
     same = translated(cell, inputs, initial_carry)
     if same is not None:
@@ -88,8 +89,8 @@ def run_cell(
     for option, value in wanted.items():
         if value is not None:
             raise ValueError(
-                f"{option} needs a cell on the engine, a jaxrnn.RecurrentCell or one of Flax's own as it comes; "
-                f"this {type(cell).__name__} is scanned as it is"
+                f"{option} needs a cell on the engine: a jaxrnn.RecurrentCell without a __call__ of its own, or "
+                f"one of Flax's as it comes; this {type(cell).__name__} is scanned as it is"
             )
     return scan_any_cell(cell, inputs, initial_carry, broadcast_rngs=broadcast_rngs, **options)
 
@@ -110,7 +111,7 @@ def _on_engine(
     def block(carry: Carry, steps: tuple[Array, Array | None, Array | int]) -> tuple[Carry, Array]:
         """The steps of a block, the first of which is the given step of the sequence."""
         x, resets, first = steps
-        lengths = None if seq_lengths is None else jnp.clip(jnp.asarray(seq_lengths) - first, 0, len(x))
+        lengths = None if seq_lengths is None else jnp.clip(seq_lengths - first, 0, len(x))
         carry, outputs = recurrence(
             pointwise,
             kernel,
@@ -141,7 +142,7 @@ def _on_engine(
     return carry, outputs
 
 
-def _first_carry(cell: nnx.RNNCellBase, inputs: Array, rngs: nnx.Rngs | nnx.RngStream | None) -> Carry:
+def first_carry(cell: nnx.RNNCellBase, inputs: Array, rngs: nnx.Rngs | nnx.RngStream | None) -> Carry:
     """The cell's own; ours is as wide as the computation where the cell does not fix a dtype."""
     if not isinstance(cell, RecurrentCell):
         carry = cell.initialize_carry(inputs.shape[1:], nnx.Rngs(0) if rngs is None else rngs)
@@ -176,7 +177,7 @@ def _in_blocks(
 
     firsts = start + jnp.arange(blocks) * length
     carry, outputs = lax.scan(block, carry, (cut(inputs), cut(resets), firsts), reverse=reverse)
-    outputs = outputs.reshape(-1, *outputs.shape[2:])
+    outputs = outputs.reshape(blocks * length, *outputs.shape[2:])
     if rest:
         part = slice(0, rest) if reverse else slice(blocks * length, time)
         last = (inputs[part], None if resets is None else resets[part], part.start)
@@ -189,7 +190,7 @@ def flip_time(array: Array, seq_lengths: Array | None) -> Array:
     """``array [time, *batch, ...]`` backwards, row by row within its length; padding stays where it is."""
     if seq_lengths is None:
         return jnp.flip(array, axis=0)
-    steps = jnp.arange(array.shape[0]).reshape(-1, *([1] * jnp.ndim(seq_lengths)))
-    lengths = jnp.asarray(seq_lengths)
+    lengths = checked_lengths(seq_lengths, array.shape[0], jnp.shape(seq_lengths))[None]
+    steps = jnp.arange(array.shape[0]).reshape(-1, *([1] * (lengths.ndim - 1)))
     source = jnp.where(steps < lengths, lengths - 1 - steps, steps)
     return jnp.take_along_axis(array, align(source, array), axis=0)

@@ -10,6 +10,7 @@ from jax import Array
 from jaxrnn.cells import GRUCell, LSTMCell, SimpleRNNCell
 from jaxrnn.layers.rnn import check_shapes, concatenate_features, pair_of_carries, time_axis_of
 from jaxrnn.layers.sequence import flip_time, run_cell
+from jaxrnn.ops.dispatch import checked_lengths
 from jaxrnn.ops.step import Carry, hidden_state
 
 Merge = Callable[[Array, Array], Array]
@@ -211,7 +212,7 @@ class StackedRNN(nnx.Module):
             return outputs[:1].sum(axis=0)
         if seq_lengths is None:
             return outputs[-1]
-        last = jnp.maximum(jnp.asarray(seq_lengths) - 1, 0)
+        last = jnp.maximum(checked_lengths(seq_lengths, len(outputs), jnp.shape(seq_lengths)) - 1, 0)
         return jnp.take_along_axis(outputs, last[None, ..., None], axis=0)[0]
 
 

@@ -20,8 +20,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from jaxrnn.cells.base import RecurrentCell
+from jaxrnn.cells.base import steps_on_engine
 from jaxrnn.layers.rnn import RNN
+from jaxrnn.layers.sequence import first_carry
 from jaxrnn.layers.stack import StackedRNN
 from jaxrnn.ops.native.recurrence import unable
 from jaxrnn.ops.native.streaming import NativeStep
@@ -79,7 +80,7 @@ def streaming_step(
     _check(layer)
     if implementation not in (None, *IMPLEMENTATIONS):
         raise ValueError(f"{implementation=} is none of {', '.join(IMPLEMENTATIONS)} and None")
-    carry = _first_carry(layer, inputs.shape)
+    carry = _first_carry(layer, inputs)
     if implementation == "jax":
         return _compiled(layer, inputs, carry), carry
     native = _native(layer, inputs, carry)
@@ -121,8 +122,8 @@ def _native(layer: Any, inputs: Any, carry: Carry) -> Step | str:
 
 
 def _native_cell(cell: Any, inputs: Any, carry: Carry) -> NativeStep | str:
-    if not isinstance(cell, RecurrentCell):
-        return f"a {type(cell).__name__} is no jaxrnn.RecurrentCell"
+    if not steps_on_engine(cell):
+        return f"a {type(cell).__name__} is no jaxrnn.RecurrentCell, or has a __call__ of its own"
     x = jnp.zeros((1, *inputs.shape), inputs.dtype)
     projection = cell.lazy_projection(x, False)
     if not isinstance(projection, Projection):
@@ -158,10 +159,16 @@ def _check(layer: Any) -> None:
             raise ValueError(f"the layer is training with {name}: call its eval() before streaming")
 
 
-def _first_carry(layer: Any, shape: tuple[int, ...]) -> Carry:
-    if isinstance(layer, StackedRNN):
-        carry = layer.initialize_carry(shape)
+def _first_carry(layer: Any, inputs: Any) -> Carry:
+    """As the layer itself would begin a sequence."""
+    x = jnp.zeros((1, *inputs.shape), inputs.dtype)
+    if not isinstance(layer, StackedRNN):
+        carry = first_carry(layer.cell if isinstance(layer, RNN) else layer, x, None)
     else:
-        cell = layer.cell if isinstance(layer, RNN) else layer
-        carry = cell.initialize_carry(shape, nnx.Rngs(0))
+        carries = []
+        for cell in layer.cells:
+            carries.append(first_carry(cell, x, None))
+            y = jax.eval_shape(lambda cell=cell, x=x: cell(carries[-1], x[0])[1])
+            x = jnp.zeros((1, *y.shape), y.dtype)
+        carry = tuple(carries)
     return jax.tree.map(jnp.array, carry)  # an array of its own for every part, or donating it would fail

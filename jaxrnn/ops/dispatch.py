@@ -256,6 +256,12 @@ def _check(
 
 def valid_steps(seq_lengths: Array, time: int, batch: tuple[int, ...]) -> Array:
     """bool ``[time, *batch]``: which steps lie within each row's length."""
+    lengths = checked_lengths(seq_lengths, time, batch)
+    return jnp.arange(time).reshape(time, *([1] * lengths.ndim)) < lengths[None]
+
+
+def checked_lengths(seq_lengths: Array, time: int, batch: tuple[int, ...]) -> Array:
+    """``seq_lengths`` as int32, or a ValueError; those that are not known yet are clipped to 0..time."""
     lengths = jnp.asarray(seq_lengths)
     if lengths.shape != batch or not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise ValueError(f"seq_lengths must be integers of shape {batch}, not {lengths.dtype} {lengths.shape}")
@@ -264,8 +270,7 @@ def valid_steps(seq_lengths: Array, time: int, batch: tuple[int, ...]) -> Array:
         low, high = int(known.min()), int(known.max())
         if low < 0 or high > time:
             raise ValueError(f"seq_lengths must lie in 0..{time} (time), but reach from {low} to {high}")
-    steps = jnp.arange(time).reshape(time, *([1] * lengths.ndim))
-    return steps < lengths
+    return jnp.clip(lengths.astype(jnp.int32), 0, time)
 
 
 def checked_resets(resets: Array | None, time: int, batch: tuple[int, ...], valid: Array | None) -> Array | None:

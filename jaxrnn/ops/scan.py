@@ -27,6 +27,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from jaxrnn.ops.step import (
@@ -175,7 +176,7 @@ def _backward(pointwise: Pointwise, reverse: bool, unroll: int, residuals: Any, 
             zeros = jax.tree.map(jnp.zeros_like, dcarry)
             dreset = jax.tree.map(jnp.add, dreset, select(reset_t, dcarry, zeros))
             dcarry = select(reset_t, zeros, dcarry)
-        dparams = jax.tree.map(jnp.add, dparams, widen(dparams_t))
+        dparams = jax.tree.map(_add, dparams, dparams_t)
         # Most cells add xw and rh: one array then serves as the gradient of both.
         out = {"drh": drh_narrow} if dxw is drh and drh is drh_narrow else {"drh": drh_narrow, "dxw": dxw}
         return (dcarry, dreset, dparams), out
@@ -183,7 +184,7 @@ def _backward(pointwise: Pointwise, reverse: bool, unroll: int, residuals: Any, 
     state = (
         widen(dcarry),
         jax.tree.map(jnp.zeros_like, widen(a.reset_carry)),
-        jax.tree.map(jnp.zeros_like, widen(a.params)),
+        jax.tree.map(_first_sum, a.params),
     )
     inputs = (dys, outputs, carries_in, pullbacks, a.valid, a.resets)
     (dcarry, dreset, dparams), out = lax.scan(body, state, inputs, reverse=not reverse, unroll=unroll)
@@ -202,11 +203,30 @@ def _backward(pointwise: Pointwise, reverse: bool, unroll: int, residuals: Any, 
         recurrent_kernel=like(dkernel, kernel),
         xw=out.get("dxw", drh),
         initial_carry=jax.tree.map(like, dcarry, a.initial_carry),
-        params=jax.tree.map(like, dparams, a.params),
+        params=jax.tree.map(_of_param, dparams, a.params),
         recurrent_bias=dbias,
         reset_carry=jax.tree.map(like, dreset, a.reset_carry),
     )
     return (gradients,)
+
+
+def _is_floating(param: Array) -> bool:
+    return jnp.issubdtype(param.dtype, jnp.floating)
+
+
+def _first_sum(param: Array) -> Array:
+    """Of the gradients of a parameter; what is not floating (a counter, a random key) has none."""
+    return jnp.zeros_like(widen(param)) if _is_floating(param) else jnp.zeros(())
+
+
+def _add(total: Array, gradient: Any) -> Array:
+    return total if gradient.dtype == jax.dtypes.float0 else total + widen(gradient)
+
+
+def _of_param(total: Array, param: Array) -> Any:
+    if _is_floating(param):
+        return cast(total, param.dtype)
+    return np.zeros(param.shape, jax.dtypes.float0)
 
 
 _recurrence.defvjp(_forward, _backward)

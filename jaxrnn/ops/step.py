@@ -62,7 +62,7 @@ def projected(xw: "Array | Projection") -> Array:
     if not isinstance(xw, Projection):
         return xw
     product = matmul(xw.inputs, xw.kernel)
-    return cast(product if xw.bias is None else product + xw.bias, xw.dtype)
+    return cast(product if xw.bias is None else add_bias(product, xw.bias), xw.dtype)
 
 
 class Recurrence(NamedTuple):
@@ -143,7 +143,12 @@ def recurrent_projection(
 ) -> Array:
     """rh = (h * recurrent_scale) @ recurrent_kernel + recurrent_bias, shape ``[*batch, gates * hidden]``."""
     rh = matmul(scaled_hidden(hidden_state(carry), recurrent_kernel, recurrent_scale), recurrent_kernel)
-    return rh if recurrent_bias is None else rh + recurrent_bias
+    return rh if recurrent_bias is None else add_bias(rh, recurrent_bias)
+
+
+def add_bias(array: Array, bias: Array) -> Array:
+    """With the axes spelled out, for those who forbid NumPy to add them (``jax_numpy_rank_promotion``)."""
+    return array + bias.reshape((1,) * (array.ndim - 1) + bias.shape)
 
 
 def scaled_hidden(h: Array, recurrent_kernel: Array, recurrent_scale: Array | None) -> Array:
@@ -181,6 +186,10 @@ def checked_pointwise(
     for old, new in zip(jax.tree.leaves(carry), jax.tree.leaves(new_carry), strict=True):
         if old.shape != new.shape:
             raise ValueError(f"pointwise must keep the shapes of the carry, but {old.shape} became {new.shape}")
+    batch = hidden_state(carry).shape[:-1]
+    if not isinstance(y, Array) or y.shape[:-1] != batch or y.ndim == 0:
+        found = f"an array {y.shape}" if isinstance(y, Array) else f"a {type(y).__name__}"
+        raise ValueError(f"pointwise must return an output {(*batch, 'features')}, not {found}")
     return new_carry, y
 
 
