@@ -3,7 +3,8 @@
 Orbax writes and reads the arrays. What is added, and why:
 
 - A folder is a checkpoint by its name alone. It is written and synced under a `.tmp` name and renamed once,
-  to `step_00000012`; deletion first renames to `.trash`. So a kill leaves a whole checkpoint or none.
+  to `step_00000012`; deletion first renames to `.trash`. So a kill leaves a whole checkpoint or none. No two
+  attempts share a `.tmp` name: of one that failed Orbax may still be writing when the next has begun.
 - Nothing is overwritten. A step saved again becomes `step_00000012.1`, and only then does the older folder
   go: with one name for both there would be an instant with neither.
 - One writes. The first `save` (or `claim`) locks the folder until `close`; the kernel frees a dead writer's lock.
@@ -22,6 +23,7 @@ import dataclasses
 import operator
 import os
 import re
+import secrets
 import shutil
 import warnings
 import weakref
@@ -40,7 +42,7 @@ except ImportError:  # not on Windows: there, that only one writes is up to the 
     fcntl = None
 
 _NAME = re.compile(r"step_([0-9]{8,})(?:\.([0-9]+))?")
-_LEFTOVER = re.compile(_NAME.pattern + r"\.(?:tmp|trash)")
+_LEFTOVER = re.compile(_NAME.pattern + r"\.(?:(?:[0-9a-f]+\.)?tmp|trash)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,14 +162,14 @@ class CheckpointStore:
             raise ValueError(f"{step=} must be at least 0")
         files.require_plain_json(record, "record")
         leaves, _ = files.flatten(arrays)
-        revisions = [revision for other, revision, _ in self._found() if other == step]
-        final = self.directory / (f"step_{step:08d}" + (f".{revisions[-1] + 1}" if revisions else ""))
-        temporary = final.with_name(f"{final.name}.tmp")
+        temporary = self.directory / f"step_{step:08d}.{secrets.token_hex(4)}.tmp"
         try:
             self.claim()
             for name in os.listdir(self.directory):
-                if _LEFTOVER.fullmatch(name):  # its writer is dead: there is only one, and it is here
+                if _LEFTOVER.fullmatch(name):  # its writer is dead, or has failed: there is only one, here
                     shutil.rmtree(self.directory / name, ignore_errors=True)
+            revisions = [revision for other, revision, _ in self._found() if other == step]
+            final = self.directory / (f"step_{step:08d}" + (f".{revisions[-1] + 1}" if revisions else ""))
             temporary.mkdir()
             files.write(temporary, {"format": files.FORMAT, "step": step, "record": record}, leaves)
             os.rename(temporary, final)

@@ -12,7 +12,7 @@ import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +47,28 @@ def _orbax() -> Iterator[Any]:
     from orbax.checkpoint import v1
 
     logger = logging.getLogger("absl")
-    level = logger.level
+    level, hook = logger.level, sys.unraisablehook
     logger.setLevel(logging.CRITICAL)  # what fails is raised as well: no need of its tracebacks
+    if not isinstance(hook, _WithoutLateAnswers):
+        sys.unraisablehook = _WithoutLateAnswers(hook)
     try:
         yield v1
+        sys.unraisablehook = hook  # after a failure it must stay: late answers come at any time
     finally:
         logger.setLevel(level)
+
+
+class _WithoutLateAnswers:
+    """Of a save that failed Orbax closes the event loop while TensorStore still writes. The traceback that each of
+    these writes then ends with, in a thread of TensorStore's own, says nothing: why the save failed was raised."""
+
+    def __init__(self, other: Callable[[Any], object]):
+        self._other = other
+
+    def __call__(self, unraisable: Any) -> None:
+        error = unraisable.exc_value
+        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+            self._other(unraisable)
 
 
 def _elsewhere(what: str, path: Path, arrays: Arrays) -> Any:
