@@ -83,6 +83,7 @@ class CheckpointStore:
         self.directory = Path(os.path.abspath(directory))
         self.keep = keep
         self._closed = False
+        self._refused: set[Path] = set()
         self._lock: weakref.finalize | None = None
 
     def __enter__(self) -> "CheckpointStore":
@@ -177,6 +178,7 @@ class CheckpointStore:
         except Exception as error:
             shutil.rmtree(temporary, ignore_errors=True)
             raise files.could_not_save(error, step, self.directory) from error
+        self._refused.discard(final)
         self._prune(step)
 
     def restore(self, abstract: Any, *, step: int | None = None) -> Restored:
@@ -205,6 +207,7 @@ class CheckpointStore:
                 if step is not None:
                     raise
                 refused[folder] = str(error) if os.path.lexists(folder) else ""
+                self._refused.add(folder)
                 continue
             if any(refused.values()):
                 reasons = "\n  ".join(filter(None, refused.values()))
@@ -232,11 +235,15 @@ class CheckpointStore:
         return sorted((int(match[1]), int(match[2] or 0), self.directory / match[0]) for match in matches)
 
     def _prune(self, saved: int) -> None:
-        found = [entry for entry in self._found() if not entry[2].is_symlink()]
-        newest = {step: folder for step, _, folder in found if files.is_complete(folder)}
-        # The saved step first: after a fallback it may be below a damaged one, which must not push it out.
+        # What this store could not load must not push out what can be loaded. It stays, for another look at it,
+        # until it is not the newest any more.
+        found = [(step, folder) for step, _, folder in self._found() if not folder.is_symlink()]
+        found = [(step, folder) for step, folder in found if folder not in self._refused or step <= saved]
+        loadable = [(step, folder) for step, folder in found if folder not in self._refused]
+        newest = {step: folder for step, folder in loadable if files.is_complete(folder)}
+        # The saved step first: it may be below others, if this run goes on from an earlier step than they.
         kept = sorted(newest, key=lambda step: (step == saved, step))[-self.keep :]
-        for folder in {folder for _, _, folder in found} - {newest[step] for step in kept}:
+        for folder in {folder for _, folder in found} - {newest[step] for step in kept}:
             trash = folder.with_name(f"{folder.name}.trash")
             try:
                 os.rename(folder, trash)
