@@ -79,18 +79,37 @@ def _elsewhere(what: str, path: Path, arrays: Arrays) -> Any:
         "PYTHONPATH": root + (os.pathsep + known if known else ""),
         "JAX_PLATFORMS": "cpu",  # the accelerators are this process's
     }
-    done = subprocess.run(
-        [sys.executable, "-c", "from jaxrnn.training.orbax_io import _serve; _serve()"],
-        input=pickle.dumps((what, path, arrays)),
-        capture_output=True,
-        env=environment,
-    )
-    if done.returncode:
-        raise RuntimeError(f"the process that was to {what} ended with {done.returncode}: {done.stderr[-2000:]!r}")
-    number, message, result = pickle.loads(done.stdout)  # by our own child, from what we gave it
+    pipe = subprocess.PIPE
+    with _stop_signals_blocked():
+        child = subprocess.Popen(
+            [sys.executable, "-P", "-c", "from jaxrnn.training.orbax_io import _serve; _serve()"],
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+            env=environment,
+        )
+    with child:
+        answer, errors = child.communicate(pickle.dumps((what, path, arrays)))
+    if child.returncode:
+        raise RuntimeError(f"the process that was to {what} ended with {child.returncode}: {errors[-2000:]!r}")
+    number, message, result = pickle.loads(answer)  # by our own child, from what we gave it
     if message is not None:
         raise OSError(number, message) if number else ValueError(message)
     return result
+
+
+@contextlib.contextmanager
+def _stop_signals_blocked() -> Iterator[None]:
+    """For a child that is started here, which inherits this and keeps it: a terminal sends Ctrl-C, and schedulers
+    send SIGTERM, to every process of a run, but what is being saved then is to be saved."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _serve() -> None:

@@ -501,6 +501,22 @@ class TestDamage:
         monkeypatch.setattr(ocp, "load", wrong)
         assert_falls_back(store, r"leaf \['bias'\] is not what was saved")
 
+    def test_a_damaged_checkpoint_does_not_push_out_a_good_one(self, tmp_path: Path) -> None:
+        """A run that fell back goes on from an older step, and saves below the damaged one."""
+        with CheckpointStore(tmp_path) as store:
+            store.save(5, small(5))
+            store.save(9, small(9))
+        damaged = tmp_path / "step_00000009" / "record.json"
+        whole = damaged.read_bytes()
+        damaged.write_bytes(whole[:-9])
+        with CheckpointStore(tmp_path) as store:
+            with pytest.warns(UserWarning, match="restored the older step 5"):
+                store.restore(small(0))
+            for step, left in ((6, {5, 6, 9}), (7, {6, 7, 9}), (9, {7, 9}), (11, {9, 11})):
+                store.save(step, small(step))
+                assert set(store.steps()) == left
+            assert_same(store.restore(small(0), step=9).arrays, small(9))
+
     def test_none_loads(self, store: CheckpointStore) -> None:
         (newest(store) / "record.json").unlink()
         (store.directory / "step_00000001" / "record.json").write_text("[]")
@@ -706,6 +722,35 @@ WRITER = """if True:
         store.save(i // 2, arrays, {"i": i})
         print(i, flush=True)
 """
+
+
+STORM = """if True:
+    import os, signal, sys, threading, time
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    import jax, numpy as np
+    from jaxrnn.training.checkpoints import CheckpointStore
+    store = CheckpointStore(sys.argv[1])
+    jax.process_count = lambda: 2  # then it is a process of its own that saves
+    tree = {"a": np.arange(9)}
+    saving = threading.Thread(target=store.save, args=(1, tree))
+    saving.start()
+    while saving.is_alive():
+        os.killpg(0, signal.SIGINT)
+        os.killpg(0, signal.SIGTERM)
+        time.sleep(0.02)
+    assert (store.restore(tree).arrays["a"] == np.arange(9)).all()
+    print("saved")
+"""
+
+
+def test_the_process_that_saves_for_several_outlives_signals_to_all(tmp_path: Path) -> None:
+    """A terminal sends Ctrl-C to every process of a run, and so do schedulers SIGTERM."""
+    command = [sys.executable, "-W", "error", "-c", STORM, str(tmp_path)]
+    run = subprocess.run(
+        command, env=environment(), capture_output=True, text=True, check=False, start_new_session=True
+    )
+    assert (run.stdout, run.stderr) == ("saved\n", "")
 
 
 def test_kill_at_any_instant(tmp_path: Path) -> None:
