@@ -28,6 +28,7 @@ if __name__ == "__main__":
 import math  # noqa: E402
 import os  # noqa: E402
 import sys  # noqa: E402
+from functools import partial  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -118,8 +119,11 @@ def run_experiment(settings: Settings) -> int:
         saved, preparation = runs.parse_config(folder, record)
         config = runs.check_resumable(saved, settings)
 
+    series = load(config)
+    if record is not None:
+        runs.check_series(folder, record, series)
     mesh = batch_mesh(config.batch_size, settings.devices)
-    forecasting = Forecasting(config, load(config), preparation, mesh=mesh)
+    forecasting = Forecasting(config, series, preparation, mesh=mesh)
     optimizer = forecasting.optimizer()
     state, train_epoch = forecasting.start(optimizer)
     run = Run.create(state, patience=config.patience)
@@ -147,12 +151,13 @@ def run_experiment(settings: Settings) -> int:
 
 def claim(folder: Path, store: CheckpointStore, forecasting: Forecasting, *, new: bool) -> None:
     """Make the folder this run's own; an error if another one has it or is training in it."""
+    write = partial(runs.write_config, folder, forecasting.config, forecasting.preparation, forecasting.series)
     runs.make_folder(folder)
     if new:
-        runs.write_config(folder, forecasting.config, forecasting.preparation, new=True)
+        write(new=True)
     store.claim()
     if not new:
-        runs.write_config(folder, forecasting.config, forecasting.preparation, new=False)
+        write(new=False)
 
 
 def restore(run: Run, store: CheckpointStore) -> Run:

@@ -105,7 +105,9 @@ class CheckpointStore:
             OSError: the folder cannot be made.
         """
         self._require_open()
-        self.directory.mkdir(parents=True, exist_ok=True)
+        if not self.directory.is_dir():
+            self.directory.mkdir(parents=True, exist_ok=True)
+            files.fsync(self.directory.parent)
         if fcntl is None or self._holds_lock():
             return
         self._release()

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import forecast, gradient_flow, lr_range, predict
+from experiments import forecast, gradient_flow, lr_range, predict, runs
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--hidden", "6", "--epochs", "2"]
@@ -142,6 +142,20 @@ def test_resume_refuses_an_option_that_happens_to_be_a_default(tmp_path, capsys)
     assert "--seed is 0" in capsys.readouterr().err
     assert run_forecast(out, "--resume", "--task", "seq2vec") == 2
     assert "--task is 'seq2vec'" in capsys.readouterr().err
+
+
+def test_resume_refuses_a_series_that_has_changed(waves, tmp_path, capsys):
+    out = tmp_path / "run"
+    options = ["--series", str(waves), "--column", "height", "--level-width", "10", "--window", "5", *SMALL]
+    assert run_forecast(out, *options) == 0
+    whole = waves.read_text()
+    lines = whole.splitlines()
+    for changed in ([*lines, "d200,3.0,0"], lines[:-80], [*lines[:50], lines[51], lines[50], *lines[52:]]):
+        waves.write_text("\n".join(changed))
+        assert run_forecast(out, "--resume", "--epochs", "3") == 2
+        assert f"has changed since the run in {out} began" in " ".join(capsys.readouterr().err.split())
+    waves.write_text(whole)
+    assert run_forecast(out, "--resume", "--epochs", "3") == 0
 
 
 def test_checkpoints_without_a_run_are_not_mixed_with_new_ones(tmp_path, capsys):
@@ -308,7 +322,13 @@ def test_predict_says_when_a_run_is_damaged(tmp_path, capsys):
     config.write_text("{")
     assert predict.main([str(out)]) == 2
     assert "config.json is damaged" in " ".join(capsys.readouterr().err.split())
-    config.write_text(whole.replace('"window": 30', '"window": "ten"'))
+    config.write_text(whole.replace('"window": 30', '"window": 31'))
+    assert predict.main([str(out)]) == 2
+    assert run_forecast(out, "--resume") == 2
+    assert "damaged, or was edited" in " ".join(capsys.readouterr().err.split())
+    forged = json.loads(whole)
+    forged["config"]["window"] = "ten"
+    config.write_text(json.dumps(runs.with_checksum(forged)))
     assert predict.main([str(out)]) == 2
     assert "window is 'ten' in config.json" in " ".join(capsys.readouterr().err.split())
 
