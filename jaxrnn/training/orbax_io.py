@@ -9,9 +9,11 @@ import ctypes
 import logging
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,16 +31,32 @@ def save(path: Path, arrays: Arrays) -> None:
     if jax.process_count() > 1:
         _elsewhere("save", path, arrays)
         return
-    with _orbax() as ocp:
-        ocp.save(os.fspath(path), arrays)
+    with _plain(path) as plain, _orbax() as ocp:
+        ocp.save(plain, arrays)
 
 
 def load(path: Path, like: Arrays) -> Arrays:
     """The arrays in a folder, of the names, shapes and dtypes of ``like``."""
     if jax.process_count() > 1:
         return _elsewhere("load", path, like)
-    with _orbax() as ocp:
-        return ocp.load(os.fspath(path), like)
+    with _plain(path) as plain, _orbax() as ocp:
+        return ocp.load(plain, like)
+
+
+@contextlib.contextmanager
+def _plain(path: Path) -> Iterator[str]:
+    """The path; by way of a link where it holds characters that Orbax may not take as they are.
+
+    It takes a folder for a pattern: below one called ``a[b]`` or ``a\\b`` it saves what it cannot load any more.
+    """
+    whole = os.fspath(path)
+    if os.name == "nt" or re.fullmatch(r"[\w ./,=@~+-]*", whole):
+        yield whole
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = os.path.join(folder, "link")
+        os.symlink(path.parent, link, target_is_directory=True)
+        yield os.path.join(link, path.name)
 
 
 @contextlib.contextmanager

@@ -165,6 +165,20 @@ class TestRoundtrip:
         assert restored["placed"].sharding == sharding
         assert not restored["free"].committed
 
+    @pytest.mark.parametrize(
+        "name", ["a[b]", "a*b?", "a\\b", "gs:", "%41 ü 日本\n", b"not utf-8 \xff", "~", "..."], ids=str
+    )
+    def test_folder_of_any_name(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str | bytes) -> None:
+        """And relative, which stays the same folder when the program goes elsewhere."""
+        monkeypatch.chdir(tmp_path)
+        folder = os.fsdecode(name)
+        store = CheckpointStore(f"{folder}/{folder}")
+        monkeypatch.chdir("/")
+        store.save(1, small(1))
+        store.save(1, small(2))
+        assert_same(store.restore(small(0)).arrays, small(2))
+        assert os.listdir(tmp_path / folder / folder) == ["step_00000001.1"]
+
     def test_record_keeps_non_finite_floats_and_order(self, tmp_path: Path) -> None:
         record = {
             "z": float("nan"),
