@@ -22,12 +22,13 @@ import time
 
 _BEGAN = time.perf_counter()
 if __name__ == "__main__":
-    # While modules are being imported, Ctrl-C just ends the process; main() turns it into an exception again.
+    # While modules are being imported, Ctrl-C just ends the process; main() says something too.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import math  # noqa: E402
 import os  # noqa: E402
 import sys  # noqa: E402
+from functools import partial  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -48,11 +49,29 @@ LOST_PEER = 75
 """Exit code where another process of the job is gone: EX_TEMPFAIL of sysexits.h, try again."""
 
 
+class CtrlC:
+    """What Ctrl-C does to this program outside of training: it ends, at once and whatever it is doing.
+
+    As an exception it would get lost now and then, where it strikes within one of JAX's callbacks from the
+    garbage collector: Python prints such an exception, ignores it and goes on.
+    """
+
+    message: str
+
+    def __call__(self, *_: Any) -> None:
+        os.write(2, f"error: {self.message}\n".encode())
+        os._exit(INTERRUPTED)
+
+
+ctrl_c = CtrlC()
+
+
 def main(arguments: list[str] | None = None) -> int:
+    ctrl_c.message = "interrupted before there was anything to save"
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, ctrl_c)
     settings = read_settings(__doc__, arguments)
     plain_warnings()
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         if settings.distributed:
             return run_with_others(settings)
@@ -60,7 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         return fail(str(error))
     except KeyboardInterrupt:
-        fail("interrupted before there was anything to save")
+        fail(ctrl_c.message)
         return INTERRUPTED
 
 
@@ -100,8 +119,11 @@ def run_experiment(settings: Settings) -> int:
         saved, preparation = runs.parse_config(folder, record)
         config = runs.check_resumable(saved, settings)
 
+    series = load(config)
+    if record is not None:
+        runs.check_series(folder, record, series)
     mesh = batch_mesh(config.batch_size, settings.devices)
-    forecasting = Forecasting(config, load(config), preparation, mesh=mesh)
+    forecasting = Forecasting(config, series, preparation, mesh=mesh)
     optimizer = forecasting.optimizer()
     state, train_epoch = forecasting.start(optimizer)
     run = Run.create(state, patience=config.patience)
@@ -109,6 +131,7 @@ def run_experiment(settings: Settings) -> int:
         processes.on_main(lambda: claim(folder, store, forecasting, new=record is None))
         if record is not None:
             run = restore(run, store)
+        ctrl_c.message = f"interrupted; what has been saved is in {folder}, and --resume goes on from there"
         train(forecasting, run, train_epoch, store, settings)
     console.print(f"stopped: {_reason(run, config)}", soft_wrap=True)
     if run.stopped == "diverged" and main:
@@ -118,11 +141,7 @@ def run_experiment(settings: Settings) -> int:
     code = {"diverged": 1, **EXIT_CODES}.get(run.stopped or "", 0)
     if run.stopped == "terminated" or not main:  # whoever sends SIGTERM will not wait for pictures
         return code
-    try:
-        metrics = finish(forecasting, run, folder)
-    except KeyboardInterrupt:
-        fail(f"interrupted while finishing; the model is saved in {folder}, and --resume finishes")
-        return INTERRUPTED
+    metrics = finish(forecasting, run, folder)
     epoch = run.stopping.best_epoch
     which = f"best model of epoch {epoch}" if epoch else "no epoch was finite: this is the untrained model"
     console.print(f"{which}; its MAE over the last {len(forecasting.actual)} values is {metrics['valid_mae']!r}")
@@ -132,12 +151,13 @@ def run_experiment(settings: Settings) -> int:
 
 def claim(folder: Path, store: CheckpointStore, forecasting: Forecasting, *, new: bool) -> None:
     """Make the folder this run's own; an error if another one has it or is training in it."""
+    write = partial(runs.write_config, folder, forecasting.config, forecasting.preparation, forecasting.series)
     runs.make_folder(folder)
     if new:
-        runs.write_config(folder, forecasting.config, forecasting.preparation, new=True)
+        write(new=True)
     store.claim()
     if not new:
-        runs.write_config(folder, forecasting.config, forecasting.preparation, new=False)
+        write(new=False)
 
 
 def restore(run: Run, store: CheckpointStore) -> Run:

@@ -1,6 +1,7 @@
 """A run folder: what is in it, writing it so that a crash leaves whole files, and reading it back."""
 
 import csv
+import hashlib
 import json
 import math
 import os
@@ -13,7 +14,8 @@ import numpy as np
 
 from experiments.config import Settings, given
 from experiments.recipes import Config
-from jaxrnn.data import Preparation
+from jaxrnn.data import Preparation, Series
+from jaxrnn.training.checkpoint_files import fsync
 
 CHECKPOINTS = "checkpoints"
 CONFIG = "config.json"
@@ -36,6 +38,7 @@ def write_json(path: Path, content: Any) -> None:
     """Write to a temporary name and rename: a reader sees the old file or the new one, never half of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(_finite(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    fsync(temporary)  # else a power cut may leave the name with nothing in it
     os.replace(temporary, path)
 
 
@@ -74,7 +77,10 @@ def read_record(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        return {name: record[name] for name in ("config", "preparation")}
+        record = {name: record[name] for name in ("config", "preparation", "series", "sha256")}
+        if record != with_checksum(record):
+            raise ValueError(f"{path} is damaged, or was edited: its checksum does not fit")
+        return record
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({type(error).__name__}: {error})") from error
 
@@ -95,9 +101,38 @@ def find_run(folder: Path, *, resume: bool) -> dict[str, Any] | None:
     return None
 
 
-def write_config(folder: Path, config: Config, preparation: Preparation, *, new: bool) -> None:
+def with_checksum(record: dict[str, Any]) -> dict[str, Any]:
+    """The record, in its form in a file, and in it the SHA-256 of all the rest of it."""
+    plain = json.loads(json.dumps(_finite({name: record[name] for name in record if name != "sha256"})))
+    return plain | {"sha256": hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()}
+
+
+def describe_series(series: Series) -> dict[str, Any]:
+    """What tells it from another. Not a checksum: two processors may compute a series to other last bits."""
+    place = np.arange(1, 1 + len(series.values)) / len(series.values)
+    return {
+        "shape": list(series.values.shape),
+        "split": series.split,
+        "means": series.values.mean(axis=0).tolist(),
+        "moments": (place @ series.values).tolist(),
+    }
+
+
+def check_series(folder: Path, record: dict[str, Any], series: Series) -> None:
+    """A ValueError if the series is not the one that the run began with."""
+    had, has = record["series"], describe_series(series)
+    same = (had["shape"], had["split"]) == (has["shape"], has["split"])
+    if not same or not all(np.allclose(had[name], has[name], rtol=1e-9) for name in ("means", "moments")):
+        raise ValueError(
+            f"{series.name} has changed since the run in {folder} began: it had {had['shape'][0]} steps and has "
+            f"{has['shape'][0]}, or other values. Go on with the series as it was, or begin a run in another --out"
+        )
+
+
+def write_config(folder: Path, config: Config, preparation: Preparation, series: Series, *, new: bool) -> None:
     """Write config.json, which makes the folder a run; a ValueError if it is to be ``new`` and there is one."""
-    path, record = folder / CONFIG, {"config": vars(config), "preparation": preparation.to_json()}
+    path, description = folder / CONFIG, describe_series(series)
+    record = with_checksum({"config": vars(config), "preparation": preparation.to_json(), "series": description})
     if not new:
         write_json(path, record)
         return
@@ -109,6 +144,7 @@ def write_config(folder: Path, config: Config, preparation: Preparation, *, new:
         raise ValueError(another_run(folder)) from None
     finally:
         temporary.unlink()
+    fsync(folder)
 
 
 def another_run(folder: Path) -> str:

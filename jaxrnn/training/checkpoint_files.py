@@ -125,7 +125,7 @@ def write(folder: Path, content: dict[str, Any], leaves: dict[str, Leaf]) -> Non
 def _require_space(folder: Path, size: int) -> None:
     """Have that many bytes allocated and freed again: an OSError where disk or quota has no room for them.
 
-    On a full disk Orbax fails too, but leaves tasks behind that print a traceback each.
+    On a full disk Orbax fails too, but goes on writing for a while to where it has failed.
     """
     if not hasattr(os, "posix_fallocate"):
         return

@@ -3,7 +3,8 @@
 Orbax writes and reads the arrays. What is added, and why:
 
 - A folder is a checkpoint by its name alone. It is written and synced under a `.tmp` name and renamed once,
-  to `step_00000012`; deletion first renames to `.trash`. So a kill leaves a whole checkpoint or none.
+  to `step_00000012`; deletion first renames to `.trash`. So a kill leaves a whole checkpoint or none. No two
+  attempts share a `.tmp` name: of one that failed Orbax may still be writing when the next has begun.
 - Nothing is overwritten. A step saved again becomes `step_00000012.1`, and only then does the older folder
   go: with one name for both there would be an instant with neither.
 - One writes. The first `save` (or `claim`) locks the folder until `close`; the kernel frees a dead writer's lock.
@@ -22,6 +23,7 @@ import dataclasses
 import operator
 import os
 import re
+import secrets
 import shutil
 import warnings
 import weakref
@@ -40,7 +42,7 @@ except ImportError:  # not on Windows: there, that only one writes is up to the 
     fcntl = None
 
 _NAME = re.compile(r"step_([0-9]{8,})(?:\.([0-9]+))?")
-_LEFTOVER = re.compile(_NAME.pattern + r"\.(?:tmp|trash)")
+_LEFTOVER = re.compile(_NAME.pattern + r"\.(?:(?:[0-9a-f]+\.)?tmp|trash)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +83,7 @@ class CheckpointStore:
         self.directory = Path(os.path.abspath(directory))
         self.keep = keep
         self._closed = False
+        self._refused: set[Path] = set()
         self._lock: weakref.finalize | None = None
 
     def __enter__(self) -> "CheckpointStore":
@@ -102,7 +105,9 @@ class CheckpointStore:
             OSError: the folder cannot be made.
         """
         self._require_open()
-        self.directory.mkdir(parents=True, exist_ok=True)
+        if not self.directory.is_dir():
+            self.directory.mkdir(parents=True, exist_ok=True)
+            files.fsync(self.directory.parent)
         if fcntl is None or self._holds_lock():
             return
         self._release()
@@ -160,14 +165,14 @@ class CheckpointStore:
             raise ValueError(f"{step=} must be at least 0")
         files.require_plain_json(record, "record")
         leaves, _ = files.flatten(arrays)
-        revisions = [revision for other, revision, _ in self._found() if other == step]
-        final = self.directory / (f"step_{step:08d}" + (f".{revisions[-1] + 1}" if revisions else ""))
-        temporary = final.with_name(f"{final.name}.tmp")
+        temporary = self.directory / f"step_{step:08d}.{secrets.token_hex(4)}.tmp"
         try:
             self.claim()
             for name in os.listdir(self.directory):
-                if _LEFTOVER.fullmatch(name):  # its writer is dead: there is only one, and it is here
+                if _LEFTOVER.fullmatch(name):  # its writer is dead, or has failed: there is only one, here
                     shutil.rmtree(self.directory / name, ignore_errors=True)
+            revisions = [revision for other, revision, _ in self._found() if other == step]
+            final = self.directory / (f"step_{step:08d}" + (f".{revisions[-1] + 1}" if revisions else ""))
             temporary.mkdir()
             files.write(temporary, {"format": files.FORMAT, "step": step, "record": record}, leaves)
             os.rename(temporary, final)
@@ -175,6 +180,7 @@ class CheckpointStore:
         except Exception as error:
             shutil.rmtree(temporary, ignore_errors=True)
             raise files.could_not_save(error, step, self.directory) from error
+        self._refused.discard(final)
         self._prune(step)
 
     def restore(self, abstract: Any, *, step: int | None = None) -> Restored:
@@ -203,6 +209,7 @@ class CheckpointStore:
                 if step is not None:
                     raise
                 refused[folder] = str(error) if os.path.lexists(folder) else ""
+                self._refused.add(folder)
                 continue
             if any(refused.values()):
                 reasons = "\n  ".join(filter(None, refused.values()))
@@ -230,11 +237,15 @@ class CheckpointStore:
         return sorted((int(match[1]), int(match[2] or 0), self.directory / match[0]) for match in matches)
 
     def _prune(self, saved: int) -> None:
-        found = [entry for entry in self._found() if not entry[2].is_symlink()]
-        newest = {step: folder for step, _, folder in found if files.is_complete(folder)}
-        # The saved step first: after a fallback it may be below a damaged one, which must not push it out.
+        # What this store could not load must not push out what can be loaded. It stays, for another look at it,
+        # until it is not the newest any more.
+        found = [(step, folder) for step, _, folder in self._found() if not folder.is_symlink()]
+        found = [(step, folder) for step, folder in found if folder not in self._refused or step <= saved]
+        loadable = [(step, folder) for step, folder in found if folder not in self._refused]
+        newest = {step: folder for step, folder in loadable if files.is_complete(folder)}
+        # The saved step first: it may be below others, if this run goes on from an earlier step than they.
         kept = sorted(newest, key=lambda step: (step == saved, step))[-self.keep :]
-        for folder in {folder for _, _, folder in found} - {newest[step] for step in kept}:
+        for folder in {folder for _, folder in found} - {newest[step] for step in kept}:
             trash = folder.with_name(f"{folder.name}.trash")
             try:
                 os.rename(folder, trash)

@@ -58,7 +58,13 @@ class SteppedEpoch:
         """The next batches, at most ``steps`` of them and not beyond the end of the epoch."""
         if steps < 1:
             raise ValueError(f"{steps=} must be at least 1")
-        return self._program(state, min(int(state.position) + steps, self.steps), fresh=False)
+        position = int(state.position)
+        if position >= self.steps:
+            raise ValueError(
+                f"the state stands before batch {position} of an epoch that has {self.steps}: it was saved with "
+                f"other data or another batch size"
+            )
+        return self._program(state, min(position + steps, self.steps), fresh=False)
 
     def over(self, mesh: Mesh | None) -> "SteppedEpoch":
         """The same epoch, with each batch spread over the devices of another mesh."""

@@ -9,10 +9,12 @@ import ctypes
 import logging
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +31,32 @@ def save(path: Path, arrays: Arrays) -> None:
     if jax.process_count() > 1:
         _elsewhere("save", path, arrays)
         return
-    with _orbax() as ocp:
-        ocp.save(os.fspath(path), arrays)
+    with _plain(path) as plain, _orbax() as ocp:
+        ocp.save(plain, arrays)
 
 
 def load(path: Path, like: Arrays) -> Arrays:
     """The arrays in a folder, of the names, shapes and dtypes of ``like``."""
     if jax.process_count() > 1:
         return _elsewhere("load", path, like)
-    with _orbax() as ocp:
-        return ocp.load(os.fspath(path), like)
+    with _plain(path) as plain, _orbax() as ocp:
+        return ocp.load(plain, like)
+
+
+@contextlib.contextmanager
+def _plain(path: Path) -> Iterator[str]:
+    """The path; by way of a link where it holds characters that Orbax may not take as they are.
+
+    It takes a folder for a pattern: below one called ``a[b]`` or ``a\\b`` it saves what it cannot load any more.
+    """
+    whole = os.fspath(path)
+    if os.name == "nt" or re.fullmatch(r"[\w ./,=@~+-]*", whole):
+        yield whole
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = os.path.join(folder, "link")
+        os.symlink(path.parent, link, target_is_directory=True)
+        yield os.path.join(link, path.name)
 
 
 @contextlib.contextmanager
@@ -47,12 +65,28 @@ def _orbax() -> Iterator[Any]:
     from orbax.checkpoint import v1
 
     logger = logging.getLogger("absl")
-    level = logger.level
+    level, hook = logger.level, sys.unraisablehook
     logger.setLevel(logging.CRITICAL)  # what fails is raised as well: no need of its tracebacks
+    if not isinstance(hook, _WithoutLateAnswers):
+        sys.unraisablehook = _WithoutLateAnswers(hook)
     try:
         yield v1
+        sys.unraisablehook = hook  # after a failure it must stay: late answers come at any time
     finally:
         logger.setLevel(level)
+
+
+class _WithoutLateAnswers:
+    """Of a save that failed Orbax closes the event loop while TensorStore still writes. The traceback that each of
+    these writes then ends with, in a thread of TensorStore's own, says nothing: why the save failed was raised."""
+
+    def __init__(self, other: Callable[[Any], object]):
+        self._other = other
+
+    def __call__(self, unraisable: Any) -> None:
+        error = unraisable.exc_value
+        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+            self._other(unraisable)
 
 
 def _elsewhere(what: str, path: Path, arrays: Arrays) -> Any:
@@ -63,18 +97,37 @@ def _elsewhere(what: str, path: Path, arrays: Arrays) -> Any:
         "PYTHONPATH": root + (os.pathsep + known if known else ""),
         "JAX_PLATFORMS": "cpu",  # the accelerators are this process's
     }
-    done = subprocess.run(
-        [sys.executable, "-c", "from jaxrnn.training.orbax_io import _serve; _serve()"],
-        input=pickle.dumps((what, path, arrays)),
-        capture_output=True,
-        env=environment,
-    )
-    if done.returncode:
-        raise RuntimeError(f"the process that was to {what} ended with {done.returncode}: {done.stderr[-2000:]!r}")
-    number, message, result = pickle.loads(done.stdout)  # by our own child, from what we gave it
+    pipe = subprocess.PIPE
+    with _stop_signals_blocked():
+        child = subprocess.Popen(
+            [sys.executable, "-P", "-c", "from jaxrnn.training.orbax_io import _serve; _serve()"],
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+            env=environment,
+        )
+    with child:
+        answer, errors = child.communicate(pickle.dumps((what, path, arrays)))
+    if child.returncode:
+        raise RuntimeError(f"the process that was to {what} ended with {child.returncode}: {errors[-2000:]!r}")
+    number, message, result = pickle.loads(answer)  # by our own child, from what we gave it
     if message is not None:
         raise OSError(number, message) if number else ValueError(message)
     return result
+
+
+@contextlib.contextmanager
+def _stop_signals_blocked() -> Iterator[None]:
+    """For a child that is started here, which inherits this and keeps it: a terminal sends Ctrl-C, and schedulers
+    send SIGTERM, to every process of a run, but what is being saved then is to be saved."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _serve() -> None:

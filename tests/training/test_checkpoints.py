@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -164,6 +165,20 @@ class TestRoundtrip:
         assert restored["placed"].sharding == sharding
         assert not restored["free"].committed
 
+    @pytest.mark.parametrize(
+        "name", ["a[b]", "a*b?", "a\\b", "gs:", "%41 ü 日本\n", b"not utf-8 \xff", "~", "..."], ids=str
+    )
+    def test_folder_of_any_name(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str | bytes) -> None:
+        """And relative, which stays the same folder when the program goes elsewhere."""
+        monkeypatch.chdir(tmp_path)
+        folder = os.fsdecode(name)
+        store = CheckpointStore(f"{folder}/{folder}")
+        monkeypatch.chdir("/")
+        store.save(1, small(1))
+        store.save(1, small(2))
+        assert_same(store.restore(small(0)).arrays, small(2))
+        assert os.listdir(tmp_path / folder / folder) == ["step_00000001.1"]
+
     def test_record_keeps_non_finite_floats_and_order(self, tmp_path: Path) -> None:
         record = {
             "z": float("nan"),
@@ -264,13 +279,13 @@ class TestFolder:
         monkeypatch.setattr(os, "rename", logged_rename)
         store.save(3, small(3))
         folder = store.directory / "step_00000003"
-        written = {str(path).replace(folder.name, "step_00000003.tmp") for path in [folder, *folder.rglob("*")]}
         at = events.index("rename step_00000003")
-        assert set(events[:at]) == written
+        before = {re.sub(r"(step_00000003)\.[0-9a-f]{8}\.tmp", r"\1", event) for event in events[:at]}
+        assert before == {str(path) for path in [folder, *folder.rglob("*")]}
         assert events[at + 1 :] == [str(store.directory), "rename step_00000001.trash"]
 
     def test_leftovers_are_ignored_by_readers_and_deleted_by_the_next_save(self, store: CheckpointStore) -> None:
-        shutil.copytree(newest(store), store.directory / "step_00000003.tmp")
+        shutil.copytree(newest(store), store.directory / "step_00000003.0a1b2c3d.tmp")
         shutil.copytree(newest(store), store.directory / "step_00000004.1.trash")
         (store.directory / "notes.tmp").write_text("not ours")
         before = sorted(os.listdir(store.directory))
@@ -500,6 +515,22 @@ class TestDamage:
         monkeypatch.setattr(ocp, "load", wrong)
         assert_falls_back(store, r"leaf \['bias'\] is not what was saved")
 
+    def test_a_damaged_checkpoint_does_not_push_out_a_good_one(self, tmp_path: Path) -> None:
+        """A run that fell back goes on from an older step, and saves below the damaged one."""
+        with CheckpointStore(tmp_path) as store:
+            store.save(5, small(5))
+            store.save(9, small(9))
+        damaged = tmp_path / "step_00000009" / "record.json"
+        whole = damaged.read_bytes()
+        damaged.write_bytes(whole[:-9])
+        with CheckpointStore(tmp_path) as store:
+            with pytest.warns(UserWarning, match="restored the older step 5"):
+                store.restore(small(0))
+            for step, left in ((6, {5, 6, 9}), (7, {6, 7, 9}), (9, {7, 9}), (11, {9, 11})):
+                store.save(step, small(step))
+                assert set(store.steps()) == left
+            assert_same(store.restore(small(0), step=9).arrays, small(9))
+
     def test_none_loads(self, store: CheckpointStore) -> None:
         (newest(store) / "record.json").unlink()
         (store.directory / "step_00000001" / "record.json").write_text("[]")
@@ -662,6 +693,34 @@ class TestSaveFails:
             subprocess.run(["umount", str(tmp_path)], check=True)
         assert capfd.readouterr().err == ""
 
+    def test_orbax_runs_into_a_full_disk(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        """Filled up between the look at the free space and the write. Orbax fails, and goes on writing: without a
+        word, and what is saved under the same number at once holds nothing of it."""
+        mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)]
+        if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+            pytest.skip("no right to mount a tmpfs here")
+        monkeypatch.setattr(checkpoint_files, "_require_space", lambda *_: None)
+        monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
+        tree = {str(i): jnp.full((400,), float(i)) for i in range(40)}
+        store = CheckpointStore(tmp_path / "store")
+        try:
+            store.save(1, tree)
+            for free in (0, 1, 2, 4, 8, 12):
+                disk = os.statvfs(tmp_path)
+                (tmp_path / "filler").write_bytes(bytes(disk.f_bavail * disk.f_frsize - 4096 * free))
+                with pytest.raises(OSError, match=r"could not save step=2 .*No space left on device"):
+                    store.save(2, tree)
+                (tmp_path / "filler").unlink()
+                store.save(2, tree)
+                time.sleep(0.05)
+                assert_same(store.restore(tree, step=2).arrays, tree)
+        finally:
+            store.close()
+            subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
+        assert capfd.readouterr().err == ""
+
 
 def environment() -> dict[str, str]:
     root = str(Path(jaxrnn.__file__).parents[1])
@@ -677,6 +736,35 @@ WRITER = """if True:
         store.save(i // 2, arrays, {"i": i})
         print(i, flush=True)
 """
+
+
+STORM = """if True:
+    import os, signal, sys, threading, time
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    import jax, numpy as np
+    from jaxrnn.training.checkpoints import CheckpointStore
+    store = CheckpointStore(sys.argv[1])
+    jax.process_count = lambda: 2  # then it is a process of its own that saves
+    tree = {"a": np.arange(9)}
+    saving = threading.Thread(target=store.save, args=(1, tree))
+    saving.start()
+    while saving.is_alive():
+        os.killpg(0, signal.SIGINT)
+        os.killpg(0, signal.SIGTERM)
+        time.sleep(0.02)
+    assert (store.restore(tree).arrays["a"] == np.arange(9)).all()
+    print("saved")
+"""
+
+
+def test_the_process_that_saves_for_several_outlives_signals_to_all(tmp_path: Path) -> None:
+    """A terminal sends Ctrl-C to every process of a run, and so do schedulers SIGTERM."""
+    command = [sys.executable, "-W", "error", "-c", STORM, str(tmp_path)]
+    run = subprocess.run(
+        command, env=environment(), capture_output=True, text=True, check=False, start_new_session=True
+    )
+    assert (run.stdout, run.stderr) == ("saved\n", "")
 
 
 def test_kill_at_any_instant(tmp_path: Path) -> None:

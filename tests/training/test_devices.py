@@ -1,11 +1,13 @@
-"""Over eight devices every cell trains as over one, with and without state. In a process of its own, since the
-number of devices is fixed once JAX runs."""
+"""Over eight devices every cell trains as over one, with and without state, from memory and from a file. In a
+process of its own, since the number of devices is fixed once JAX runs."""
 
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from jaxrnn.cells import CELLS
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,11 +23,14 @@ from jaxrnn import data, training
 from jaxrnn.models import RNNForecaster
 
 cell, window, batch = sys.argv[1], 4, 10  # 10 rows do not divide by 8
-series = jnp.asarray(np.sin(np.arange(205) / 3)[:, None], jnp.float32)
+np.save(sys.argv[2], np.sin(np.arange(205) / 3).astype(np.float32))
+file = data.SeriesFile(sys.argv[2])
+series = jnp.asarray(file.take_windows(np.array([0]), 205)[0])
 targets = jnp.roll(series, -1, axis=0)
 mesh = jax.make_mesh((8,), ("batch",))
 
-def train(stateful, mesh):
+def train(kind, mesh):
+    stateful = kind == "stateful"
     make = lambda: RNNForecaster(hidden_features=(6, 5), cell=cell, return_sequences=stateful, rngs=nnx.Rngs(0))
     apply, params = training.pure_apply(make)
     optimizer = training.make_optimizer("sgd", 0.05)
@@ -35,6 +40,9 @@ def train(stateful, mesh):
         starts = jnp.asarray(data.sequential_starts(200, window, batch))            # 5 steps an epoch
         epoch = training.make_sequential_epoch(apply, optimizer, training.huber, series, targets, starts,
                                                initial_carry=carry, **common)
+    elif kind == "streamed":
+        epoch = training.make_streamed_epoch(apply, optimizer, training.huber, file, file[1:], range(45),
+                                             batch_size=batch, every_step=False, **common)
     else:
         starts = jnp.asarray(data.window_starts(48, window))                        # 45: 5 steps, the last of 5
         epoch = training.make_windowed_epoch(apply, optimizer, training.huber, series, targets, starts,
@@ -48,18 +56,17 @@ def train(stateful, mesh):
     assert devices == (1 if mesh is None else 8), devices
     return jax.device_get((state.params, state.carry, [row["loss"] for row in run.history]))
 
-for stateful in (False, True):
-    one, eight = train(stateful, None), train(stateful, mesh)
+for kind in ("windowed", "stateful", "streamed"):
+    one, eight = train(kind, None), train(kind, mesh)
     worst = max(float(np.abs(np.asarray(a) - np.asarray(b)).max())
                 for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(eight), strict=True))
-    assert worst < 1e-6, (cell, stateful, worst)
-    print("stateful" if stateful else "windowed", "agree")
+    assert worst < 1e-6, (cell, kind, worst)
+    print(kind, "agree")
 """
 
 
-@pytest.mark.parametrize("cell", ["simple_rnn", "lstm", "gru", "leaky"])
-def test_eight_devices_equal_one_after_twenty_steps(cell):
-    run = subprocess.run(
-        [sys.executable, "-W", "error", "-c", CODE, cell], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert run.stdout == "windowed agree\nstateful agree\n", run.stdout + run.stderr
+@pytest.mark.parametrize("cell", CELLS)
+def test_eight_devices_equal_one_after_twenty_steps(cell, tmp_path):
+    command = [sys.executable, "-W", "error", "-c", CODE, cell, str(tmp_path / "series.npy")]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.stdout == "windowed agree\nstateful agree\nstreamed agree\n", run.stdout + run.stderr

@@ -240,6 +240,14 @@ def test_after_so_many_skipped_steps_in_a_row_the_run_stops_at_its_best():
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((run.state.params, run.best_params)))
 
 
+def test_a_state_of_a_longer_epoch_is_refused():
+    state, epoch = stateful()
+    state, _ = epoch.advance(state, 10)
+    _, shorter = windowed()
+    with pytest.raises(ValueError, match="stands before batch 10 of an epoch that has 8: it was saved with other"):
+        fit(Run.create(state), shorter, evaluate, epochs=1)
+
+
 @pytest.mark.parametrize("name", ["epochs", "save_every_steps", "max_skipped"])
 def test_numbers_must_be_positive(name):
     state, epoch = stateful()
