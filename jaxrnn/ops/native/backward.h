@@ -1,0 +1,125 @@
+// A step backward for some rows of the batch and a panel of units: the gradients of its pre-activations, into the ring.
+
+#pragma once
+
+#include "cells.h"
+#include "gradients.h"
+#include "recurrence.h"
+#include "tile.h"
+#include "workspace.h"
+
+namespace jaxrnn::JAXRNN_ISA {
+
+// The end of a backward step for one row and panel. `product` is dr_{t+1} @ recurrent_kernel.T, null at first.
+// s == -1 stands for what is before the first step: there the gradient of the initial carry is handed out.
+template <class T, class CellType, int kVectors>
+INLINE void finish_backward(const Problem<T>& p, const Workspace<T>& w, int s, int b, const Panel& panel,
+                            const T* product) {
+  constexpr int L = kLanes<T>, kGates = CellType::kGates;
+  constexpr bool kOfGates = CellType::kBlocks > kGates;  // a second stage: its leak and its `more` are a gate's
+  const int H = p.hidden;
+  const ptrdiff_t at = (ptrdiff_t)b * H;
+  const bool reset = s + 1 < p.time && p.is_reset(p.step(s + 1), b);
+  const int t = s < 0 ? 0 : p.step(s);
+  const bool valid = p.is_valid(t, b);
+  const ptrdiff_t row = p.row(t, b);
+  const T* saved_row = p.saved + row * CellType::kSaved * H;
+  const Previous<T> before = s < 0 ? Previous<T>{} : previous<T, CellType>(p, s, b);
+  T* ring = s < 0 ? nullptr : w.ring_at(s, b, p.batch);
+  for (int u = 0; u < kVectors; u++) {
+    const int unit = (panel.first + u) * L, lanes = H - unit;
+    State<T> d{load(w.direct + at + unit, lanes), Vector<T>{}};
+    if (CellType::kHasC) d.c = load(w.c + at + unit, lanes);
+    if (product) {
+      Vector<T> dh = load(product + u * L);
+      if (p.scale) dh *= load(p.scale + at + unit, lanes);
+      d.h += dh;
+    }
+    if (reset) {
+      store(p.dreset_h + at + unit, load(p.dreset_h + at + unit, lanes) + d.h, lanes);
+      if (CellType::kHasC) store(p.dreset_c + at + unit, load(p.dreset_c + at + unit, lanes) + d.c, lanes);
+      d = State<T>{};
+    }
+    if (s < 0) {
+      store(p.dh + at + unit, d.h, lanes);
+      if (CellType::kHasC) store(p.dc + at + unit, d.c, lanes);
+      continue;
+    }
+    Vector<T> dx[kGates] = {}, more = {};
+    if (valid) {
+      if (p.dy) d.h += load(p.dy + row * H + unit, lanes);
+      Vector<T> saved[CellType::kSaved + 1];
+      for (int i = 0; i < CellType::kSaved; i++) saved[i] = load(saved_row + i * H + unit, lanes);
+      State<T> old{};
+      if (CellType::kApart || CellType::kHasLeak) old.h = load(before.h + unit, lanes);
+      if (CellType::kHasC) old.c = load(before.c + unit, lanes);
+      Vector<T> y{};
+      if (CellType::kSaved == 0) y = load(p.y + row * H + unit, lanes);
+      Vector<T> leak{};
+      if (CellType::kHasLeak) leak = kOfGates ? T(1) - saved[1] : load(p.own + unit, lanes);
+      CellType::backward(y, old, leak, saved, d, dx, more);
+    }
+    store(w.direct + at + unit, d.h, lanes);
+    if (CellType::kHasC) store(w.c + at + unit, d.c, lanes);
+    for (int g = 0; g < kGates; g++) {
+      const int block = CellType::kFirst + g;
+      store(ring + block * H + unit, dx[g], lanes);
+      if (p.dxw) store(p.dxw + (row * CellType::kBlocks + block) * H + unit, dx[g], lanes);
+    }
+    if (CellType::kApart || CellType::kHasLeak) store(ring + CellType::kMore * H + unit, more, lanes);
+    if (kOfGates && p.dxw) store(p.dxw + (row * CellType::kBlocks + CellType::kMore) * H + unit, more, lanes);
+  }
+}
+
+// The first stage's part of a backward step: what reaches q h goes on to the pre-activation of q, and to h.
+template <class T, int kVectors>
+void gates_backward_panel(const Problem<T>& p, const Workspace<T>& w, int s, Range rows, const Panel& panel) {
+  constexpr int L = kLanes<T>;
+  const int H = p.hidden, t = p.step(s);
+  const ptrdiff_t width = (ptrdiff_t)Workspace<T>::vectors_of(H) * L;
+  alignas(64) T tiles[24 * L];
+  for (int b = rows.begin; b < rows.end; b += kRows[kVectors]) {
+    const int count = rows.end - b < kRows[kVectors] ? rows.end - b : kRows[kVectors];
+    const T* dn = w.ring_at(s, b, p.batch) + 2 * H;
+    const Segment<T> segment{dn, w.ring_row, w.recurrent + 2 * width * H + (ptrdiff_t)panel.first * H * L, H};
+    tile_of<T, kVectors>(count)(&segment, 1, tiles);
+    for (int m = 0; m < count; m++) {
+      const ptrdiff_t row = p.row(t, b + m), at = (ptrdiff_t)(b + m) * H;
+      const T* h = previous<T, Candidate<T>>(p, s, b + m).h;
+      for (int u = 0; u < kVectors; u++) {
+        const int unit = (panel.first + u) * L, lanes = H - unit;
+        const Vector<T> d = load(tiles + (m * kVectors + u) * L), q = load(p.saved + row * 3 * H + unit, lanes);
+        const Vector<T> dq = p.is_valid(t, b + m) ? d * load(h + unit, lanes) * q * (T(1) - q) : Vector<T>{};
+        store(w.ring_at(s, b + m, p.batch) + unit, dq, lanes);
+        if (p.dxw) store(p.dxw + row * 3 * H + unit, dq, lanes);
+        if (p.is_valid(t, b + m)) store(w.direct + at + unit, load(w.direct + at + unit, lanes) + d * q, lanes);
+      }
+    }
+  }
+}
+
+template <class T, class CellType, int kVectors>
+void backward_panel(const Problem<T>& p, const Workspace<T>& w, int s, Range rows, const Panel& panel) {
+  constexpr bool kSecondStage = CellType::kBlocks > CellType::kGates;
+  const int H = p.hidden, width = kSecondStage ? 2 * H : CellType::kGates * H;
+  // Of dr, all gates or all but the last are dx.
+  const int shared = CellType::kApart ? width - H : width;
+  const T* packed = w.recurrent + (ptrdiff_t)panel.first * width * kLanes<T>;
+  alignas(64) T tiles[24 * kLanes<T>];
+  for (int b = rows.begin; b < rows.end; b += kRows[kVectors]) {
+    const int count = rows.end - b < kRows[kVectors] ? rows.end - b : kRows[kVectors];
+    const bool first = s == p.time - 1;
+    if (!first) {
+      const T* rest = packed + (ptrdiff_t)shared * kVectors * kLanes<T>;
+      const T* ring = w.ring_at(s + 1, b, p.batch);
+      const Segment<T> segments[2] = {{ring, w.ring_row, packed, shared}, {ring + width, w.ring_row, rest, H}};
+      tile_of<T, kVectors>(count)(segments, CellType::kApart ? 2 : 1, tiles);
+    }
+    for (int m = 0; m < count; m++) {
+      const T* product = first ? nullptr : tiles + m * kVectors * kLanes<T>;
+      finish_backward<T, CellType, kVectors>(p, w, s, b + m, panel, product);
+    }
+  }
+}
+
+}  // namespace jaxrnn::JAXRNN_ISA

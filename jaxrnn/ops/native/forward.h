@@ -1,0 +1,174 @@
+// A step forward for some rows of the batch and a panel of units, from products in registers to what is stored.
+
+#pragma once
+
+#include "cells.h"
+#include "recurrence.h"
+#include "tile.h"
+#include "workspace.h"
+
+namespace jaxrnn::JAXRNN_ISA {
+
+// What x @ kernel or h @ recurrent_kernel has come to, and what there is to add, for one panel of units.
+template <class T>
+struct Addend {
+  const T* tiles;  // [gate][vector][lane] a row; null for none
+  const T* rows;   // xw of this row; null for none
+  const T* bias;   // null for none
+
+  template <int kVectors>
+  INLINE Vector<T> at(int gate, int u, int unit, int hidden, int lanes) const {
+    Vector<T> v = Vector<T>{};
+    if (tiles) v = load(tiles + (gate * kVectors + u) * kLanes<T>);
+    if (rows) v += load(rows + gate * hidden + unit, lanes);
+    if (bias) v += load(bias + gate * hidden + unit, lanes);
+    return v;
+  }
+};
+
+// The end of a step for one row and panel: the cell's equations, and everything that is stored.
+template <class T, class CellType, int kVectors>
+INLINE void finish_forward(const Problem<T>& p, const Workspace<T>& w, int s, int b, const Panel& panel,
+                           const Addend<T>& x, const Addend<T>& r) {
+  constexpr int L = kLanes<T>;
+  constexpr bool kOfGates = CellType::kBlocks > CellType::kGates;  // a second stage: its leak is a gate's
+  const int H = p.hidden, t = p.step(s);
+  const bool valid = p.is_valid(t, b), last = s + 1 == p.time;
+  const bool reset = !last && p.is_reset(p.step(s + 1), b);
+  const ptrdiff_t row = p.row(t, b), at = (ptrdiff_t)b * H;
+  const T* h_in = w.h[s & 1] + at;
+  T* h_out = w.h[(s + 1) & 1] + at;
+  T* saved_row = p.saved + row * CellType::kSaved * H;
+  for (int u = 0; u < kVectors; u++) {
+    const int unit = (panel.first + u) * L, lanes = H - unit;
+    State<T> old{load(h_in + unit, lanes), Vector<T>{}};
+    if (CellType::kHasC) old.c = load(w.c + at + unit, lanes);
+    Vector<T> saved[CellType::kSaved + 1] = {};
+    State<T> state = old;
+    if (valid) {
+      Vector<T> xs[CellType::kGates], rs[CellType::kGates];
+      for (int g = 0; g < CellType::kGates; g++) {
+        xs[g] = x.template at<kVectors>(g, u, unit, H, lanes);
+        rs[g] = r.template at<kVectors>(g, u, unit, H, lanes);
+      }
+      Vector<T> leak{};
+      if (CellType::kHasLeak) leak = load(kOfGates ? w.leak + at + unit : p.own + unit, lanes);
+      state = CellType::forward(xs, rs, old, leak, saved);
+    }
+    store(p.y + row * H + unit, valid ? state.h : Vector<T>{}, lanes);
+    if (p.saved) {
+      for (int i = CellType::kFirstSaved; i < CellType::kSaved; i++) store(saved_row + i * H + unit, saved[i], lanes);
+    }
+    if (last) {
+      store(p.last_h + at + unit, state.h, lanes);
+      if (CellType::kHasC) store(p.last_c + at + unit, state.c, lanes);
+      continue;
+    }
+    if (reset) state.h = load(p.reset_h + at + unit, lanes);
+    if (reset && CellType::kHasC) state.c = load(p.reset_c + at + unit, lanes);
+    store(h_out + unit, state.h, lanes);
+    if (CellType::kHasC) store(w.c + at + unit, state.c, lanes);
+    if (p.scale) {
+      store(w.scaled[(s + 1) & 1] + at + unit, state.h * load(p.scale + at + unit, lanes), lanes);
+    }
+  }
+}
+
+template <class T, class CellType, int kVectors>
+void forward_panel(const Problem<T>& p, const Workspace<T>& w, int s, Range rows, const Panel& panel) {
+  constexpr int N = CellType::kGates * kVectors;
+  const int H = p.hidden, t = p.step(s);
+  const T* h = (p.scale ? w.scaled : w.h)[s & 1];
+  alignas(64) T tiles[2][24 * kLanes<T>];
+  for (int b = rows.begin; b < rows.end; b += kRows[N]) {
+    const int count = rows.end - b < kRows[N] ? rows.end - b : kRows[N];
+    const auto tile = tile_of<T, N>(count);
+    Segment<T> segments[2];
+    int used = 0;
+    if (p.x) {
+      const T* x = p.x + p.row(t, b) * p.in_features;
+      const T* packed = w.kernel + (ptrdiff_t)panel.first * p.in_features * CellType::kGates * kLanes<T>;
+      segments[used++] = {x, p.next_row() * p.in_features, packed, p.in_features};
+      if (CellType::kApart) {
+        tile(segments, used, tiles[1]);
+        used = 0;
+      }
+    }
+    const T* packed = w.recurrent + (ptrdiff_t)panel.first * H * CellType::kGates * kLanes<T>;
+    segments[used++] = {h + (ptrdiff_t)b * H, H, packed, H};
+    tile(segments, used, tiles[0]);
+    for (int m = 0; m < count; m++) {
+      const ptrdiff_t in_tile = m * N * kLanes<T>;
+      const T* xw = p.xw ? p.xw + p.row(t, b + m) * CellType::kGates * H : nullptr;
+      const Addend<T> x{CellType::kApart && p.x ? tiles[1] + in_tile : nullptr, xw, p.bias};
+      const Addend<T> r{tiles[0] + in_tile, nullptr, p.recurrent_bias};
+      finish_forward<T, CellType, kVectors>(p, w, s, b + m, panel, x, r);
+    }
+  }
+}
+
+// The first stage of a step: q and z, and what the second one needs of them.
+template <class T, int kVectors>
+void gates_panel(const Problem<T>& p, const Workspace<T>& w, int s, Range rows, const Panel& panel) {
+  constexpr int N = 2 * kVectors, L = kLanes<T>;
+  const int H = p.hidden, t = p.step(s);
+  const T* h = (p.scale ? w.scaled : w.h)[s & 1];
+  alignas(64) T tiles[24 * L];
+  for (int b = rows.begin; b < rows.end; b += kRows[N]) {
+    const int count = rows.end - b < kRows[N] ? rows.end - b : kRows[N];
+    Segment<T> segments[2];
+    int used = 0;
+    if (p.x) {
+      const T* x = p.x + p.row(t, b) * p.in_features;
+      const T* packed = w.kernel + (ptrdiff_t)panel.first * p.in_features * 2 * L;
+      segments[used++] = {x, p.next_row() * p.in_features, packed, p.in_features};
+    }
+    segments[used++] = {h + (ptrdiff_t)b * H, H, w.recurrent + (ptrdiff_t)panel.first * H * 2 * L, H};
+    tile_of<T, N>(count)(segments, used, tiles);
+    for (int m = 0; m < count; m++) {
+      const ptrdiff_t row = p.row(t, b + m), at = (ptrdiff_t)(b + m) * H;
+      const Addend<T> x{tiles + m * N * L, p.xw ? p.xw + row * 3 * H : nullptr, p.bias};
+      const Addend<T> r{nullptr, nullptr, p.recurrent_bias};
+      for (int u = 0; u < kVectors; u++) {
+        const int unit = (panel.first + u) * L, lanes = H - unit;
+        auto gate = [&](int g) {
+          if (!p.is_valid(t, b + m)) return Vector<T>{};
+          return sigmoid_vector<T>(x.template at<kVectors>(g, u, unit, H, lanes) +
+                                   r.template at<kVectors>(g, u, unit, H, lanes));
+        };
+        const Vector<T> q = gate(0), z = gate(1);
+        store(w.q_h + at + unit, q * load(w.h[s & 1] + at + unit, lanes), lanes);
+        store(w.leak + at + unit, T(1) - z, lanes);
+        if (p.saved) store(p.saved + row * 3 * H + unit, q, lanes), store(p.saved + (row * 3 + 1) * H + unit, z, lanes);
+      }
+    }
+  }
+}
+
+// The second stage: the candidate, and the new state.
+template <class T, int kVectors>
+void candidate_panel(const Problem<T>& p, const Workspace<T>& w, int s, Range rows, const Panel& panel) {
+  constexpr int L = kLanes<T>;
+  const int H = p.hidden, t = p.step(s);
+  const ptrdiff_t width = (ptrdiff_t)Workspace<T>::vectors_of(H) * L;
+  alignas(64) T tiles[24 * L];
+  for (int b = rows.begin; b < rows.end; b += kRows[kVectors]) {
+    const int count = rows.end - b < kRows[kVectors] ? rows.end - b : kRows[kVectors];
+    Segment<T> segments[2];
+    int used = 0;
+    if (p.x) {
+      const T* x = p.x + p.row(t, b) * p.in_features;
+      const T* packed = w.kernel + (2 * width + panel.first * L) * p.in_features;
+      segments[used++] = {x, p.next_row() * p.in_features, packed, p.in_features};
+    }
+    segments[used++] = {w.q_h + (ptrdiff_t)b * H, H, w.recurrent + (2 * width + panel.first * L) * H, H};
+    tile_of<T, kVectors>(count)(segments, used, tiles);
+    for (int m = 0; m < count; m++) {
+      const T* xw = p.xw ? p.xw + (p.row(t, b + m) * 3 + 2) * H : nullptr;
+      const Addend<T> x{tiles + m * kVectors * L, xw, p.bias ? p.bias + 2 * H : nullptr};
+      finish_forward<T, Candidate<T>, kVectors>(p, w, s, b + m, panel, x, Addend<T>{});
+    }
+  }
+}
+
+}  // namespace jaxrnn::JAXRNN_ISA
