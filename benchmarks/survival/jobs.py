@@ -136,14 +136,10 @@ def hit(job: Job, how: signal.Signals, number: int, generator: random.Random, co
             time.sleep(generator.uniform(0, 8))
         if process.poll() is not None:
             raise Unexpected(f"the run ended before signal {hits + 1} of {number}: give it more epochs")
-        sent = time.monotonic()
         process.send_signal(how)
         printed = job.wait(process, EXIT_CODES[how])
         hits += 1
         counts[how.name] += 1
-        counts[f"{how.name} slowest end, ms"] = max(
-            counts[f"{how.name} slowest end, ms"], round(1000 * (time.monotonic() - sent))
-        )
         counts["restarts that fell back to an older checkpoint"] += "restored the older step" in printed
         if had_saved and "beginning with the first epoch" in printed:
             raise Unexpected(f"the run began anew although it had saved:\n{printed}")
