@@ -70,7 +70,6 @@ def in_a_process(gibibytes: int, steps: int) -> dict[str, Any]:
 
 def train(path: str, steps: int) -> dict[str, Any]:
     """Train for so many steps and watch this process's memory, MiB."""
-    import time
 
     from flax import nnx
 
@@ -95,7 +94,6 @@ def train(path: str, steps: int) -> dict[str, Any]:
     state = TrainState.create(params, optimizer)
     memory = []
     state, _ = epoch.advance(state, 1)
-    began = time.perf_counter()
     while int(state.position) < steps:
         state, _ = epoch.advance(state, max(1, steps // 100))
         memory.append(resident())
@@ -103,7 +101,6 @@ def train(path: str, steps: int) -> dict[str, Any]:
     return {
         "steps": int(state.position),
         "windows_of_the_file": len(series) - 30,
-        "ms_per_step": round(1000 * (time.perf_counter() - began) / (steps - 1), 2),
         "peak_rss_mib": round(resident("VmHWM")),
         "growth_mib": round(max(memory[half:]) - max(memory[:half])),
     }
