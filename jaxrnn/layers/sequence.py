@@ -177,7 +177,7 @@ def _in_blocks(
 
     firsts = start + jnp.arange(blocks) * length
     carry, outputs = lax.scan(block, carry, (cut(inputs), cut(resets), firsts), reverse=reverse)
-    outputs = outputs.reshape(blocks * length, *outputs.shape[2:])
+    outputs = outputs.reshape(blocks * outputs.shape[1], *outputs.shape[2:])
     if rest:
         part = slice(0, rest) if reverse else slice(blocks * length, time)
         last = (inputs[part], None if resets is None else resets[part], part.start)

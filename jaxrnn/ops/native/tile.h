@@ -28,6 +28,8 @@ struct Segment {
   ptrdiff_t row;  // from one row of a to the next
   const T* b;
   int depth;
+  // How far ahead of its use b is fetched: processors do it by themselves, but only to the end of a 4 KiB page.
+  static constexpr int kAhead = 1024 / sizeof(T);
 
   INLINE const T* at(int k) const { return a + k; }
   template <int kWidth>
@@ -45,6 +47,7 @@ struct Transposed {
   ptrdiff_t b_row;
   int depth;
   static constexpr ptrdiff_t row = 1;
+  static constexpr int kAhead = 0;
 
   INLINE const T* at(int k) const { return columns[k] + first; }
   template <int kWidth>
@@ -77,6 +80,10 @@ void tile(const SegmentType* segments, int count, T* out) {
         Vector<T> columns[N];
 #pragma GCC unroll 4
         for (int n = 0; n < N; n++) columns[n] = load(b + n * L);
+        if constexpr (SegmentType::kAhead > 0) {
+#pragma GCC unroll 4
+          for (int n = 0; n < N; n++) __builtin_prefetch(b + n * L + SegmentType::kAhead);
+        }
         const T* a = segment.at(k + s);
 #pragma GCC unroll 12
         for (int m = 0; m < M; m++) {
