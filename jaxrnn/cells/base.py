@@ -98,6 +98,17 @@ class RecurrentCell(nnx.RNNCellBase):
     """Whether every step's output is the hidden state, as in all built-in cells: layers that return only the last
     output then need no others."""
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "pointwise" in vars(cls):
+            # Equations of its own: what the cell that it is derived from says of its equations holds no more.
+            for name, value in (
+                ("pure_pointwise", RecurrentCell.pure_pointwise),
+                ("output_is_hidden_state", False),
+            ):
+                if name not in vars(cls):
+                    setattr(cls, name, value)
+
     def __init__(
         self,
         in_features: int,

@@ -92,5 +92,5 @@ class GRUCell(RecurrentCell):
         return gru_reset_before_pointwise, self.recurrent_kernel[:, 2 * self.hidden_features :]
 
     def pointwise(self, carry: Array, xw: tuple[Array, ...], rh: tuple[Array, ...]):
-        pointwise, params = self.pure_pointwise()
+        pointwise, params = GRUCell.pure_pointwise(self)
         return pointwise(params, carry, xw, rh)
