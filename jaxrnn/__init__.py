@@ -1,8 +1,8 @@
 """Recurrent networks on JAX and Flax: one engine, hand-written backpropagation through time for every cell."""
 
-from jaxrnn import data, ops, training
+from jaxrnn import data, interop, ops, training
 from jaxrnn.cells import GRUCell, LeakyCell, LSTMCell, RecurrentCell, SimpleRNNCell
-from jaxrnn.layers import GRU, LSTM, RNN, Bidirectional, SimpleRNN, StackedRNN
+from jaxrnn.layers import GRU, LSTM, RNN, Bidirectional, SimpleRNN, StackedRNN, streaming_step
 from jaxrnn.models import RNNForecaster
 from jaxrnn.ops import LSTMCarry
 
@@ -23,6 +23,8 @@ __all__ = [
     "SimpleRNNCell",
     "StackedRNN",
     "data",
+    "interop",
     "ops",
+    "streaming_step",
     "training",
 ]

@@ -18,8 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxrnn import checks
 from jaxrnn.cells import GRUCell, LSTMCell, RecurrentCell, SimpleRNNCell
 from jaxrnn.layers import RNN, StackedRNN
+from jaxrnn.layers.rnn import concatenate_features
 
 
 def load_torch_weights(layers: StackedRNN | RNN, state: Mapping[str, Any]) -> None:
@@ -28,19 +30,35 @@ def load_torch_weights(layers: StackedRNN | RNN, state: Mapping[str, Any]) -> No
     Args:
       layers: as many layers, directions and units as the module; GRUs with ``reset_after=True``. The activation
         (``nonlinearity``) is not part of a state dict: choose the same one.
-      state: names to arrays, or to tensors on the CPU. A module without biases loads into cells without.
+      state: names to arrays, or to tensors on the CPU (bfloat16 too). A module without biases loads into cells
+        without.
 
     Raises:
-      ValueError: a name is missing or unknown, or a shape does not fit.
+      ValueError: ``state`` is none, a name is missing or unknown, or a shape does not fit; or the layers do what
+        no PyTorch module does: skip connections, ``merge`` other than ``"concat"``, layers that differ in their
+        cell or size, equations of their own.
+
+    >>> import jaxrnn
+    >>> from flax import nnx
+    >>> layers = jaxrnn.LSTM(3, 16, num_layers=2, rngs=nnx.Rngs(0))
+    >>> state = torch_weights(jaxrnn.LSTM(3, 16, num_layers=2, rngs=nnx.Rngs(1)))   # or module.state_dict()
+    >>> load_torch_weights(layers, state)
+    >>> bool((layers.cells[0].kernel[...] == state["weight_ih_l0"].T).all())
+    True
     """
+    if not isinstance(state, Mapping):
+        raise ValueError(f"state must be the state_dict() of a torch module, not {checks.shown(state)}")
     used = set()
 
     def take(name: str, shape: tuple[int, ...]) -> np.ndarray:
         if name not in state:
             raise ValueError(f"the state has no {name!r}; it has {', '.join(sorted(state))}")
         used.add(name)
-        array = state[name]
-        array = np.asarray(array.detach() if hasattr(array, "detach") else array)  # a Parameter is refused else
+        array: Any = state[name]
+        if hasattr(array, "detach"):  # a tensor, which NumPy refuses if it wants gradients or is bfloat16
+            array = array.detach()
+            array = array.float() if str(array.dtype) == "torch.bfloat16" else array
+        array = np.asarray(array)
         if array.shape != shape:
             raise ValueError(f"{name} has shape {array.shape}, but the layers need {shape}")
         return array
@@ -72,6 +90,14 @@ def torch_weights(layers: StackedRNN | RNN) -> dict[str, np.ndarray]:
 
     Wrap each in ``torch.from_numpy`` for ``load_state_dict``. Where PyTorch has two biases that are only ever
     added up, the second one is zero.
+
+    Raises:
+      ValueError: there is no such module, as in :func:`load_torch_weights`.
+
+    >>> import jaxrnn
+    >>> from flax import nnx
+    >>> sorted(torch_weights(jaxrnn.GRU(3, 4, rngs=nnx.Rngs(0))))
+    ['bias_hh_l0', 'bias_ih_l0', 'weight_hh_l0', 'weight_ih_l0']
     """
     state = {}
     for suffix, cell in _torch_cells(layers):
@@ -92,7 +118,12 @@ def load_keras_weights(cell: RecurrentCell | RNN, weights: Sequence[Any]) -> Non
     be the same on both sides.
 
     Raises:
-      ValueError: the number of arrays or a shape does not fit.
+      ValueError: the number of arrays or a shape does not fit, or the cell has no counterpart.
+
+    >>> import jaxrnn
+    >>> from flax import nnx
+    >>> cell = jaxrnn.GRUCell(3, 4, rngs=nnx.Rngs(0))
+    >>> load_keras_weights(cell, keras_weights(jaxrnn.GRUCell(3, 4, rngs=nnx.Rngs(1))))
     """
     cell = _known(cell.cell if isinstance(cell, RNN) else cell)
     _refuse_missing_bias(cell, "Keras")
@@ -113,7 +144,16 @@ def load_keras_weights(cell: RecurrentCell | RNN, weights: Sequence[Any]) -> Non
 
 
 def keras_weights(cell: RecurrentCell | RNN) -> list[np.ndarray]:
-    """The weights of one cell as ``layer.set_weights()`` of the same Keras layer takes them."""
+    """The weights of one cell as ``layer.set_weights()`` of the same Keras layer takes them.
+
+    Raises:
+      ValueError: the cell has no counterpart.
+
+    >>> import jaxrnn
+    >>> from flax import nnx
+    >>> [array.shape for array in keras_weights(jaxrnn.GRUCell(3, 4, rngs=nnx.Rngs(0)))]
+    [(3, 12), (4, 12), (2, 12)]
+    """
     cell = _known(cell.cell if isinstance(cell, RNN) else cell)
     weights = [np.array(cell.kernel[...]), np.array(cell.recurrent_kernel[...])]
     if cell.bias is not None:
@@ -131,6 +171,17 @@ def _torch_cells(layers: StackedRNN | RNN) -> Iterator[tuple[str, RecurrentCell]
         return
     if not isinstance(layers, StackedRNN):
         raise ValueError(f"only RNN, SimpleRNN, LSTM, GRU and StackedRNN have a counterpart, not {layers!r}")
+    if layers.skip_connections:
+        raise ValueError("no PyTorch module has skip_connections")
+    if layers.bidirectional and layers.merge_fn is not concatenate_features:
+        name = getattr(layers.merge_fn, "__name__", layers.merge_fn)
+        raise ValueError(f'PyTorch concatenates both directions, merge="concat"; these layers merge with {name}')
+    kinds = {
+        f"{_kind(cell).__name__} of {cell.hidden_features}"
+        for cell in map(_known, [*layers.cells, *layers.backward_cells])
+    }
+    if len(kinds) > 1:
+        raise ValueError(f"PyTorch's layers have one kind of cell and one size, these {', '.join(sorted(kinds))}")
     for number in range(layers.num_layers):
         yield f"l{number}", _torch_cell(layers.cells[number])
         if layers.bidirectional:
@@ -147,7 +198,15 @@ def _torch_cell(cell: nnx.Module) -> RecurrentCell:
 def _known(cell: nnx.Module) -> RecurrentCell:
     if not isinstance(cell, (SimpleRNNCell, LSTMCell, GRUCell)):
         raise ValueError(f"only SimpleRNNCell, LSTMCell and GRUCell have a counterpart, not {type(cell).__name__}")
+    for method in ("pointwise", "pure_pointwise", "carry_like", "input_projection", "recurrent_parameters"):
+        if getattr(type(cell), method) is not getattr(_kind(cell), method):
+            raise ValueError(f"{type(cell).__name__} has a {method} of its own, and so no counterpart")
     return cell
+
+
+def _kind(cell: nnx.Module) -> type[RecurrentCell]:
+    """The built-in cell that it is, or is derived from."""
+    return next(kind for kind in (SimpleRNNCell, LSTMCell, GRUCell) if isinstance(cell, kind))
 
 
 def _refuse_missing_bias(cell: RecurrentCell, library: str) -> None:

@@ -9,8 +9,10 @@ from jax import Array
 
 from jaxrnn.cells import CELLS
 from jaxrnn.cells.base import Initializer, glorot_uniform
-from jaxrnn.layers.stack import StackedRNN, layer_sizes
+from jaxrnn.layers.kinds import layer_sizes
+from jaxrnn.layers.stack import StackedRNN
 from jaxrnn.ops.step import Carry
+from jaxrnn.signature import InitSignature
 
 
 class RNNForecaster(nnx.Module):
@@ -32,12 +34,17 @@ class RNNForecaster(nnx.Module):
       cell_options: further keyword arguments of the cells, such as ``activation_fn``.
       rngs: source of the initial parameters.
 
+    Raises:
+      ValueError: an argument is none of these, at construction; inputs or a carry do not fit, at the call.
+
     >>> import jax.numpy as jnp
     >>> from flax import nnx
     >>> model = RNNForecaster(hidden_features=(20, 20), output_scale=200.0, rngs=nnx.Rngs(0))
     >>> model(jnp.ones((8, 30))).shape
     (8, 1)
     """
+
+    __signature__ = InitSignature()
 
     def __init__(
         self,

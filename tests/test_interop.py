@@ -172,6 +172,41 @@ def test_what_does_not_fit_is_said_and_changes_nothing():
         interop.keras_weights(LinearCell(4, 5, rngs=nnx.Rngs(0)))
 
 
+class Louder(jaxrnn.LSTMCell):
+    def pointwise(self, carry, xw, rh):
+        carry, h = super().pointwise(carry, xw, rh)
+        return carry, 2 * h
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda r: jaxrnn.LSTM(4, 5, num_layers=2, skip_connections=True, rngs=r), "skip_connections"),
+        (lambda r: jaxrnn.LSTM(4, 5, bidirectional=True, merge="sum", rngs=r), "merge with add_features"),
+        (lambda r: jaxrnn.LSTM(4, (5, 6), rngs=r), "one size, these LSTMCell of 5, LSTMCell of 6"),
+        (
+            lambda r: jaxrnn.StackedRNN([jaxrnn.LSTMCell(4, 5, rngs=r), jaxrnn.GRUCell(5, 5, rngs=r)]),
+            "one kind of cell",
+        ),
+        (lambda r: jaxrnn.RNN(Louder(4, 5, rngs=r)), "Louder has a pointwise of its own, and so no counterpart"),
+    ],
+)
+def test_what_pytorch_does_not_have_is_refused_both_ways(make, message):
+    layers = make(nnx.Rngs(0))
+    with pytest.raises(ValueError, match=message):
+        interop.torch_weights(layers)
+    with pytest.raises(ValueError, match=message):
+        interop.load_torch_weights(layers, {})
+
+
+def test_a_module_is_no_state_dict():
+    layers: Any = jaxrnn.LSTM(4, 5, rngs=nnx.Rngs(0))
+    nothing: Any = None
+    for state, text in ((layers, "a LSTM"), (nothing, "None")):
+        with pytest.raises(ValueError, match=rf"must be the state_dict\(\) of a torch module, not {text}"):
+            interop.load_torch_weights(layers, state)
+
+
 def test_a_gru_without_recurrent_bias_is_written_with_zeros_and_reads_none():
     cell = jaxrnn.GRUCell(4, 5, use_recurrent_bias=False, bias_init=nnx.initializers.normal(), rngs=nnx.Rngs(0))
     stack = jaxrnn.StackedRNN([cell])
@@ -183,6 +218,13 @@ def test_a_gru_without_recurrent_bias_is_written_with_zeros_and_reads_none():
         interop.load_keras_weights(cell, interop.keras_weights(cell))
     with pytest.raises(ValueError, match="PyTorch's GRU has a recurrent bias"):
         interop.load_torch_weights(stack, state)
+
+
+def test_half_precision_tensors_are_read_as_well(torch):
+    module, ours = torch.nn.GRU(4, 5).to(torch.bfloat16), jaxrnn.GRU(4, 5, rngs=nnx.Rngs(0))
+    interop.load_torch_weights(ours, module.state_dict())
+    cell: Any = ours.cells[0]
+    assert_close(cell.kernel[...].T, module.weight_ih_l0.detach().float())
 
 
 def test_parameters_that_want_gradients_are_read_as_well(torch):

@@ -16,11 +16,11 @@ from typing import Any, ClassVar, TypeGuard
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from flax.nnx.nn.dtypes import canonicalize_dtype
 from jax import Array
 
+from jaxrnn import checks
 from jaxrnn.ops.step import (
     Carry,
     Params,
@@ -32,6 +32,7 @@ from jaxrnn.ops.step import (
     projected,
     recurrent_projection,
 )
+from jaxrnn.signature import InitSignature
 
 Initializer = Callable[..., Array]
 
@@ -67,13 +68,46 @@ class RecurrentCell(nnx.RNNCellBase):
         products still accumulate in float32.
       param_dtype: of the parameters.
       rngs: source of the initial parameters.
+
+    Raises:
+      ValueError: at construction, a size, flag or dtype is none, or ``rngs`` no ``nnx.Rngs``; at a step, inputs
+        or carry do not fit the cell. The message shows the value.
+
+    >>> import jax.numpy as jnp
+    >>> import jaxrnn
+    >>> from flax import nnx
+    >>> class DecayingCell(jaxrnn.RecurrentCell):
+    ...     def __init__(self, in_features, hidden_features, *, rngs, **options):
+    ...         super().__init__(in_features, hidden_features, rngs=rngs, **options)
+    ...         self.decay = nnx.Param(jnp.full(hidden_features, 0.9))
+    ...
+    ...     def pointwise(self, carry, xw, rh):
+    ...         h = self.decay[...] * carry + jnp.tanh(xw[0] + rh[0])
+    ...         return h, h
+    >>> cell = DecayingCell(3, 4, rngs=nnx.Rngs(0))
+    >>> carry, y = cell(cell.initialize_carry((2, 3)), jnp.ones((2, 3)))    # one step
+    >>> jaxrnn.RNN(cell)(jnp.ones((2, 10, 3))).shape                        # a sequence
+    (2, 10, 4)
     """
+
+    __signature__ = InitSignature()
 
     num_gates: ClassVar[int] = 1
 
     output_is_hidden_state: ClassVar[bool] = False
     """Whether every step's output is the hidden state, as in all built-in cells: layers that return only the last
     output then need no others."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "pointwise" in vars(cls):
+            # Equations of its own: what the cell that it is derived from says of its equations holds no more.
+            for name, value in (
+                ("pure_pointwise", RecurrentCell.pure_pointwise),
+                ("output_is_hidden_state", False),
+            ):
+                if name not in vars(cls):
+                    setattr(cls, name, value)
 
     def __init__(
         self,
@@ -89,13 +123,14 @@ class RecurrentCell(nnx.RNNCellBase):
         param_dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        for name, size in (("in_features", in_features), ("hidden_features", hidden_features)):
-            if not isinstance(size, (int, np.integer)) or size < 1:
-                raise ValueError(f"{name} must be a positive integer, not {size!r}")
+        in_features = checks.positive_integer("in_features", in_features)
+        hidden_features = checks.positive_integer("hidden_features", hidden_features)
         for name, kind in (("dtype", dtype), ("param_dtype", param_dtype)):
-            if kind is not None and not jnp.issubdtype(kind, jnp.floating):
-                raise ValueError(f"{name} must be a floating type, not {kind}")
-        in_features, hidden_features = int(in_features), int(hidden_features)
+            if not (kind is None and name == "dtype") and not _is_floating(kind):
+                raise ValueError(f"{name} must be a floating type, not {kind!r}")
+        use_bias = checks.flag("use_bias", use_bias)
+        use_recurrent_bias = checks.flag("use_recurrent_bias", use_recurrent_bias)
+        checks.initial_rngs(rngs)
         self.in_features = in_features
         self.hidden_features = hidden_features
         self.dtype = dtype
@@ -119,7 +154,21 @@ class RecurrentCell(nnx.RNNCellBase):
         self.recurrent_bias = nnx.data(recurrent_bias)
 
     def pointwise(self, carry: Carry, xw: tuple[Array, ...], rh: tuple[Array, ...]) -> tuple[Carry, Array]:
-        """The cell's equations: ``(carry, xw, rh) -> (carry, y)``, all arrays ``[*batch, hidden]``."""
+        """The cell's equations: ``(carry, xw, rh) -> (carry, y)``, all arrays ``[*batch, hidden]``.
+
+        It must be a pure function of its arguments and of the cell's variables: no random numbers, nothing
+        changed from within. An array that gradients are wanted of is an ``nnx.Param`` of the cell: one that comes
+        from outside, through a closure or a global, gets none. Plain attributes, those of the class and globals
+        are read when the program is compiled, and a later change of them may go unnoticed.
+
+        Args:
+          carry: as from :meth:`carry_like`.
+          xw: the input's contribution, one array per gate.
+          rh: the previous hidden state's contribution, one array per gate.
+
+        Returns:
+          The new carry, with the structure of the old one, and the output.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define pointwise(carry, xw, rh)")
 
     def carry_like(self, h: Array) -> Carry:
@@ -187,7 +236,7 @@ class RecurrentCell(nnx.RNNCellBase):
 
     def __call__(self, carry: Carry, inputs: Array) -> tuple[Carry, Array]:
         """One step: ``carry`` and ``inputs [*batch, in_features]`` to the new carry and ``y [*batch, hidden]``."""
-        inputs = jnp.asarray(inputs)
+        inputs = checks.array("inputs", inputs)
         xw = self.input_projection(inputs)
         carry = checked_carry(self, carry, inputs.shape)
         kernel, bias = self.recurrent_parameters(xw.dtype)
@@ -218,15 +267,25 @@ def checked_carry(cell: nnx.RNNCellBase, carry: Carry, input_shape: tuple[int, .
             f"the carry has the structure {found}, but {type(cell).__name__} needs "
             f"{jax.tree.structure(expected)}: see its initialize_carry"
         )
-    carry = jax.tree.map(jnp.asarray, carry)
+    keystr = jax.tree_util.keystr
+    carry = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: checks.array(f"the carry{keystr(path)}", leaf), carry
+    )
     pairs = zip(jax.tree_util.tree_leaves_with_path(carry), jax.tree.leaves(expected), strict=True)
     for (path, leaf), want in pairs:
         if leaf.shape != want.shape or not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise ValueError(
-                f"the carry{jax.tree_util.keystr(path)} is {leaf.dtype} {leaf.shape}, but for inputs of shape "
+                f"the carry{keystr(path)} is {leaf.dtype} {leaf.shape}, but for inputs of shape "
                 f"{input_shape} it must be a floating array of shape {want.shape}"
             )
     return carry
+
+
+def _is_floating(dtype: Any) -> bool:
+    try:
+        return dtype is not None and jnp.issubdtype(dtype, jnp.floating)
+    except TypeError:  # not a dtype at all
+        return False
 
 
 def _is_projection(path: tuple[Any, ...], value: Any) -> bool:

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from jaxrnn import checks
 from jaxrnn.cells.base import Initializer, RecurrentCell, glorot_uniform, orthogonal, zeros
 from jaxrnn.ops.pointwise import gru_pointwise, gru_reset_before_pointwise
 from jaxrnn.ops.step import Params, Pointwise
@@ -31,6 +32,9 @@ class GRUCell(RecurrentCell):
       reset_after: which variant.
       use_recurrent_bias: whether ``reset_after=True`` has its recurrent bias; None for as ``use_bias``.
       The others as in :class:`jaxrnn.RecurrentCell`.
+
+    Raises:
+      ValueError: an argument, the inputs or the carry do not fit; the message shows the value.
 
     >>> import jax.numpy as jnp
     >>> from flax import nnx
@@ -58,10 +62,12 @@ class GRUCell(RecurrentCell):
         param_dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ):
+        reset_after, use_bias = checks.flag("reset_after", reset_after), checks.flag("use_bias", use_bias)
+        use_recurrent_bias = checks.flag(
+            "use_recurrent_bias", use_recurrent_bias, default=use_bias and reset_after
+        )
         if use_recurrent_bias and not reset_after:
             raise ValueError("use_recurrent_bias=True needs reset_after=True: reset before the product has none")
-        if use_recurrent_bias is None:
-            use_recurrent_bias = use_bias and reset_after
         super().__init__(
             in_features,
             hidden_features,
@@ -86,5 +92,5 @@ class GRUCell(RecurrentCell):
         return gru_reset_before_pointwise, self.recurrent_kernel[:, 2 * self.hidden_features :]
 
     def pointwise(self, carry: Array, xw: tuple[Array, ...], rh: tuple[Array, ...]):
-        pointwise, params = self.pure_pointwise()
+        pointwise, params = GRUCell.pure_pointwise(self)
         return pointwise(params, carry, xw, rh)

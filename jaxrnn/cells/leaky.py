@@ -27,6 +27,9 @@ class LeakyCell(RecurrentCell):
       in_features, hidden_features, rngs and further keyword arguments: as in :class:`jaxrnn.RecurrentCell`.
       initial_leak: a at the start, between 0 (never changes) and 1 (the simple RNN); one number, or one per unit.
 
+    Raises:
+      ValueError: an argument, the inputs or the carry do not fit; the message shows the value.
+
     >>> import jax.numpy as jnp
     >>> from flax import nnx
     >>> cell = LeakyCell(3, 4, initial_leak=0.2, rngs=nnx.Rngs(0))

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from jaxrnn import checks
 from jaxrnn.cells.base import Initializer, RecurrentCell, glorot_uniform, orthogonal, zeros
 from jaxrnn.ops.pointwise import LSTMCarry, lstm_pointwise
 
@@ -25,6 +26,9 @@ class LSTMCell(RecurrentCell):
       unit_forget_bias: begin with a forget bias of 1, so that the cell remembers until it learns to forget
         (Jozefowicz, Zaremba, Sutskever 2015), as in Keras; False begins with ``bias_init`` throughout.
       The others as in :class:`jaxrnn.RecurrentCell`.
+
+    Raises:
+      ValueError: an argument, the inputs or the carry do not fit; the message shows the value.
 
     >>> import jax.numpy as jnp
     >>> from flax import nnx
@@ -63,7 +67,7 @@ class LSTMCell(RecurrentCell):
             param_dtype=param_dtype,
             rngs=rngs,
         )
-        if unit_forget_bias and self.bias is not None:
+        if checks.flag("unit_forget_bias", unit_forget_bias) and self.bias is not None:
             self.bias[...] = self.bias[...].at[hidden_features : 2 * hidden_features].set(1)
 
     def carry_like(self, h: Array) -> LSTMCarry:

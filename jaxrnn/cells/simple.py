@@ -6,8 +6,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from jaxrnn import checks
 from jaxrnn.cells.base import Initializer, RecurrentCell, glorot_uniform, orthogonal, zeros
-from jaxrnn.ops.activations import Activation
+from jaxrnn.ops.activations import ACTIVATIONS, Activation
 from jaxrnn.ops.pointwise import simple_rnn_pointwise
 
 
@@ -24,6 +25,9 @@ class SimpleRNNCell(RecurrentCell):
       activation_fn: elementwise function.
       in_features, hidden_features, use_bias, kernel_init, recurrent_kernel_init, bias_init, dtype,
         param_dtype, rngs: as in :class:`RecurrentCell`.
+
+    Raises:
+      ValueError: an argument, the inputs or the carry do not fit; the message shows the value.
 
     >>> import jax.numpy as jnp
     >>> from flax import nnx
@@ -51,8 +55,7 @@ class SimpleRNNCell(RecurrentCell):
         param_dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        if not callable(activation_fn):
-            raise ValueError(f"activation_fn must be a function such as jnp.tanh, not {activation_fn!r}")
+        checks.function("activation_fn", activation_fn, "jnp.tanh")
         super().__init__(
             in_features,
             hidden_features,
@@ -71,3 +74,13 @@ class SimpleRNNCell(RecurrentCell):
 
     def pointwise(self, carry: Array, xw: tuple[Array, ...], rh: tuple[Array, ...]) -> tuple[Array, Array]:
         return simple_rnn_pointwise(self.activation_fn)((), carry, xw, rh)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle, which JAX's own functions do not go into: those known by name go by it."""
+        state = super().__getstate__()
+        names = [name for name, function in ACTIVATIONS.items() if function is self.activation_fn]
+        return state | {"activation_fn": names[0]} if names else state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        function = state["activation_fn"]
+        super().__setstate__(state | {"activation_fn": ACTIVATIONS.get(function, function)})

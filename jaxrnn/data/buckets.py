@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxrnn import checks
+
 
 class PaddedBatch(NamedTuple):
     """Sequences side by side, zero-padded to one length.
@@ -54,7 +56,16 @@ class Buckets:
         return 1 - sum(map(len, self.sequences)) / steps
 
     def batches(self, rng: np.random.Generator | None = None) -> Iterator[PaddedBatch]:
-        """Every sequence once; with ``rng``, shuffled within buckets and batches in random order."""
+        """Every sequence once; with ``rng``, shuffled within buckets and batches in random order.
+
+        Raises:
+          ValueError: ``rng`` is no generator.
+        """
+        if rng is not None and not isinstance(rng, (np.random.Generator, np.random.RandomState)):
+            raise ValueError(f"rng must be np.random.default_rng(seed) or None, not {rng!r}")
+        return self._batches(rng)
+
+    def _batches(self, rng: np.random.Generator | None) -> Iterator[PaddedBatch]:
         plan = self._plan(rng)
         for i in range(len(plan)) if rng is None else rng.permutation(len(plan)):
             yield self._pad(*plan[i])
@@ -93,8 +104,8 @@ def bucket_by_length(sequences: Sequence[np.ndarray], *, batch_size: int, num_bu
     Raises:
       ValueError: there are no sequences, they differ in more than length, or a number is not a positive integer.
     """
-    if not all(isinstance(number, (int, np.integer)) and number >= 1 for number in (batch_size, num_buckets)):
-        raise ValueError(f"{batch_size=} and {num_buckets=} must be integers of at least 1")
+    batch_size = checks.positive_integer("batch_size", batch_size)
+    num_buckets = checks.positive_integer("num_buckets", num_buckets)
     if len(sequences) == 0:
         raise ValueError("there are no sequences")
     kinds = {(np.shape(s)[1:], np.asarray(s).dtype) for s in sequences}

@@ -1,6 +1,8 @@
 """Layers: cells over whole sequences, alone and stacked."""
 
+from jaxrnn.layers.kinds import GRU, LSTM, SimpleRNN
 from jaxrnn.layers.rnn import RNN, Bidirectional
-from jaxrnn.layers.stack import GRU, LSTM, SimpleRNN, StackedRNN
+from jaxrnn.layers.stack import StackedRNN
+from jaxrnn.layers.streaming import streaming_step
 
-__all__ = ["GRU", "LSTM", "RNN", "Bidirectional", "SimpleRNN", "StackedRNN"]
+__all__ = ["GRU", "LSTM", "RNN", "Bidirectional", "SimpleRNN", "StackedRNN", "streaming_step"]

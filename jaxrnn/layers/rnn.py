@@ -1,6 +1,7 @@
 """RNN and Bidirectional: one cell over a sequence, or two, with the faces of their namesakes in ``flax.nnx``."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -8,10 +9,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from jaxrnn.cells.base import check_inputs
-from jaxrnn.layers.flax_cells import is_known
+from jaxrnn import checks
+from jaxrnn.layers.arguments import pair_of_carries, time_first
 from jaxrnn.layers.sequence import flip_time, run_cell
 from jaxrnn.ops.step import Carry
+from jaxrnn.signature import InitSignature
 
 
 def concatenate_features(forward: Array, backward: Array) -> Array:
@@ -37,11 +39,17 @@ class RNN(nnx.Module):
       keep_order: with ``reverse``, leave the outputs aligned with the inputs instead of in the order in which
         they were computed.
       unroll: steps per iteration of the compiled loop.
+      state_axes: only Flax's default, ``{...: nnx.Carry}``, with or without ``nnx.Param: None``: whatever a cell
+        keeps besides its parameters goes along from step to step.
       broadcast_rngs: for cells with random streams of their own (dropout), those that repeat at every step.
       rngs: for cells with a random first carry.
       implementation: which implementation of the engine to use, see :func:`jaxrnn.ops.recurrence`.
       remat_every: for training on long sequences, keep the carry of every so many steps only and compute what
         lies between again in the backward pass. A divisor of time near its square root needs least memory.
+
+    Raises:
+      ValueError: an argument is none of these, at construction; inputs, lengths, resets or a carry do not fit the
+        cell, or the engine cannot do for this cell what is asked for, at the call. The message shows the value.
 
     >>> import jax.numpy as jnp
     >>> import jaxrnn
@@ -52,6 +60,8 @@ class RNN(nnx.Module):
     ((2, 4), (2, 10, 4))
     """
 
+    __signature__ = InitSignature()
+
     def __init__(
         self,
         cell: nnx.RNNCellBase,
@@ -61,23 +71,23 @@ class RNN(nnx.Module):
         reverse: bool = False,
         keep_order: bool = False,
         unroll: int = 1,
+        state_axes: Mapping[Any, Any] | None = None,
         broadcast_rngs: nnx.filterlib.Filter = None,
         rngs: nnx.Rngs | nnx.RngStream | bool = True,
         implementation: str | None = None,
         remat_every: int | None = None,
     ):
-        if isinstance(cell, type):
-            raise ValueError(f"cell is the class {cell.__name__}: make one, {cell.__name__}(...)")
-        self.cell = cell
-        self.time_major = time_major
-        self.return_carry = return_carry
-        self.reverse = reverse
-        self.keep_order = keep_order
-        self.unroll = unroll
+        self.cell = checks.cell("cell", cell)
+        self.time_major = checks.flag("time_major", time_major)
+        self.return_carry = checks.flag("return_carry", return_carry)
+        self.reverse = checks.flag("reverse", reverse)
+        self.keep_order = checks.flag("keep_order", keep_order)
+        self.unroll = checks.positive_integer("unroll", unroll)
+        _check_state_axes(state_axes)
         self.broadcast_rngs = broadcast_rngs
         self.rngs = nnx.data(_own_stream(rngs))
         self.implementation = implementation
-        self.remat_every = remat_every
+        self.remat_every = None if remat_every is None else checks.positive_integer("remat_every", remat_every)
 
     def __call__(
         self,
@@ -107,19 +117,17 @@ class RNN(nnx.Module):
         Returns:
           The outputs ``[*batch, time, hidden]``, or ``(carry, outputs)``.
         """
-        return_carry = self.return_carry if return_carry is None else return_carry
-        time_major = self.time_major if time_major is None else time_major
-        reverse = self.reverse if reverse is None else reverse
-        keep_order = self.keep_order if keep_order is None else keep_order
-        inputs = jnp.asarray(inputs)
-        time_axis = time_axis_of(inputs, time_major, self.cell.num_feature_axes)
-        check_shapes(self.cell, inputs, resets)
+        return_carry = checks.flag("return_carry", return_carry, self.return_carry)
+        time_major = checks.flag("time_major", time_major, self.time_major)
+        reverse = checks.flag("reverse", reverse, self.reverse)
+        keep_order = checks.flag("keep_order", keep_order, self.keep_order)
+        sequence, seq_lengths, resets, time_axis = time_first(self.cell, inputs, seq_lengths, resets, time_major)
         carry, outputs = run_cell(
             self.cell,
-            jnp.moveaxis(inputs, time_axis, 0),
+            sequence,
             initial_carry=initial_carry,
             seq_lengths=seq_lengths,
-            resets=None if resets is None else jnp.moveaxis(jnp.asarray(resets), time_axis, 0),
+            resets=resets,
             reverse=reverse,
             unroll=self.unroll,
             implementation=self.implementation,
@@ -134,13 +142,15 @@ class RNN(nnx.Module):
         return (carry, outputs) if return_carry else outputs
 
 
-def check_shapes(cell: nnx.RNNCellBase, inputs: Array, resets: Array | None) -> None:
-    """A ValueError in the caller's own order of axes, which further down is time first."""
-    if is_known(cell):
-        check_inputs(cell, inputs)
-    steps = inputs.shape[: inputs.ndim - cell.num_feature_axes]
-    if resets is not None and jnp.shape(resets) != steps:
-        raise ValueError(f"resets must be bool of shape {steps}, one for every step, not {jnp.shape(resets)}")
+def _check_state_axes(state_axes: Any) -> None:
+    axes = state_axes.items() if isinstance(state_axes, Mapping) else [(..., state_axes)]
+    if state_axes is not None and any(
+        axis is not nnx.Carry and not (axis is None and kind is nnx.Param) for kind, axis in axes
+    ):
+        raise ValueError(
+            f"state_axes={checks.shown(state_axes)} is not supported: what a cell keeps besides its parameters "
+            "goes along from step to step, as by Flax's default {...: nnx.Carry}"
+        )
 
 
 def _own_stream(rngs: nnx.Rngs | nnx.RngStream | bool) -> nnx.RngStream | None:
@@ -148,31 +158,8 @@ def _own_stream(rngs: nnx.Rngs | nnx.RngStream | bool) -> nnx.RngStream | None:
     if isinstance(rngs, bool):
         return None
     if not isinstance(rngs, (nnx.Rngs, nnx.RngStream)):
-        raise ValueError(f"rngs must be nnx.Rngs, one of its streams or a bool, not {rngs!r}")
+        raise ValueError(f"rngs must be nnx.Rngs, one of its streams or a bool, not {checks.shown(rngs)}")
     return (rngs.carry if isinstance(rngs, nnx.Rngs) else rngs).fork()
-
-
-def time_axis_of(inputs: Array, time_major: bool, num_feature_axes: int = 1) -> int:
-    """Which axis of the inputs is time; a ValueError if there are too few axes for one."""
-    if inputs.ndim < num_feature_axes + 1:
-        raise ValueError(
-            f"{inputs.shape=} has {inputs.ndim} axes, but needs time and {num_feature_axes} feature axes: "
-            "[*batch, time, features]. A univariate series x needs x[..., None]."
-        )
-    return 0 if time_major else inputs.ndim - num_feature_axes - 1
-
-
-def pair_of_carries(initial_carry: Any) -> tuple[Carry, Carry]:
-    """The first carries of both directions, or a ValueError."""
-    if initial_carry is None:
-        return None, None
-    # A NamedTuple is one layer's carry, an LSTM's for instance.
-    is_pair = isinstance(initial_carry, (tuple, list)) and not hasattr(initial_carry, "_fields")
-    if not is_pair or len(initial_carry) != 2:
-        structure = jax.tree.structure(initial_carry)
-        raise ValueError(f"initial_carry must be a pair, of the forward and the backward layer, not {structure}")
-    forward, backward = initial_carry
-    return forward, backward
 
 
 class Bidirectional(nnx.Module):
@@ -186,6 +173,10 @@ class Bidirectional(nnx.Module):
       time_major, return_carry: as in :class:`RNN`; the carry is a pair.
       rngs: for cells with a random first carry.
 
+    Raises:
+      ValueError: one of the layers is none, or has a call without what is passed on to it; both are one layer or
+        have one cell; another argument is none of these. The message shows the value.
+
     >>> import jax.numpy as jnp
     >>> import jaxrnn
     >>> from flax import nnx
@@ -194,6 +185,8 @@ class Bidirectional(nnx.Module):
     >>> layer(jnp.ones((2, 10, 3))).shape
     (2, 10, 8)
     """
+
+    __signature__ = InitSignature()
 
     def __init__(
         self,
@@ -207,11 +200,13 @@ class Bidirectional(nnx.Module):
     ):
         if forward_rnn is backward_rnn:
             raise ValueError("forward_rnn and backward_rnn are one object and would share parameters: make two")
-        self.forward_rnn = forward_rnn
-        self.backward_rnn = backward_rnn
-        self.merge_fn = merge_fn
-        self.time_major = time_major
-        self.return_carry = return_carry
+        self.forward_rnn = _checked_rnn("forward_rnn", forward_rnn)
+        self.backward_rnn = _checked_rnn("backward_rnn", backward_rnn)
+        if getattr(forward_rnn, "cell", None) is getattr(backward_rnn, "cell", self):
+            raise ValueError("forward_rnn and backward_rnn have one cell and would share parameters: make two")
+        self.merge_fn = checks.function("merge_fn", merge_fn, "jnp.add")
+        self.time_major = checks.flag("time_major", time_major)
+        self.return_carry = checks.flag("return_carry", return_carry)
         self.rngs = nnx.data(_own_stream(rngs))
 
     def __call__(
@@ -223,21 +218,43 @@ class Bidirectional(nnx.Module):
         seq_lengths: Array | None = None,
         return_carry: bool | None = None,
         time_major: bool | None = None,
-        **options: Any,
+        reverse: bool | None = None,
+        keep_order: bool | None = None,
+        resets: Array | None = None,
     ) -> Any:
-        """Run both layers; the arguments are those of :class:`RNN`, with a pair of carries."""
-        return_carry = self.return_carry if return_carry is None else return_carry
+        """Run both layers; the arguments are those of :class:`RNN`, with a pair of carries.
+
+        ``reverse`` and ``keep_order`` change nothing, as in Flax: they are there so that this layer may be part of
+        another :class:`Bidirectional`.
+        """
+        return_carry = checks.flag("return_carry", return_carry, self.return_carry)
         carries = pair_of_carries(initial_carry)
         shared: dict[str, Any] = dict(
             seq_lengths=seq_lengths,
             return_carry=True,
-            time_major=self.time_major if time_major is None else time_major,
+            time_major=checks.flag("time_major", time_major, self.time_major),
             rngs=self.rngs if rngs is None else rngs,
-            **options,
         )
+        if resets is not None:  # Flax's RNN does not know them
+            shared["resets"] = resets
         carry, outputs = self.forward_rnn(inputs, initial_carry=carries[0], **shared, reverse=False)
         back_carry, back_outputs = self.backward_rnn(
             inputs, initial_carry=carries[1], **shared, reverse=True, keep_order=True
         )
         merged = jax.tree.map(self.merge_fn, outputs, back_outputs)
         return ((carry, back_carry), merged) if return_carry else merged
+
+
+_PASSED_ON = ("initial_carry", "seq_lengths", "return_carry", "time_major", "reverse", "keep_order", "rngs")
+"""What a Bidirectional calls its layers with."""
+
+
+def _checked_rnn(name: str, rnn: Any) -> Any:
+    try:
+        inspect.signature(rnn).bind(None, **dict.fromkeys(_PASSED_ON))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name} must be a jaxrnn.RNN or another layer that is called like one, not {checks.shown(rnn)} "
+            f"({error}); stacks run both ways by themselves, with bidirectional=True"
+        ) from error
+    return rnn

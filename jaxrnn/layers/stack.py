@@ -1,25 +1,34 @@
 """Stacks of recurrent layers: each layer reads the outputs of the one below."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, cast
 
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from jaxrnn.cells import GRUCell, LSTMCell, SimpleRNNCell
-from jaxrnn.layers.rnn import check_shapes, concatenate_features, pair_of_carries, time_axis_of
+from jaxrnn import checks
+from jaxrnn.layers.arguments import errors_of, pair_of_carries, time_first
+from jaxrnn.layers.flax_cells import is_known
+from jaxrnn.layers.rnn import concatenate_features
 from jaxrnn.layers.sequence import flip_time, run_cell
-from jaxrnn.ops.dispatch import checked_lengths
 from jaxrnn.ops.step import Carry, hidden_state
+from jaxrnn.signature import InitSignature
 
 Merge = Callable[[Array, Array], Array]
 
-MERGES: dict[str, Merge] = {
-    "concat": concatenate_features,
-    "sum": lambda forward, backward: forward + backward,
-    "mean": lambda forward, backward: (forward + backward) / 2,
-}
+
+def add_features(forward: Array, backward: Array) -> Array:
+    return forward + backward
+
+
+def average_features(forward: Array, backward: Array) -> Array:
+    return (forward + backward) / 2
+
+
+# Functions with a name, so that layers can be pickled.
+MERGES: dict[str, Merge] = {"concat": concatenate_features, "sum": add_features, "mean": average_features}
 """How forward and backward outputs may be merged, by name."""
 
 
@@ -40,7 +49,27 @@ class StackedRNN(nnx.Module):
       time_major, return_carry, reverse, keep_order, unroll, implementation, remat_every: as in
         :class:`jaxrnn.RNN`.
       rngs: source of the dropout masks.
+
+    Raises:
+      ValueError: an argument is none of these, or a cell stands in two places, at construction; inputs, lengths,
+        resets or a carry do not fit the layers, or the layers one another, at the call. The message shows the
+        value, and names the layer (the lowest is layer 0).
+
+    Warns:
+      UserWarning: ``dropout`` in a stack of one layer, where it does nothing.
+
+    >>> import jax.numpy as jnp
+    >>> import jaxrnn
+    >>> from flax import nnx
+    >>> rngs = nnx.Rngs(0)
+    >>> cells = [jaxrnn.LSTMCell(3, 16, rngs=rngs), jaxrnn.GRUCell(16, 8, rngs=rngs)]
+    >>> layers = StackedRNN(cells, return_carry=True)
+    >>> (of_lstm, of_gru), outputs = layers(jnp.ones((2, 10, 3)))
+    >>> of_lstm.c.shape, of_gru.shape, outputs.shape
+    ((2, 16), (2, 8), (2, 10, 8))
     """
+
+    __signature__ = InitSignature()
 
     def __init__(
         self,
@@ -61,35 +90,34 @@ class StackedRNN(nnx.Module):
         remat_every: int | None = None,
         rngs: nnx.Rngs | None = None,
     ):
-        if not cells:
-            raise ValueError("a stack needs at least one cell")
-        if backward_cells is not None and len(backward_cells) != len(cells):
+        cells = _checked_cells("cells", cells)
+        backward_cells = [] if backward_cells is None else _checked_cells("backward_cells", backward_cells)
+        if backward_cells and len(backward_cells) != len(cells):
             raise ValueError(f"{len(cells)} cells need as many backward_cells, not {len(backward_cells)}")
-        if backward_cells is not None and reverse:
+        if len({id(cell) for cell in cells + backward_cells}) < len(cells + backward_cells):
+            raise ValueError("one cell stands twice in the stack and would share its parameters: make two")
+        self.reverse = checks.flag("reverse", reverse)
+        if backward_cells and reverse:
             raise ValueError("reverse=True says nothing of a stack that runs both ways: leave it False")
-        if isinstance(merge, str) and merge not in MERGES:
-            raise ValueError(
-                f"unknown merge {merge!r}; available: {', '.join(MERGES)}, or a function of two arrays"
+        dropout = _checked_dropout("dropout", dropout, rngs)
+        recurrent_dropout = _checked_dropout("recurrent_dropout", recurrent_dropout, rngs)
+        if dropout and len(cells) == 1:
+            warnings.warn(
+                f"{dropout=} acts between layers, and does nothing in a stack of one", UserWarning, stacklevel=2
             )
-        for name, rate in (("dropout", dropout), ("recurrent_dropout", recurrent_dropout)):
-            if not 0 <= rate < 1:
-                raise ValueError(f"{name} must be at least 0 and below 1, not {rate}")
-            if rate and rngs is None:
-                raise ValueError(f"{name}={rate} needs rngs to draw its masks from")
         self.cells = nnx.List(cells)
-        self.backward_cells = nnx.List(backward_cells or [])
-        self.merge_fn = MERGES[merge] if isinstance(merge, str) else merge
+        self.backward_cells = nnx.List(backward_cells)
+        self.merge_fn = _checked_merge(merge)
         self.dropout = nnx.data(nnx.Dropout(dropout, rngs=rngs) if dropout else None)
         self.recurrent_dropout = nnx.data(nnx.Dropout(recurrent_dropout, rngs=rngs) if recurrent_dropout else None)
-        self.skip_connections = skip_connections
-        self.return_sequences = return_sequences
-        self.time_major = time_major
-        self.return_carry = return_carry
-        self.reverse = reverse
-        self.keep_order = keep_order
-        self.unroll = unroll
+        self.skip_connections = checks.flag("skip_connections", skip_connections)
+        self.return_sequences = checks.flag("return_sequences", return_sequences)
+        self.time_major = checks.flag("time_major", time_major)
+        self.return_carry = checks.flag("return_carry", return_carry)
+        self.keep_order = checks.flag("keep_order", keep_order)
+        self.unroll = checks.positive_integer("unroll", unroll)
         self.implementation = implementation
-        self.remat_every = remat_every
+        self.remat_every = None if remat_every is None else checks.positive_integer("remat_every", remat_every)
 
     @property
     def num_layers(self) -> int:
@@ -127,21 +155,21 @@ class StackedRNN(nnx.Module):
         Returns:
           The outputs, or ``(carry, outputs)`` with a tuple of one carry per layer.
         """
-        return_carry = self.return_carry if return_carry is None else return_carry
+        return_carry = checks.flag("return_carry", return_carry, self.return_carry)
         if initial_carry is not None and (
             not isinstance(initial_carry, (tuple, list)) or len(initial_carry) != self.num_layers
         ):
-            found = len(initial_carry) if isinstance(initial_carry, (tuple, list)) else type(initial_carry)
+            is_sequence = isinstance(initial_carry, (tuple, list))
+            found = len(initial_carry) if is_sequence else checks.shown(initial_carry)
             raise ValueError(f"initial_carry must be a tuple of {self.num_layers} carries, not {found}")
-        inputs = jnp.asarray(inputs)
-        time_axis = time_axis_of(inputs, self.time_major)
-        check_shapes(self.cells[0], inputs, resets)
-        sequence = jnp.moveaxis(inputs, time_axis, 0)
+        sequence, seq_lengths, resets, time_axis = time_first(
+            self.cells[0], inputs, seq_lengths, resets, self.time_major
+        )
         if sequence.shape[0] == 0 and not self.return_sequences:
-            raise ValueError(f"{inputs.shape=} has no steps, so there is no last output")
+            raise ValueError(f"inputs.shape={jnp.shape(inputs)} has no steps, so there is no last output")
         options: dict[str, Any] = dict(
             seq_lengths=seq_lengths,
-            resets=None if resets is None else jnp.moveaxis(jnp.asarray(resets), time_axis, 0),
+            resets=resets,
             unroll=self.unroll,
             implementation=self.implementation,
             remat_every=self.remat_every,
@@ -150,7 +178,8 @@ class StackedRNN(nnx.Module):
         carries, last = [], sequence
         for layer in range(self.num_layers):
             first = None if initial_carry is None else initial_carry[layer]
-            carry, outputs, last = self._run_layer(layer, sequence, first, options)
+            with errors_of(f"layer {layer}"):
+                carry, outputs, last = self._run_layer(layer, sequence, first, options)
             if self.skip_connections and layer > 0:
                 if outputs.shape != sequence.shape:
                     raise ValueError(
@@ -175,7 +204,10 @@ class StackedRNN(nnx.Module):
         self, layer: int, sequence: Array, initial_carry: Any, options: dict[str, Any]
     ) -> tuple[Carry, Array, Array]:
         """One layer over ``sequence [time, *batch, features]``: carry, outputs, and the output computed last."""
-
+        for cell in [self.cells[layer], *self.backward_cells[layer : layer + 1]]:
+            reads: Any = getattr(cell, "in_features", None) if is_known(cell) else None
+            if reads not in (None, sequence.shape[-1]):
+                raise ValueError(f"it reads {reads} features, but the layer below puts out {sequence.shape[-1]}")
         lengths = options["seq_lengths"]
         top = layer == self.num_layers - 1
         last_only = top and not self.return_sequences and not self.skip_connections and lengths is None
@@ -212,123 +244,31 @@ class StackedRNN(nnx.Module):
             return outputs[:1].sum(axis=0)
         if seq_lengths is None:
             return outputs[-1]
-        last = jnp.maximum(checked_lengths(seq_lengths, len(outputs), jnp.shape(seq_lengths)) - 1, 0)
+        last = jnp.maximum(seq_lengths - 1, 0)
         return jnp.take_along_axis(outputs, last[None, ..., None], axis=0)[0]
 
 
-def layer_sizes(hidden_features: int | Sequence[int], num_layers: int | None) -> tuple[int, ...]:
-    """One hidden size per layer, from one size and a number of layers or from the sizes themselves."""
-    if num_layers is not None and not isinstance(num_layers, int):
-        raise ValueError(f"{num_layers=} must be an integer")
-    if not isinstance(hidden_features, Sequence):
-        sizes = (hidden_features,) * (1 if num_layers is None else num_layers)
-    else:
-        sizes = tuple(hidden_features)
-        if num_layers is not None and num_layers != len(sizes):
-            raise ValueError(f"{hidden_features=} has {len(sizes)} layers, but {num_layers=}")
-    if not sizes:
-        raise ValueError(f"at least one layer is needed: {hidden_features=}, {num_layers=}")
-    return sizes
+def _checked_cells(name: str, cells: Any) -> list[nnx.RNNCellBase]:
+    if not isinstance(cells, Iterable):
+        raise ValueError(f"{name} must be a sequence of cells, one per layer, not {checks.shown(cells)}")
+    checked = [checks.cell(f"{name}[{layer}]", cell) for layer, cell in enumerate(cells)]
+    if not checked:
+        raise ValueError("a stack needs at least one cell")
+    return checked
 
 
-class _CellStack(StackedRNN):
-    """A stack of one kind of cell, which subclasses name."""
-
-    cell_type: ClassVar[type[nnx.RNNCellBase]]
-
-    def __init__(
-        self,
-        in_features: int,
-        hidden_features: int | Sequence[int],
-        *,
-        num_layers: int | None = None,
-        bidirectional: bool = False,
-        merge: str | Merge = "concat",
-        dropout: float = 0.0,
-        recurrent_dropout: float = 0.0,
-        skip_connections: bool = False,
-        return_sequences: bool = True,
-        time_major: bool = False,
-        return_carry: bool = False,
-        reverse: bool = False,
-        keep_order: bool = False,
-        unroll: int = 1,
-        implementation: str | None = None,
-        remat_every: int | None = None,
-        rngs: nnx.Rngs,
-        **cell_options: Any,
-    ):
-        sizes = layer_sizes(hidden_features, num_layers)
-        widths = [2 * size if bidirectional and merge == "concat" else size for size in sizes]
-
-        def make() -> list[nnx.RNNCellBase]:
-            make_cell: Any = self.cell_type
-            return [
-                make_cell(below, size, rngs=rngs, **cell_options)
-                for below, size in zip([in_features, *widths], sizes)
-            ]
-
-        super().__init__(
-            make(),
-            backward_cells=make() if bidirectional else None,
-            merge=merge,
-            dropout=dropout,
-            recurrent_dropout=recurrent_dropout,
-            skip_connections=skip_connections,
-            return_sequences=return_sequences,
-            time_major=time_major,
-            return_carry=return_carry,
-            reverse=reverse,
-            keep_order=keep_order,
-            unroll=unroll,
-            implementation=implementation,
-            remat_every=remat_every,
-            rngs=rngs,
-        )
+def _checked_merge(merge: Any) -> Merge:
+    if isinstance(merge, str) and merge in MERGES:
+        return MERGES[merge]
+    if not callable(merge):
+        raise ValueError(f"unknown merge {merge!r}; available: {', '.join(MERGES)}, or a function of two arrays")
+    return cast(Merge, merge)
 
 
-class SimpleRNN(_CellStack):
-    """``num_layers`` layers of :class:`jaxrnn.SimpleRNNCell`.
-
-    Args:
-      in_features: size of the last axis of the inputs.
-      hidden_features: size of every layer, or one size per layer.
-      num_layers: how many layers; may be left out where ``hidden_features`` is a sequence.
-      bidirectional: run every layer both ways.
-      merge, dropout, recurrent_dropout, skip_connections, return_sequences, time_major, return_carry, reverse,
-        keep_order, unroll, implementation, remat_every: as in :class:`StackedRNN`.
-      rngs: source of the initial parameters and of dropout masks.
-      cell_options: further keyword arguments go to every cell: ``activation_fn``, ``dtype``, ...
-
-    >>> import jax.numpy as jnp
-    >>> from flax import nnx
-    >>> layers = SimpleRNN(1, 100, num_layers=2, return_sequences=False, rngs=nnx.Rngs(0))
-    >>> layers(jnp.ones((8, 30, 1))).shape
-    (8, 100)
-    """
-
-    cell_type = SimpleRNNCell
-
-
-class LSTM(_CellStack):
-    """``num_layers`` layers of :class:`jaxrnn.LSTMCell`; the arguments are those of :class:`SimpleRNN`.
-
-    >>> import jax.numpy as jnp
-    >>> from flax import nnx
-    >>> LSTM(3, 16, bidirectional=True, rngs=nnx.Rngs(0))(jnp.ones((8, 30, 3))).shape
-    (8, 30, 32)
-    """
-
-    cell_type = LSTMCell
-
-
-class GRU(_CellStack):
-    """``num_layers`` layers of :class:`jaxrnn.GRUCell`; the arguments are those of :class:`SimpleRNN`.
-
-    >>> import jax.numpy as jnp
-    >>> from flax import nnx
-    >>> GRU(3, (32, 16), reset_after=False, rngs=nnx.Rngs(0))(jnp.ones((8, 30, 3))).shape
-    (8, 30, 16)
-    """
-
-    cell_type = GRUCell
+def _checked_dropout(name: str, rate: Any, rngs: Any) -> float:
+    rate = checks.dropout_rate(name, rate)
+    if rngs is not None and not isinstance(rngs, (nnx.Rngs, nnx.RngStream)):
+        raise ValueError(f"rngs must be nnx.Rngs or None, not {checks.shown(rngs)}")
+    if rate and rngs is None:
+        raise ValueError(f"{name}={rate} needs rngs to draw its masks from")
+    return rate

@@ -71,7 +71,7 @@ def streaming_step(
     >>> from flax import nnx
     >>> layer = jaxrnn.LSTM(3, 16, num_layers=2, rngs=nnx.Rngs(0))
     >>> signal = jnp.ones((1, 5, 3))                                        # [batch, time, features]
-    >>> step, carry = streaming_step(layer, signal[:, 0])
+    >>> step, carry = jaxrnn.streaming_step(layer, signal[:, 0])
     >>> for t in range(5):
     ...     carry, output = step(carry, signal[:, t])
     >>> bool(jnp.allclose(output, layer(signal)[:, -1], atol=1e-6))

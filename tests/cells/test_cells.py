@@ -89,6 +89,24 @@ def test_a_users_cell_gets_right_gradients_of_all_its_parameters(make):
             np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
 
 
+class Louder(jaxrnn.GRUCell):
+    """A built-in cell with equations of its own, whose output is not the hidden state."""
+
+    def pointwise(self, carry, xw, rh):
+        carry, y = super().pointwise(carry, xw, rh)
+        return carry, 2 * y
+
+
+def test_equations_of_a_subclass_take_the_place_of_the_built_in_cell_s():
+    louder, plain = (kind(3, 4, rngs=nnx.Rngs(0)) for kind in (Louder, jaxrnn.GRUCell))
+    x = jnp.ones((2, 5, 3))
+    carry = plain.initialize_carry((2, 3))
+    np.testing.assert_allclose(louder(carry, x[:, 0])[1], 2 * plain(carry, x[:, 0])[1], rtol=1e-6)
+    for whole in (True, False):
+        found, expected = (jaxrnn.StackedRNN([cell], return_sequences=whole)(x) for cell in (louder, plain))
+        np.testing.assert_allclose(found, 2 * expected, rtol=1e-5)
+
+
 def test_every_gate_starts_orthogonal_and_biases_start_zero():
     cell = GatedCell(3, 4, use_recurrent_bias=True, rngs=nnx.Rngs(0))
     assert cell.kernel.shape == (3, 8) and cell.recurrent_kernel.shape == (4, 8)

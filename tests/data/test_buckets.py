@@ -63,11 +63,18 @@ def test_lengths_from_7_to_361_compile_as_many_programs_as_it_says():
         ([], {}, "no sequences"),
         ([np.ones((3, 2)), np.ones((3, 1))], {}, "differ in their length only"),
         ([np.ones(3), np.ones(3, np.float32)], {}, "differ in their length only"),
-        ([np.ones(3)], {"num_buckets": 0}, "num_buckets=0 must be integers of at least 1"),
-        ([np.ones(3)], {"batch_size": 2.0}, "batch_size=2.0 and"),
+        ([np.ones(3)], {"num_buckets": 0}, "num_buckets must be a positive integer, not 0"),
+        ([np.ones(3)], {"batch_size": 2.0}, "batch_size must be a positive integer, not 2.0"),
         ([np.ones(())], {}, "differ in their length only"),
     ],
 )
 def test_what_does_not_fit_is_said(sequences, options, message):
     with pytest.raises(ValueError, match=message):
         bucket_by_length(sequences, **{"batch_size": 2, **options})
+
+
+def test_a_seed_is_no_generator_and_numpy_s_integers_are_integers():
+    sizes: Any = {"batch_size": np.int64(2), "num_buckets": np.int32(1)}
+    buckets = bucket_by_length([np.ones(3)], **sizes)
+    with pytest.raises(ValueError, match=r"rng must be np.random.default_rng\(seed\) or None, not 0"):
+        buckets.batches(0)  # pyright: ignore[reportArgumentType]

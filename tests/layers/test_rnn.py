@@ -135,6 +135,29 @@ def test_a_call_leaves_the_module_as_it_was():
     jax.tree.map(np.testing.assert_array_equal, before[1], after[1])
 
 
+@pytest.mark.parametrize("library", [jaxrnn, nnx], ids=["ours", "flax"])
+def test_a_bidirectional_layer_may_be_part_of_another(library):
+    """With reverse and keep_order, which the outer one passes on, without effect, as in Flax."""
+
+    def pair(seed: int) -> Any:
+        cells = [nnx.GRUCell(FEATURES, HIDDEN, rngs=nnx.Rngs(seed + i)) for i in range(2)]
+        return library.Bidirectional(*map(library.RNN, cells))
+
+    inner, outer = pair(2), jaxrnn.Bidirectional(pair(0), pair(2))
+    np.testing.assert_allclose(outer(inputs())[..., 2 * HIDDEN :], inner(inputs()), atol=1e-6)
+    np.testing.assert_allclose(inner(inputs(), reverse=None, keep_order=None), inner(inputs()))
+    if library is jaxrnn:
+        resets = jnp.ones((ROWS, TIME), bool)
+        assert (outer(inputs(), resets=resets) != outer(inputs())).any()
+
+
+@pytest.mark.parametrize("axes", [None, {...: nnx.Carry}, nnx.StateAxes({nnx.Param: None, ...: nnx.Carry})])
+def test_flax_s_usual_state_axes_are_taken(axes):
+    cell = nnx.SimpleCell(FEATURES, HIDDEN, residual=True, rngs=nnx.Rngs(0))
+    found, expected = (library.RNN(cell, state_axes=axes)(inputs()) for library in (jaxrnn, nnx))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_whole_numbers_and_numpy_arrays_are_read_as_well():
     x: Any = np.arange(10).reshape(5, 2)
     np.testing.assert_allclose(jaxrnn.RNN(ours())(x), jaxrnn.RNN(ours())(jnp.asarray(x, jnp.float32)))

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 import jaxrnn
-from jaxrnn.layers.stack import layer_sizes
+from jaxrnn.layers.kinds import layer_sizes
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -104,12 +104,12 @@ def test_the_activation_reaches_every_layer():
     ("call", "message"),
     [
         (lambda: layer_sizes((4, 3), 3), "hidden_features=(4, 3) has 2 layers, but num_layers=3"),
-        (lambda: layer_sizes(4, 1.5), "num_layers=1.5 must be an integer"),  # pyright: ignore[reportArgumentType]
-        (lambda: layer_sizes(4, 0), "at least one layer is needed: hidden_features=4, num_layers=0"),
+        (lambda: layer_sizes(4, 1.5), "num_layers must be a positive integer, not 1.5"),  # pyright: ignore[reportArgumentType]
+        (lambda: layer_sizes(4, 0), "num_layers must be a positive integer, not 0"),
         (lambda: layer_sizes((), None), "at least one layer is needed: hidden_features=()"),
         (lambda: jaxrnn.StackedRNN([]), "a stack needs at least one cell"),
         (lambda: stack()(X, initial_carry=(jnp.zeros((3, 4)),)), "must be a tuple of 2 carries, not 1"),
-        (lambda: stack()(X, initial_carry=jnp.zeros((2, 3, 4))), "must be a tuple of 2 carries, not <class"),
+        (lambda: stack()(X, initial_carry=jnp.zeros((2, 3, 4))), "must be a tuple of 2 carries, not Array("),
         (
             lambda: stack()(X, initial_carry=(jnp.zeros((3, 4)), jnp.zeros((3, 4)))),
             "the carry is float32 (3, 4), but for inputs of shape (3, 4) it must be a floating array of "

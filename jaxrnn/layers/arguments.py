@@ -1,0 +1,86 @@
+"""What the calls of all layers share: their arguments, checked in the caller's own order of axes."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from jaxrnn import checks
+from jaxrnn.cells.base import check_inputs
+from jaxrnn.layers.flax_cells import is_known
+from jaxrnn.ops.dispatch import checked_lengths
+from jaxrnn.ops.step import Carry
+
+
+class TimeFirst(NamedTuple):
+    """A layer's inputs as the engine wants them.
+
+    Attributes:
+      inputs: ``[time, *batch, *features]``.
+      seq_lengths: int32 ``[*batch]``, within time, or None.
+      resets: bool ``[time, *batch]``, or None.
+      time_axis: where time was, and goes again in the outputs.
+    """
+
+    inputs: Array
+    seq_lengths: Array | None
+    resets: Array | None
+    time_axis: int
+
+
+def time_first(cell: nnx.RNNCellBase, inputs: Any, seq_lengths: Any, resets: Any, time_major: bool) -> TimeFirst:
+    """The arguments of a layer whose first cell this is.
+
+    Raises:
+      ValueError: they do not fit the cell or one another; with shapes as the caller knows them.
+    """
+    inputs, axes = checks.array("inputs", inputs), cell.num_feature_axes
+    if inputs.ndim < axes + 1:
+        raise ValueError(
+            f"{inputs.shape=} has {inputs.ndim} axes, but needs time and {axes} feature axes: "
+            "[*batch, time, features]. A univariate series x needs x[..., None]."
+        )
+    if is_known(cell):
+        check_inputs(cell, inputs)
+    time_axis = 0 if time_major else inputs.ndim - axes - 1
+    steps = inputs.shape[: inputs.ndim - axes]
+    if seq_lengths is not None:
+        seq_lengths = checks.array("seq_lengths", seq_lengths)
+        batch = steps[:time_axis] + steps[time_axis + 1 :]
+        seq_lengths = checked_lengths(seq_lengths, steps[time_axis], batch)
+    if resets is not None:
+        resets = checks.array("resets", resets)
+        if resets.shape != steps or resets.dtype != jnp.bool_:
+            raise ValueError(
+                f"resets must be bool of shape {steps}, one for every step, not {resets.dtype} {resets.shape}"
+            )
+        resets = jnp.moveaxis(resets, time_axis, 0)
+    return TimeFirst(jnp.moveaxis(inputs, time_axis, 0), seq_lengths, resets, time_axis)
+
+
+def pair_of_carries(initial_carry: Any) -> tuple[Carry, Carry]:
+    """The first carries of both directions, or a ValueError."""
+    if initial_carry is None:
+        return None, None
+    # A NamedTuple is one layer's carry, an LSTM's for instance.
+    is_pair = isinstance(initial_carry, (tuple, list)) and not hasattr(initial_carry, "_fields")
+    if not is_pair or len(initial_carry) != 2:
+        structure = jax.tree.structure(initial_carry)
+        raise ValueError(f"initial_carry must be a pair, of the forward and the backward layer, not {structure}")
+    forward, backward = initial_carry
+    return forward, backward
+
+
+@contextlib.contextmanager
+def errors_of(part: str) -> Iterator[None]:
+    """Errors from within say of which part of a layer they are."""
+    try:
+        yield
+    except ValueError as error:
+        if type(error) is ValueError:
+            error.args = (f"{part}: {error}",)
+        raise
