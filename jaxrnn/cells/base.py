@@ -231,8 +231,8 @@ class RecurrentCell(nnx.RNNCellBase):
     def pure_pointwise(self) -> tuple[Pointwise, Params]:
         """:meth:`pointwise` as a pure function of parameters, and these parameters, for the engine."""
         graphdef, projections, own = nnx.split(self, _is_projection, ...)
-        leaves, treedef = jax.tree.flatten(jax.eval_shape(lambda: projections))
-        return _PurePointwise(graphdef, treedef, tuple(leaves)), own
+        leaves, treedef = jax.tree.flatten(projections)
+        return _PurePointwise(graphdef, treedef, tuple(_Applied(a.shape, a.dtype) for a in leaves)), own
 
     def __call__(self, carry: Carry, inputs: Array) -> tuple[Carry, Array]:
         """One step: ``carry`` and ``inputs [*batch, in_features]`` to the new carry and ``y [*batch, hidden]``."""
@@ -293,11 +293,26 @@ def _is_projection(path: tuple[Any, ...], value: Any) -> bool:
 
 
 @dataclass(frozen=True)
+class _Applied:
+    """Stands for a parameter of the projections, which the engine has applied before ``pointwise``."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+
+    def __getitem__(self, index: Any) -> Any:
+        raise ValueError(
+            f"pointwise reads a parameter {self.shape} of the projections, which have been applied: use what "
+            "they gave, xw and rh, or an nnx.Param of the cell's own"
+        )
+
+    __array__ = __jax_array__ = __getitem__
+
+
+@dataclass(frozen=True)
 class _PurePointwise:
     """A cell's pointwise method as a function of the cell's own parameters.
 
-    Equal for equal cells, so that compiled programs are found again. The projections are present only as
-    shapes: the engine has applied them before.
+    Equal for equal cells, so that compiled programs are found again.
     """
 
     graphdef: Any

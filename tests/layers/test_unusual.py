@@ -84,6 +84,11 @@ def test_gradients_of_a_cell_with_more_than_parameters(implementation):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, expected)
 
 
+class ResetTwice(jaxrnn.GRUCell):
+    def pointwise(self, carry, xw, rh):
+        return super().pointwise(carry, xw, rh)
+
+
 class Output(jaxrnn.RecurrentCell):
     """Its output is what ``make`` makes of h."""
 
@@ -106,6 +111,10 @@ class Output(jaxrnn.RecurrentCell):
         (lambda: jaxrnn.RNN(Output(lambda h: h.sum(-1)))(X), r"output \(3, 'features'\), not an array \(3,\)"),
         (lambda: jaxrnn.RNN(Output(lambda h: h[..., None]))(X), r"not an array \(3, 5, 1\)"),
         (lambda: jaxrnn.RNN(Output(lambda h: None))(X), "not a NoneType"),
+        (
+            lambda: jaxrnn.RNN(ResetTwice(4, 5, reset_after=False, rngs=nnx.Rngs(0)))(X),
+            "projections, which have been applied",
+        ),
         (
             lambda: jaxrnn.Bidirectional(*(jaxrnn.RNN(jaxrnn.GRUCell(4, 5, rngs=nnx.Rngs(0))) for _ in "fb"))(
                 X, initial_carry=jaxrnn.LSTMCarry(jnp.ones((3, 5)), jnp.ones((3, 5)))
