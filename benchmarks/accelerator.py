@@ -29,7 +29,7 @@ import tyro
 
 from benchmarks import accelerator_layers as layers
 from benchmarks.machine import describe, machine
-from benchmarks.report import Table, console, fail, write_results
+from benchmarks.report import Table, check_writable, console, fail, write_results
 from benchmarks.shapes import Shape
 from benchmarks.timing import Timing, interleave
 from jaxrnn import ops
@@ -102,6 +102,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(options: Options) -> int:
     began = time.monotonic()
+    check_writable(options.out)
     on = machine()
     console.print(describe(on), soft_wrap=True)
     rows, left = [], []

@@ -37,7 +37,7 @@ from jax.sharding import Mesh
 import jaxrnn
 from benchmarks.machine import describe, machine
 from benchmarks.peers import import_keras
-from benchmarks.report import Table, console, fail, milliseconds, progress, times, write_results
+from benchmarks.report import Table, check_writable, console, fail, milliseconds, progress, times, write_results
 from benchmarks.shapes import LESSON, Shape
 from benchmarks.timing import Timing, interleave, ratio, seconds_of
 from jaxrnn.data import course_series, take_windows, window_starts
@@ -83,6 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
 def run(options: Options) -> int:
     jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     series = course_series().values[:COURSE_SPLIT].astype(np.float32)
+    check_writable(options.out)
     on = machine()
     console.print(describe(on), soft_wrap=True)
     losses = check(series)

@@ -26,7 +26,7 @@ from benchmarks.cells import CELLS
 from benchmarks.layer_tables import MODES, Row, as_json, markdown, show
 from benchmarks.machine import describe, machine
 from benchmarks.peers import OURS, PEERS, Contestant, Peer, contestants
-from benchmarks.report import console, fail, progress, write_results
+from benchmarks.report import check_writable, console, fail, progress, write_results
 from benchmarks.shapes import QUICK, SHAPES, Shape
 from benchmarks.timing import interleave, seconds_of
 
@@ -71,6 +71,7 @@ def run(options: Options) -> int:
     chosen = {name: PEERS[name] for name in options.peers}
     absences = {peer.label: reason for peer in chosen.values() if (reason := peer.missing())}
     chosen = {name: peer for name, peer in chosen.items() if peer.label not in absences}
+    check_writable(options.out)
     on = machine()
     console.print(describe(on), soft_wrap=True)
 

@@ -1,6 +1,7 @@
 """What a benchmark shows while it runs, and the files that it leaves."""
 
 import json
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -79,6 +80,17 @@ def progress(total: int) -> Iterator[Callable[..., None]]:
     with bar:
         task = bar.add_task("", total=total)
         yield lambda **changes: bar.update(task, refresh=True, **changes)
+
+
+def check_writable(folder: Path | None) -> None:
+    """An OSError if results could not be written there: better now than after minutes of measuring."""
+    folder = RESULTS if folder is None else folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"cannot write into {folder}: {error.strerror}; choose another --out") from error
 
 
 def write_results(

@@ -25,7 +25,7 @@ from benchmarks.cells import CELLS
 from benchmarks.machine import describe, machine
 from benchmarks.peers import OURS, PEERS
 from benchmarks.process import Process
-from benchmarks.report import Table, console, fail, progress, times, write_results
+from benchmarks.report import Table, check_writable, console, fail, progress, times, write_results
 from benchmarks.steps import LABELS, MAKERS
 from benchmarks.timing import Spread, Timing, ratio
 
@@ -74,6 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(options: Options) -> int:
     repetitions = (3 if options.quick else 20) if options.repetitions is None else options.repetitions
+    check_writable(options.out)
     on = machine()
     console.print(describe(on), soft_wrap=True)
     dispatches = list(DISPATCH)[:1] if options.quick else list(DISPATCH)

@@ -32,7 +32,7 @@ from jax import Array
 import jaxrnn
 from benchmarks.epoch import BATCH, HIDDEN, OUTPUT_SCALE, WINDOW
 from benchmarks.machine import describe, machine
-from benchmarks.report import Table, console, fail, progress, times, write_results
+from benchmarks.report import Table, check_writable, console, fail, progress, times, write_results
 from benchmarks.timing import Timing, interleave, ratio, seconds_of
 from jaxrnn.data import course_series, window_starts
 from jaxrnn.data.series import COURSE_SPLIT
@@ -93,6 +93,7 @@ def run(options: Options) -> int:
     rates = _or(options.rates, 4 if options.quick else 32)
     seeds = _or(options.seeds, 2 if options.quick else 3)
     repetitions = _or(options.repetitions, 1 if options.quick else 3)
+    check_writable(options.out)
     on = machine()
     console.print(describe(on), soft_wrap=True)
     sweeps = contestants(rates, seeds, options.hidden)

@@ -31,7 +31,7 @@ import tyro
 from benchmarks.layers import known
 from benchmarks.machine import describe, machine
 from benchmarks.process import Process
-from benchmarks.report import console, fail, progress, write_results
+from benchmarks.report import check_writable, console, fail, progress, write_results
 from benchmarks.trainers import LIBRARIES
 from benchmarks.training_tables import Result, as_json, epoch_table, growth_table, markdown
 from benchmarks.training_tasks import TASKS
@@ -89,6 +89,7 @@ def run(options: Options) -> int:
     sizes = {} if max_epochs is None else {"max_epochs": max_epochs}
     absences = {LIBRARIES[n].label: why for n in options.libraries if (why := LIBRARIES[n].missing())}
     libraries = [name for name in options.libraries if LIBRARIES[name].label not in absences]
+    check_writable(options.out)
     on = machine()
     console.print(describe(on), soft_wrap=True)
     results: list[Result] = []

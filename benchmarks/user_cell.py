@@ -25,7 +25,7 @@ from flax import nnx
 import jaxrnn
 from benchmarks.layers import known
 from benchmarks.machine import describe, machine
-from benchmarks.report import Table, console, fail, milliseconds, progress, times, write_results
+from benchmarks.report import Table, check_writable, console, fail, milliseconds, progress, times, write_results
 from benchmarks.shapes import QUICK, SHAPES, Shape
 from benchmarks.timing import Spread, Timing, geometric_mean, interleave, ratio, seconds_of
 from benchmarks.user_cells import BY_HAND, readme_cells, scan_by_hand
@@ -83,6 +83,7 @@ def run(options: Options) -> int:
     known("cell", options.cells, BY_HAND)
     repetitions = (4 if options.quick else 20) if options.repetitions is None else options.repetitions
     shapes = QUICK if options.quick else SHAPES
+    check_writable(options.out)
     on = machine()
     console.print(describe(on), soft_wrap=True)
     rows = []

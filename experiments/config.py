@@ -257,6 +257,10 @@ def resolve(settings: Settings) -> Config:
     )
     _known("cell", config.cell, CELLS)
     _known("activation", config.activation, ACTIVATIONS)
+    if config.cell in ("lstm", "gru", "leaky") and config.activation != "tanh":
+        raise ValueError(
+            f"--activation {config.activation} is for --cell simple_rnn: {config.cell} has tanh built in"
+        )
     _known("optimizer", config.optimizer, OPTIMIZERS)
     for name in _POSITIVE:
         value = getattr(config, name)
@@ -264,7 +268,7 @@ def resolve(settings: Settings) -> Config:
             raise ValueError(f"--{name.replace('_', '-')} must be positive and finite, not {value}")
     if not config.hidden or min(config.hidden) < 1:
         raise ValueError(f"--hidden must name at least one layer of at least one unit, not {config.hidden}")
-    if settings.save_every < 0 or (settings.save_every_steps or 1) < 1 or settings.heartbeat < 1:
+    if not settings.save_every >= 0 or (settings.save_every_steps or 1) < 1 or settings.heartbeat < 1:
         raise ValueError(
             f"--save-every must not be negative, --save-every-steps and --heartbeat must be at least 1, not "
             f"{settings.save_every}, {settings.save_every_steps} and {settings.heartbeat}"

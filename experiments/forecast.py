@@ -136,9 +136,9 @@ def run_experiment(settings: Settings) -> int:
     console.print(f"stopped: {_reason(run, config)}", soft_wrap=True)
     if run.stopped == "diverged" and main:
         fail(describe_divergence(run))
-    if run.save_error is not None:
-        return fail(run.save_error) if main else 2
     code = {"diverged": 1, **EXIT_CODES}.get(run.stopped or "", 0)
+    if run.save_error is not None:  # what was learned is still worth a look
+        code = fail(run.save_error) if main else 2
     if run.stopped == "terminated" or not main:  # whoever sends SIGTERM will not wait for pictures
         return code
     metrics = finish(forecasting, run, folder)
@@ -236,10 +236,10 @@ def finish(forecasting: Forecasting, run: Run, folder: Path) -> dict[str, Any]:
         "device": jax.devices()[0].device_kind,
         "devices": 1 if forecasting.mesh is None else forecasting.mesh.size,
     }
+    console.print(results_table(forecasting, maes, metrics["valid_mae"]))  # first: a full disk cannot take it away
     runs.write_json(folder / "metrics.json", metrics)
     runs.write_json(folder / "history.json", run.history)
     runs.write_forecast(folder / "forecast.csv", forecasting.parts.test, actual, forecast)
-    console.print(results_table(forecasting, maes, metrics["valid_mae"]))
 
     from experiments import plots
 

@@ -86,7 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run_tests(settings: Settings) -> None:
     if settings.epochs < 1 or not settings.tasks:
-        raise ValueError(f"at least one epoch and one task are needed: {settings.epochs=}, {settings.tasks=}")
+        raise ValueError(f"--epochs {settings.epochs} --tasks {' '.join(settings.tasks)}: at least one of each")
     found = {task: range_test(settings, task) for task in settings.tasks}
     settings.out.mkdir(parents=True, exist_ok=True)
     runs.write_json(settings.out / "lr_range.json", {task: vars(test) for task, test in found.items()})
@@ -110,7 +110,9 @@ def range_test(settings: Settings, task: Task) -> LRRangeTest:
         )
     )
     lowest, per_decade = COURSE_RAMPS[task] if config.recipe == "course" else TUNED_RAMP
-    rates = exponential_rates(settings.lowest or lowest, settings.epochs, settings.epochs_per_decade or per_decade)
+    lowest = lowest if settings.lowest is None else settings.lowest
+    per_decade = per_decade if settings.epochs_per_decade is None else settings.epochs_per_decade
+    rates = exponential_rates(lowest, settings.epochs, per_decade)
     forecasting = Forecasting(config, load(config), mesh=batch_mesh(config.batch_size, None))
     state, train_epoch = forecasting.start(forecasting.optimizer(schedule=False))
     quiet = not console.is_terminal

@@ -79,10 +79,22 @@ def read_record(folder: Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
         record = {name: record[name] for name in ("config", "preparation", "series", "sha256")}
         if record != with_checksum(record):
-            raise ValueError(f"{path} is damaged, or was edited: its checksum does not fit")
+            raise ValueError(
+                f"{path} is damaged, or was edited: its checksum does not fit. {how_to_replace(folder)}"
+            )
         return record
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({type(error).__name__}: {error})") from error
+        raise ValueError(
+            f"{path} is damaged ({type(error).__name__}: {error}). {how_to_replace(folder)}"
+        ) from error
+
+
+def how_to_replace(folder: Path) -> str:
+    """What helps where only the record of the settings is lost."""
+    return (
+        f"The checkpoints beside it do not need it: begin the same run with another --out, stop it by Ctrl-C, and "
+        f"copy its {CONFIG} to {folder}; then --resume goes on"
+    )
 
 
 def parse_config(folder: Path, record: dict[str, Any]) -> tuple[Config, Preparation]:
@@ -156,7 +168,10 @@ def check_free(folder: Path) -> None:
     if (folder / CONFIG).exists():
         raise ValueError(another_run(folder))
     if any((folder / CHECKPOINTS).glob("*")):
-        raise ValueError(f"{folder / CHECKPOINTS} holds checkpoints of another run: choose another --out")
+        raise ValueError(
+            f"{folder / CHECKPOINTS} holds checkpoints of another run, or of this one, whose {CONFIG} is lost. In "
+            f"the first case choose another --out. {how_to_replace(folder)}"
+        )
 
 
 def make_folder(folder: Path) -> None:

@@ -139,10 +139,14 @@ def make_windowed_epoch(
 
     Returns:
       A compiled function from a train state, which is donated, to the next one and the mean metrics.
+
+    Raises:
+      ValueError: windows reach out of features or targets, there are none, or a number is no positive integer.
     """
+    starts = checked_starts(starts, 1, features, targets, window)
+    if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+        raise ValueError(f"{batch_size=} must be an integer, at least 1")
     number = starts.shape[0]
-    if batch_size < 1:
-        raise ValueError(f"{batch_size=} must be at least 1")
     rows_in_batch = min(batch_size, number)
     steps = -(-number // rows_in_batch)
 
@@ -188,6 +192,25 @@ def make_windowed_epoch(
         return SteppedEpoch(steps, _Ordered(jax.jit(loop, donate_argnums=0), reorder, arrays, auto), mesh, make)
 
     return make(mesh)
+
+
+def checked_starts(starts: Any, axes: int, features: Array, targets: Array, window: int) -> Array:
+    """``starts`` as an array, or a ValueError if a window from one of them reaches out of the series."""
+    known = np.asarray(starts)
+    if known.ndim != axes or not known.size or not np.issubdtype(known.dtype, np.integer):
+        raise ValueError(f"starts must be integers on {axes} axes, at least one, not {known.dtype} {known.shape}")
+    if not isinstance(window, (int, np.integer)) or window < 1:
+        raise ValueError(f"{window=} must be an integer, at least 1")
+    for name, array in (("features", features), ("targets", targets)):
+        if np.ndim(array) < 2:
+            raise ValueError(f"{name} {np.shape(array)} must be [time, dims]: one series x needs x[:, None]")
+    least, most = int(known.min()), int(known.max())
+    if least < 0 or most + window > min(len(features), len(targets)):
+        raise ValueError(
+            f"windows of {window} steps, which start at {least} to {most}, reach out of the series: features have "
+            f"{len(features)} steps, targets {len(targets)}"
+        )
+    return jnp.asarray(starts)
 
 
 class _Ordered:
@@ -238,8 +261,9 @@ def make_sequential_epoch(
       The others as in :func:`make_windowed_epoch`; the model forecasts at every step.
 
     Raises:
-      ValueError: a leaf of ``initial_carry`` has another number of rows than ``starts``.
+      ValueError: as there, or a leaf of ``initial_carry`` has another number of rows than ``starts``.
     """
+    starts = checked_starts(starts, 2, features, targets, window)
     steps, batch = starts.shape
     for path, leaf in jax.tree_util.tree_leaves_with_path(initial_carry):
         if leaf.shape[:1] != (batch,):

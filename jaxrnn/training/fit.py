@@ -77,6 +77,10 @@ def fit(
     for name, value in (("epochs", epochs), ("save_every_steps", save_every_steps), ("max_skipped", max_skipped)):
         if value is not None and value < 1:
             raise ValueError(f"{name}={value} must be at least 1")
+    if save_every is not None and not save_every >= 0:
+        raise ValueError(f"{save_every=} must be seconds, 0 or more, or None")
+    if checkpoints is not None and not hasattr(checkpoints, "save"):
+        raise ValueError(f"checkpoints must be a CheckpointStore, not {checkpoints!r}")
     stepped = train_epoch if isinstance(train_epoch, SteppedEpoch) else None
     if mesh is not None:
         if stepped is None:
@@ -104,7 +108,10 @@ def fit(
                 if pace.save_is_due(run):
                     _save(run, saver, stepped)
             if done:
-                row = _row(run, metrics, evaluate(run.state), stepped, time.perf_counter() - began)
+                evaluated = evaluate(run.state)
+                if not isinstance(evaluated, Mapping) or monitor not in evaluated:
+                    raise ValueError(f"evaluate must return a dictionary with {monitor=} in it, not {evaluated!r}")
+                row = _row(run, metrics, evaluated, stepped, time.perf_counter() - began)
                 if run.stopping.update(row["epoch"], row[monitor]):
                     run.best_params = copied(local(run.state.best_guess))
                 run.history.append(row)
@@ -135,7 +142,8 @@ def describe_divergence(run: Run) -> str:
     what = f"the last {skipped} steps were not" if skipped else "the loss was not"
     return (
         f"{what} finite in epoch {in_which}{_at_rate(run.state)}: the run stopped. "
-        f"A smaller learning rate or gradient clipping helps."
+        f"Look for values that are not finite in the data; if there are none, a smaller learning rate or gradient "
+        f"clipping helps."
     )
 
 

@@ -29,6 +29,9 @@ def exponential_rates(lowest: float, epochs: int, epochs_per_decade: float) -> l
     >>> [f"{rate:.0e}" for rate in exponential_rates(1e-7, 3, 1)]
     ['1e-07', '1e-06', '1e-05']
     """
+    for name, value in (("lowest", lowest), ("epochs_per_decade", epochs_per_decade)):
+        if not (math.isfinite(value) and value > 0):
+            raise ValueError(f"{name}={value} must be a positive number")
     return [lowest * 10 ** (epoch / epochs_per_decade) for epoch in range(epochs)]
 
 
@@ -74,5 +77,5 @@ def lr_range_test(
 
 def _smoothed(losses: Sequence[float], width: int = 5) -> np.ndarray:
     """A centred moving average; at the ends, of what there is."""
-    ones = np.ones(width)
-    return np.convolve(losses, ones, "same") / np.convolve(np.ones(len(losses)), ones, "same")
+    reach = width // 2
+    return np.array([np.mean(losses[max(0, i - reach) : i + reach + 1]) for i in range(len(losses))])

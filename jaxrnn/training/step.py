@@ -20,7 +20,13 @@ Loss = Callable[[Array, Array], Array]
 
 
 def huber(predictions: Array, targets: Array) -> Array:
-    """Quadratic up to an error of 1, linear beyond, so that outliers do not rule (Huber 1964)."""
+    """Quadratic up to an error of 1, linear beyond, so that outliers do not rule (Huber 1964).
+
+    Raises:
+      ValueError: predictions and targets have different shapes, which NumPy's rules could make a table of.
+    """
+    if jnp.shape(predictions) != jnp.shape(targets):
+        raise ValueError(f"predictions {jnp.shape(predictions)} and targets {jnp.shape(targets)} differ in shape")
     return optax.losses.huber_loss(predictions, targets)
 
 

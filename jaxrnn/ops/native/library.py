@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ def why_not_loaded() -> str | None:
         for target in TARGETS:
             jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, target)), platform="cpu")
     except Exception as error:  # whatever a damaged or foreign file makes the loader or JAX say
-        return f"{LIBRARY} cannot be loaded (python -m jaxrnn.ops.native.build makes it anew): {error}"
+        reason = f"{LIBRARY} cannot be loaded (python -m jaxrnn.ops.native.build makes it anew): {error}"
+        warnings.warn(f"jaxrnn runs on lax.scan: {reason}", RuntimeWarning, stacklevel=2)
+        return reason
     return None
 
 
