@@ -59,8 +59,8 @@ def test_a_window_that_begins_before_the_series_is_refused():
 
 
 def test_the_last_window_there_is_fits():
-    windowed(starts=np.array([14]))
-    sequential(starts=np.array([[14]]))
+    assert windowed(starts=np.array([14])).steps == 1
+    assert sequential(starts=np.array([[14]])).steps == 1
 
 
 def test_a_loss_is_no_table():
