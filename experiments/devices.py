@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import sys
+import threading
 
 import jax
 from jax.sharding import Mesh
@@ -50,6 +52,10 @@ def join_processes(heartbeat: int) -> None:
     # Its handler of SIGTERM would exclude ours, which also stops all processes after the same step.
     jax.config.update("jax_enable_preemption_service", False)
     number, process = os.environ.get("JAX_NUM_PROCESSES"), os.environ.get("JAX_PROCESS_ID")
+    message = "waiting for the other processes of this job; after five minutes without them this one ends"
+    waiting = threading.Timer(5, print, [message], {"file": sys.stderr, "flush": True})
+    waiting.daemon = True
+    waiting.start()
     try:
         jax.distributed.initialize(
             num_processes=None if number is None else int(number),
@@ -63,6 +69,8 @@ def join_processes(heartbeat: int) -> None:
             f"TPU pod JAX finds them; elsewhere set JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and "
             f"JAX_PROCESS_ID for each of them."
         ) from error
+    finally:
+        waiting.cancel()
 
 
 def lost_peer(error: Exception) -> bool:
