@@ -11,6 +11,8 @@ from jax.test_util import check_grads
 
 import jaxrnn
 from benchmarks.user_cells import BY_HAND, readme_cells, scan_by_hand
+from jaxrnn.ops.scan import _forward
+from jaxrnn.ops.step import Recurrence
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -59,12 +61,14 @@ def test_gradients_are_right_and_equal_those_of_the_cell_scanned_by_hand(name):
     check_grads(jax.jit(on_the_engine), arguments, order=2, modes=("rev",), rtol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "kept"), [("LeakyCell", 3), ("MinimalGatedCell", 6), ("LayerNormCell", 4)])
+@pytest.mark.parametrize(("name", "kept"), [("LeakyCell", 2), ("MinimalGatedCell", 5), ("LayerNormCell", 3)])
 def test_of_every_step_little_is_kept(name, kept):
-    """Of MinimalGatedCell: the outputs, h before the step, the gate, the candidate, and the two blocks of rh."""
-    layer: Any = jaxrnn.RNN(readme_cells()[name](2, 4, param_dtype=jnp.float64, rngs=nnx.Rngs(0)), time_major=True)
-    graphdef, params = nnx.split(layer)
-    x = jnp.ones((6, 3, 2))
-    _, pullback = jax.vjp(lambda params: nnx.merge(graphdef, params)(x), params)
-    numbers = sum(leaf.size for leaf in jax.tree.leaves(pullback) if leaf.shape[:2] == (6, 3) and leaf is not x)
-    assert (numbers - x.size) // (6 * 3 * 4) == kept
+    """Of MinimalGatedCell: h before the step, the gate, the candidate, and the two blocks of rh."""
+    cell: Any = readme_cells()[name](2, 4, rngs=nnx.Rngs(0))
+    pointwise, params = cell.pure_pointwise()
+    kernel, bias = cell.recurrent_parameters(jnp.float32)
+    xw = cell.input_projection(jnp.ones((6, 3, 2)))
+    arrays = Recurrence(kernel, xw, cell.initialize_carry((3, 2)), params, bias)
+    _, (_, _, saved) = _forward(pointwise, False, 1, arrays)
+    numbers = sum(leaf.size for leaf in jax.tree.leaves(saved) if leaf.shape[:2] == (6, 3))
+    assert kept <= numbers // (6 * 3 * 4) <= kept + 1  # newer versions of JAX keep the derivative of tanh, too
