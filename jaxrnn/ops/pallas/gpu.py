@@ -27,9 +27,10 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
+from jaxrnn.ops.pallas.cell import Cell
 from jaxrnn.ops.pallas.limits import other_dtype, too_large
-from jaxrnn.ops.pallas.loops import Blocks, Kernel, Walk
-from jaxrnn.ops.pallas.recurrence import Device, Sizes
+from jaxrnn.ops.pallas.recurrence import Device
+from jaxrnn.ops.pallas.walk import Blocks, Kernel, Sizes, Walk, in_rows
 from jaxrnn.ops.step import Recurrence
 
 ROWS = 16
@@ -70,8 +71,8 @@ def _all_bits() -> bool:
     return precision in ("highest", "float32", "F32_F32_F32")
 
 
-def sizes(batch: int, hidden: int) -> Sizes:
-    return Sizes(math.ceil(batch / ROWS) * ROWS, ROWS, padded(hidden))
+def sizes(batch: int, cell: Cell) -> Sizes:
+    return Sizes(math.ceil(batch / ROWS) * ROWS, ROWS, padded(cell.hidden))
 
 
 def padded(hidden: int) -> int:
@@ -83,7 +84,7 @@ def padded(hidden: int) -> int:
 
 
 def call(
-    kernel: Kernel, inputs: Blocks, outputs: Blocks, sizes: Sizes, *, reverse: bool, interpret: Any, name: str
+    kernel: Kernel, inputs: Blocks, outputs: Blocks, sizes: Sizes, *, reverse: bool, interpret: Any
 ) -> Blocks:
     _expect_deprecation()
     time = jax.tree.leaves(outputs.steps)[0].shape[0]
@@ -91,12 +92,13 @@ def call(
     def body(inputs, outputs):
         kernels = inputs.whole["kernels"]
         weights = [kernels[gate] for gate in range(kernels.shape[0])]
-        walk = Walk(time, (lambda i: time - 1 - i) if reverse else (lambda i: i), True, weights.__getitem__)
-        state = kernel.run(inputs, outputs, walk, kernel.start(inputs))
+        position = (lambda i: time - 1 - i) if reverse else (lambda i: i)
+        walk = Walk(time, position, True, **in_rows(kernel, sizes, weights.__getitem__))
+        state = kernel.run(inputs, outputs, walk, kernel.start(inputs, walk))
         for target, value in zip(jax.tree.leaves(outputs.rows), jax.tree.leaves(state), strict=True):
             target[...] = value
 
-    body.__name__ = name
+    body.__name__ = kernel.name
     narrow = inputs.whole["kernels"].dtype.itemsize < 4
     warps = 4 if narrow and sizes.hidden <= 64 else 8  # with fewer for float32, registers spill
     (found,) = pl.pallas_call(
@@ -107,7 +109,7 @@ def call(
         out_shape=(outputs,),
         compiler_params=triton.CompilerParams(num_warps=warps, num_stages=1),
         interpret=interpret,
-        name=name,
+        name=kernel.name,
     )(inputs)
     return found
 
@@ -135,4 +137,4 @@ def _expect_deprecation() -> None:
     )
 
 
-GPU = Device(sizes, call, unable)
+GPU = Device("gpu", sizes, call, unable)

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxrnn.ops.pallas.cell import Cell, plan
-from jaxrnn.ops.pallas.loops import Blocks, Kernel, backward_kernel, forward_kernel
+from jaxrnn.ops.pallas.loops import backward_kernel, forward_kernel
+from jaxrnn.ops.pallas.walk import Blocks, Kernel, Sizes
 from jaxrnn.ops.scan import scan_recurrence
 from jaxrnn.ops.step import (
     Carry,
@@ -26,26 +27,21 @@ from jaxrnn.ops.step import (
 )
 
 
-class Sizes(NamedTuple):
-    """Sizes of the arrays that a kernel gets: ``rows`` of the batch in all, ``tile`` in one program."""
-
-    rows: int
-    tile: int
-    hidden: int
-
-
 class Device(NamedTuple):
     """A kind of accelerator.
 
     Attributes:
-      sizes: ``(batch, hidden) -> Sizes``.
-      call: runs a kernel, ``(kernel, inputs, outputs, sizes, *, reverse, interpret, name) -> outputs``.
+      sizes: ``(batch, cell) -> Sizes``.
+      call: runs a kernel, ``(kernel, inputs, outputs, sizes, *, reverse, interpret) -> outputs``.
       unable: why arrays of these shapes and dtypes cannot run there, or None.
+      lacks: elementwise operations that it does not have.
     """
 
-    sizes: Callable[[int, int], Sizes]
+    name: str
+    sizes: Callable[[int, Cell], Sizes]
     call: Callable[..., Blocks]
     unable: Callable[[Recurrence], str | None]
+    lacks: frozenset[str] = frozenset()
 
 
 class Run(NamedTuple):
@@ -227,12 +223,11 @@ _gradients.defvjp(_gradients_forward, _gradients_backward)
 
 def _cell_and_sizes(run: Run, a: Recurrence) -> tuple[Cell, Sizes]:
     cell = Cell.of(run.pointwise, a)
-    return cell, run.device.sizes(a.xw.shape[1], cell.hidden)
+    return cell, run.device.sizes(a.xw.shape[1], cell)
 
 
 def _call(run: Run, kernel: Kernel, inputs: Blocks, outputs: Blocks, sizes: Sizes, reverse: bool) -> Blocks:
-    name = "recurrence_backward" if "drh" in outputs.steps else "recurrence_forward"
-    return run.device.call(kernel, inputs, outputs, sizes, reverse=reverse, interpret=run.interpret, name=name)
+    return run.device.call(kernel, inputs, outputs, sizes, reverse=reverse, interpret=run.interpret)
 
 
 def _inputs(cell: Cell, sizes: Sizes, a: Recurrence, kernels: Array) -> Blocks:

@@ -20,9 +20,10 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu
 
+from jaxrnn.ops.pallas.cell import Cell
 from jaxrnn.ops.pallas.limits import other_dtype, too_large
-from jaxrnn.ops.pallas.loops import Blocks, Kernel, Walk
-from jaxrnn.ops.pallas.recurrence import Device, Sizes
+from jaxrnn.ops.pallas.recurrence import Device
+from jaxrnn.ops.pallas.walk import Blocks, Kernel, Sizes, Walk, in_rows
 from jaxrnn.ops.step import Recurrence
 
 LANES = 128
@@ -51,10 +52,10 @@ def unable(a: Recurrence) -> str | None:
     return reason or too_large(a, padded, vmem() // 4, "a quarter of a core's VMEM")
 
 
-def sizes(batch: int, hidden: int) -> Sizes:
+def sizes(batch: int, cell: Cell) -> Sizes:
     tiles = math.ceil(batch / MOST_ROWS)
     tile = _rounded(math.ceil(batch / tiles), SUBLANES)
-    return Sizes(tiles * tile, tile, padded(hidden))
+    return Sizes(tiles * tile, tile, padded(cell.hidden))
 
 
 def padded(hidden: int) -> int:
@@ -77,7 +78,7 @@ def chunk(inputs: Blocks, outputs: Blocks, tile: int) -> int:
 
 
 def call(
-    kernel: Kernel, inputs: Blocks, outputs: Blocks, sizes: Sizes, *, reverse: bool, interpret: Any, name: str
+    kernel: Kernel, inputs: Blocks, outputs: Blocks, sizes: Sizes, *, reverse: bool, interpret: Any
 ) -> Blocks:
     time = jax.tree.leaves(outputs.steps)[0].shape[0]
     steps = chunk(inputs, outputs, sizes.tile)
@@ -92,14 +93,15 @@ def call(
         count = steps if time % steps == 0 else jnp.minimum(steps, time - block(number) * steps)
         kernels = inputs.whole["kernels"]
         targets, structure = jax.tree.flatten(outputs.rows)
+        position = (lambda i: count - 1 - i) if reverse else (lambda i: i)
+        walk = Walk(count, position, False, **in_rows(kernel, sizes, lambda gate: kernels[gate]))
 
         @pl.when(number == 0)
         def _():
-            for target, value in zip(targets, jax.tree.leaves(kernel.start(inputs)), strict=True):
+            for target, value in zip(targets, jax.tree.leaves(kernel.start(inputs, walk)), strict=True):
                 target[...] = value
 
         state = jax.tree.unflatten(structure, [target[...] for target in targets])
-        walk = Walk(count, (lambda i: count - 1 - i) if reverse else (lambda i: i), False, lambda g: kernels[g])
         state = kernel.run(inputs, outputs, walk, state)
         for target, value in zip(targets, jax.tree.leaves(state), strict=True):
             target[...] = value
@@ -126,9 +128,9 @@ def call(
             dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=vmem() * 3 // 4
         ),
         interpret=interpret,
-        name=name,
+        name=kernel.name,
     )(inputs)
     return found
 
 
-TPU = Device(sizes, call, unable)
+TPU = Device("tpu", sizes, call, unable)
