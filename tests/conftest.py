@@ -1,7 +1,14 @@
 """What tests of several packages share."""
 
+import os
+
 import jax
 import pytest
+
+if jax.__version_info__ >= (0, 12):
+    # What interprets a cluster of blocks runs each of them as a program of its own, and they wait for each other:
+    # with fewer of XLA's threads than blocks, forever.
+    os.environ.setdefault("PJRT_NPROC", "16")
 
 
 @pytest.fixture(scope="module")

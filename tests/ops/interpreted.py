@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from jax.experimental.pallas import tpu
+from jax.experimental.pallas import mosaic_gpu, tpu
 
 from jaxrnn.ops.dispatch import Implementation
 from jaxrnn.ops.pallas import not_a_tile
+from jaxrnn.ops.pallas.cluster import CLUSTER
 from jaxrnn.ops.pallas.gpu import GPU
 from jaxrnn.ops.pallas.recurrence import Device, pallas_recurrence
 from jaxrnn.ops.pallas.tpu import TPU
@@ -17,10 +18,19 @@ def interpreted(device: Device, interpret: Any = True) -> Implementation:
     def run(pointwise, arrays, *, reverse, unroll):
         return pallas_recurrence(device, pointwise, arrays, reverse=reverse, interpret=interpret)
 
-    return Implementation(run, unable=lambda pointwise, arrays, platform: not_a_tile(pointwise, arrays))
+    return Implementation(
+        run, unable=lambda pointwise, arrays, platform: not_a_tile(pointwise, arrays, device.lacks)
+    )
 
 
 RACES = tpu.InterpretParams(detect_races=True, uninitialized_memory="nan")
 """A TPU's memory and copies step by step: what nobody wrote is NaN, and races are told."""
 
+InterpretCluster: Any = getattr(mosaic_gpu, "InterpretGPUParams", None)
+CLUSTER_RACES = InterpretCluster and InterpretCluster(detect_races=True, uninitialized_memory="nan")
+"""The same for a cluster's blocks, threads and barriers; before jax 0.12 nothing interprets these."""
+
 KERNELS = {"pallas_gpu": interpreted(GPU), "pallas_tpu": interpreted(TPU, RACES)}
+
+if CLUSTER_RACES is not None:
+    KERNELS["pallas_cluster"] = interpreted(CLUSTER, CLUSTER_RACES)

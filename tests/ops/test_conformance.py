@@ -39,7 +39,7 @@ def over(pairs: list[tuple[Case, str]]):
 
 PAIRS = [(case, name) for case in CASES for name in ALL if able(case, name)]
 # What interprets a TPU is slow, and knows no vmap.
-BUT_TPU = [pair for pair in PAIRS if pair[1] != "pallas_tpu"]
+OFTEN = [pair for pair in PAIRS if pair[1] != "pallas_tpu"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -136,7 +136,7 @@ def test_results_and_gradients_equal_a_python_loop(case, implementation, setup_n
     assert_close(run(arguments, cotangents, setup.masks), expected(case, setup_name))
 
 
-@over(BUT_TPU)
+@over(OFTEN)
 def test_nan_in_the_padding_reaches_neither_results_nor_gradients(case, implementation):
     setup = SETUPS["seq_lengths_unroll_2"]
     arguments, cotangents = problem(case, setup.time, setup.batch)
@@ -147,7 +147,7 @@ def test_nan_in_the_padding_reaches_neither_results_nor_gradients(case, implemen
     assert_close(run(arguments, cotangents, setup.masks), expected(case, "seq_lengths_unroll_2"))
 
 
-@over(BUT_TPU)
+@over(OFTEN)
 def test_vmap_over_kernels_and_inputs_equals_a_loop(case, implementation):
     setup = SETUPS["odd_time"]
     arguments, cotangents = problem(case, setup.time, setup.batch)
@@ -166,7 +166,7 @@ def test_vmap_over_kernels_and_inputs_equals_a_loop(case, implementation):
             assert_close(jax.tree.map(lambda a, i=i, j=j: a[i, j], found), one(kernel, xw))
 
 
-@over(BUT_TPU)
+@over(OFTEN)
 def test_a_call_outside_jit_equals_one_inside(case, implementation):
     setup = SETUPS["seq_lengths_unroll_2"]
     arguments, _ = problem(case, setup.time, setup.batch)
@@ -176,7 +176,7 @@ def test_a_call_outside_jit_equals_one_inside(case, implementation):
     assert_close(found, expected(case, "seq_lengths_unroll_2")[0])
 
 
-@over([pair for pair in BUT_TPU if pair[1] != "reference"])
+@over([pair for pair in OFTEN if pair[1] != "reference"])
 def test_second_derivatives_equal_finite_differences(case, implementation):
     # The reference is differentiated by JAX: its second derivatives are JAX's to test.
     arguments, _ = problem(case, 2, (), hidden=2)
@@ -191,7 +191,7 @@ def test_second_derivatives_equal_finite_differences(case, implementation):
 @settings(max_examples=8, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_a_sequence_cut_anywhere_with_its_carry_handed_over_equals_one_pass(data):
-    case, implementation = data.draw(st.sampled_from(BUT_TPU))
+    case, implementation = data.draw(st.sampled_from(OFTEN))
     time, rows, hidden = (data.draw(st.integers(1, most)) for most in (6, 3, 4))
     cut = data.draw(st.integers(0, time))
     reverse = data.draw(st.booleans())

@@ -4,8 +4,9 @@ A ``lax.scan`` on a GPU launches several kernels at every step. Here the loop ov
 keeps the recurrent weights on the chip: fast where a step is small, and possible only where the weights fit.
 
 What is where: ``loops.py`` the two loops over time and the derivation of the backward one; ``cell.py`` what a
-cell's derivative needs; ``recurrence.py`` padding, and the products outside the kernels; ``gpu.py`` and
-``tpu.py`` the two devices, ``limits.py`` what does not fit them.
+cell's derivative needs; ``recurrence.py`` padding, and the products outside the kernels; ``walk.py`` what loops
+and devices tell each other; ``gpu.py`` one multiprocessor of a GPU for a tile of the batch; ``cluster.py`` several
+that share it, with ``shared_product.py`` and ``plain.py``; ``tpu.py`` a TPU; ``limits.py`` what does not fit.
 
 Nothing here has been timed: no accelerator was at hand. Kernels were compiled for an H200 and for TPUs v5e and v6e
 (``python -m benchmarks.aot``), and run in interpret mode against float64.
@@ -31,25 +32,32 @@ def pallas_recurrence(
     """The recurrence in one kernel each way. ``unroll`` changes nothing: there is no launch to save."""
     from jaxrnn.ops.pallas.recurrence import pallas_recurrence
 
-    return pallas_recurrence(_device(_accelerator()), pointwise, arrays, reverse=reverse)
+    device = _device(arrays, _accelerator())[0]
+    if device is None:
+        raise ValueError(unable(pointwise, arrays, _accelerator()))
+    return pallas_recurrence(device, pointwise, arrays, reverse=reverse)
 
 
 def unable(pointwise: Pointwise, arrays: Recurrence, platform: str) -> str | None:
     """Why the kernels cannot run this."""
     if platform not in ("gpu", "tpu"):
         return f"it needs a gpu or a tpu, not a {platform}"
-    return _device(platform).unable(arrays) or not_a_tile(pointwise, arrays)
+    device, reason = _device(arrays, platform)
+    return reason if device is None else not_a_tile(pointwise, arrays, device.lacks)
 
 
 def unwise(pointwise: Pointwise, arrays: Recurrence, platform: str) -> str | None:
     """Why not to pick the kernels although they could run: where not even a count of launches speaks for them."""
     if platform == "tpu":
         return "not measured against scan on a tpu, where a step costs no launch; name it to use it"
+    device = _device(arrays, platform)[0]
+    if device is not None and device.name == "cluster":
+        return "never run yet where the weights need a cluster of multiprocessors; name it to use it"
     return None
 
 
-def not_a_tile(pointwise: Pointwise, a: Recurrence) -> str | None:
-    """Why this cell or its arrays are nothing for kernels, whatever the device."""
+def not_a_tile(pointwise: Pointwise, a: Recurrence, lacks: frozenset[str] = frozenset()) -> str | None:
+    """Why this cell or its arrays are nothing for kernels, or for those that lack some operations."""
     from jaxrnn.ops.pallas.cell import Cell, not_elementwise
 
     hidden = a.recurrent_kernel.shape[0]
@@ -63,17 +71,29 @@ def not_a_tile(pointwise: Pointwise, a: Recurrence) -> str | None:
             return (
                 f"a parameter of the pointwise function is {leaf.shape}, neither a number nor one for every unit"
             )
-    return not_elementwise(Cell.of(pointwise, a))
+    return not_elementwise(Cell.of(pointwise, a), lacks)
 
 
-def _device(platform: str) -> "Device":
+def _device(a: Recurrence, platform: str) -> "tuple[Device | None, str | None]":
+    """What these arrays run on, or None and why."""
     if platform == "tpu":
-        from jaxrnn.ops.pallas.tpu import TPU
+        from jaxrnn.ops.pallas.tpu import TPU as one
 
-        return TPU
+        reason = one.unable(a)
+        return (one, None) if reason is None else (None, reason)
     from jaxrnn.ops.pallas.gpu import GPU
 
-    return GPU
+    reason = GPU.unable(a)
+    if reason is None:
+        return GPU, None
+    try:
+        from jaxrnn.ops.pallas.cluster import CLUSTER
+    except ImportError as error:
+        return None, f"{reason}; for a cluster of multiprocessors this JAX lacks Mosaic GPU: {error}"
+    of_cluster = CLUSTER.unable(a)
+    if of_cluster is None:
+        return CLUSTER, None
+    return None, reason if of_cluster == reason else f"{reason}; {of_cluster}"
 
 
 def _accelerator() -> str:

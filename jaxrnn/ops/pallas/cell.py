@@ -205,8 +205,8 @@ def _kept_dtype(dtype: jnp.dtype, output: jnp.dtype) -> jnp.dtype:
 
 
 @functools.lru_cache(maxsize=256)
-def not_elementwise(cell: Cell) -> str | None:
-    """Why tiles are not enough for this cell, or None."""
+def not_elementwise(cell: Cell, lacks: frozenset[str] = frozenset()) -> str | None:
+    """Why tiles are not enough for this cell, on a device that lacks some of the operations, or None."""
     try:
         _, *traced = _traced(cell)
     except (TypeError, ValueError, IndexError, NotImplementedError) as error:
@@ -219,6 +219,8 @@ def not_elementwise(cell: Cell) -> str | None:
         for operation, shapes in _operations(closed.jaxpr):
             if operation not in ELEMENTWISE or any(shape not in ((), _TILE) for shape in shapes):
                 return f"the pointwise function is not elementwise: it or its derivative has {operation}"
+            if operation in lacks:
+                return f"the pointwise function or its derivative has {operation}, which this kernel lacks"
     return None
 
 

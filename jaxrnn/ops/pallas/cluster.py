@@ -1,0 +1,239 @@
+"""The kernels on a Hopper GPU for weights that one multiprocessor cannot hold, through Pallas and Mosaic GPU.
+
+A cluster of up to 16 blocks, each on a multiprocessor of its own, shares the units of a tile of the batch. A
+block has its units' columns of the recurrent kernel in shared memory (or, of the largest, one piece after the
+other), its units' carry in registers, and does for them everything that is elementwise. Only the product needs
+what the other blocks have (``shared_product.py``)::
+
+    forward     h_{t-1}, all of it, times the block's columns    every block tells its part of h, and asks for all
+    backward    the block's columns times its part of drh        every block tells what its units add to the
+                                                                 gradient of h, and asks for all sums for its own
+
+Tiles are ``[units, rows]``: on Hopper a product has at least 64 rows, which are units here, so that 16 rows of the
+batch cost no padding. A product's result goes through shared memory, whence threads read every gate in the same
+contiguous pieces as all other arrays, which are arranged in such tiles before and after the kernel.
+
+Hidden sizes are padded to multiples of 64, or of 8 times the number of blocks, batches to multiples of 16.
+Products are of bfloat16 or float16, and accumulate in float32.
+
+What one multiprocessor can hold runs there instead (``gpu.py``). Nothing here has run on a device: it was compiled
+for one, and interpreted, with races detected. It runs only where it is asked for by name.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental.pallas import mosaic_gpu as mosaic
+
+from jaxrnn.ops.pallas.cell import Cell
+from jaxrnn.ops.pallas.limits import other_dtype
+from jaxrnn.ops.pallas.plain import plain
+from jaxrnn.ops.pallas.recurrence import Device
+from jaxrnn.ops.pallas.shared_product import (
+    PIECE,
+    THREADS,
+    Block,
+    Scratch,
+    exchange,
+    layout,
+    load,
+    needs,
+    put,
+    scratch,
+    up,
+    weights,
+)
+from jaxrnn.ops.pallas.walk import Blocks, Kernel, Sizes, Walk
+from jaxrnn.ops.step import Recurrence
+
+SHARED = 224 * 1024
+"""Bytes of shared memory for one block: of 227 KiB, what barriers and alignment leave."""
+
+ROWS = (16, 32, 64)
+"""Of the batch, in one tile."""
+
+PARTS = (2, 4, 8, 16)
+"""Blocks of a cluster; more than 8 only Hopper has."""
+
+MULTIPROCESSORS = 128
+"""Of an H200's 132, those that whole clusters can have."""
+
+PLACES = 3
+"""For pieces of weights that do not stay: one in use, two on their way."""
+
+
+def sizes_for(batch: int, hidden: int, gates: int, itemsize: int) -> Sizes | None:
+    """The smallest tiles whose clusters run all at once, with the fewest blocks that can hold the weights.
+
+    >>> sizes_for(batch=64, hidden=512, gates=4, itemsize=2)
+    Sizes(rows=64, tile=16, hidden=512, parts=16)
+    """
+    found = [size for rows in ROWS if (size := _shared(batch, rows, hidden, gates, itemsize)) is not None]
+
+    def blocks(size):
+        return size.rows // size.tile * size.parts
+
+    return min(found, key=lambda size: (max(blocks(size), MULTIPROCESSORS), size.tile), default=None)
+
+
+def _shared(batch: int, rows: int, hidden: int, gates: int, itemsize: int) -> Sizes | None:
+    passing_by = None
+    for parts in PARTS:
+        units = up(math.ceil(hidden / parts), 8)
+        while parts * units % PIECE:
+            units += 8
+        # Of every array a thread has this many numbers in registers: more, and they spill.
+        if units * rows > 8 * THREADS or gates * units * rows > 32 * THREADS:
+            continue
+        size = Sizes(up(batch, rows), rows, parts * units, parts)
+        both = [needs(size, gates, itemsize, SHARED, backward=backward) for backward in (False, True)]
+        if all(need.stay for need in both):
+            return size
+        if all(need.places >= PLACES for need in both):
+            passing_by = size  # with the most blocks
+    return passing_by
+
+
+def unable(a: Recurrence) -> str | None:
+    hidden, width = a.recurrent_kernel.shape
+    gates, dtype = width // hidden, a.recurrent_kernel.dtype
+    try:
+        device = jax.local_devices(backend="gpu")[0]
+    except RuntimeError:
+        pass
+    else:
+        if str(device.compute_capability) != "9.0":
+            return f"clusters of multiprocessors need compute capability 9.0, not {device.compute_capability}"
+    reason = other_dtype(a, ("float32", "bfloat16", "float16"), "the GPU kernel")
+    if reason is None and dtype.itemsize != 2:
+        reason = f"a cluster of multiprocessors multiplies bfloat16 and float16, not {dtype}"
+    if reason is None and sizes_for(1, hidden, gates, dtype.itemsize) is None:
+        largest = max(size for size in range(PIECE, 8192, PIECE) if sizes_for(1, size, gates, dtype.itemsize))
+        reason = (
+            f"neither does it fit a cluster of {PARTS[-1]} multiprocessors; the largest hidden size that does is "
+            f"{largest}"
+        )
+    return reason
+
+
+def sizes(batch: int, cell: Cell) -> Sizes:
+    found = sizes_for(batch, cell.hidden, cell.recurrent_gates, cell.kernel_dtype.itemsize)
+    if found is None:
+        raise ValueError(f"{cell.recurrent_gates} x {cell.hidden} x {cell.hidden} does not fit a cluster")
+    return found
+
+
+def call(
+    kernel: Kernel, inputs: Blocks, outputs: Blocks, sizes: Sizes, *, reverse: bool, interpret: Any
+) -> Blocks:
+    cell, backward = kernel.cell, kernel.backward
+    gates, dtype = cell.recurrent_gates, cell.kernel_dtype
+    time = jax.tree.leaves(outputs.steps)[0].shape[0]
+    need = needs(sizes, gates, dtype.itemsize, SHARED, backward=backward)
+    whole = dict(inputs.whole)
+    pieces = weights(whole.pop("kernels"), sizes, need, backward=backward)
+    if cell.hidden != sizes.hidden:
+        whole["real"] = (jnp.arange(sizes.hidden) < cell.hidden).astype(jnp.float32)[None]
+    arguments = in_tiles(inputs._replace(whole=whole), sizes), pieces
+    results = jax.eval_shape(lambda blocks: in_tiles(blocks, sizes), outputs)
+    results = results, exchange(sizes, dtype, backward=backward)
+    shared = scratch(sizes, need, dtype, backward=backward)
+    structure = jax.tree.structure((arguments, results, list(shared)))
+
+    def body(*references):
+        (inputs, pieces), (outputs, told), shared = jax.tree.unflatten(structure, references)
+        tile, part = lax.axis_index("tile"), lax.axis_index("part")
+        block = Block(tile, part, pieces, told, Scratch(*shared), sizes, need, gates)
+        of_threads = layout(block.units, sizes.tile)
+
+        def place(reference, *index):
+            *_, tiles, parts, _, _ = reference.shape  # one for all, or one for each
+            return *index, tile if tiles > 1 else 0, part if parts > 1 else 0
+
+        def read(reference, *index):
+            return load(reference, place(reference, *index), of_threads)
+
+        def hold(value):
+            return mosaic.layout_cast(value, of_threads)
+
+        def write(reference, value, *index):
+            put(reference.at[place(reference, *index)], hold(value))
+
+        walk = Walk(
+            count=time,
+            position=(lambda i: time - 1 - i) if reverse else (lambda i: i),
+            prefetch=True,
+            shape=(block.units, sizes.tile),
+            read=read,
+            write=write,
+            product=block.backward if backward else block.forward,
+            hold=hold,
+            plain=plain,
+            real=read(inputs.whole["real"]) != 0 if "real" in inputs.whole else None,
+        )
+        block.begin()
+        state = kernel.run(inputs, outputs, walk, kernel.start(inputs, walk))
+        if not need.stay:
+            block.end()
+        for target, value in zip(jax.tree.leaves(outputs.rows), jax.tree.leaves(state), strict=True):
+            write(target, value)
+
+    body.__name__ = kernel.name
+    found = mosaic.kernel(
+        body,
+        out_type=jax.tree.leaves(results),
+        scratch_types=list(shared),
+        grid=(sizes.rows // sizes.tile,),
+        grid_names=("tile",),
+        cluster=(sizes.parts,),
+        cluster_names=("part",),
+        compiler_params=mosaic.CompilerParams(lowering_semantics=mosaic.LoweringSemantics.Lane),
+        interpret=interpret,
+    )(*jax.tree.leaves(arguments))
+    return out_of_tiles(jax.tree.unflatten(jax.tree.structure(results), found)[0], sizes)
+
+
+BY_GATES = ("xw", "drh", "dxw")
+
+
+def in_tiles(blocks: Blocks, sizes: Sizes) -> Blocks:
+    """Arrays ``[..., rows, hidden]`` as ``[..., tiles, parts, units, rows of a tile]``, gates in front of that.
+
+    What is the same for all rows is repeated for those of one tile; for all units, for those of one part.
+    """
+    units = sizes.hidden // sizes.parts
+
+    def tiled(array):
+        *leading, rows, columns = array.shape
+        repeated = sizes.tile if rows == 1 else rows, units if columns == 1 else columns
+        array = jnp.broadcast_to(array, (*leading, *repeated))
+        array = array.reshape(*leading, -1, sizes.tile, repeated[1] // units, units)
+        return jnp.moveaxis(array, -3, -1)
+
+    def gates_first(array):
+        return jnp.moveaxis(array.reshape(*array.shape[:-1], -1, sizes.hidden), -2, 1)
+
+    steps = {name: gates_first(part) if name in BY_GATES else part for name, part in blocks.steps.items()}
+    return jax.tree.map(tiled, blocks._replace(steps=steps))
+
+
+def out_of_tiles(blocks: Blocks, sizes: Sizes) -> Blocks:
+    """What :func:`in_tiles` made, as it was."""
+
+    def whole(array):
+        array = jnp.moveaxis(array, -1, -3)
+        return array.reshape(*array.shape[:-4], sizes.rows, sizes.hidden)
+
+    def gates_last(array):
+        array = jnp.moveaxis(array, 1, -2)
+        return array.reshape(*array.shape[:-2], -1)
+
+    found = jax.tree.map(whole, blocks)
+    steps = {name: gates_last(part) if name in BY_GATES else part for name, part in found.steps.items()}
+    return found._replace(steps=steps)
+
+
+CLUSTER = Device("cluster", sizes, call, unable, frozenset(("ceil", "floor", "pow")))

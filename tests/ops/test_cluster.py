@@ -1,0 +1,134 @@
+"""A cluster's kernels: what fits, and that blocks, pieces of weights and tiles of every size change nothing."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks.aot import CELLS
+from jaxrnn.ops import LSTMCarry, explain, lstm_pointwise
+from jaxrnn.ops.pallas import cluster
+from jaxrnn.ops.pallas.cluster import CLUSTER, needs, sizes_for
+from jaxrnn.ops.pallas.recurrence import pallas_recurrence
+from jaxrnn.ops.reference import reference_recurrence
+from jaxrnn.ops.step import Recurrence
+from tests.ops.interpreted import CLUSTER_RACES
+from tests.ops.oracle import assert_close
+
+interpreted = pytest.mark.skipif(CLUSTER_RACES is None, reason="before jax 0.12 nothing interprets a cluster")
+
+
+@pytest.mark.parametrize(
+    ("batch", "hidden", "gates", "rows", "parts"),
+    [
+        (64, 512, 1, 16, 8),
+        (64, 512, 4, 16, 16),
+        (64, 1024, 4, 16, 16),
+        (1024, 512, 4, 32, 16),  # in tiles of 16 rows there would be twice as many blocks
+    ],
+)
+def test_sizes(batch, hidden, gates, rows, parts):
+    found = sizes_for(batch, hidden, gates, itemsize=2)
+    assert found is not None
+    assert (found.tile, found.parts, found.hidden) == (rows, parts, hidden)
+
+
+@pytest.mark.parametrize("gates", [1, 3, 4])
+@pytest.mark.parametrize("hidden", [1, 100, 129, 256, 500, 512, 700, 1024])
+@pytest.mark.parametrize("batch", [1, 100, 5000])
+def test_every_size_up_to_1024_fits(gates, hidden, batch):
+    found = sizes_for(batch, hidden, gates, itemsize=2)
+    assert found is not None
+    assert found.rows >= batch
+    assert found.hidden >= hidden
+    assert found.hidden % 64 == found.hidden % (8 * found.parts) == found.rows % found.tile == 0
+    for backward in (False, True):
+        need = needs(found, gates, 2, cluster.SHARED, backward=backward)
+        assert need.stay or need.places >= cluster.PLACES
+        assert need.pieces * need.piece[0] * need.piece[1] == need.width * found.hidden
+    assert sizes_for(batch, 1025, gates, itemsize=2) is None
+
+
+def test_what_does_not_fit_is_told():
+    def lstm(hidden, dtype="bfloat16") -> str | None:
+        h: Any = jax.ShapeDtypeStruct((2, hidden), dtype)
+        kernel = jax.ShapeDtypeStruct((hidden, 4 * hidden), dtype)
+        xw: Any = jax.ShapeDtypeStruct((5, 2, 4 * hidden), dtype)
+        choice = explain(lstm_pointwise, kernel, xw, LSTMCarry(h, h), platform="gpu")
+        return choice.reasons.get("pallas")
+
+    assert "never run yet" in str(lstm(1024))
+    assert str(lstm(1025)).endswith("a cluster of 16 multiprocessors; the largest hidden size that does is 1024")
+    assert str(lstm(512, "float32")).endswith("multiplies bfloat16 and float16, not float32")
+    assert str(lstm(512, "float64")).count("float64") == 1
+
+
+def arrays(cell: str, time: int, batch: int, hidden: int, seed: int = 0) -> Recurrence:
+    random, kind = np.random.default_rng(seed), CELLS[cell]
+
+    def array(*shape):
+        return jnp.asarray(random.normal(size=shape), jnp.bfloat16)
+
+    def carry():
+        return (
+            array(batch, hidden) if kind.carry is None else kind.carry(array(batch, hidden), array(batch, hidden))
+        )
+
+    def mask(probability):
+        return jnp.asarray(random.random((time, batch)) < probability)
+
+    return Recurrence(
+        recurrent_kernel=array(hidden, kind.gates * hidden) / hidden**0.5,
+        xw=array(time, batch, kind.gates * hidden),
+        initial_carry=carry(),
+        params=array(hidden) if kind.params else (),
+        recurrent_bias=array(kind.gates * hidden) if kind.recurrent_bias else None,
+        recurrent_scale=array(batch, hidden),
+        valid=mask(0.7),
+        resets=mask(0.3),
+        reset_carry=carry(),
+    )
+
+
+def results_and_gradients(run, a: Recurrence):
+    results, pullback = jax.vjp(run, a)
+    random = np.random.default_rng(1)
+    cotangents = jax.tree.map(lambda leaf: jnp.asarray(random.normal(size=leaf.shape), leaf.dtype), results)
+    # Masks have no gradients; reference differentiates recurrent_scale, which is one too.
+    return results, pullback(cotangents)[0]._replace(valid=None, resets=None, recurrent_scale=None)
+
+
+@interpreted
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(
+    ("cell", "batch", "hidden", "changes", "stay"),
+    [
+        ("SimpleRNN", 17, 100, {}, True),
+        ("LSTM", 3, 192, {"PARTS": (4,)}, True),
+        ("GRU", 20, 70, {"ROWS": (32,)}, True),
+        ("leaky (a user's)", 65, 40, {"ROWS": (64,)}, True),
+        ("SimpleRNN", 3, 256, {"PARTS": (4,), "SHARED": 44 * 1024}, False),
+        ("LSTM", 3, 256, {"PARTS": (4,), "SHARED": 130 * 1024}, False),
+    ],
+)
+def test_blocks_tiles_and_pieces_change_nothing(cell, batch, hidden, changes, stay, reverse, monkeypatch, capfd):
+    for name, value in changes.items():
+        monkeypatch.setattr(cluster, name, value)
+    gates = CELLS[cell].gates
+    size = sizes_for(batch, hidden, gates, itemsize=2)
+    assert size is not None
+    assert {needs(size, gates, 2, cluster.SHARED, backward=b).stay for b in (False, True)} == {stay}
+    a = arrays(cell, 5, batch, hidden)
+
+    def kernels(a):
+        return pallas_recurrence(CLUSTER, CELLS[cell].pointwise, a, reverse=reverse, interpret=CLUSTER_RACES)
+
+    def reference(a):
+        return reference_recurrence(CELLS[cell].pointwise, a, reverse=reverse, unroll=1)
+
+    found = results_and_gradients(kernels, a)
+    assert_close(found[0], results_and_gradients(reference, a)[0], 2e-2)
+    assert_close(found[1], results_and_gradients(reference, a)[1], 4e-2)
+    assert "RACE" not in "".join(capfd.readouterr())
