@@ -1,7 +1,7 @@
 """Compile the kernels for an H200, a TPU v5e and a TPU v6e on a machine that has none of them.
 
     python -m benchmarks.aot                    # everything that can be compiled here, some minutes
-    python -m benchmarks.aot --devices H200
+    python -m benchmarks.aot --devices H200 "H200 cluster"
 
 Compilers find what lowering does not: registers that spill to memory, too little shared memory or VMEM, tiles that
 the hardware does not have. How fast a kernel is they do not say. Needs the compilers, in a scratch environment of
@@ -9,6 +9,8 @@ about 2 GB, where $JAX is the version of jax:
 
     pip install nvidia-cuda-nvcc-cu12 libtpu
     pip install --no-deps jax-cuda12-plugin==$JAX jax-cuda12-pjrt==$JAX
+
+("nvdisasm invocation failed" means only that nobody could write out machine code as text.)
 
 Every cell, size and dtype that the kernels say they run must compile, forward and backward, without spills; the
 exit status is 1 where one does not. The table goes to benchmarks/results/aot-jax-<version>.md and .json.
@@ -66,7 +68,14 @@ CELLS = {
     "leaky (a user's)": Cell(leaky, 1, params=True),
 }
 
-SIZES = {"H200": (64, 128, 256), "TPU v5e": (64, 128, 256, 512, 1024), "TPU v6e": (64, 128, 256, 512)}
+CLUSTER = "H200 cluster"
+
+SIZES = {
+    "H200": (64, 128, 256),
+    CLUSTER: (256, 512, 1024),
+    "TPU v5e": (64, 128, 256, 512, 1024),
+    "TPU v6e": (64, 128, 256, 512),
+}
 
 PRECISIONS = {
     "bfloat16": ("bfloat16", None),
@@ -132,6 +141,10 @@ def device_of(name: str) -> Device:
         from jaxrnn.ops.pallas.gpu import GPU
 
         return GPU
+    if name == CLUSTER:
+        from jaxrnn.ops.pallas.cluster import CLUSTER as device
+
+        return device
     from jaxrnn.ops.pallas.tpu import TPU
 
     return TPU
@@ -142,12 +155,14 @@ def unable(device: Device, cell: Cell, hidden: int, precision: str) -> str | Non
     dtype, matmul_precision = PRECISIONS[precision]
     arrays = shapes(cell, hidden, dtype)
     with jax.default_matmul_precision(matmul_precision or "default"):
-        return device.unable(arrays) or not_a_tile(cell.pointwise, arrays)
+        return device.unable(arrays) or not_a_tile(cell.pointwise, arrays, device.lacks)
 
 
 def sizes(name: str, cell: Cell, precision: str) -> list[int]:
     """Hidden sizes to compile: always the largest that the kernels claim, too."""
     claimed = [size for size in range(64, 8193, 64) if unable(device_of(name), cell, size, precision) is None]
+    if not claimed:
+        return []
     if precision == "float32, highest":  # whose larger sizes take the TPU's compiler many minutes
         return [size for size in SIZES[name] if size <= 256]
     return sorted({*SIZES[name], max(claimed)})
@@ -168,7 +183,7 @@ def compiled(name: str, cell: Cell, hidden: int, precision: str) -> dict[str, An
         return results, without_masks_gradients(gradients)
 
     try:
-        if name == "H200":
+        if name in ("H200", CLUSTER):
             return {"runs": True, **compiled_for_h200(program, arrays)}
         sharding = SingleDeviceSharding(tpu_device(name))
         placed = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), arrays)
@@ -208,7 +223,7 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         prepare(Path(folder))
         for name in options.devices:
-            reason = h200_is_missing() if name == "H200" else tpu_is_missing()
+            reason = h200_is_missing() if name in ("H200", CLUSTER) else tpu_is_missing()
             if reason is not None:
                 absent[name] = reason
                 console.print(f"{name}: skipped: {reason}", soft_wrap=True)
@@ -242,6 +257,7 @@ def prepare(dumps: Path) -> None:
     jax.config.update("jax_platforms", "cpu")
     os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"
+    os.environ["MOSAIC_GPU_DUMP_TO"] = str(dumps)
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_dump_to={dumps} {DUMP}"
     if importlib.util.find_spec("libtpu") is not None:
         os.environ["TPU_LIBRARY_PATH"] = importlib.import_module("libtpu").get_library_path()
