@@ -145,6 +145,13 @@ def run_experiment(settings: Settings) -> int:
     epoch = run.stopping.best_epoch
     which = f"best model of epoch {epoch}" if epoch else "no epoch was finite: this is the untrained model"
     console.print(f"{which}; its MAE over the last {len(forecasting.actual)} values is {metrics['valid_mae']!r}")
+    naive = metrics["baselines"]["naive"]
+    if not metrics["valid_mae"] < naive:
+        console.print(
+            f"that is worse than the last value repeated ({naive:.3f}): more --epochs may help, or another "
+            "--learning-rate, for which python -m experiments.lr_range looks",
+            soft_wrap=True,
+        )
     console.print(f"everything is in {folder}", soft_wrap=True)
     return code
 

@@ -50,7 +50,12 @@ class SeriesFile:
                 shape, fortran, dtype = read_header(file)
             except ValueError as error:
                 raise ValueError(f"{path} is not a .npy file: {error}") from error
-            if len(shape) not in (1, 2) or (fortran and len(shape) > 1) or dtype.hasobject:
+            if (
+                len(shape) not in (1, 2)
+                or (fortran and len(shape) > 1)
+                or dtype.hasobject
+                or dtype.kind in "cSUMm"
+            ):
                 raise ValueError(
                     f"{path} holds {shape=} of {dtype=}, {fortran=}: [time] or [time, dims] of numbers"
                 )

@@ -57,6 +57,10 @@ def test_what_is_no_series_is_refused(path):
     np.save(path, np.zeros((2, 2, 2)))
     with pytest.raises(ValueError, match=r"shape=\(2, 2, 2\)"):
         SeriesFile(path)
+    for dtype in ("complex64", "U3", "datetime64[s]"):
+        np.save(path, np.zeros(3, dtype))
+        with pytest.raises(ValueError, match="of numbers"):
+            SeriesFile(path)
     np.save(path, np.zeros(0))
     with pytest.raises(ValueError, match="is empty"):
         SeriesFile(path)

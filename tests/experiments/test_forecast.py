@@ -260,6 +260,11 @@ def test_a_bad_cell_of_a_file_is_named(waves, tmp_path, capsys):
     assert "row 8, column 'height' holds 'nan'" in error
 
 
+def test_a_forecast_that_is_worse_than_the_last_value_comes_with_advice(tmp_path, capsys):
+    run_forecast(tmp_path / "run", "--epochs", "1", "--hidden", "3", "--learning-rate", "1e-9")
+    assert "worse than the last value repeated (5.938)" in " ".join(capsys.readouterr().out.split())
+
+
 def test_divergence_is_named_and_keeps_the_best_model(tmp_path, capsys):
     out = tmp_path / "run"
     options = ["--activation", "relu", "--learning-rate", "1e3", "--clip-norm", "0", "--hidden", "6"]

@@ -1,5 +1,6 @@
 """A cluster's kernels: what fits, and that blocks, pieces of weights and tiles of every size change nothing."""
 
+import sys
 from typing import Any
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.aot import CELLS
-from jaxrnn.ops import LSTMCarry, explain, lstm_pointwise
+from jaxrnn.ops import LSTMCarry, explain, lstm_pointwise, simple_rnn_pointwise
 from jaxrnn.ops.pallas import cluster
 from jaxrnn.ops.pallas.cluster import CLUSTER, needs, sizes_for
 from jaxrnn.ops.pallas.recurrence import pallas_recurrence
@@ -63,6 +64,17 @@ def test_what_does_not_fit_is_told():
     assert str(lstm(1025)).endswith("a cluster of 16 multiprocessors; the largest hidden size that does is 1024")
     assert str(lstm(512, "float32")).endswith("multiplies bfloat16 and float16, not float32")
     assert str(lstm(512, "float64")).count("float64") == 1
+
+
+def test_without_triton_half_precision_can_still_run(monkeypatch):
+    monkeypatch.setitem(sys.modules, "jaxrnn.ops.pallas.gpu", None)  # whose import fails then
+    h: Any = jax.ShapeDtypeStruct((2, 64), "bfloat16")
+    kernel, xw = jax.ShapeDtypeStruct((64, 64), "bfloat16"), jax.ShapeDtypeStruct((5, 2, 64), "bfloat16")
+    assert "name it to use it" in explain(simple_rnn_pointwise(), kernel, xw, h, platform="gpu").reasons["pallas"]
+    wide: Any = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, "float32"), (kernel, xw, h))
+    reason = explain(simple_rnn_pointwise(), *wide, platform="gpu").reasons["pallas"]
+    assert "kernels for a gpu need another JAX" in reason
+    assert "not float32" in reason
 
 
 def arrays(cell: str, time: int, batch: int, hidden: int, seed: int = 0) -> Recurrence:

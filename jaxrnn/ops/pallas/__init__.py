@@ -12,6 +12,7 @@ Nothing here has been timed: no accelerator was at hand. Kernels were compiled f
 (``python -m benchmarks.aot``), and run in interpret mode against float64.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -74,26 +75,26 @@ def not_a_tile(pointwise: Pointwise, a: Recurrence, lacks: frozenset[str] = froz
     return not_elementwise(Cell.of(pointwise, a), lacks)
 
 
+KINDS = {"gpu": ("gpu", "cluster"), "tpu": ("tpu",)}
+"""Modules with a :class:`Device` of their name in capitals, in the order in which they are tried."""
+
+
 def _device(a: Recurrence, platform: str) -> "tuple[Device | None, str | None]":
     """What these arrays run on, or None and why."""
-    if platform == "tpu":
-        from jaxrnn.ops.pallas.tpu import TPU as one
-
-        reason = one.unable(a)
-        return (one, None) if reason is None else (None, reason)
-    from jaxrnn.ops.pallas.gpu import GPU
-
-    reason = GPU.unable(a)
-    if reason is None:
-        return GPU, None
-    try:
-        from jaxrnn.ops.pallas.cluster import CLUSTER
-    except ImportError as error:
-        return None, f"{reason}; for a cluster of multiprocessors this JAX lacks Mosaic GPU: {error}"
-    of_cluster = CLUSTER.unable(a)
-    if of_cluster is None:
-        return CLUSTER, None
-    return None, reason if of_cluster == reason else f"{reason}; {of_cluster}"
+    reasons = []
+    for kind in KINDS[platform]:
+        try:
+            module = importlib.import_module(f"jaxrnn.ops.pallas.{kind}")
+        except ImportError as error:  # a backend of Pallas that this JAX lacks
+            reasons.append(f"kernels for a {kind} need another JAX: {error}")
+            continue
+        device = getattr(module, kind.upper())
+        reason = device.unable(a)
+        if reason is None:
+            return device, None
+        if reason not in reasons:
+            reasons.append(reason)
+    return None, "; ".join(reasons)
 
 
 def _accelerator() -> str:

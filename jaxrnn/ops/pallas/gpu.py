@@ -7,11 +7,9 @@ synchronised over the grid. Triton takes powers of two only: hidden sizes are pa
 rows to the next multiple of 16. A hidden size of 100 costs the time and the memory of 128, a batch of 1 those of
 16.
 
-Why Triton, which JAX intends to remove one day (it warns from 0.11 on), and not its successor Mosaic GPU:
-Triton's products take tiles of 16 rows, Mosaic GPU's on Hopper 64, so that three quarters of them would be
-padding at a batch of 16; Triton's run on Ampere and Ada too; and what Mosaic GPU's kernels are written with
-differs between the versions of JAX supported here. This file is all that depends on it: the loops (``loops.py``)
-are ``jax.numpy`` on tiles, and serve TPUs already. To move on is to write this file again.
+Why Triton, which JAX intends to remove one day (it warns from 0.11 on), and not its successor Mosaic GPU: it runs
+on Ampere and Ada too, multiplies float32 on tensor cores, and takes every elementwise operation. Where Triton is
+gone, half precision on Hopper runs as ``cluster.py`` does it, through Mosaic GPU, in the same loops.
 
 Products of float32 use TF32 (10 bits of mantissa), as JAX does elsewhere on these GPUs. For all 24 bits, at a
 price, ``with jax.default_matmul_precision("highest")``, up to a hidden size of 64; "TF32_TF32_F32_X3" comes near
