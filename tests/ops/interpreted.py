@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 from jax.experimental.pallas import mosaic_gpu, tpu
 
 from jaxrnn.ops.dispatch import Implementation
@@ -26,8 +27,9 @@ def interpreted(device: Device, interpret: Any = True) -> Implementation:
 RACES = tpu.InterpretParams(detect_races=True, uninitialized_memory="nan")
 """A TPU's memory and copies step by step: what nobody wrote is NaN, and races are told."""
 
-InterpretCluster: Any = getattr(mosaic_gpu, "InterpretGPUParams", None)
-CLUSTER_RACES = InterpretCluster and InterpretCluster(detect_races=True, uninitialized_memory="nan")
+CLUSTER_RACES: Any = None
+if jax.__version_info__ >= (0, 12):
+    CLUSTER_RACES = getattr(mosaic_gpu, "InterpretGPUParams")(detect_races=True, uninitialized_memory="nan")  # noqa: B009
 """The same for a cluster's blocks, threads and barriers; before jax 0.12 nothing interprets these."""
 
 KERNELS = {"pallas_gpu": interpreted(GPU), "pallas_tpu": interpreted(TPU, RACES)}

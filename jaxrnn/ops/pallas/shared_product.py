@@ -257,18 +257,23 @@ def layout(units: int, rows: int) -> Any:
     return mosaic.Layout.WG_STRIDED(shape, vec_size=math.gcd(4, math.prod(shape) // THREADS))
 
 
+_INDEX = inspect.signature(mosaic.load).parameters.get("idx")
+_INDEX_APART = _INDEX is not None and _INDEX.default is _INDEX.empty
+"""jax 0.10 wants a reference and an index, later versions an indexed reference."""
+
+
 def load(reference: Any, index: tuple[Any, ...], layout: Any) -> Array:
-    if "idx" in inspect.signature(mosaic.load).parameters:  # jax 0.10
+    if _INDEX_APART:
         return mosaic.load(reference, index, layout=layout, optimized=False)
     some: Any = reference.at[index] if index else reference
     return mosaic.load(some, layout=layout, optimized=False)  # pyright: ignore[reportCallIssue]
 
 
 def put(reference: Any, value: Array) -> None:
-    """Where threads meet in banks of the memory too, of which later versions of JAX complain."""
+    """Where threads meet in banks of the memory too, of which JAX complains from 0.12 on."""
     if hasattr(mosaic, "store"):
         mosaic.store(reference, value, optimized=False)  # pyright: ignore[reportAttributeAccessIssue]
-    else:  # jax 0.10
+    else:  # before jax 0.12
         reference[...] = value
 
 
