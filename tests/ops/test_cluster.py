@@ -4,6 +4,7 @@ import sys
 from typing import Any
 
 import jax
+import jax.experimental.pallas.triton
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,12 +12,16 @@ import pytest
 from benchmarks.aot import CELLS
 from jaxrnn.ops import LSTMCarry, explain, lstm_pointwise, simple_rnn_pointwise
 from jaxrnn.ops.pallas import cluster
-from jaxrnn.ops.pallas.cluster import CLUSTER, needs, sizes_for
+from jaxrnn.ops.pallas.cluster import CLUSTER, Width, sizes_for
 from jaxrnn.ops.pallas.recurrence import pallas_recurrence
+from jaxrnn.ops.pallas.shared_product import RING, needs
 from jaxrnn.ops.reference import reference_recurrence
 from jaxrnn.ops.step import Recurrence
 from tests.ops.interpreted import CLUSTER_RACES
 from tests.ops.oracle import assert_close
+
+WIDTHS = {1: Width(1, 3, 2), 3: Width(3, 7, 2), 4: Width(4, 10, 2)}
+"""Of a simple RNN, a GRU and an LSTM."""
 
 interpreted = pytest.mark.skipif(CLUSTER_RACES is None, reason="before jax 0.12 nothing interprets a cluster")
 
@@ -31,7 +36,7 @@ interpreted = pytest.mark.skipif(CLUSTER_RACES is None, reason="before jax 0.12 
     ],
 )
 def test_sizes(batch, hidden, gates, rows, parts):
-    found = sizes_for(batch, hidden, gates, itemsize=2)
+    found = sizes_for(batch, hidden, WIDTHS[gates])
     assert found is not None
     assert (found.tile, found.parts, found.hidden) == (rows, parts, hidden)
 
@@ -40,16 +45,16 @@ def test_sizes(batch, hidden, gates, rows, parts):
 @pytest.mark.parametrize("hidden", [1, 100, 129, 256, 500, 512, 700, 1024])
 @pytest.mark.parametrize("batch", [1, 100, 5000])
 def test_every_size_up_to_1024_fits(gates, hidden, batch):
-    found = sizes_for(batch, hidden, gates, itemsize=2)
+    found = sizes_for(batch, hidden, WIDTHS[gates])
     assert found is not None
     assert found.rows >= batch
     assert found.hidden >= hidden
     assert found.hidden % 64 == found.hidden % (8 * found.parts) == found.rows % found.tile == 0
     for backward in (False, True):
         need = needs(found, gates, 2, cluster.SHARED, backward=backward)
-        assert need.stay or need.places >= cluster.PLACES
+        assert need.stay or need.places > RING
         assert need.pieces * need.piece[0] * need.piece[1] == need.width * found.hidden
-    assert sizes_for(batch, 1025, gates, itemsize=2) is None
+    assert sizes_for(batch, 1025, WIDTHS[gates]) is None
 
 
 def test_what_does_not_fit_is_told():
@@ -67,7 +72,9 @@ def test_what_does_not_fit_is_told():
 
 
 def test_without_triton_half_precision_can_still_run(monkeypatch):
-    monkeypatch.setitem(sys.modules, "jaxrnn.ops.pallas.gpu", None)  # whose import fails then
+    monkeypatch.delattr(jax.experimental.pallas, "triton")
+    monkeypatch.setitem(sys.modules, "jax.experimental.pallas.triton", None)
+    monkeypatch.delitem(sys.modules, "jaxrnn.ops.pallas.gpu")
     h: Any = jax.ShapeDtypeStruct((2, 64), "bfloat16")
     kernel, xw = jax.ShapeDtypeStruct((64, 64), "bfloat16"), jax.ShapeDtypeStruct((5, 2, 64), "bfloat16")
     assert "name it to use it" in explain(simple_rnn_pointwise(), kernel, xw, h, platform="gpu").reasons["pallas"]
@@ -120,7 +127,7 @@ def results_and_gradients(run, a: Recurrence):
         ("SimpleRNN", 17, 100, {}, True),
         ("LSTM", 3, 192, {"PARTS": (4,)}, True),
         ("GRU", 20, 70, {"ROWS": (32,)}, True),
-        ("leaky (a user's)", 65, 40, {"ROWS": (64,)}, True),
+        ("leaky (a user's)", 65, 40, {"ROWS": (32,)}, True),
         ("SimpleRNN", 3, 256, {"PARTS": (4,), "SHARED": 44 * 1024}, False),
         ("LSTM", 3, 256, {"PARTS": (4,), "SHARED": 130 * 1024}, False),
     ],
@@ -129,9 +136,12 @@ def test_blocks_tiles_and_pieces_change_nothing(cell, batch, hidden, changes, st
     for name, value in changes.items():
         monkeypatch.setattr(cluster, name, value)
     gates = CELLS[cell].gates
-    size = sizes_for(batch, hidden, gates, itemsize=2)
+    size = sizes_for(batch, hidden, WIDTHS[gates])
     assert size is not None
     assert {needs(size, gates, 2, cluster.SHARED, backward=b).stay for b in (False, True)} == {stay}
+    for backward in (False, True):
+        need = needs(size, gates, 2, cluster.SHARED, backward=backward)
+        assert need.staying == need.pieces if stay else need.staying < need.pieces
     a = arrays(cell, 5, batch, hidden)
 
     def kernels(a):
@@ -144,3 +154,25 @@ def test_blocks_tiles_and_pieces_change_nothing(cell, batch, hidden, changes, st
     assert_close(found[0], results_and_gradients(reference, a)[0], 2e-2)
     assert_close(found[1], results_and_gradients(reference, a)[1], 4e-2)
     assert "RACE" not in "".join(capfd.readouterr())
+
+
+@interpreted
+def test_pieces_that_do_not_stay_come_with_64_bits_too(monkeypatch):
+    monkeypatch.setattr(cluster, "PARTS", (4,))
+    monkeypatch.setattr(cluster, "SHARED", 44 * 1024)
+    a = arrays("SimpleRNN", 3, 2, 256)
+    jax.config.update("jax_enable_x64", True)  # in all threads: what interprets has its own
+    try:
+        found = pallas_recurrence(CLUSTER, simple_rnn_pointwise(), a, reverse=False, interpret=CLUSTER_RACES)
+        assert_close(found, reference_recurrence(simple_rnn_pointwise(), a, reverse=False, unroll=1), 2e-2)
+    finally:
+        jax.config.update("jax_enable_x64", False)
+
+
+def test_a_cell_with_many_gates_is_refused_without_a_number():
+    h: Any = jax.ShapeDtypeStruct((2, 256), "bfloat16")
+    kernel = jax.ShapeDtypeStruct((256, 90 * 256), "bfloat16")
+    xw: Any = jax.ShapeDtypeStruct((5, 2, 256), "bfloat16")
+    choice = explain(lambda params, carry, xw, rh: (carry, xw[0] + rh[89]), kernel, xw, h, platform="gpu")
+    assert choice.chosen == "scan"
+    assert choice.reasons["pallas"].endswith("no size of this cell does")

@@ -51,7 +51,7 @@ def unwise(pointwise: Pointwise, arrays: Recurrence, platform: str) -> str | Non
     """Why not to pick the kernels although they could run: where not even a count of launches speaks for them."""
     if platform == "tpu":
         return "not measured against scan on a tpu, where a step costs no launch; name it to use it"
-    device = _device(arrays, platform)[0]
+    device = _device(arrays, platform)[0] if platform in KINDS else None
     if device is not None and device.name == "cluster":
         return "never run yet where the weights need a cluster of multiprocessors; name it to use it"
     return None
@@ -86,6 +86,8 @@ def _device(a: Recurrence, platform: str) -> "tuple[Device | None, str | None]":
         try:
             module = importlib.import_module(f"jaxrnn.ops.pallas.{kind}")
         except ImportError as error:  # a backend of Pallas that this JAX lacks
+            if str(error.name).startswith("jaxrnn"):
+                raise
             reasons.append(f"kernels for a {kind} need another JAX: {error}")
             continue
         device = getattr(module, kind.upper())

@@ -217,10 +217,12 @@ def not_elementwise(cell: Cell, lacks: frozenset[str] = frozenset()) -> str | No
         if closed.consts:
             return "the pointwise function closes over an array: pass it through params"
         for operation, shapes in _operations(closed.jaxpr):
-            if operation not in ELEMENTWISE or any(shape not in ((), _TILE) for shape in shapes):
+            if any(shape not in ((), _TILE) for shape in shapes):
                 return f"the pointwise function is not elementwise: it or its derivative has {operation}"
+            if operation not in ELEMENTWISE:
+                return f"the pointwise function or its derivative has {operation}, which kernels lack"
             if operation in lacks:
-                return f"the pointwise function or its derivative has {operation}, which this kernel lacks"
+                return f"the pointwise function or its derivative has {operation}, which kernels of this size lack"
     return None
 
 

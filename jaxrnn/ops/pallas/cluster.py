@@ -13,15 +13,16 @@ Tiles are ``[units, rows]``: on Hopper a product has at least 64 rows, which are
 batch cost no padding. A product's result goes through shared memory, whence threads read every gate in the same
 contiguous pieces as all other arrays, which are arranged in such tiles before and after the kernel.
 
-Hidden sizes are padded to multiples of 64, or of 8 times the number of blocks, batches to multiples of 16.
-Products are of bfloat16 or float16, and accumulate in float32.
+Hidden sizes are padded to multiples of 64, or of 8 times the number of blocks, batches to multiples of 16, many
+rows to 32. Products are of bfloat16 or float16, and accumulate in float32.
 
 What one multiprocessor can hold runs there instead (``gpu.py``). Nothing here has run on a device: it was compiled
-for one, and interpreted, with races detected. It runs only where it is asked for by name.
+for one, and interpreted with races detected, which sees the exchange between blocks, but not a piece of weights
+that comes too early for the tensor cores. It runs only where it is asked for by name.
 """
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +35,7 @@ from jaxrnn.ops.pallas.plain import plain
 from jaxrnn.ops.pallas.recurrence import Device
 from jaxrnn.ops.pallas.shared_product import (
     PIECE,
+    RING,
     THREADS,
     Block,
     Scratch,
@@ -52,54 +54,70 @@ from jaxrnn.ops.step import Recurrence
 SHARED = 224 * 1024
 """Bytes of shared memory for one block: of 227 KiB, what barriers and alignment leave."""
 
-ROWS = (16, 32, 64)
+ROWS = (16, 32)
 """Of the batch, in one tile."""
 
 PARTS = (2, 4, 8, 16)
 """Blocks of a cluster; more than 8 only Hopper has."""
 
-MULTIPROCESSORS = 128
-"""Of an H200's 132, those that whole clusters can have."""
+MULTIPROCESSORS = 132
+"""Of an H200. On one with fewer, nobody has looked whether 16 of them can be had together."""
 
-PLACES = 3
-"""For pieces of weights that do not stay: one in use, two on their way."""
+AT_ONCE = 128
+"""Blocks that run at the same time, if every one of eight clusters of 16 finds its place."""
 
 
-def sizes_for(batch: int, hidden: int, gates: int, itemsize: int) -> Sizes | None:
+class Width(NamedTuple):
+    """How much there is of everything, by units.
+
+    Attributes:
+      gates: matrices of the recurrent kernel.
+      arrays: gates of both products, parts of the carry and parameters: what threads have in registers.
+      itemsize: of the recurrent kernel.
+    """
+
+    gates: int
+    arrays: int
+    itemsize: int
+
+
+def sizes_for(batch: int, hidden: int, width: Width) -> Sizes | None:
     """The smallest tiles whose clusters run all at once, with the fewest blocks that can hold the weights.
 
-    >>> sizes_for(batch=64, hidden=512, gates=4, itemsize=2)
+    >>> sizes_for(batch=64, hidden=512, width=Width(gates=4, arrays=10, itemsize=2))
     Sizes(rows=64, tile=16, hidden=512, parts=16)
     """
-    found = [size for rows in ROWS if (size := _shared(batch, rows, hidden, gates, itemsize)) is not None]
+    found = [size for rows in ROWS if (size := _shared(batch, rows, hidden, width)) is not None]
 
     def blocks(size):
         return size.rows // size.tile * size.parts
 
-    return min(found, key=lambda size: (max(blocks(size), MULTIPROCESSORS), size.tile), default=None)
+    return min(found, key=lambda size: (max(blocks(size), AT_ONCE), size.tile), default=None)
 
 
-def _shared(batch: int, rows: int, hidden: int, gates: int, itemsize: int) -> Sizes | None:
+def _shared(batch: int, rows: int, hidden: int, width: Width) -> Sizes | None:
     passing_by = None
     for parts in PARTS:
         units = up(math.ceil(hidden / parts), 8)
         while parts * units % PIECE:
             units += 8
-        # Of every array a thread has this many numbers in registers: more, and they spill.
-        if units * rows > 8 * THREADS or gates * units * rows > 32 * THREADS:
+        # Numbers that a thread has in registers, of one array and of all: with more, they spill.
+        if units * rows > 8 * THREADS or width.arrays * units * rows > 80 * THREADS:
             continue
         size = Sizes(up(batch, rows), rows, parts * units, parts)
-        both = [needs(size, gates, itemsize, SHARED, backward=backward) for backward in (False, True)]
+        both = [needs(size, width.gates, width.itemsize, SHARED, backward=backward) for backward in (False, True)]
         if all(need.stay for need in both):
             return size
-        if all(need.places >= PLACES for need in both):
+        if all(need.places >= RING for need in both):
             passing_by = size  # with the most blocks
     return passing_by
 
 
 def unable(a: Recurrence) -> str | None:
-    hidden, width = a.recurrent_kernel.shape
-    gates, dtype = width // hidden, a.recurrent_kernel.dtype
+    (hidden, columns), dtype = a.recurrent_kernel.shape, a.recurrent_kernel.dtype
+    gates = columns // hidden
+    arrays = gates + a.xw.shape[-1] // hidden + len(jax.tree.leaves((a.initial_carry, a.params)))
+    width = Width(gates, arrays, dtype.itemsize)
     try:
         device = jax.local_devices(backend="gpu")[0]
     except RuntimeError:
@@ -107,20 +125,23 @@ def unable(a: Recurrence) -> str | None:
     else:
         if str(device.compute_capability) != "9.0":
             return f"clusters of multiprocessors need compute capability 9.0, not {device.compute_capability}"
+        if (cores := getattr(device, "core_count", MULTIPROCESSORS)) < MULTIPROCESSORS:
+            return f"clusters of multiprocessors need a GPU with {MULTIPROCESSORS} of them, not {cores}"
     reason = other_dtype(a, ("float32", "bfloat16", "float16"), "the GPU kernel")
     if reason is None and dtype.itemsize != 2:
         reason = f"a cluster of multiprocessors multiplies bfloat16 and float16, not {dtype}"
-    if reason is None and sizes_for(1, hidden, gates, dtype.itemsize) is None:
-        largest = max(size for size in range(PIECE, 8192, PIECE) if sizes_for(1, size, gates, dtype.itemsize))
+    if reason is None and sizes_for(1, hidden, width) is None:
+        largest = max((size for size in range(PIECE, 8192, PIECE) if sizes_for(1, size, width)), default=None)
         reason = (
-            f"neither does it fit a cluster of {PARTS[-1]} multiprocessors; the largest hidden size that does is "
-            f"{largest}"
+            f"neither does it fit a cluster of {PARTS[-1]} multiprocessors; "
+            f"{f'the largest hidden size that does is {largest}' if largest else 'no size of this cell does'}"
         )
     return reason
 
 
 def sizes(batch: int, cell: Cell) -> Sizes:
-    found = sizes_for(batch, cell.hidden, cell.recurrent_gates, cell.kernel_dtype.itemsize)
+    arrays = cell.gates + cell.recurrent_gates + len(cell.carry_dtypes) + len(cell.params_dtypes)
+    found = sizes_for(batch, cell.hidden, Width(cell.recurrent_gates, arrays, cell.kernel_dtype.itemsize))
     if found is None:
         raise ValueError(f"{cell.recurrent_gates} x {cell.hidden} x {cell.hidden} does not fit a cluster")
     return found
@@ -146,7 +167,7 @@ def call(
     def body(*references):
         (inputs, pieces), (outputs, told), shared = jax.tree.unflatten(structure, references)
         tile, part = lax.axis_index("tile"), lax.axis_index("part")
-        block = Block(tile, part, pieces, told, Scratch(*shared), sizes, need, gates)
+        block = Block(tile, part, pieces, told, Scratch(*shared), sizes, need, gates, fences=not interpret)
         of_threads = layout(block.units, sizes.tile)
 
         def place(reference, *index):
@@ -176,8 +197,7 @@ def call(
         )
         block.begin()
         state = kernel.run(inputs, outputs, walk, kernel.start(inputs, walk))
-        if not need.stay:
-            block.end()
+        block.end()
         for target, value in zip(jax.tree.leaves(outputs.rows), jax.tree.leaves(state), strict=True):
             write(target, value)
 
@@ -197,6 +217,7 @@ def call(
 
 
 BY_GATES = ("xw", "drh", "dxw")
+MASKS = ("valid", "resets")
 
 
 def in_tiles(blocks: Blocks, sizes: Sizes) -> Blocks:
@@ -216,7 +237,12 @@ def in_tiles(blocks: Blocks, sizes: Sizes) -> Blocks:
     def gates_first(array):
         return jnp.moveaxis(array.reshape(*array.shape[:-1], -1, sizes.hidden), -2, 1)
 
-    steps = {name: gates_first(part) if name in BY_GATES else part for name, part in blocks.steps.items()}
+    def prepared(name, part):
+        if name in MASKS:  # repeated as they are, they should at least be narrow
+            return part.astype(jnp.bfloat16)
+        return gates_first(part) if name in BY_GATES else part
+
+    steps = {name: prepared(name, part) for name, part in blocks.steps.items()}
     return jax.tree.map(tiled, blocks._replace(steps=steps))
 
 

@@ -49,16 +49,15 @@ def unable(a: Recurrence) -> str | None:
             return f"it needs an NVIDIA GPU of compute capability 8.0 or more, not {capability}"
         shared = getattr(device, "shared_memory_per_block_optin", HOPPER)
     reason = other_dtype(a, ("float32", "bfloat16", "float16"), "the GPU kernel")
-    # Four sevenths for the weights, 128 KiB on Hopper. With more, tiles on their way to the tensor cores do not
-    # fit beside them, or registers spill (GRU, H = 128, float32: 192 KiB), as benchmarks.aot finds.
-    reason = reason or too_large(a, padded, shared * 4 // 7, "the shared memory of one multiprocessor")
     exact = _all_bits() and a.recurrent_kernel.dtype == jnp.float32
     if reason is None and exact and a.recurrent_kernel.shape[0] > MOST_HIDDEN_ALL_BITS:
-        reason = (
+        return (
             "products of float32 with all bits (jax_default_matmul_precision) spill registers; the largest hidden "
             f'size where they do not is {MOST_HIDDEN_ALL_BITS}, or ask for the precision "TF32_TF32_F32_X3"'
         )
-    return reason
+    # Four sevenths for the weights, 128 KiB on Hopper. With more, tiles on their way to the tensor cores do not
+    # fit beside them, or registers spill (GRU, H = 128, float32: 192 KiB), as benchmarks.aot finds.
+    return reason or too_large(a, padded, shared * 4 // 7, "the shared memory of one multiprocessor")
 
 
 MOST_HIDDEN_ALL_BITS = 64

@@ -22,9 +22,12 @@ def _log1p(x: Array, **_: Any) -> Array:
 
 
 def _integer_pow(x: Array, *, y: int) -> Array:
-    result = jnp.ones_like(x)
-    for _ in range(abs(y)):
-        result = result * x
+    result, power, left = jnp.ones_like(x), x, abs(y)
+    while left:
+        if left % 2:
+            result = result * power
+        left //= 2
+        power = power * power if left else power
     return result if y >= 0 else 1 / result
 
 
@@ -47,8 +50,12 @@ IN_OTHER_WORDS: dict[str, Callable[..., Array]] = {
 }
 
 
+CALLS = ("jit", "pjit", "custom_jvp_call")
+"""Of functions, whose operations can stand in place of the call."""
+
+
 def plain(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function of pytrees of arrays, without any of :data:`IN_OTHER_WORDS`, and without inner functions.
+    """The same function of pytrees of arrays, without any of :data:`IN_OTHER_WORDS` or :data:`CALLS`.
 
     >>> jax.make_jaxpr(plain(jnp.log1p))(1.0).eqns[0].primitive.name
     'add'
@@ -70,10 +77,10 @@ def _evaluate(jaxpr: Any, constants: Any, arguments: Any) -> list[Any]:
 
     for equation in jaxpr.eqns:
         inputs = [value(variable) for variable in equation.invars]
-        inner = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
         if equation.primitive.name in IN_OTHER_WORDS:
             outputs = [IN_OTHER_WORDS[equation.primitive.name](*inputs, **equation.params)]
-        elif inner is not None:
+        elif equation.primitive.name in CALLS:
+            inner = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
             outputs = _evaluate(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), inputs)
         else:
             outputs = equation.primitive.bind(*inputs, **equation.params)

@@ -4,16 +4,17 @@ Everything that a block needs from the others goes through the level 2 cache, on
 all blocks have written, and until what was asked for has come. Two buffers take turns: who writes to one of them
 has passed a barrier that everybody else reaches only after reading it.
 
-Weights come in pieces, into a ring of places in shared memory. Where the ring has a place for each of them, they
-are read from memory once and stay. Where it has not, they are read again at every step, from the level 2 cache: as
-soon as a piece has been used, the next one that lacks a place is sent for, so that copies run on while the blocks
-wait for each other.
+Weights come in pieces, which have places in shared memory. Where there is a place for each, they are read from
+memory once and stay. Where there is not, the last three places are a ring for those that have none: they are read
+again at every step, from the level 2 cache, each sent for as soon as one before it has been used, so that copies
+run on while the blocks wait for each other.
 """
 
 import functools
 import inspect
 import math
 import operator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -29,6 +30,9 @@ THREADS = 128
 PIECE = 64
 """Rows that the tensor cores take at least."""
 
+RING = 3
+"""Places for pieces that do not stay: one in use, two on their way."""
+
 
 class Needs(NamedTuple):
     """What a block needs in shared memory, one way: its pieces of the weights, and places for them.
@@ -38,6 +42,8 @@ class Needs(NamedTuple):
       piece: shape of one.
       places: for how many there is room.
       width: units of all gates, of one block, with padding.
+
+    The first ``staying`` pieces, all of them if ``stay``, keep their places.
     """
 
     pieces: int
@@ -49,9 +55,13 @@ class Needs(NamedTuple):
     def stay(self) -> bool:
         return self.places == self.pieces
 
+    @property
+    def staying(self) -> int:
+        return self.pieces if self.stay else self.places - RING
+
 
 def needs(sizes: Sizes, gates: int, itemsize: int, limit: int, *, backward: bool) -> Needs:
-    """What fits ``limit`` bytes; with less than three places, nothing is worth running."""
+    """What fits ``limit`` bytes, which may be less than a ring needs."""
     hidden, rows, units = sizes.hidden, sizes.tile, sizes.hidden // sizes.parts
     width = up(gates * units, PIECE)
     if backward:
@@ -70,16 +80,16 @@ class Scratch(NamedTuple):
     """What a block has in shared memory.
 
     Attributes:
-      ring: pieces of its part of the recurrent kernel.
+      places: pieces of its part of the recurrent kernel.
       right: the right side of the product, ``[summed, rows]``.
       result: the product, ``[units of all gates, rows]`` or, backward, ``[all units, rows]``.
       mine: what the block itself adds to the right side, as its threads have it.
-      piece_came: barriers, one for each place of the ring.
+      piece_came: barriers, one for each place.
       all_came: barrier, for all copies from the exchange.
       everybody: barrier of the cluster.
     """
 
-    ring: Any
+    places: Any
     right: Any
     result: Any
     mine: Any
@@ -132,7 +142,10 @@ def weights(kernels: Array, sizes: Sizes, need: Needs, *, backward: bool) -> Arr
 
 
 class Block(NamedTuple):
-    """One of a cluster: which tile and which part are its own, the weights and the exchange in memory."""
+    """One of a cluster: which tile and which part are its own, the weights and the exchange in memory.
+
+    ``fences`` may be left out where the kernel is interpreted, which knows none.
+    """
 
     tile: Any
     part: Any
@@ -142,6 +155,7 @@ class Block(NamedTuple):
     sizes: Sizes
     need: Needs
     gates: int
+    fences: bool
 
     @property
     def units(self) -> int:
@@ -150,8 +164,7 @@ class Block(NamedTuple):
     def begin(self) -> None:
         for place in range(self.need.places):
             self._send_for(place, place)
-        if self.need.stay:
-            self.end()
+        self._wait_for(range(self.need.staying))
         padding = self.scratch.mine.shape[0] - self.gates * self.units
         if padding > 0:  # which no gate ever writes, and the product reads: 0 * NaN would be NaN
             zeros = jnp.zeros((padding, self.sizes.tile), self.scratch.mine.dtype)
@@ -160,12 +173,11 @@ class Block(NamedTuple):
 
     def end(self) -> None:
         """No copy may be on its way when a block ends."""
-        for place in range(self.need.places):
-            mosaic.barrier_wait(self.scratch.piece_came.at[place])
+        self._wait_for(range(self.need.staying, self.need.places))
 
     def forward(self, i: Any, tiles: list[Array]) -> list[Array]:
         """Every gate's product of h, of which this block has ``tiles[0]``, with its own units' columns."""
-        here, own, slot = self.scratch, pl.ds(self.part * self.units, self.units), lax.rem(i, 2)
+        here, own, slot = self.scratch, pl.ds(self.part * self.units, self.units), _remainder(i, 2)
         put(here.mine, tiles[0])
         mosaic.commit_smem()
         self._tell(here.mine, self.exchange.at[slot, self.tile, own])
@@ -173,11 +185,11 @@ class Block(NamedTuple):
         mosaic.barrier_wait(here.all_came)
 
         def multiply(accumulator):
-            def add(j, _):
+            def add(j, piece):
                 rows = pl.ds(j * self.need.piece[1], self.need.piece[1])
-                self._with_piece(i, j, lambda piece: mosaic.wgmma(accumulator, piece, here.right.at[rows]))
+                mosaic.wgmma(accumulator, piece, here.right.at[rows])
 
-            self._for_every_piece(add)
+            self._for_every_piece(i, add)
             mosaic.wgmma_wait(0)
             return accumulator[...]
 
@@ -189,28 +201,24 @@ class Block(NamedTuple):
 
     def backward(self, i: Any, tiles: list[Array]) -> list[Array]:
         """The gradient of h, this block's units of it, from those of every gate's product."""
-        here, own, slot = self.scratch, pl.ds(self.part * self.units, self.units), lax.rem(i, 2)
+        here, own, slot = self.scratch, pl.ds(self.part * self.units, self.units), _remainder(i, 2)
         for gate, tile in enumerate(tiles):
             put(here.mine.at[pl.ds(gate * self.units, self.units)], tile)
         mosaic.commit_smem()
         put(here.right, load(here.mine, (), mosaic.Layout.WGMMA))
         mosaic.commit_smem()
 
-        def multiply(j, _):
+        def multiply(j, piece):
+            def product(accumulator):
+                mosaic.wgmma(accumulator, piece, here.right)
+                mosaic.wgmma_wait(0)
+                return accumulator[...]
+
             rows = self.need.piece[0]
+            accumulator = mosaic.WGMMAAccumulatorRef((rows, self.sizes.tile), here.result.dtype)
+            put(here.result.at[pl.ds(j * rows, rows)], pl.run_scoped(product, accumulator))
 
-            def product(piece):
-                def once(accumulator):
-                    mosaic.wgmma(accumulator, piece, here.right)
-                    mosaic.wgmma_wait(0)
-                    return accumulator[...]
-
-                accumulator = mosaic.WGMMAAccumulatorRef((rows, self.sizes.tile), here.result.dtype)
-                put(here.result.at[pl.ds(j * rows, rows)], pl.run_scoped(once, accumulator))
-
-            self._with_piece(i, j, product)
-
-        self._for_every_piece(multiply)
+        self._for_every_piece(i, multiply)
         mosaic.commit_smem()
         self._tell(here.result, self.exchange.at[slot, self.tile, self.part])
         of_parts = [pl.ds(part * self.units, self.units) for part in range(self.sizes.parts)]
@@ -221,34 +229,67 @@ class Block(NamedTuple):
         return [functools.reduce(operator.add, [self._load(here.result, some) for some in of_parts])]
 
     def _tell(self, source: Any, target: Any) -> None:
-        """Write to the exchange, and return when all blocks of the cluster have."""
+        """Write to the exchange, and return when all blocks of the cluster have.
+
+        The fences say for the whole cluster, and for copies, what the barrier promises to threads.
+        """
         mosaic.copy_smem_to_gmem(source, target)
         mosaic.wait_smem_to_gmem(0)
+        if self.fences:
+            _ptx("fence.proxy.async.global; fence.acq_rel.cluster;")
         mosaic.barrier_arrive(self.scratch.everybody)
         mosaic.barrier_wait(self.scratch.everybody)
+        if self.fences:
+            _ptx("fence.acq_rel.cluster; fence.proxy.async.global;")
 
-    def _for_every_piece(self, body: Any) -> None:
-        """A loop whose end the compiler cannot see: unrolled, it would keep all addresses in registers."""
-        lax.fori_loop(0, lax.optimization_barrier(jnp.int32(self.need.pieces)), body, None)
+    def _for_every_piece(self, i: Any, use: Callable[[Any, Any], None]) -> None:
+        """``use(j, piece)`` for all of them, in the i-th step."""
+        pieces, staying = self.need.pieces, self.need.staying
 
-    def _with_piece(self, i: Any, j: Any, use: Any) -> None:
-        if self.need.stay:
-            use(self.scratch.ring.at[j])
-            return
-        pieces, places = self.need.pieces, self.need.places
-        number = i * pieces + j
-        place = lax.rem(number, places)
-        mosaic.barrier_wait(self.scratch.piece_came.at[place])
-        use(self.scratch.ring.at[place])
-        mosaic.wgmma_wait(0)
-        self._send_for(lax.rem(number + places, pieces), place)
+        def has_stayed(j, _):
+            use(j, self.scratch.places.at[j])
+
+        def comes(j, _):
+            number = i.astype(jnp.int32) * (pieces - staying) + j
+            place = staying + _remainder(number, RING)
+            mosaic.barrier_wait(self.scratch.piece_came.at[place])
+            use(staying + j, self.scratch.places.at[place])
+            mosaic.wgmma_wait(0)
+            self._send_for(staying + _remainder(number + RING, pieces - staying), place)
+
+        _loop(staying, has_stayed)
+        _loop(pieces - staying, comes)
+
+    def _wait_for(self, places: range) -> None:
+        for place in places:
+            mosaic.barrier_wait(self.scratch.piece_came.at[place])
 
     def _send_for(self, piece: Any, place: Any) -> None:
-        source, target = self.weights.at[self.part, piece], self.scratch.ring.at[place]
+        source, target = self.weights.at[self.part, piece], self.scratch.places.at[place]
         mosaic.copy_gmem_to_smem(source, target, self.scratch.piece_came.at[place])
 
     def _load(self, reference: Any, rows: Any) -> Array:
         return load(reference, (rows,), layout(self.units, self.sizes.tile))
+
+
+def _loop(count: int, body: Callable[[Any, None], None]) -> None:
+    """One whose end the compiler cannot see: unrolled, it would keep the addresses of all pieces in registers."""
+    if count:
+        lax.fori_loop(0, lax.optimization_barrier(jnp.int32(count)), body, None)
+
+
+def _remainder(number: Any, divisor: int) -> Any:
+    return lax.rem(number, jnp.asarray(divisor, number.dtype))
+
+
+def _ptx(instructions: str) -> None:
+    def emit(_):
+        from jaxlib.mlir import ir
+        from jaxlib.mlir.dialects import llvm
+
+        llvm.inline_asm(ir.Type.parse("!llvm.void"), [], instructions, "", has_side_effects=True)
+
+    mosaic.inline_mgpu()(emit)()
 
 
 def layout(units: int, rows: int) -> Any:
