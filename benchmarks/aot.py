@@ -244,6 +244,7 @@ def main(arguments: list[str] | None = None) -> int:
         rows = [
             row for row in json.loads(before.read_text())["rows"] if row["device"] not in options.devices
         ] + rows
+    rows.sort(key=lambda row: list(SIZES).index(row["device"]))
     write(options.out, rows, packages, absent)
     return 1 if any(failed(row) for row in rows) else 0
 
