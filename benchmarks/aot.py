@@ -1,6 +1,6 @@
 """Compile the kernels for an H200, a TPU v5e and a TPU v6e on a machine that has none of them.
 
-    python -m benchmarks.aot                    # everything that can be compiled here, some minutes
+    python -m benchmarks.aot                    # everything that can be compiled here; TPUs take longest
     python -m benchmarks.aot --devices H200 "H200 cluster"
 
 Compilers find what lowering does not: registers that spill to memory, too little shared memory or VMEM, tiles that

@@ -36,7 +36,7 @@ def both(*layers: Any) -> Any:
     return jaxrnn.Bidirectional(*layers)
 
 
-def refused(call, message: str) -> None:
+def assert_refused(call, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         call()
 
@@ -55,36 +55,38 @@ def refused(call, message: str) -> None:
     ],
 )
 def test_what_is_no_cell_is_refused(value, text):
-    refused(lambda: rnn(value), "cell must be a cell, such as jaxrnn.LSTMCell(...) or any other nnx.RNNCellBase")
-    refused(lambda: rnn(value), f"not {text}")
-    refused(lambda: stack([cell(), value]), "cells[1] must be a cell")
+    assert_refused(
+        lambda: rnn(value), "cell must be a cell, such as jaxrnn.LSTMCell(...) or any other nnx.RNNCellBase"
+    )
+    assert_refused(lambda: rnn(value), f"not {text}")
+    assert_refused(lambda: stack([cell(), value]), "cells[1] must be a cell")
 
 
 def test_a_class_a_lone_cell_and_one_cell_twice_are_refused():
-    refused(lambda: stack([jaxrnn.GRUCell]), "cells[0] is the class GRUCell: make one, GRUCell(...)")
-    refused(lambda: stack(cell()), "cells must be a sequence of cells, one per layer, not a SimpleRNNCell")
+    assert_refused(lambda: stack([jaxrnn.GRUCell]), "cells[0] is the class GRUCell: make one, GRUCell(...)")
+    assert_refused(lambda: stack(cell()), "cells must be a sequence of cells, one per layer, not a SimpleRNNCell")
     one = cell()
-    refused(lambda: stack([one, one]), "one cell stands twice in the stack")
-    refused(lambda: stack([one], backward_cells=[one]), "one cell stands twice in the stack")
-    refused(lambda: both(rnn(one), rnn(one)), "have one cell and would share parameters: make two")
+    assert_refused(lambda: stack([one, one]), "one cell stands twice in the stack")
+    assert_refused(lambda: stack([one], backward_cells=[one]), "one cell stands twice in the stack")
+    assert_refused(lambda: both(rnn(one), rnn(one)), "have one cell and would share parameters: make two")
 
 
 @pytest.mark.parametrize("rngs", [0, "seed", np.random.default_rng(0), jax.random.key(0)], ids=str)
 def test_only_rngs_are_rngs(rngs):
     message = f"rngs must be nnx.Rngs, such as nnx.Rngs(0), not {rngs!r}"
-    refused(lambda: jaxrnn.GRUCell(2, 4, rngs=rngs), message)
-    refused(lambda: lstm(rngs=rngs), message)
-    refused(lambda: stack(dropout=0.5, rngs=rngs), f"rngs must be nnx.Rngs or None, not {rngs!r}")
+    assert_refused(lambda: jaxrnn.GRUCell(2, 4, rngs=rngs), message)
+    assert_refused(lambda: lstm(rngs=rngs), message)
+    assert_refused(lambda: stack(dropout=0.5, rngs=rngs), f"rngs must be nnx.Rngs or None, not {rngs!r}")
     nothing: Any = None
-    refused(lambda: jaxrnn.GRU(2, 4, rngs=nothing), "such as nnx.Rngs(0), not None")
+    assert_refused(lambda: jaxrnn.GRU(2, 4, rngs=nothing), "such as nnx.Rngs(0), not None")
 
 
 @pytest.mark.parametrize("layer", [lstm(), cell(), "lstm", None, jaxrnn.RNN, nnx.Linear(2, 4, rngs=nnx.Rngs(0))])
 def test_what_cannot_be_called_like_an_rnn_is_no_direction(layer):
-    refused(
+    assert_refused(
         lambda: both(layer, rnn()), "forward_rnn must be a jaxrnn.RNN or another layer that is called like one"
     )
-    refused(lambda: both(rnn(), layer), "backward_rnn must be a jaxrnn.RNN")
+    assert_refused(lambda: both(rnn(), layer), "backward_rnn must be a jaxrnn.RNN")
     assert both(rnn(), nnx.RNN(cell()))(X).shape == (3, 5, 8)
 
 
@@ -109,14 +111,16 @@ FLAGS = {
 )
 def test_a_flag_is_a_bool(make, name):
     for value in ("no", 1):
-        refused(lambda value=value: make(**{name: value}), f"{name} must be True or False, not {value!r}")
+        assert_refused(lambda value=value: make(**{name: value}), f"{name} must be True or False, not {value!r}")
     make(**{name: np.bool_(False)})
 
 
 @pytest.mark.parametrize("name", ["num_layers", "unroll", "remat_every"])
 def test_integers_are_of_any_integral_type_and_no_bools(name):
     for value in (True, 0, 1.0, "1"):
-        refused(lambda value=value: lstm(**{name: value}), f"{name} must be a positive integer, not {value!r}")
+        assert_refused(
+            lambda value=value: lstm(**{name: value}), f"{name} must be a positive integer, not {value!r}"
+        )
     for value in (np.int64(1), np.array(1)):
         np.testing.assert_array_equal(lstm(**{name: value})(X), lstm()(X))
     assert lstm(np.int64(2), np.int32(4))(X).shape == (3, 5, 4)
@@ -142,42 +146,50 @@ def test_integers_are_of_any_integral_type_and_no_bools(name):
     ],
 )
 def test_what_is_none_is_refused_at_construction(call, message):
-    refused(call, message)
+    assert_refused(call, message)
 
 
 @pytest.mark.parametrize("value", [None, "abc", object()], ids=["None", "str", "object"])
 def test_what_is_no_array_is_named(value):
     text = f"must be an array of numbers, not {value!r}"
     for make in (rnn, lstm):
-        refused(lambda make=make: make()(value), f"inputs {text}")
-    refused(lambda: cell()(jnp.zeros((3, 4)), value), f"inputs {text}")
+        assert_refused(lambda make=make: make()(value), f"inputs {text}")
+    assert_refused(lambda: cell()(jnp.zeros((3, 4)), value), f"inputs {text}")
     if value is not None:
-        refused(lambda: rnn()(X, seq_lengths=value), f"seq_lengths {text}")
-        refused(lambda: rnn()(X, resets=value), f"resets {text}")
-        refused(lambda: rnn()(X, initial_carry=value), f"the carry {text}")
-        refused(lambda: stack()(X, initial_carry=(None, value)), f"layer 1: the carry {text}")
-        refused(lambda: stack()(X, initial_carry=value), f"must be a tuple of 2 carries, not {value!r}")
+        assert_refused(lambda: rnn()(X, seq_lengths=value), f"seq_lengths {text}")
+        assert_refused(lambda: rnn()(X, resets=value), f"resets {text}")
+        assert_refused(lambda: rnn()(X, initial_carry=value), f"the carry {text}")
+        assert_refused(lambda: stack()(X, initial_carry=(None, value)), f"layer 1: the carry {text}")
+        assert_refused(lambda: stack()(X, initial_carry=value), f"must be a tuple of 2 carries, not {value!r}")
 
 
 @pytest.mark.parametrize("make", [rnn, stack], ids=["rnn", "stack"])
 def test_shapes_are_said_in_the_caller_s_axes(make):
     wrong = jnp.zeros((5, 3), bool)
-    refused(
+    assert_refused(
         lambda: make()(X, resets=wrong), "resets must be bool of shape (3, 5), one for every step, not bool (5"
     )
-    refused(
+    assert_refused(
         lambda: make()(X, resets=jnp.zeros((3, 5))), "bool of shape (3, 5), one for every step, not float32 (3"
     )
-    refused(lambda: make(time_major=True)(X, resets=wrong), "resets must be bool of shape (3, 5)")
-    refused(lambda: make()(X, seq_lengths=jnp.ones(5, int)), "seq_lengths must be integers of shape (3,), not int")
-    refused(lambda: make(time_major=True)(X, seq_lengths=[1, 2, 3]), "seq_lengths must be integers of shape (5,)")
+    assert_refused(lambda: make(time_major=True)(X, resets=wrong), "resets must be bool of shape (3, 5)")
+    assert_refused(
+        lambda: make()(X, seq_lengths=jnp.ones(5, int)), "seq_lengths must be integers of shape (3,), not int"
+    )
+    assert_refused(
+        lambda: make(time_major=True)(X, seq_lengths=[1, 2, 3]), "seq_lengths must be integers of shape (5,)"
+    )
 
 
 def test_errors_of_a_stack_name_the_layer():
-    refused(lambda: stack([cell(), cell(3)])(X), "layer 1: it reads 3 features, but the layer below puts out 4")
+    assert_refused(
+        lambda: stack([cell(), cell(3)])(X), "layer 1: it reads 3 features, but the layer below puts out 4"
+    )
     zeros = jnp.zeros((3, 4))
-    refused(lambda: stack()(X, initial_carry=(zeros, zeros[:1])), "layer 1: the carry is float32 (1, 4)")
-    refused(lambda: lstm(num_layers=2)(X, initial_carry=(zeros, None)), "layer 0: the carry has the structure")
+    assert_refused(lambda: stack()(X, initial_carry=(zeros, zeros[:1])), "layer 1: the carry is float32 (1, 4)")
+    assert_refused(
+        lambda: lstm(num_layers=2)(X, initial_carry=(zeros, None)), "layer 0: the carry has the structure"
+    )
 
 
 def test_dropout_with_one_layer_is_warned_of():

@@ -13,8 +13,8 @@ from benchmarks.aot import CELLS
 from jaxrnn.ops import LSTMCarry, explain, lstm_pointwise, simple_rnn_pointwise
 from jaxrnn.ops.pallas import cluster
 from jaxrnn.ops.pallas.cluster import CLUSTER, Width, sizes_for
+from jaxrnn.ops.pallas.cluster_product import RING, staging_for
 from jaxrnn.ops.pallas.recurrence import pallas_recurrence
-from jaxrnn.ops.pallas.shared_product import RING, needs
 from jaxrnn.ops.reference import reference_recurrence
 from jaxrnn.ops.step import Recurrence
 from tests.ops.interpreted import CLUSTER_RACES
@@ -51,9 +51,9 @@ def test_every_size_up_to_1024_fits(gates, hidden, batch):
     assert found.hidden >= hidden
     assert found.hidden % 64 == found.hidden % (8 * found.parts) == found.rows % found.tile == 0
     for backward in (False, True):
-        need = needs(found, gates, 2, cluster.SHARED, backward=backward)
-        assert need.stay or need.places > RING
-        assert need.pieces * need.piece[0] * need.piece[1] == need.width * found.hidden
+        staging = staging_for(found, gates, 2, cluster.SHARED, backward=backward)
+        assert staging.all_resident or staging.stages > RING
+        assert staging.pieces * staging.piece[0] * staging.piece[1] == staging.width * found.hidden
     assert sizes_for(batch, 1025, WIDTHS[gates]) is None
 
 
@@ -122,7 +122,7 @@ def results_and_gradients(run, a: Recurrence):
 @interpreted
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize(
-    ("cell", "batch", "hidden", "changes", "stay"),
+    ("cell", "batch", "hidden", "changes", "resident"),
     [
         ("SimpleRNN", 17, 100, {}, True),
         ("LSTM", 3, 192, {"PARTS": (4,)}, True),
@@ -132,16 +132,16 @@ def results_and_gradients(run, a: Recurrence):
         ("LSTM", 3, 256, {"PARTS": (4,), "SHARED": 130 * 1024}, False),
     ],
 )
-def test_blocks_tiles_and_pieces_change_nothing(cell, batch, hidden, changes, stay, reverse, monkeypatch, capfd):
+def test_blocks_tiles_and_pieces_change_nothing(
+    cell, batch, hidden, changes, resident, reverse, monkeypatch, capfd
+):
     for name, value in changes.items():
         monkeypatch.setattr(cluster, name, value)
     gates = CELLS[cell].gates
     size = sizes_for(batch, hidden, WIDTHS[gates])
     assert size is not None
-    assert {needs(size, gates, 2, cluster.SHARED, backward=b).stay for b in (False, True)} == {stay}
     for backward in (False, True):
-        need = needs(size, gates, 2, cluster.SHARED, backward=backward)
-        assert need.staying == need.pieces if stay else need.staying < need.pieces
+        assert staging_for(size, gates, 2, cluster.SHARED, backward=backward).all_resident == resident
     a = arrays(cell, 5, batch, hidden)
 
     def kernels(a):
@@ -157,7 +157,7 @@ def test_blocks_tiles_and_pieces_change_nothing(cell, batch, hidden, changes, st
 
 
 @interpreted
-def test_pieces_that_do_not_stay_come_with_64_bits_too(monkeypatch):
+def test_pieces_are_streamed_with_64_bits_too(monkeypatch):
     monkeypatch.setattr(cluster, "PARTS", (4,))
     monkeypatch.setattr(cluster, "SHARED", 44 * 1024)
     a = arrays("SimpleRNN", 3, 2, 256)

@@ -3,11 +3,11 @@
 A cluster of up to 16 blocks, each on a multiprocessor of its own, shares the units of a tile of the batch. A
 block has its units' columns of the recurrent kernel in shared memory (or, of the largest, one piece after the
 other), its units' carry in registers, and does for them everything that is elementwise. Only the product needs
-what the other blocks have (``shared_product.py``)::
+what the other blocks have (``cluster_product.py``)::
 
-    forward     h_{t-1}, all of it, times the block's columns    every block tells its part of h, and asks for all
-    backward    the block's columns times its part of drh        every block tells what its units add to the
-                                                                 gradient of h, and asks for all sums for its own
+    forward     h_{t-1}, all of it, times the block's columns    every block sends its part of h, and reads all
+    backward    the block's columns times its part of drh        every block sends what its units add to the
+                                                                 gradient of h, and reads all sums for its own
 
 Tiles are ``[units, rows]``: on Hopper a product has at least 64 rows, which are units here, so that 16 rows of the
 batch cost no padding. A product's result goes through shared memory, whence threads read every gate in the same
@@ -30,24 +30,24 @@ from jax import lax
 from jax.experimental.pallas import mosaic_gpu as mosaic
 
 from jaxrnn.ops.pallas.cell import Cell
-from jaxrnn.ops.pallas.limits import other_dtype
-from jaxrnn.ops.pallas.plain import plain
-from jaxrnn.ops.pallas.recurrence import Device
-from jaxrnn.ops.pallas.shared_product import (
+from jaxrnn.ops.pallas.cluster_product import (
     PIECE,
     RING,
     THREADS,
     Block,
     Scratch,
-    exchange,
+    exchange_buffers,
     layout,
     load,
-    needs,
     put,
-    scratch,
+    scratch_types,
+    staging_for,
     up,
-    weights,
+    weight_pieces,
 )
+from jaxrnn.ops.pallas.limits import other_dtype
+from jaxrnn.ops.pallas.plain import plain
+from jaxrnn.ops.pallas.recurrence import Device
 from jaxrnn.ops.pallas.walk import Blocks, Kernel, Sizes, Walk
 from jaxrnn.ops.step import Recurrence
 
@@ -63,7 +63,7 @@ PARTS = (2, 4, 8, 16)
 MULTIPROCESSORS = 132
 """Of an H200. On one with fewer, nobody has looked whether 16 of them can be had together."""
 
-AT_ONCE = 128
+CONCURRENT_BLOCKS = 128
 """Blocks that run at the same time, if every one of eight clusters of 16 finds its place."""
 
 
@@ -92,11 +92,11 @@ def sizes_for(batch: int, hidden: int, width: Width) -> Sizes | None:
     def blocks(size):
         return size.rows // size.tile * size.parts
 
-    return min(found, key=lambda size: (max(blocks(size), AT_ONCE), size.tile), default=None)
+    return min(found, key=lambda size: (max(blocks(size), CONCURRENT_BLOCKS), size.tile), default=None)
 
 
 def _shared(batch: int, rows: int, hidden: int, width: Width) -> Sizes | None:
-    passing_by = None
+    streaming = None
     for parts in PARTS:
         units = up(math.ceil(hidden / parts), 8)
         while parts * units % PIECE:
@@ -105,12 +105,14 @@ def _shared(batch: int, rows: int, hidden: int, width: Width) -> Sizes | None:
         if units * rows > 8 * THREADS or width.arrays * units * rows > 80 * THREADS:
             continue
         size = Sizes(up(batch, rows), rows, parts * units, parts)
-        both = [needs(size, width.gates, width.itemsize, SHARED, backward=backward) for backward in (False, True)]
-        if all(need.stay for need in both):
+        both = [
+            staging_for(size, width.gates, width.itemsize, SHARED, backward=backward) for backward in (False, True)
+        ]
+        if all(staging.all_resident for staging in both):
             return size
-        if all(need.places >= RING for need in both):
-            passing_by = size  # with the most blocks
-    return passing_by
+        if all(staging.stages >= RING for staging in both):
+            streaming = size  # with the most blocks
+    return streaming
 
 
 def unable(a: Recurrence) -> str | None:
@@ -153,32 +155,32 @@ def call(
     cell, backward = kernel.cell, kernel.backward
     gates, dtype = cell.recurrent_gates, cell.kernel_dtype
     time = jax.tree.leaves(outputs.steps)[0].shape[0]
-    need = needs(sizes, gates, dtype.itemsize, SHARED, backward=backward)
+    staging = staging_for(sizes, gates, dtype.itemsize, SHARED, backward=backward)
     whole = dict(inputs.whole)
-    pieces = weights(whole.pop("kernels"), sizes, need, backward=backward)
+    pieces = weight_pieces(whole.pop("kernels"), sizes, staging, backward=backward)
     if cell.hidden != sizes.hidden:
         whole["real"] = (jnp.arange(sizes.hidden) < cell.hidden).astype(jnp.float32)[None]
     arguments = in_tiles(inputs._replace(whole=whole), sizes), pieces
     results = jax.eval_shape(lambda blocks: in_tiles(blocks, sizes), outputs)
-    results = results, exchange(sizes, dtype, backward=backward)
-    shared = scratch(sizes, need, dtype, backward=backward)
-    structure = jax.tree.structure((arguments, results, list(shared)))
+    results = results, exchange_buffers(sizes, dtype, backward=backward)
+    scratch = scratch_types(sizes, staging, dtype, backward=backward)
+    structure = jax.tree.structure((arguments, results, list(scratch)))
 
     def body(*references):
-        (inputs, pieces), (outputs, told), shared = jax.tree.unflatten(structure, references)
+        (inputs, pieces), (outputs, exchange), scratch = jax.tree.unflatten(structure, references)
         tile, part = lax.axis_index("tile"), lax.axis_index("part")
-        block = Block(tile, part, pieces, told, Scratch(*shared), sizes, need, gates, fences=not interpret)
-        of_threads = layout(block.units, sizes.tile)
+        block = Block(tile, part, pieces, exchange, Scratch(*scratch), sizes, staging, gates, fences=not interpret)
+        register_layout = layout(block.units, sizes.tile)
 
         def place(reference, *index):
             *_, tiles, parts, _, _ = reference.shape  # one for all, or one for each
             return *index, tile if tiles > 1 else 0, part if parts > 1 else 0
 
         def read(reference, *index):
-            return load(reference, place(reference, *index), of_threads)
+            return load(reference, place(reference, *index), register_layout)
 
         def hold(value):
-            return mosaic.layout_cast(value, of_threads)
+            return mosaic.layout_cast(value, register_layout)
 
         def write(reference, value, *index):
             put(reference.at[place(reference, *index)], hold(value))
@@ -195,9 +197,9 @@ def call(
             plain=plain,
             real=read(inputs.whole["real"]) != 0 if "real" in inputs.whole else None,
         )
-        block.begin()
+        block.prologue()
         state = kernel.run(inputs, outputs, walk, kernel.start(inputs, walk))
-        block.end()
+        block.epilogue()
         for target, value in zip(jax.tree.leaves(outputs.rows), jax.tree.leaves(state), strict=True):
             write(target, value)
 
@@ -205,7 +207,7 @@ def call(
     found = mosaic.kernel(
         body,
         out_type=jax.tree.leaves(results),
-        scratch_types=list(shared),
+        scratch_types=list(scratch),
         grid=(sizes.rows // sizes.tile,),
         grid_names=("tile",),
         cluster=(sizes.parts,),
