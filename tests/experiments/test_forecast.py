@@ -1,7 +1,6 @@
-"""The experiments from end to end, as a user runs them: what they print, write, refuse and survive."""
+"""The first experiment from end to end, as a user runs it: what it prints, writes, refuses and survives."""
 
 import csv
-import json
 import os
 import signal
 import subprocess
@@ -12,30 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import forecast, gradient_flow, lr_range, predict, runs
+from experiments import predict
+from tests.experiments.runs_of_tests import SMALL, read_json, run_forecast
 
 ROOT = Path(__file__).parents[2]
-SMALL = ["--hidden", "6", "--epochs", "2"]
-
-
-def read_json(path: Path):
-    return json.loads(path.read_text())
-
-
-def run_forecast(out: Path, *options: str) -> int:
-    return forecast.main(["--out", str(out), *options])
-
-
-@pytest.fixture
-def waves(tmp_path: Path) -> Path:
-    """A CSV file of 200 days with two columns."""
-    path = tmp_path / "waves.csv"
-    days = np.arange(200)
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["day", "height", "wind"])
-        writer.writerows(zip((f"d{day}" for day in days), 3 + np.sin(days / 5), np.cos(days / 9)))
-    return path
 
 
 @pytest.mark.parametrize("task", ["seq2vec", "seq2seq", "stateful"])
@@ -305,79 +284,9 @@ def test_ctrl_c_saves_and_exits_with_130_and_resume_goes_on(tmp_path):
     assert read_json(out / "metrics.json")["epochs_run"] == done + 2
 
 
-def test_predict_forecasts_another_series_with_the_run_s_scaling(waves, tmp_path, capsys):
-    out = tmp_path / "run"
-    options = ["--column", "height", "--level-width", "10", "--window", "5", "--hidden", "4", "--epochs", "2"]
-    assert run_forecast(out, "--series", str(waves), *options) == 0
-    longer = tmp_path / "longer.csv"
-    longer.write_text(waves.read_text() + "d200,100.0,0\nd201,3.0,0\n")
-    assert predict.main([str(out), "--series", str(longer), "--column", "height", "--split", "140"]) == 0
-    capsys.readouterr()
-    assert predict.main([str(out), "--series", str(longer), "--column", "depth"]) == 2
-    assert "available in" in capsys.readouterr().err
-    assert predict.main([str(tmp_path / "nothing")]) == 2
-    assert "holds no run" in capsys.readouterr().err
-
-
-def test_predict_says_when_a_run_is_damaged(tmp_path, capsys):
-    out = tmp_path / "run"
-    assert run_forecast(out, *SMALL) == 0
-    config = out / "config.json"
-    whole = config.read_text()
-    config.write_text("{")
-    assert predict.main([str(out)]) == 2
-    assert "config.json is damaged" in " ".join(capsys.readouterr().err.split())
-    config.write_text(whole.replace('"window": 30', '"window": 31'))
-    assert predict.main([str(out)]) == 2
-    assert run_forecast(out, "--resume") == 2
-    assert "damaged, or was edited" in " ".join(capsys.readouterr().err.split())
-    forged = json.loads(whole)
-    forged["config"]["window"] = "ten"
-    config.write_text(json.dumps(runs.with_checksum(forged)))
-    assert predict.main([str(out)]) == 2
-    assert "window is 'ten' in config.json" in " ".join(capsys.readouterr().err.split())
-
-
 def test_further_columns_are_read(waves, tmp_path):
     out = tmp_path / "run"
     options = ["--level-width", "10", "--window", "5", "--hidden", "4", "--epochs", "1", "--split", "140"]
     columns = ["--column", "height", "--further-columns", "wind"]
     assert run_forecast(out, "--series", str(waves), *columns, *options) == 0
     assert predict.main([str(out)]) == 0
-
-
-def test_lr_range_finds_a_rate_between_too_low_and_too_high(tmp_path, capsys):
-    assert (
-        lr_range.main(["--tasks", "stateful", "--out", str(tmp_path), "--lowest", "1e-8", "--epochs", "60"]) == 0
-    )
-    found = read_json(tmp_path / "lr_range.json")["stateful"]
-    assert 2e-8 < found["suggestion"] < 1e-6
-    assert (tmp_path / "lr_range.png").stat().st_size > 0
-    assert f"{found['suggestion']:.1e}" in capsys.readouterr().out
-
-
-def test_gradient_flow_shows_vanishing_and_exploding(tmp_path):
-    assert gradient_flow.main(["--out", str(tmp_path), "--steps", "60"]) == 0
-    flows = read_json(tmp_path / "gradient_flow.json")
-
-    def growth(activation: str, gain: str) -> float:
-        norms = flows[activation][gain]["hidden_norms"]
-        return norms[0] / norms[-1]
-
-    assert growth("tanh", "0.5") < 1e-12
-    assert growth("relu", "0.5") < 1e-12
-    assert growth("relu", "2.0") > 1e6
-    for rows in flows.values():
-        for flow in rows.values():
-            assert flow["clipped_norm"] <= 1.0 + 1e-12
-    assert (tmp_path / "gradient_flow.png").stat().st_size > 0
-
-
-@pytest.mark.parametrize("module", ["forecast", "predict", "lr_range", "gradient_flow"])
-def test_help_teaches(module, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        {"forecast": forecast, "predict": predict, "lr_range": lr_range, "gradient_flow": gradient_flow}[
-            module
-        ].main(["--help"])
-    assert stopped.value.code == 0
-    assert f"python -m experiments.{module}" in capsys.readouterr().out

@@ -1,0 +1,19 @@
+"""A series that several modules of tests read."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def waves(tmp_path: Path) -> Path:
+    """A CSV file of 200 days with two columns."""
+    path = tmp_path / "waves.csv"
+    days = np.arange(200)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["day", "height", "wind"])
+        writer.writerows(zip((f"d{day}" for day in days), 3 + np.sin(days / 5), np.cos(days / 9)))
+    return path

@@ -1,0 +1,39 @@
+"""Forecasts with a run that is there already, and runs that are damaged."""
+
+import json
+
+from experiments import predict, runs
+from tests.experiments.runs_of_tests import SMALL, run_forecast
+
+
+def test_predict_forecasts_another_series_with_the_run_s_scaling(waves, tmp_path, capsys):
+    out = tmp_path / "run"
+    options = ["--column", "height", "--level-width", "10", "--window", "5", "--hidden", "4", "--epochs", "2"]
+    assert run_forecast(out, "--series", str(waves), *options) == 0
+    longer = tmp_path / "longer.csv"
+    longer.write_text(waves.read_text() + "d200,100.0,0\nd201,3.0,0\n")
+    assert predict.main([str(out), "--series", str(longer), "--column", "height", "--split", "140"]) == 0
+    capsys.readouterr()
+    assert predict.main([str(out), "--series", str(longer), "--column", "depth"]) == 2
+    assert "available in" in capsys.readouterr().err
+    assert predict.main([str(tmp_path / "nothing")]) == 2
+    assert "holds no run" in capsys.readouterr().err
+
+
+def test_predict_says_when_a_run_is_damaged(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert run_forecast(out, *SMALL) == 0
+    config = out / "config.json"
+    whole = config.read_text()
+    config.write_text("{")
+    assert predict.main([str(out)]) == 2
+    assert "config.json is damaged" in " ".join(capsys.readouterr().err.split())
+    config.write_text(whole.replace('"window": 30', '"window": 31'))
+    assert predict.main([str(out)]) == 2
+    assert run_forecast(out, "--resume") == 2
+    assert "damaged, or was edited" in " ".join(capsys.readouterr().err.split())
+    forged = json.loads(whole)
+    forged["config"]["window"] = "ten"
+    config.write_text(json.dumps(runs.with_checksum(forged)))
+    assert predict.main([str(out)]) == 2
+    assert "window is 'ten' in config.json" in " ".join(capsys.readouterr().err.split())
