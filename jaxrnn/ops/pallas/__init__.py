@@ -6,7 +6,8 @@ keeps the recurrent weights on the chip: fast where a step is small, and possibl
 What is where: ``loops.py`` the two loops over time and the derivation of the backward one; ``cell.py`` what a
 cell's derivative needs; ``recurrence.py`` padding, and the products outside the kernels; ``walk.py`` what loops
 and devices tell each other; ``gpu.py`` one multiprocessor of a GPU for a tile of the batch; ``cluster.py`` several
-that share it, with ``cluster_product.py`` and ``plain.py``; ``tpu.py`` a TPU; ``limits.py`` what does not fit.
+that share it, with ``cluster_product.py``, ``registers.py`` and ``plain.py``; ``tpu.py`` a TPU; ``limits.py`` what
+does not fit.
 
 Nothing here has been timed: no accelerator was at hand. Kernels were compiled for an H200 and for TPUs v5e and v6e
 (``python -m benchmarks.aot``), and run in interpret mode against float64.

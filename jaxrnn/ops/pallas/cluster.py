@@ -33,21 +33,17 @@ from jaxrnn.ops.pallas.cell import Cell
 from jaxrnn.ops.pallas.cluster_product import (
     PIECE,
     RING,
-    THREADS,
     Block,
     Scratch,
     exchange_buffers,
-    layout,
-    load,
-    put,
     scratch_types,
     staging_for,
-    up,
     weight_pieces,
 )
-from jaxrnn.ops.pallas.limits import other_dtype
+from jaxrnn.ops.pallas.limits import other_dtype, rounded_up
 from jaxrnn.ops.pallas.plain import plain
 from jaxrnn.ops.pallas.recurrence import Device
+from jaxrnn.ops.pallas.registers import THREADS, layout, load, put
 from jaxrnn.ops.pallas.walk import Blocks, Kernel, Sizes, Walk
 from jaxrnn.ops.step import Recurrence
 
@@ -98,13 +94,13 @@ def sizes_for(batch: int, hidden: int, width: Width) -> Sizes | None:
 def _shared(batch: int, rows: int, hidden: int, width: Width) -> Sizes | None:
     streaming = None
     for parts in PARTS:
-        units = up(math.ceil(hidden / parts), 8)
+        units = rounded_up(math.ceil(hidden / parts), 8)
         while parts * units % PIECE:
             units += 8
         # Numbers that a thread has in registers, of one array and of all: with more, they spill.
         if units * rows > 8 * THREADS or width.arrays * units * rows > 80 * THREADS:
             continue
-        size = Sizes(up(batch, rows), rows, parts * units, parts)
+        size = Sizes(rounded_up(batch, rows), rows, parts * units, parts)
         both = [
             staging_for(size, width.gates, width.itemsize, SHARED, backward=backward) for backward in (False, True)
         ]

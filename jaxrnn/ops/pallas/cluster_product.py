@@ -11,7 +11,6 @@ on while the blocks wait for each other.
 """
 
 import functools
-import inspect
 import math
 import operator
 from collections.abc import Callable
@@ -23,10 +22,11 @@ from jax import Array, lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as mosaic
 
+from jaxrnn.ops.pallas.limits import rounded_up
+from jaxrnn.ops.pallas.registers import layout, load, put
 from jaxrnn.ops.pallas.walk import Sizes
 from jaxrnn.ops.step import accumulation_dtype
 
-THREADS = 128
 PIECE = 64
 """Rows that the tensor cores take at least."""
 
@@ -62,7 +62,7 @@ class Staging(NamedTuple):
 def staging_for(sizes: Sizes, gates: int, itemsize: int, limit: int, *, backward: bool) -> Staging:
     """What fits ``limit`` bytes, which may be less than a ring needs."""
     hidden, rows, units = sizes.hidden, sizes.tile, sizes.hidden // sizes.parts
-    width = up(gates * units, PIECE)
+    width = rounded_up(gates * units, PIECE)
     if backward:
         left = limit - 4 * hidden * rows - 2 * itemsize * width * rows
         for piece in (math.gcd(hidden, 2 * PIECE), PIECE):  # the larger, the less waiting
@@ -290,37 +290,3 @@ def _ptx(instructions: str) -> None:
         llvm.inline_asm(ir.Type.parse("!llvm.void"), [], instructions, "", has_side_effects=True)
 
     mosaic.inline_mgpu()(emit)()
-
-
-def layout(units: int, rows: int) -> Any:
-    """Contiguous pieces for every thread, of one size whatever the dtype, so that tiles can be combined."""
-    shape = units, rows
-    return mosaic.Layout.WG_STRIDED(shape, vec_size=math.gcd(4, math.prod(shape) // THREADS))
-
-
-_INDEX = inspect.signature(mosaic.load).parameters.get("idx")
-_INDEX_APART = _INDEX is not None and _INDEX.default is _INDEX.empty
-"""jax 0.10 wants a reference and an index, later versions an indexed reference."""
-
-
-def load(reference: Any, index: tuple[Any, ...], layout: Any) -> Array:
-    if _INDEX_APART:
-        return mosaic.load(reference, index, layout=layout, optimized=False)
-    some: Any = reference.at[index] if index else reference
-    return mosaic.load(some, layout=layout, optimized=False)  # pyright: ignore[reportCallIssue]
-
-
-def put(reference: Any, value: Array) -> None:
-    """Where threads meet in banks of the memory too, of which JAX complains from 0.12 on."""
-    if hasattr(mosaic, "store"):
-        mosaic.store(reference, value, optimized=False)  # pyright: ignore[reportAttributeAccessIssue]
-    else:  # before jax 0.12
-        reference[...] = value
-
-
-def up(size: int, unit: int) -> int:
-    """
-    >>> up(17, 16)
-    32
-    """
-    return math.ceil(size / unit) * unit

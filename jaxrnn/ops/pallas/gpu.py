@@ -16,7 +16,6 @@ price, ``with jax.default_matmul_precision("highest")``, up to a hidden size of 
 to that with three products of TF32, at any size. Products of bfloat16 and float16 accumulate in float32.
 """
 
-import math
 import warnings
 from typing import Any
 
@@ -26,7 +25,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
 from jaxrnn.ops.pallas.cell import Cell
-from jaxrnn.ops.pallas.limits import other_dtype, too_large
+from jaxrnn.ops.pallas.limits import other_dtype, rounded_up, too_large
 from jaxrnn.ops.pallas.recurrence import Device
 from jaxrnn.ops.pallas.walk import Blocks, Kernel, Sizes, Walk, in_rows
 from jaxrnn.ops.step import Recurrence
@@ -69,7 +68,7 @@ def _all_bits() -> bool:
 
 
 def sizes(batch: int, cell: Cell) -> Sizes:
-    return Sizes(math.ceil(batch / ROWS) * ROWS, ROWS, padded(cell.hidden))
+    return Sizes(rounded_up(batch, ROWS), ROWS, padded(cell.hidden))
 
 
 def padded(hidden: int) -> int:

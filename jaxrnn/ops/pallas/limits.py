@@ -1,5 +1,6 @@
-"""What does not fit a device, in words for people."""
+"""What does not fit a device, in words for people, and sizes in units of its own."""
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -45,3 +46,12 @@ def other_dtype(a: Recurrence, dtypes: tuple[str, ...], where: str) -> str | Non
             if leaf.dtype.name not in dtypes:
                 return f"{name} is {leaf.dtype}, but {where} runs {', '.join(dtypes)}"
     return None
+
+
+def rounded_up(size: int, unit: int) -> int:
+    """The next multiple.
+
+    >>> rounded_up(17, 16)
+    32
+    """
+    return math.ceil(size / unit) * unit

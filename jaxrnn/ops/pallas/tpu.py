@@ -21,7 +21,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu
 
 from jaxrnn.ops.pallas.cell import Cell
-from jaxrnn.ops.pallas.limits import other_dtype, too_large
+from jaxrnn.ops.pallas.limits import other_dtype, rounded_up, too_large
 from jaxrnn.ops.pallas.recurrence import Device
 from jaxrnn.ops.pallas.walk import Blocks, Kernel, Sizes, Walk, in_rows
 from jaxrnn.ops.step import Recurrence
@@ -54,7 +54,7 @@ def unable(a: Recurrence) -> str | None:
 
 def sizes(batch: int, cell: Cell) -> Sizes:
     tiles = math.ceil(batch / MOST_ROWS)
-    tile = _rounded(math.ceil(batch / tiles), SUBLANES)
+    tile = rounded_up(math.ceil(batch / tiles), SUBLANES)
     return Sizes(tiles * tile, tile, padded(cell.hidden))
 
 
@@ -63,17 +63,13 @@ def padded(hidden: int) -> int:
     >>> padded(3), padded(100), padded(129)
     (128, 128, 256)
     """
-    return _rounded(hidden, LANES)
-
-
-def _rounded(size: int, unit: int) -> int:
-    return math.ceil(size / unit) * unit
+    return rounded_up(hidden, LANES)
 
 
 def chunk(inputs: Blocks, outputs: Blocks, tile: int) -> int:
     """How many steps one block holds: two blocks of every array take at most a sixteenth of VMEM."""
     arrays = jax.tree.leaves((inputs.steps, outputs.steps))
-    step = sum(tile * _rounded(array.shape[2], LANES) * array.dtype.itemsize for array in arrays)
+    step = sum(tile * rounded_up(array.shape[2], LANES) * array.dtype.itemsize for array in arrays)
     return max(1, min(MOST_STEPS, arrays[0].shape[0], vmem() // 16 // (2 * step)))
 
 
