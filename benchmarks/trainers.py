@@ -24,7 +24,7 @@ from flax import nnx
 
 import jaxrnn
 from benchmarks.training_tasks import Data, Task
-from experiments.devices import batch_mesh
+from experiments.common.devices import batch_mesh
 from jaxrnn.interop import keras_weights, torch_weights
 from jaxrnn.training import (
     TrainState,
@@ -233,6 +233,6 @@ def set_up(library: str) -> None:
     """What comes before anything runs: the backend of Keras, and a device of JAX for every core for ours."""
     os.environ.update(LIBRARIES[library].environment)
     if library == "jaxrnn":
-        from experiments.devices import claim_devices
+        from experiments.common.devices import claim_devices
 
         claim_devices(None)

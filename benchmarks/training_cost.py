@@ -31,10 +31,10 @@ import tyro
 
 from benchmarks.machine import cores, processor, version
 from benchmarks.timing import Spread
-from experiments.pipeline import Forecasting, load
-from experiments.recipes import RECIPES, Task
+from experiments.common.pipeline import Forecasting, load
+from experiments.common.recipes import RECIPES, Task
 from jaxrnn.training import CheckpointStore, Run, fit, huber, make_sequential_epoch, make_windowed_epoch
-from jaxrnn.training.saving import copied
+from jaxrnn.training.checkpoint import copied
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,13 @@ import tyro
 from rich.progress import Progress
 from tyro.conf import arg
 
-from experiments import runs
-from experiments.config import Settings as ForecastSettings
-from experiments.config import resolve
-from experiments.devices import batch_mesh, claim_devices
-from experiments.pipeline import Forecasting, load
-from experiments.recipes import TASKS, Config
-from experiments.report import BASELINE_NAMES, baselines, console, fail
+from experiments.common import runs
+from experiments.common.config import Settings as ForecastSettings
+from experiments.common.config import resolve
+from experiments.common.devices import batch_mesh, claim_devices
+from experiments.common.pipeline import Forecasting, load
+from experiments.common.recipes import TASKS, Config
+from experiments.common.report import BASELINE_NAMES, baselines, console, fail
 from jaxrnn.data import available_series
 from jaxrnn.training import Run, fit
 

@@ -35,14 +35,15 @@ from typing import Any  # noqa: E402
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
-from experiments import runs  # noqa: E402
-from experiments.compilation_cache import use_compilation_cache  # noqa: E402
-from experiments.config import Settings, read_settings, resolve  # noqa: E402
-from experiments.devices import batch_mesh, claim_devices, join_processes, lost_peer  # noqa: E402
-from experiments.pipeline import Forecasting, load  # noqa: E402
-from experiments.recipes import Config  # noqa: E402
-from experiments.report import baselines, console, epoch_progress, fail, plain_warnings, results_table  # noqa: E402
-from jaxrnn.training import EXIT_CODES, CheckpointStore, Run, describe_divergence, fit, processes  # noqa: E402
+from experiments.common import runs  # noqa: E402
+from experiments.common.compilation_cache import use_compilation_cache  # noqa: E402
+from experiments.common.config import Settings, read_settings, resolve  # noqa: E402
+from experiments.common.devices import batch_mesh, claim_devices, join_processes, lost_peer  # noqa: E402
+from experiments.common.pipeline import Forecasting, load  # noqa: E402
+from experiments.common.recipes import Config  # noqa: E402
+from experiments.common.report import baselines, console, epoch_progress, fail, plain_warnings, results_table  # noqa: E402
+from jaxrnn.training import EXIT_CODES, CheckpointStore, Run, describe_divergence, fit  # noqa: E402
+from jaxrnn.training.distributed import processes  # noqa: E402
 
 INTERRUPTED = EXIT_CODES["interrupted"]
 LOST_PEER = 75
@@ -248,7 +249,7 @@ def finish(forecasting: Forecasting, run: Run, folder: Path) -> dict[str, Any]:
     runs.write_json(folder / "history.json", run.history)
     runs.write_forecast(folder / "forecast.csv", forecasting.parts.test, actual, forecast)
 
-    from experiments import plots
+    from experiments.common import plots
 
     title = f"{forecasting.series.name}, {config.cell} {config.task}: MAE {metrics['valid_mae']:.3f}"
     plots.plot_forecast(

@@ -25,8 +25,8 @@ import tyro
 from jax import Array
 from tyro.conf import arg
 
-from experiments import runs
-from experiments.report import console, fail
+from experiments.common import runs
+from experiments.common.report import console, fail
 from jaxrnn import ops
 
 
@@ -127,7 +127,7 @@ def draw(settings: Settings) -> None:
     record = {name: {str(gain): vars(flow) for gain, flow in rows.items()} for name, rows in flows.items()}
     runs.write_json(settings.out / "gradient_flow.json", record)
 
-    from experiments import plots
+    from experiments.common import plots
 
     plots.plot_gradient_flow(settings.out / "gradient_flow.png", flows, settings.clip_norm)
     for name, rows in flows.items():

@@ -16,13 +16,13 @@ import tyro
 from rich.progress import Progress
 from tyro.conf import arg
 
-from experiments import runs
-from experiments.config import Settings as ForecastSettings
-from experiments.config import resolve
-from experiments.devices import batch_mesh, claim_devices
-from experiments.pipeline import Forecasting, load
-from experiments.recipes import TASKS, Task
-from experiments.report import console, fail
+from experiments.common import runs
+from experiments.common.config import Settings as ForecastSettings
+from experiments.common.config import resolve
+from experiments.common.devices import batch_mesh, claim_devices
+from experiments.common.pipeline import Forecasting, load
+from experiments.common.recipes import TASKS, Task
+from experiments.common.report import console, fail
 from jaxrnn.training import LRRangeTest, exponential_rates, lr_range_test
 
 # As in the lesson, so that the pictures can be compared: the lowest rate, and epochs per factor of ten.
@@ -90,7 +90,7 @@ def run_tests(settings: Settings) -> None:
     found = {task: range_test(settings, task) for task in settings.tasks}
     settings.out.mkdir(parents=True, exist_ok=True)
     runs.write_json(settings.out / "lr_range.json", {task: vars(test) for task, test in found.items()})
-    from experiments import plots
+    from experiments.common import plots
 
     plots.plot_lr_range(settings.out / "lr_range.png", found)
     for task, test in found.items():

@@ -16,10 +16,10 @@ import numpy as np
 import tyro
 from tyro.conf import Positional, arg
 
-from experiments import runs
-from experiments.devices import claim_devices
-from experiments.pipeline import Forecasting, load
-from experiments.report import baselines, console, fail, plain_warnings, results_table
+from experiments.common import runs
+from experiments.common.devices import claim_devices
+from experiments.common.pipeline import Forecasting, load
+from experiments.common.report import baselines, console, fail, plain_warnings, results_table
 from jaxrnn.data import available_series
 from jaxrnn.training import CheckpointStore, Run
 

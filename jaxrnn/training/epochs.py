@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from jaxrnn.data.windows import take_windows
-from jaxrnn.training.sharding import batch_axis, padded, put
+from jaxrnn.training.distributed import batch_axis, padded, put
 from jaxrnn.training.state import Batch, StepMetrics, Totals, TrainState
 from jaxrnn.training.step import Apply, Loss, train_step
 

@@ -10,13 +10,11 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from jaxrnn.training import processes
+from jaxrnn.training.checkpoint import BackgroundSaver, Checkpoints, copied
+from jaxrnn.training.distributed import NAMES, StopSignals, local, processes
 from jaxrnn.training.epochs import Epoch, SteppedEpoch
 from jaxrnn.training.optimizers import learning_rate_of
 from jaxrnn.training.run import Run
-from jaxrnn.training.saving import BackgroundSaver, Checkpoints, copied
-from jaxrnn.training.sharding import local
-from jaxrnn.training.signals import NAMES, StopSignals
 from jaxrnn.training.state import StepMetrics, TrainState
 
 SECONDS_PER_CALL = 0.5

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from jaxrnn.training.saving import copied
-from jaxrnn.training.sharding import local
+from jaxrnn.training.checkpoint import copied
+from jaxrnn.training.distributed import local
 from jaxrnn.training.state import TrainState
 
 

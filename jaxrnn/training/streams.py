@@ -12,8 +12,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxrnn.data.series_file import SeriesFile, shuffled
+from jaxrnn.training.distributed import batch_axis, padded, put
 from jaxrnn.training.epochs import SteppedEpoch, begin, count, finish
-from jaxrnn.training.sharding import batch_axis, padded, put
 from jaxrnn.training.state import Batch, StepMetrics, TrainState
 from jaxrnn.training.step import Apply, Loss, train_step
 

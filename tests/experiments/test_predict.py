@@ -2,7 +2,8 @@
 
 import json
 
-from experiments import predict, runs
+from experiments import predict
+from experiments.common import runs
 from tests.experiments.runs_of_tests import SMALL, run_forecast
 
 

@@ -31,7 +31,7 @@ from jaxrnn.training import (
     make_windowed_epoch,
     pure_apply,
 )
-from jaxrnn.training.saving import BackgroundSaver
+from jaxrnn.training.checkpoint import BackgroundSaver
 
 WINDOW = 5
 OPTIMIZER = make_optimizer("adam", 0.01, clip_norm=1.0)

@@ -16,8 +16,8 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-SOURCES = Path(__file__).parent
-LIBRARY = SOURCES / "libjaxrnn.so"
+SOURCES = Path(__file__).parent / "src"
+LIBRARY = Path(__file__).with_name("libjaxrnn.so")
 FLAGS = ["-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-DNDEBUG", "-Wall", "-Wno-maybe-uninitialized"]
 X86_SETS = {
     "avx512": ["-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq", "-mavx2", "-mfma"],

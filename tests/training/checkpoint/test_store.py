@@ -15,9 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrnn.training import checkpoint_files, checkpoints
-from jaxrnn.training.checkpoints import CheckpointError, CheckpointStore
-from tests.training.checkpoint_cases import (
+from jaxrnn.training.checkpoint import CheckpointError, CheckpointStore, files, store
+from tests.training.checkpoint.cases import (
     assert_same,
     content,
     edit_record,
@@ -44,7 +43,7 @@ class TestRoundtrip:
         """Also: importing jaxrnn does not import Orbax, and a program that exits at once loses nothing."""
         code = """if True:
             import sys, jax, numpy as np
-            from jaxrnn.training.checkpoints import CheckpointStore
+            from jaxrnn.training.checkpoint import CheckpointStore
             assert not [name for name in sys.modules if name.startswith("orbax")], "Orbax is imported early"
             shapes = {"kernel": jax.ShapeDtypeStruct((3, 5), "f4"), "bias": jax.ShapeDtypeStruct((4,), "f4")}
             restored = CheckpointStore(sys.argv[1]).restore(shapes)
@@ -114,7 +113,7 @@ class TestRoundtrip:
         assert repr(store.restore({}).record) == repr(record)
 
     def test_doctest(self) -> None:
-        assert doctest.testmod(checkpoints) == (0, 4)
+        assert doctest.testmod(store) == (0, 4)
 
     def test_is_silent(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.INFO)
@@ -225,16 +224,16 @@ class TestFolder:
         self, store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The reader takes the one saved meanwhile, without a warning of damage."""
-        load = checkpoint_files.load
+        load = files.load
 
         def late(folder: Path, *args: Any) -> Any:
             if folder == newest(store):
-                monkeypatch.setattr(checkpoint_files, "load", load)
+                monkeypatch.setattr(files, "load", load)
                 store.save(3, small(3))
                 store.save(4, small(4))
             return load(folder, *args)
 
-        monkeypatch.setattr(checkpoint_files, "load", late)
+        monkeypatch.setattr(files, "load", late)
         assert store.restore(small(0)).step == 4
 
     def test_nothing_there(self, tmp_path: Path, store: CheckpointStore) -> None:

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxrnn.training import checkpoint_files
-from jaxrnn.training.checkpoints import CheckpointError, CheckpointStore
-from tests.training.checkpoint_cases import (
+from jaxrnn.training.checkpoint import CheckpointError, CheckpointStore, files
+from tests.training.checkpoint.cases import (
     assert_same,
     edit_record,
     files_of,
@@ -160,7 +159,7 @@ class TestForged:
 
     @pytest.mark.parametrize("name", ["../step_00000001/record.json", "/etc/hostname", "arrays/../record.json"])
     def test_path_out_of_the_folder(self, store: CheckpointStore, name: str) -> None:
-        digest = checkpoint_files.sha256(Path(newest(store) / name).read_bytes()) if ".." in name else "0"
+        digest = files.sha256(Path(newest(store) / name).read_bytes()) if ".." in name else "0"
         edit_record(newest(store), files={name: digest})
         assert_falls_back(store, "is missing")
 

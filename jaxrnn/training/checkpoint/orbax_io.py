@@ -91,7 +91,7 @@ class _WithoutLateAnswers:
 
 def _elsewhere(what: str, path: Path, arrays: Arrays) -> Any:
     """Call :func:`save` or :func:`load` in a process of its own."""
-    root = os.fspath(Path(__file__).parents[2])
+    root = os.fspath(Path(__file__).parents[3])
     known = os.environ.get("PYTHONPATH")
     environment = os.environ | {
         "PYTHONPATH": root + (os.pathsep + known if known else ""),
@@ -100,7 +100,7 @@ def _elsewhere(what: str, path: Path, arrays: Arrays) -> Any:
     pipe = subprocess.PIPE
     with _stop_signals_blocked():
         child = subprocess.Popen(
-            [sys.executable, "-P", "-c", "from jaxrnn.training.orbax_io import _serve; _serve()"],
+            [sys.executable, "-P", "-c", "from jaxrnn.training.checkpoint.orbax_io import _serve; _serve()"],
             stdin=pipe,
             stdout=pipe,
             stderr=pipe,

@@ -1,7 +1,7 @@
 """The files of one checkpoint: writing them, and reading them only where every byte is what was written.
 
-Orbax writes and reads the arrays (:mod:`jaxrnn.training.orbax_io`). `record.json` beside them holds what the user
-gave, the path, shape, dtype and SHA-256 of each leaf, the SHA-256 of each file, and of itself.
+Orbax writes and reads the arrays (:mod:`jaxrnn.training.checkpoint.orbax_io`). `record.json` beside them holds
+what the user gave, the path, shape, dtype and SHA-256 of each leaf, the SHA-256 of each file, and of itself.
 """
 
 import errno
@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrnn.training import orbax_io
+from jaxrnn.training.checkpoint import orbax_io
 
 FORMAT = 1
 RECORD = "record.json"

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxrnn.training.checkpoints import CheckpointStore
-from tests.training.checkpoint_cases import small
+from jaxrnn.training.checkpoint import CheckpointStore
+from tests.training.checkpoint.cases import small
 
 
 @pytest.fixture

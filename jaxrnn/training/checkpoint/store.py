@@ -8,7 +8,7 @@ Orbax writes and reads the arrays. What is added, and why:
 - Nothing is overwritten. A step saved again becomes `step_00000012.1`, and only then does the older folder
   go: with one name for both there would be an instant with neither.
 - One writes. The first `save` (or `claim`) locks the folder until `close`; the kernel frees a dead writer's lock.
-- Every byte is checked (:mod:`jaxrnn.training.checkpoint_files`). Orbax loads a flipped bit as a wrong number
+- Every byte is checked (:mod:`jaxrnn.training.checkpoint.files`). Orbax loads a flipped bit as a wrong number
   without a word. So `record.json` holds the SHA-256 of each file, checked before Orbax reads it, of each leaf,
   checked after, and of itself.
 - Damage falls back, a mismatch does not. The checkpoint before a damaged one is as good, only older. A shape
@@ -33,8 +33,8 @@ from typing import Any
 
 import jax
 
-from jaxrnn.training import checkpoint_files as files
-from jaxrnn.training.checkpoint_files import CheckpointError, Damaged
+from jaxrnn.training.checkpoint import files
+from jaxrnn.training.checkpoint.files import CheckpointError, Damaged
 
 try:
     import fcntl

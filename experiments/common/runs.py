@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from experiments.config import Settings, given
-from experiments.recipes import Config
+from experiments.common.config import Settings, given
+from experiments.common.recipes import Config
 from jaxrnn.data import Preparation, Series
-from jaxrnn.training.checkpoint_files import fsync
+from jaxrnn.training.checkpoint import fsync
 
 CHECKPOINTS = "checkpoints"
 CONFIG = "config.json"

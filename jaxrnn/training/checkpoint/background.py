@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from jaxrnn.training.checkpoint_files import CheckpointError
-from jaxrnn.training.sharding import local
+from jaxrnn.training.checkpoint.files import CheckpointError
+from jaxrnn.training.distributed import local
 
 # Training donates its state, so what is to be kept must be a copy.
 copied = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))

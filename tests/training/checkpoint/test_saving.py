@@ -15,9 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrnn.training import checkpoint_files
-from jaxrnn.training.checkpoints import CheckpointError, CheckpointStore
-from tests.training.checkpoint_cases import (
+from jaxrnn.training.checkpoint import CheckpointError, CheckpointStore, files
+from tests.training.checkpoint.cases import (
     assert_same,
     environment,
     is_orbax,
@@ -147,7 +146,7 @@ class TestSaveFails:
         mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)]
         if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
             pytest.skip("no right to mount a tmpfs here")
-        monkeypatch.setattr(checkpoint_files, "_require_space", lambda *_: None)
+        monkeypatch.setattr(files, "_require_space", lambda *_: None)
         monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
         tree = {str(i): jnp.full((400,), float(i)) for i in range(40)}
         store = CheckpointStore(tmp_path / "store")
@@ -170,7 +169,7 @@ class TestSaveFails:
 
 WRITER = """if True:
     import itertools, sys, numpy as np
-    from jaxrnn.training.checkpoints import CheckpointStore
+    from jaxrnn.training.checkpoint import CheckpointStore
     store = CheckpointStore(sys.argv[1])
     for i in itertools.count():  # each step is saved twice: half of the saves replace one
         arrays = {"a": np.full((50, 50), i, np.float32), "b": np.arange(i, i + 9)}
@@ -184,7 +183,7 @@ STORM = """if True:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     import jax, numpy as np
-    from jaxrnn.training.checkpoints import CheckpointStore
+    from jaxrnn.training.checkpoint import CheckpointStore
     store = CheckpointStore(sys.argv[1])
     jax.process_count = lambda: 2  # then it is a process of its own that saves
     tree = {"a": np.arange(9)}

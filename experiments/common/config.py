@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import FlagCreatePairsOff, arg
 
-from experiments.recipes import RECIPES, SEASONS, Config, Task, describe
+from experiments.common.recipes import RECIPES, SEASONS, Config, Task, describe
 from jaxrnn.cells import CELLS
 from jaxrnn.data import available_series
 from jaxrnn.ops import ACTIVATIONS

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-from experiments.pipeline import Forecasting
+from experiments.common.pipeline import Forecasting
 from jaxrnn.data import autoregressive_forecast, moving_average_forecast, naive_forecast
 from jaxrnn.training import Run
 

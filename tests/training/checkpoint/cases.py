@@ -11,8 +11,7 @@ import numpy as np
 import optax
 
 import jaxrnn
-from jaxrnn.training import checkpoint_files
-from jaxrnn.training.checkpoints import CheckpointStore
+from jaxrnn.training.checkpoint import CheckpointStore, files
 
 
 class Carry(NamedTuple):
@@ -67,9 +66,7 @@ def edit_record(folder: Path, **changes: Any) -> None:
     """What a forger can do: change the record and make its checksum fit."""
     path = folder / "record.json"
     forged = json.loads(path.read_text())["content"] | changes
-    path.write_text(
-        json.dumps({"sha256": checkpoint_files.sha256(json.dumps(forged).encode()), "content": forged})
-    )
+    path.write_text(json.dumps({"sha256": files.sha256(json.dumps(forged).encode()), "content": forged}))
 
 
 def is_orbax(path: Any) -> bool:

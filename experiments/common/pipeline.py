@@ -14,7 +14,7 @@ from jax import Array
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from experiments.recipes import Config
+from experiments.common.recipes import Config
 from jaxrnn.data import (
     Preparation,
     Prepared,
@@ -34,7 +34,7 @@ from jaxrnn.training import (
     make_windowed_epoch,
     pure_apply,
 )
-from jaxrnn.training.sharding import batch_axis, local, padded, put
+from jaxrnn.training.distributed import batch_axis, local, padded, put
 
 
 @dataclass(frozen=True)

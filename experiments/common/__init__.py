@@ -1,0 +1,1 @@
+"""What the experiments share: settings, recipes, from a series to a forecast, run folders, reports."""

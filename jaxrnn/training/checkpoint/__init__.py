@@ -1,0 +1,7 @@
+"""Checkpoints: a store that survives damage and kills, and the thread that writes to it beside the training."""
+
+from jaxrnn.training.checkpoint.background import BackgroundSaver, Checkpoints, copied
+from jaxrnn.training.checkpoint.files import CheckpointError, fsync
+from jaxrnn.training.checkpoint.store import CheckpointStore, Restored
+
+__all__ = ["BackgroundSaver", "CheckpointError", "CheckpointStore", "Checkpoints", "Restored", "copied", "fsync"]

@@ -1,0 +1,7 @@
+"""Training on several devices and in several processes: what is divided, and what all must agree on."""
+
+from jaxrnn.training.distributed import processes
+from jaxrnn.training.distributed.sharding import batch_axis, local, padded, put
+from jaxrnn.training.distributed.signals import EXIT_CODES, NAMES, StopSignals
+
+__all__ = ["EXIT_CODES", "NAMES", "StopSignals", "batch_axis", "local", "padded", "processes", "put"]
