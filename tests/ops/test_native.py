@@ -4,6 +4,7 @@ The conformance suite holds it against a Python loop, at sizes of a few units an
 """
 
 import os
+import shutil
 import subprocess
 import sys
 from typing import Any
@@ -215,19 +216,99 @@ def test_an_explicit_mesh_is_left_to_the_scan():
         assert "explicit mesh" in reason()
 
 
-def test_without_the_library_everything_runs_and_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(library, "LIBRARY", tmp_path / "libjaxrnn.so")
+@pytest.fixture
+def other_library(tmp_path, monkeypatch):
+    """The path of a library to try instead of the real one."""
+    path = tmp_path / "libjaxrnn.so"
+    monkeypatch.setattr(library, "LIBRARY", path)
     library.why_not_loaded.cache_clear()
-    try:
+    yield path
+    monkeypatch.undo()
+    library.why_not_loaded.cache_clear()
+
+
+def test_without_the_library_everything_runs_and_says_so_once(other_library):
+    with pytest.warns(RuntimeWarning, match=r"lax\.scan, which is slower: .*jaxrnn\.ops\.native\.build"):
         assert "was not built" in reason()
-        assert jnp.isfinite(recurrence(TANH, jnp.eye(3), jnp.ones((4, 2, 3)), jnp.zeros((2, 3)))[1]).all()
-        (tmp_path / "libjaxrnn.so").write_bytes(b"not a library")
-        library.why_not_loaded.cache_clear()
-        with pytest.warns(RuntimeWarning, match=r"jaxrnn runs on lax\.scan: .*libjaxrnn\.so cannot be loaded"):
-            assert "cannot be loaded" in reason()
-    finally:
-        monkeypatch.undo()
-        library.why_not_loaded.cache_clear()
+    assert jnp.isfinite(recurrence(TANH, jnp.eye(3), jnp.ones((4, 2, 3)), jnp.zeros((2, 3)))[1]).all()
+
+
+def test_a_damaged_library_is_not_used(other_library):
+    other_library.write_bytes(b"not a library")
+    with pytest.warns(RuntimeWarning, match=r"libjaxrnn\.so cannot be loaded.*native\.build"):
+        assert "cannot be loaded" in reason()
+
+
+@pytest.mark.parametrize("source", ["", 'extern "C" const char* jaxrnn_source_hash() { return "another"; }'])
+def test_a_library_of_other_sources_is_not_used(other_library, source):
+    compiler = build.compiler()
+    file = other_library.with_suffix(".cpp")
+    file.write_text(source)
+    subprocess.run([*compiler, "-shared", "-fPIC", str(file), "-o", str(other_library)], check=True)
+    with pytest.warns(RuntimeWarning, match=r"built from other sources .*python -m jaxrnn\.ops\.native\.build"):
+        assert "built from other sources" in reason()
+    assert jnp.isfinite(recurrence(TANH, jnp.eye(3), jnp.ones((4, 2, 3)), jnp.zeros((2, 3)))[1]).all()
+
+
+def test_the_hash_knows_every_source(tmp_path, monkeypatch):
+    before = build.source_hash()
+    shutil.copytree(build.SOURCES, tmp_path / "src")
+    monkeypatch.setattr(build, "SOURCES", tmp_path / "src")
+    assert build.source_hash() == before
+    for path in sorted((tmp_path / "src").iterdir()):
+        text = path.read_text()
+        path.write_text(text + "// more")
+        assert build.source_hash() != before, path
+        path.write_text(text)
+
+
+@needs_library
+@pytest.mark.parametrize("cell", ["gru_reset_before", "leaky"])
+def test_an_infinite_carry_stays_infinite_as_on_the_scan(cell):
+    given = arguments(cell, (4, 1, 3, 5), jnp.float32, masks=False)
+    given["recurrent_kernel"] = jnp.abs(given["recurrent_kernel"])  # so that no infinities cancel
+    if cell == "gru_reset_before":
+        given["params"] = jnp.abs(given["params"])
+    given["initial_carry"] = given["initial_carry"].at[1, 2].set(jnp.inf)
+    native, scan = (
+        recurrence(CELLS[cell][0], **given, implementation=implementation)[0]
+        for implementation in ("native", "scan")
+    )
+    assert jnp.isinf(scan[1, 2])
+    np.testing.assert_allclose(np.asarray(native), np.asarray(scan), rtol=1e-5, atol=1e-6)
+
+
+OUT_OF_MEMORY = """
+import resource
+import jax, jax.numpy as jnp, numpy as np
+from jaxrnn.ops import recurrence, simple_rnn_pointwise
+
+def run(kernel):
+    xw, h = jnp.ones((2, 1, len(kernel))), jnp.zeros((1, len(kernel)))
+    return recurrence(simple_rnn_pointwise(jnp.tanh), kernel, xw, h, implementation="native")[1]
+
+large, small = jnp.zeros((4096, 4096)), jnp.zeros((64, 64))
+run_large, run_small = (jax.jit(run).lower(kernel).compile() for kernel in (large, small))
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+limits = resource.getrlimit(resource.RLIMIT_AS)
+resource.setrlimit(resource.RLIMIT_AS, (used + (16 << 20), limits[1]))
+try:
+    run_large(large).block_until_ready()
+except jax.errors.JaxRuntimeError as error:
+    assert "no memory for a recurrence" in str(error), error
+else:
+    raise AssertionError("there was memory")
+run_small(small).block_until_ready()
+resource.setrlimit(resource.RLIMIT_AS, limits)
+run_large(large).block_until_ready()
+"""
+
+
+@needs_library
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process limit its memory like this")
+def test_a_failed_allocation_does_not_harm_later_calls():
+    done = subprocess.run([sys.executable, "-c", OUT_OF_MEMORY], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_missing_or_failing_compiler_is_named(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ every processor of its architecture. Needs a C++20 compiler (``$CXX``, else c++)
 Where there is no compiler, installation says so and goes on: jaxrnn then runs on ``lax.scan``.
 """
 
+import hashlib
 import importlib.util
 import os
 import platform
@@ -23,6 +24,15 @@ X86_SETS = {
     "avx512": ["-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq", "-mavx2", "-mfma"],
     "avx2": ["-mavx2", "-mfma"],
 }
+
+
+def source_hash() -> str:
+    """SHA-256 of the C++ sources and of how they are compiled; the library carries it."""
+    digest = hashlib.sha256(repr((FLAGS, X86_SETS)).encode())
+    for path in sorted(SOURCES.iterdir()):
+        if path.suffix in (".cpp", ".h"):
+            digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 def compiler() -> list[str]:
@@ -56,7 +66,7 @@ def build(library: Path = LIBRARY) -> Path:
             [*common, *flags, f"-DJAXRNN_ISA={name}", "-c", str(SOURCES / "recurrence.cpp"), "-o", objects[name]]
             for name, flags in sets.items()
         ]
-        include = ["-isystem", str(headers())]
+        include = ["-isystem", str(headers()), f'-DJAXRNN_SOURCE_HASH="{source_hash()}"']
         for name in ("library", "streaming"):
             commands.append([*common, *include, "-c", str(SOURCES / f"{name}.cpp"), "-o", objects[name]])
         with ThreadPoolExecutor(os.cpu_count()) as pool:

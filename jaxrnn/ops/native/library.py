@@ -9,26 +9,52 @@ from typing import Any
 import jax
 
 LIBRARY = Path(__file__).with_name("libjaxrnn.so")
+REBUILD = "python -m jaxrnn.ops.native.build"
 TARGETS = ("jaxrnn_forward", "jaxrnn_backward")
 
 
 @functools.cache
 def why_not_loaded() -> str | None:
-    """Loads the library at the first call, and tells JAX of it; the reason if that cannot be."""
+    """Load the library and register its FFI targets. Returns an error message, or None.
+
+    Warns where there is no library that fits: the scan then computes the same, but a training step takes about
+    twice as long.
+    """
+    reason = _register()
+    if reason is not None:
+        warnings.warn(f"jaxrnn runs on lax.scan, which is slower: {reason}", RuntimeWarning, stacklevel=2)
+    return reason
+
+
+def _register() -> str | None:
+    from jaxrnn.ops.native.build import source_hash  # here, so that the module can be run as a command
+
     if not LIBRARY.exists():
         return (
-            "the C++ library was not built when jaxrnn was installed: install a C++20 compiler (g++ 11, clang 14 "
-            "or newer) and jaxrnn again, or run python -m jaxrnn.ops.native.build"
+            "the C++ library was not built when jaxrnn was installed. Install a C++20 compiler (g++ 11, clang 14 "
+            f"or newer), then run: {REBUILD}"
         )
     try:
         library = _functions(LIBRARY)
+        if _hash_of(library) != source_hash():
+            return (
+                f"{LIBRARY} was built from other sources than those installed. To build it again, run: {REBUILD}"
+            )
         for target in TARGETS:
             jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, target)), platform="cpu")
     except Exception as error:  # whatever a damaged or foreign file makes the loader or JAX say
-        reason = f"{LIBRARY} cannot be loaded (python -m jaxrnn.ops.native.build makes it anew): {error}"
-        warnings.warn(f"jaxrnn runs on lax.scan: {reason}", RuntimeWarning, stacklevel=2)
-        return reason
+        return f"{LIBRARY} cannot be loaded. To build it again, run: {REBUILD} ({error})"
     return None
+
+
+def _hash_of(library: Any) -> str | None:
+    """Of the sources that a library was built from; None for one from before libraries had a hash."""
+    try:
+        function = library.jaxrnn_source_hash
+    except AttributeError:
+        return None
+    function.restype = ctypes.c_char_p
+    return function().decode()
 
 
 def loaded() -> Any:

@@ -52,6 +52,9 @@ class _Cell(NamedTuple):
     own: int = 0
 
 
+MOST_THREADS = 0
+"""That a call may use; 0 for all that JAX has. Results do not depend on it."""
+
 CELLS: dict[Pointwise, _Cell] = {
     simple_rnn_pointwise(jnp.tanh): _Cell(0),
     simple_rnn_pointwise(jax.nn.relu): _Cell(1),
@@ -338,7 +341,7 @@ class _Call:
             "hidden": self.hidden,
             "reverse": int(self.reverse),
             "batch_major": int(self.batch_major),
-            "threads": 0,
+            "threads": MOST_THREADS,
         }
         # Attributes of a foreign call are typed: NumPy's integers say which.
         return list(foreign(*arguments, **{name: np.int64(value) for name, value in options.items()}))

@@ -78,11 +78,10 @@ void gates_backward_panel(const Problem<T>& p, const Workspace<T>& w, int s, Ran
   const int H = p.hidden, t = p.step(s);
   const ptrdiff_t width = (ptrdiff_t)Workspace<T>::vectors_of(H) * L;
   alignas(64) T tiles[24 * L];
-  for (int b = rows.begin; b < rows.end; b += kRows[kVectors]) {
-    const int count = rows.end - b < kRows[kVectors] ? rows.end - b : kRows[kVectors];
+  for_each_tile<T, kVectors>(w.sets, rows.begin, rows.end, [&](int b, int count, Tile<T, Segment<T>> tile) {
     const T* dn = w.ring_at(s, b, p.batch) + 2 * H;
     const Segment<T> segment{dn, w.ring_row, w.recurrent + 2 * width * H + (ptrdiff_t)panel.first * H * L, H};
-    tile_of<T, kVectors>(count)(&segment, 1, tiles);
+    tile(&segment, 1, tiles);
     for (int m = 0; m < count; m++) {
       const ptrdiff_t row = p.row(t, b + m), at = (ptrdiff_t)(b + m) * H;
       const T* h = previous<T, Candidate<T>>(p, s, b + m).h;
@@ -95,7 +94,7 @@ void gates_backward_panel(const Problem<T>& p, const Workspace<T>& w, int s, Ran
         if (p.is_valid(t, b + m)) store(w.direct + at + unit, load(w.direct + at + unit, lanes) + d * q, lanes);
       }
     }
-  }
+  });
 }
 
 template <class T, class CellType, int kVectors>
@@ -106,20 +105,19 @@ void backward_panel(const Problem<T>& p, const Workspace<T>& w, int s, Range row
   const int shared = CellType::kApart ? width - H : width;
   const T* packed = w.recurrent + (ptrdiff_t)panel.first * width * kLanes<T>;
   alignas(64) T tiles[24 * kLanes<T>];
-  for (int b = rows.begin; b < rows.end; b += kRows[kVectors]) {
-    const int count = rows.end - b < kRows[kVectors] ? rows.end - b : kRows[kVectors];
+  for_each_tile<T, kVectors>(w.sets, rows.begin, rows.end, [&](int b, int count, Tile<T, Segment<T>> tile) {
     const bool first = s == p.time - 1;
     if (!first) {
       const T* rest = packed + (ptrdiff_t)shared * kVectors * kLanes<T>;
       const T* ring = w.ring_at(s + 1, b, p.batch);
       const Segment<T> segments[2] = {{ring, w.ring_row, packed, shared}, {ring + width, w.ring_row, rest, H}};
-      tile_of<T, kVectors>(count)(segments, CellType::kApart ? 2 : 1, tiles);
+      tile(segments, CellType::kApart ? 2 : 1, tiles);
     }
     for (int m = 0; m < count; m++) {
       const T* product = first ? nullptr : tiles + m * kVectors * kLanes<T>;
       finish_backward<T, CellType, kVectors>(p, w, s, b + m, panel, product);
     }
-  }
+  });
 }
 
 }  // namespace jaxrnn::JAXRNN_ISA

@@ -108,7 +108,7 @@ struct Leaky : Layout<1> {
   static INLINE State<T> forward(const Vector<T>* x, const Vector<T>* r, State<T> old, Vector<T> a, Vector<T>* saved) {
     Vector<T> n = tanh_vector<T>(x[0] + r[0]);
     saved[0] = n;
-    return {old.h + a * (n - old.h), n};
+    return {(T(1) - a) * old.h + a * n, n};  // an infinite state stays infinite
   }
 
   static INLINE void backward(Vector<T>, State<T> old, Vector<T> a, const Vector<T>* s, State<T>& d, Vector<T>* dx,

@@ -80,9 +80,7 @@ void forward_panel(const Problem<T>& p, const Workspace<T>& w, int s, Range rows
   const int H = p.hidden, t = p.step(s);
   const T* h = (p.scale ? w.scaled : w.h)[s & 1];
   alignas(64) T tiles[2][24 * kLanes<T>];
-  for (int b = rows.begin; b < rows.end; b += kRows[N]) {
-    const int count = rows.end - b < kRows[N] ? rows.end - b : kRows[N];
-    const auto tile = tile_of<T, N>(count);
+  for_each_tile<T, N>(w.sets, rows.begin, rows.end, [&](int b, int count, Tile<T, Segment<T>> tile) {
     Segment<T> segments[2];
     int used = 0;
     if (p.x) {
@@ -104,7 +102,7 @@ void forward_panel(const Problem<T>& p, const Workspace<T>& w, int s, Range rows
       const Addend<T> r{tiles[0] + in_tile, nullptr, p.recurrent_bias};
       finish_forward<T, CellType, kVectors>(p, w, s, b + m, panel, x, r);
     }
-  }
+  });
 }
 
 // The first stage of a step: q and z, and what the second one needs of them.
@@ -114,8 +112,7 @@ void gates_panel(const Problem<T>& p, const Workspace<T>& w, int s, Range rows, 
   const int H = p.hidden, t = p.step(s);
   const T* h = (p.scale ? w.scaled : w.h)[s & 1];
   alignas(64) T tiles[24 * L];
-  for (int b = rows.begin; b < rows.end; b += kRows[N]) {
-    const int count = rows.end - b < kRows[N] ? rows.end - b : kRows[N];
+  for_each_tile<T, N>(w.sets, rows.begin, rows.end, [&](int b, int count, Tile<T, Segment<T>> tile) {
     Segment<T> segments[2];
     int used = 0;
     if (p.x) {
@@ -124,7 +121,7 @@ void gates_panel(const Problem<T>& p, const Workspace<T>& w, int s, Range rows, 
       segments[used++] = {x, p.next_row() * p.in_features, packed, p.in_features};
     }
     segments[used++] = {h + (ptrdiff_t)b * H, H, w.recurrent + (ptrdiff_t)panel.first * H * 2 * L, H};
-    tile_of<T, N>(count)(segments, used, tiles);
+    tile(segments, used, tiles);
     for (int m = 0; m < count; m++) {
       const ptrdiff_t row = p.row(t, b + m), at = (ptrdiff_t)(b + m) * H;
       const Addend<T> x{tiles + m * N * L, p.xw ? p.xw + row * 3 * H : nullptr, p.bias};
@@ -142,7 +139,7 @@ void gates_panel(const Problem<T>& p, const Workspace<T>& w, int s, Range rows, 
         if (p.saved) store(p.saved + row * 3 * H + unit, q, lanes), store(p.saved + (row * 3 + 1) * H + unit, z, lanes);
       }
     }
-  }
+  });
 }
 
 // The second stage: the candidate, and the new state.
@@ -152,8 +149,7 @@ void candidate_panel(const Problem<T>& p, const Workspace<T>& w, int s, Range ro
   const int H = p.hidden, t = p.step(s);
   const ptrdiff_t width = (ptrdiff_t)Workspace<T>::vectors_of(H) * L;
   alignas(64) T tiles[24 * L];
-  for (int b = rows.begin; b < rows.end; b += kRows[kVectors]) {
-    const int count = rows.end - b < kRows[kVectors] ? rows.end - b : kRows[kVectors];
+  for_each_tile<T, kVectors>(w.sets, rows.begin, rows.end, [&](int b, int count, Tile<T, Segment<T>> tile) {
     Segment<T> segments[2];
     int used = 0;
     if (p.x) {
@@ -162,13 +158,13 @@ void candidate_panel(const Problem<T>& p, const Workspace<T>& w, int s, Range ro
       segments[used++] = {x, p.next_row() * p.in_features, packed, p.in_features};
     }
     segments[used++] = {w.q_h + (ptrdiff_t)b * H, H, w.recurrent + (2 * width + panel.first * L) * H, H};
-    tile_of<T, kVectors>(count)(segments, used, tiles);
+    tile(segments, used, tiles);
     for (int m = 0; m < count; m++) {
       const T* xw = p.xw ? p.xw + (p.row(t, b + m) * 3 + 2) * H : nullptr;
       const Addend<T> x{tiles + m * kVectors * L, xw, p.bias ? p.bias + 2 * H : nullptr};
       finish_forward<T, Candidate<T>, kVectors>(p, w, s, b + m, panel, x, Addend<T>{});
     }
-  }
+  });
 }
 
 }  // namespace jaxrnn::JAXRNN_ISA

@@ -36,17 +36,16 @@ struct Chunk {
   int begin, end;
 };
 
-// out[m] += sum over k of rows[k][m] * right[k], for the columns m of `columns` and a panel of one gate's units.
+// out[m] += sum over k of left[k][m] * right[k], for the columns m of `columns` and a panel of one gate's units.
 template <class T>
-void add_product(const Workspace<T>& w, Range columns, const Panel& panel, const T* right, int depth, bool first,
-                 T* out, ptrdiff_t out_row, int hidden) {
+void add_product(const Workspace<T>& w, const T* const* left, Range columns, const Panel& panel, const T* right,
+                 int depth, bool first, T* out, ptrdiff_t out_row, int hidden) {
   constexpr int L = kLanes<T>;
   alignas(64) T sums[24 * L];
   with_vectors<4>(panel.vectors, [&]<int N>() {
-    for (int m = columns.begin; m < columns.end; m += kRows[N]) {
-      const int count = columns.end - m < kRows[N] ? columns.end - m : kRows[N];
-      const Transposed<T> segment{w.block_rows, m, right + panel.first * L, w.ring_row, depth};
-      tile_of<T, N, Transposed<T>>(count)(&segment, 1, sums);
+    for_each_tile<T, N, 1, Transposed<T>>(columns.begin, columns.end, [&](int m, int count, auto tile) {
+      const Transposed<T> segment{left, m, right + panel.first * L, w.ring_row, depth};
+      tile(&segment, 1, sums);
       for (int i = 0; i < count; i++) {
         T* row = out + (m + i) * out_row;
         for (int u = 0; u < N; u++) {
@@ -56,7 +55,7 @@ void add_product(const Workspace<T>& w, Range columns, const Panel& panel, const
           store(row + unit, v, hidden - unit);
         }
       }
-    }
+    });
   });
 }
 
@@ -73,15 +72,17 @@ void add_rows(const Workspace<T>& w, Range vectors, const T* right, int depth, b
 }
 
 template <class T, class CellType>
-void weight_gradients(const Problem<T>& p, const Workspace<T>& w, const Member& member, Chunk chunk, bool first) {
+void weight_gradients(const Problem<T>& p, const Workspace<T>& w, int part, Chunk chunk, bool first) {
   constexpr int G = CellType::kGates;
-  const int H = p.hidden, width = G * H, block = Workspace<T>::block_size(p, G);
-  // The rows of both kernels' gradients are divided among the threads, as one list.
+  const int H = p.hidden, width = G * H, block = w.block;
+  const T** left = w.block_rows_of(part);
+  T* block_h = w.block_h_of(part);
+  // The rows of both kernels' gradients are divided among the parts, as one list.
   const int inputs = p.x ? p.in_features : 0;
-  const Range mine = split(inputs + H, member.rank, member.size);
+  const Range mine = split(inputs + H, part, w.parts);
   const Range of_x{mine.begin < inputs ? mine.begin : inputs, mine.end < inputs ? mine.end : inputs};
   const Range of_h{mine.begin > inputs ? mine.begin - inputs : 0, mine.end > inputs ? mine.end - inputs : 0};
-  const Range vectors = split(Workspace<T>::vectors_of(H), member.rank, member.size);
+  const Range vectors = split(Workspace<T>::vectors_of(H), part, w.parts);
   const int rows = (chunk.end - chunk.begin) * p.batch;
   for (int begin = 0; begin < rows; begin += block) {
     const int depth = rows - begin < block ? rows - begin : block;
@@ -91,13 +92,13 @@ void weight_gradients(const Problem<T>& p, const Workspace<T>& w, const Member& 
     auto add = [&](int g, const T* right, Range columns, T* out, int out_row, T* bias) {
       if (bias) add_rows(w, vectors, right, depth, start, bias + g * H, H);
       for (int i = 0; i < w.panel_count && columns.begin < columns.end; i++) {
-        add_product(w, columns, w.panels[i], right, depth, start, out + g * H, out_row, H);
+        add_product(w, left, columns, w.panels[i], right, depth, start, out + g * H, out_row, H);
       }
     };
     if (p.x) {
       for (int k = 0; k < depth; k++) {
         const int s = chunk.begin + (begin + k) / p.batch, b = (begin + k) % p.batch;
-        w.block_rows[k] = p.x + p.row(p.step(s), b) * p.in_features;
+        left[k] = p.x + p.row(p.step(s), b) * p.in_features;
       }
       for (int g = 0; g < G; g++) add(g, ring + g * H, of_x, p.dkernel, width, p.dbias);
     }
@@ -105,11 +106,11 @@ void weight_gradients(const Problem<T>& p, const Workspace<T>& w, const Member& 
       const int s = chunk.begin + (begin + k) / p.batch, b = (begin + k) % p.batch;
       const T* h = previous<T, CellType>(p, s, b).h;
       if (p.scale) {
-        T* scaled = w.block_h + (ptrdiff_t)k * H;
+        T* scaled = block_h + (ptrdiff_t)k * H;
         for (int j = of_h.begin; j < of_h.end; j++) scaled[j] = h[j] * p.scale[(ptrdiff_t)b * H + j];
         h = scaled;
       }
-      w.block_rows[k] = h;
+      left[k] = h;
     }
     constexpr int kRecurrent = CellType::kTwoStages ? 2 : G;
     for (int g = 0; g < kRecurrent; g++) {
@@ -121,29 +122,28 @@ void weight_gradients(const Problem<T>& p, const Workspace<T>& w, const Member& 
     for (int k = 0; k < depth; k++) {
       const int s = chunk.begin + (begin + k) / p.batch, b = (begin + k) % p.batch;
       const T *h = previous<T, CellType>(p, s, b).h, *q = p.saved + p.row(p.step(s), b) * CellType::kSaved * H;
-      T* q_h = w.block_h + (ptrdiff_t)k * H;
+      T* q_h = block_h + (ptrdiff_t)k * H;
       for (int j = of_h.begin; j < of_h.end; j++) q_h[j] = q[j] * h[j];
-      w.block_rows[k] = q_h;
+      left[k] = q_h;
     }
     add(0, ring + 2 * H, of_h, p.down, H, nullptr);
   }
 }
 
 template <class T>
-void input_gradients(const Problem<T>& p, const Workspace<T>& w, const Member& member, Chunk chunk, int gates) {
+void input_gradients(const Problem<T>& p, const Workspace<T>& w, int part, Chunk chunk, int gates) {
   constexpr int L = kLanes<T>;
   const int width = gates * p.hidden;
-  const Range mine = split((chunk.end - chunk.begin) * p.batch, member.rank, member.size);
+  const Range mine = split((chunk.end - chunk.begin) * p.batch, part, w.parts);
   const int vectors = Workspace<T>::vectors_of(p.in_features), panels = (vectors + 3) / 4;
   alignas(64) T sums[24 * L];
   for (int i = 0; i < panels; i++) {
     const Range r = split(vectors, i, panels);
     with_vectors<4>(r.end - r.begin, [&]<int N>() {
       const T* packed = w.kernel + (ptrdiff_t)r.begin * L * width;
-      for (int row = mine.begin; row < mine.end; row += kRows[N]) {
-        const int count = mine.end - row < kRows[N] ? mine.end - row : kRows[N];
+      for_each_tile<T, N, 1, Segment<T>>(mine.begin, mine.end, [&](int row, int count, auto tile) {
         const Segment<T> segment{w.ring_at(chunk.begin, row, p.batch), w.ring_row, packed, width};
-        tile_of<T, N>(count)(&segment, 1, sums);
+        tile(&segment, 1, sums);
         for (int m = 0; m < count; m++) {
           const int s = chunk.begin + (row + m) / p.batch, b = (row + m) % p.batch;
           T* out = p.dx + p.row(p.step(s), b) * p.in_features;
@@ -152,7 +152,7 @@ void input_gradients(const Problem<T>& p, const Workspace<T>& w, const Member& m
             store(out + feature, load(sums + (m * N + u) * L), p.in_features - feature);
           }
         }
-      }
+      });
     });
   }
 }

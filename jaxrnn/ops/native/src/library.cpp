@@ -40,6 +40,7 @@ class Scratch {
   }
 
   ~Scratch() {
+    if (!block_.memory) return;  // the allocation failed: nothing to keep
     std::lock_guard<std::mutex> lock(mutex());
     auto& spare = spares();
     spare.push_back(block_);
@@ -82,16 +83,18 @@ int64_t level_2_cache() {
   return 1 << 20;
 }
 
-// How to divide a call. Rows need no waiting, units need one barrier a step, and each thread touches only its part
-// of the weights: worth it where they would not fit in a core's own cache, or the batch is too small to divide.
+// How to divide a call. Rows need no waiting forward. With units, all threads wait for each other at every step, and
+// each touches only its part of the weights: worth it where they would not fit in a core's own cache, or the batch is
+// too small to divide. Waiting for a thread that is not running would cost far more than a second thread gains.
 template <class T>
-Plan plan(const Problem<T>& p, int gates, int available) {
+Plan plan(const Problem<T>& p, int gates, bool backward, int available) {
   static const int64_t cache = level_2_cache();
   const int64_t weights = (int64_t)(p.hidden + (p.x ? p.in_features : 0)) * p.hidden * gates;
   const double step = 2.0 * p.batch * weights;  // operations
   const bool large = weights * (int64_t)sizeof(T) > cache * 3 / 4;
   const int64_t patience = std::clamp<int64_t>((int64_t)(step * p.time / 1e5 / 10), 20, 2000);  // at 100 GFLOP/s
   if (available < 2 || step * p.time < 2e6) return {1, true, 0};
+  if (Team::machine_is_busy()) return !backward && p.batch >= available ? Plan{available, true, 0} : Plan{1, true, 0};
   if (p.batch >= 4 * available && !large) return {available, true, patience};
   if (step > 3e5) return {available, false, patience};
   if (p.batch >= available) return {available, true, patience};
@@ -113,31 +116,20 @@ ffi::Error launch(ffi::ThreadPool& pool, const Problem<T>& p, int gates, bool ba
   const Kernels<T>& k = kernels<T>();
   int available = (int)pool.num_threads();
   if (most_threads > 0 && most_threads < available) available = most_threads;
-  const Plan wanted = plan(p, gates, available);
+  const Plan wanted = plan(p, gates, backward, available);
   // Without waiting for each other, more parts than threads let a late or slow thread do less.
   const bool apart = wanted.by_rows && !backward;
-  int parts = wanted.threads;
-  if (apart && parts > 1 && p.batch >= 32 * parts) parts *= 2;
-  const Scratch scratch(k.workspace(p, backward, parts));
+  const bool finely = apart && wanted.threads > 1 && p.batch >= 32 * wanted.threads;
+  const int most_parts = finely ? 2 * wanted.threads : wanted.threads;
+  const Scratch scratch(k.workspace(p, backward, most_parts));
   if (!scratch.memory()) return ffi::Error(ffi::ErrorCode::kResourceExhausted, "no memory for a recurrence");
   Team team(wanted.threads - 1, [&](auto task) { pool.Schedule(std::move(task)); });
-  if (apart) {
-    auto nothing = [](void*) {};
-    k.forward(p, {0, 1, true, true, false, nothing, nullptr, scratch.memory()});
-    std::atomic<int> next{0};
-    team.run([&](int) {
-      for (int part; (part = next.fetch_add(1)) < parts;) {
-        k.forward(p, {part, parts, true, false, true, nothing, nullptr, scratch.memory()});
-      }
-    });
-    return ffi::Error::Success();
-  }
-  const int size = team.close(std::chrono::microseconds(wanted.patience));
-  team.run([&](int rank) {
-    auto wait = [](void* t) { static_cast<Team*>(t)->barrier(); };
-    const bool by_rows = wanted.by_rows || size == 1;
-    (backward ? k.backward : k.forward)(p, {rank, size, by_rows, true, true, wait, &team, scratch.memory()});
-  });
+  const int parts = apart ? most_parts : team.close(std::chrono::microseconds(wanted.patience));
+  auto share = [](void* t, int parts, Team::Body body, void* c) { static_cast<Team*>(t)->share(parts, body, c); };
+  auto each = [](void* t, int parts, Team::Body body, void* c) { static_cast<Team*>(t)->each(parts, body, c); };
+  const bool by_rows = wanted.by_rows || parts == 1;
+  const Division division{parts, by_rows, true, true, scratch.memory(), apart ? share : each, &team};
+  (backward ? k.backward : k.forward)(p, division);
   return ffi::Error::Success();
 }
 
@@ -241,6 +233,9 @@ ffi::Error dispatch(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remainin
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxrnn_forward, jaxrnn::dispatch<false>, JAXRNN_BINDING);
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxrnn_backward, jaxrnn::dispatch<true>, JAXRNN_BINDING);
+
+// The sources that this library was built from: Python loads no other.
+extern "C" const char* jaxrnn_source_hash() { return JAXRNN_SOURCE_HASH; }
 
 // The instruction set in use.
 extern "C" const char* jaxrnn_instruction_set() {

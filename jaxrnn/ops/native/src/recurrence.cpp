@@ -23,137 +23,188 @@
 
 namespace jaxrnn::JAXRNN_ISA {
 
+// Calls run<vectors>(panel) for these panels.
+template <int kMost, class T, class Run>
+INLINE void for_each_panel(const Workspace<T>& w, Range panels, Run&& run) {
+  for (int i = panels.begin; i < panels.end; i++) {
+    with_vectors<kMost>(w.panels[i].vectors, [&]<int kVectors>() { run.template operator()<kVectors>(w.panels[i]); });
+  }
+}
+
 template <class T, class CellType>
-void forward(const Problem<T>& p, const Member& member) {
+void forward(const Problem<T>& p, const Division& division) {
   constexpr int kMost = CellType::kTwoStages ? 2 : CellType::kGates == 1 ? 4 : 1;
   constexpr int kFirstGates = CellType::kTwoStages ? 2 : CellType::kGates;
-  const Workspace<T> w(p, CellType::kGates, kMost, member, /*backward=*/false);
-  const Share share(p, w, member);
-  const Range mine = split(p.batch, member.rank, member.size);
+  const Workspace<T> w(p, CellType::kGates, kMost, division, /*backward=*/false);
   const int H = p.hidden;
-  for (int i = w.pack.begin; member.packs && i < w.pack.end; i++) {
-    if (p.x) pack_panel(w.panels[i], p.kernel, p.in_features, kFirstGates, H, CellType::kGates, w.kernel);
-    pack_panel(w.panels[i], p.recurrent_kernel, H, kFirstGates, H, kFirstGates, w.recurrent);
-    if (!CellType::kTwoStages) continue;
-    const ptrdiff_t width = (ptrdiff_t)Workspace<T>::vectors_of(H) * kLanes<T>;
-    if (p.x) pack_panel(w.panels[i], p.kernel + 2 * H, p.in_features, 1, H, 3, w.kernel + 2 * width * p.in_features);
-    pack_panel(w.panels[i], p.own, H, 1, H, 1, w.recurrent + 2 * width * H);
-  }
-  if (!member.runs) return;
-  for (int b = mine.begin; b < mine.end; b++) {
-    const bool reset = p.is_reset(p.step(0), b);
-    const ptrdiff_t at = (ptrdiff_t)b * H;
-    for (ptrdiff_t j = at; j < at + H; j++) {
-      w.h[0][j] = reset ? p.reset_h[j] : p.h[j];
-      if (CellType::kHasC) w.c[j] = reset ? p.reset_c[j] : p.c[j];
-      if (p.scale) w.scaled[0][j] = w.h[0][j] * p.scale[j];
+  auto pack = [&](Range panels) {
+    for (int i = panels.begin; i < panels.end; i++) {
+      if (p.x) pack_panel(w.panels[i], p.kernel, p.in_features, kFirstGates, H, CellType::kGates, w.kernel);
+      pack_panel(w.panels[i], p.recurrent_kernel, H, kFirstGates, H, kFirstGates, w.recurrent);
+      if (!CellType::kTwoStages) continue;
+      const ptrdiff_t width = (ptrdiff_t)Workspace<T>::vectors_of(H) * kLanes<T>;
+      if (p.x) pack_panel(w.panels[i], p.kernel + 2 * H, p.in_features, 1, H, 3, w.kernel + 2 * width * p.in_features);
+      pack_panel(w.panels[i], p.own, H, 1, H, 1, w.recurrent + 2 * width * H);
     }
-  }
-  member.wait();
-  auto stage = [&](auto&& run) {
-    for (int i = share.panels.begin; i < share.panels.end; i++) {
-      with_vectors<kMost>(w.panels[i].vectors, [&]<int kVectors>() { run.template operator()<kVectors>(w.panels[i]); });
-    }
-    if (!member.by_rows) member.wait();
   };
+  auto begin = [&](Range rows) {
+    for (int b = rows.begin; b < rows.end; b++) {
+      const bool reset = p.is_reset(p.step(0), b);
+      const ptrdiff_t at = (ptrdiff_t)b * H;
+      for (ptrdiff_t j = at; j < at + H; j++) {
+        w.h[0][j] = reset ? p.reset_h[j] : p.h[j];
+        if (CellType::kHasC) w.c[j] = reset ? p.reset_c[j] : p.c[j];
+        if (p.scale) w.scaled[0][j] = w.h[0][j] * p.scale[j];
+      }
+    }
+  };
+  // The stages of a step: one, or two where the candidate's product needs the reset gate.
+  constexpr int kStages = CellType::kTwoStages ? 2 : 1;
+  auto run = [&](int s, int stage, Range rows, Range panels) {
+    for_each_panel<kMost>(w, panels, [&]<int kVectors>(const Panel& panel) {
+      if constexpr (!CellType::kTwoStages) {
+        forward_panel<T, CellType, kVectors>(p, w, s, rows, panel);
+      } else if (stage == 0) {
+        gates_panel<T, kVectors>(p, w, s, rows, panel);
+      } else {
+        candidate_panel<T, kVectors>(p, w, s, rows, panel);
+      }
+    });
+  };
+  const Range all_rows{0, p.batch}, all_panels = w.all_panels();
+  if (division.by_rows) {
+    // The caller packs alone, so that threads that come late are not waited for.
+    if (division.packs) pack(all_panels);
+    if (!division.runs) return;
+    division.each_part([&](int part) {
+      const Range rows = split(p.batch, part, division.parts);
+      begin(rows);
+      for (int s = 0; s < p.time; s++) {
+        for (int stage = 0; stage < kStages; stage++) run(s, stage, rows, all_panels);
+      }
+    });
+    return;
+  }
+  division.each_part([&](int part) {
+    pack(w.packed_by(part));
+    begin(split(p.batch, part, division.parts));
+  });
   for (int s = 0; s < p.time; s++) {
-    if constexpr (CellType::kTwoStages) {
-      stage([&]<int kVectors>(const Panel& panel) { gates_panel<T, kVectors>(p, w, s, share.rows, panel); });
-      stage([&]<int kVectors>(const Panel& panel) { candidate_panel<T, kVectors>(p, w, s, share.rows, panel); });
-    } else {
-      stage([&]<int kVectors>(const Panel& panel) {
-        forward_panel<T, CellType, kVectors>(p, w, s, share.rows, panel);
-      });
+    for (int stage = 0; stage < kStages; stage++) {
+      division.each_part([&](int part) { run(s, stage, all_rows, w.panels_of(part)); });
     }
   }
 }
 
 template <class T, class CellType>
-void backward(const Problem<T>& p, const Member& member) {
-  const Workspace<T> w(p, CellType::kGates, 4, member, /*backward=*/true);
-  const Share share(p, w, member);
-  const Range mine = split(p.batch, member.rank, member.size);
-  const int H = p.hidden;
-  for (int i = w.pack.begin; i < w.pack.end; i++) {
-    const int width = (CellType::kTwoStages ? 2 : CellType::kGates) * H;
-    pack_panel_transposed(w.panels[i], p.recurrent_kernel, H, width, w.recurrent);
-    if (!CellType::kTwoStages) continue;
-    pack_panel_transposed(w.panels[i], p.own, H, H, w.recurrent + 2 * (ptrdiff_t)w.vectors_of(H) * kLanes<T> * H);
-  }
-  for (ptrdiff_t j = (ptrdiff_t)mine.begin * H; j < (ptrdiff_t)mine.end * H; j++) {
-    w.direct[j] = p.dlast_h[j];
-    if (CellType::kHasC) w.c[j] = p.dlast_c[j];
-    if (p.resets) p.dreset_h[j] = 0;
-    if (p.resets && CellType::kHasC) p.dreset_c[j] = 0;
-  }
-  if (p.dx) {
-    const int vectors = Workspace<T>::vectors_of(p.in_features), panels = (vectors + 3) / 4;
-    const Range own = split(panels, member.rank, member.size);
+void backward(const Problem<T>& p, const Division& division) {
+  const Workspace<T> w(p, CellType::kGates, 4, division, /*backward=*/true);
+  const int H = p.hidden, parts = division.parts;
+  auto begin = [&](int part) {
+    const Range panels = w.packed_by(part), rows = split(p.batch, part, parts);
+    for (int i = panels.begin; i < panels.end; i++) {
+      const int width = (CellType::kTwoStages ? 2 : CellType::kGates) * H;
+      pack_panel_transposed(w.panels[i], p.recurrent_kernel, H, width, w.recurrent);
+      if (!CellType::kTwoStages) continue;
+      pack_panel_transposed(w.panels[i], p.own, H, H, w.recurrent + 2 * (ptrdiff_t)w.vectors_of(H) * kLanes<T> * H);
+    }
+    for (ptrdiff_t j = (ptrdiff_t)rows.begin * H; j < (ptrdiff_t)rows.end * H; j++) {
+      w.direct[j] = p.dlast_h[j];
+      if (CellType::kHasC) w.c[j] = p.dlast_c[j];
+      if (p.resets) p.dreset_h[j] = 0;
+      if (p.resets && CellType::kHasC) p.dreset_c[j] = 0;
+    }
+    if (!p.dx) return;
+    const int vectors = Workspace<T>::vectors_of(p.in_features), input_panels = (vectors + 3) / 4;
+    const Range own = split(input_panels, part, parts);
     for (int i = own.begin; i < own.end; i++) {
-      const Range r = split(vectors, i, panels);
+      const Range r = split(vectors, i, input_panels);
       pack_panel_transposed({r.begin, r.end - r.begin}, p.kernel, p.in_features, CellType::kGates * H, w.kernel);
     }
-  }
-  member.wait();
-  bool first = true;
-  Chunk chunk{0, p.time};
-  for (int s = p.time - 1; s >= -1; s--) {
-    auto stage = [&](auto&& run) {
-      for (int i = share.panels.begin; i < share.panels.end; i++) {
-        with_vectors<4>(w.panels[i].vectors, [&]<int kVectors>() { run.template operator()<kVectors>(w.panels[i]); });
-      }
-    };
+  };
+  auto step = [&](int s, Range rows, Range panels) {
     using Last = std::conditional_t<CellType::kTwoStages, Candidate<T>, CellType>;
-    stage([&]<int kVectors>(const Panel& panel) { backward_panel<T, Last, kVectors>(p, w, s, share.rows, panel); });
-    if (s < 0) break;
-    if (CellType::kTwoStages) {
-      if (!member.by_rows) member.wait();
-      stage([&]<int kVectors>(const Panel& panel) { gates_backward_panel<T, kVectors>(p, w, s, share.rows, panel); });
+    for_each_panel<4>(w, panels, [&]<int kVectors>(const Panel& panel) {
+      backward_panel<T, Last, kVectors>(p, w, s, rows, panel);
+    });
+  };
+  auto gates = [&](int s, Range rows, Range panels) {
+    for_each_panel<4>(w, panels, [&]<int kVectors>(const Panel& panel) {
+      gates_backward_panel<T, kVectors>(p, w, s, rows, panel);
+    });
+  };
+  auto gradients = [&](int part, Chunk chunk) {
+    if (chunk.begin == chunk.end) return;
+    weight_gradients<T, CellType>(p, w, part, chunk, /*first=*/chunk.end == p.time);
+    if (p.dx) input_gradients(p, w, part, chunk, CellType::kGates);
+  };
+  const Range all_rows{0, p.batch};
+  auto rows_of = [&](int part) { return division.by_rows ? split(p.batch, part, parts) : all_rows; };
+  auto panels_of = [&](int part) { return division.by_rows ? w.all_panels() : w.panels_of(part); };
+  division.each_part(begin);
+  // A chunk's weight gradients need all parts of its steps. They are added up at the beginning of the stage after
+  // its last one, whose steps lie elsewhere in the ring.
+  Chunk done{p.time, p.time};
+  for (int end = p.time; end > 0; end = done.begin) {
+    const Chunk chunk{(end - 1) / w.chunk * w.chunk, end};
+    if (division.by_rows) {
+      division.each_part([&](int part) {
+        gradients(part, done);
+        for (int s = chunk.end - 1; s >= chunk.begin; s--) {
+          step(s, rows_of(part), panels_of(part));
+          if (CellType::kTwoStages) gates(s, rows_of(part), panels_of(part));
+        }
+      });
+    } else {
+      for (int s = chunk.end - 1; s >= chunk.begin; s--) {
+        division.each_part([&](int part) {
+          if (s == chunk.end - 1) gradients(part, done);
+          step(s, rows_of(part), panels_of(part));
+        });
+        if (!CellType::kTwoStages) continue;
+        division.each_part([&](int part) { gates(s, rows_of(part), panels_of(part)); });
+      }
     }
-    // A chunk is whole when its first step is done. Who has done his part of its gradients may go on, since the next
-    // chunk lies elsewhere in the ring, and at the end of that one everybody waits again.
-    if (!member.by_rows || s % w.chunk == 0) member.wait();
-    if (s % w.chunk != 0) continue;
-    chunk.begin = s;
-    weight_gradients<T, CellType>(p, w, member, chunk, first);
-    if (p.dx) input_gradients(p, w, member, chunk, CellType::kGates);
-    chunk.end = s;
-    first = false;
+    done = chunk;
   }
+  division.each_part([&](int part) {
+    gradients(part, done);
+    step(-1, rows_of(part), panels_of(part));
+  });
 }
 
 template <class T, template <class> class Body>
-void for_cell(const Problem<T>& p, const Member& member) {
+void for_cell(const Problem<T>& p, const Division& division) {
   switch (p.cell) {
-    case Cell::kTanh: return Body<Simple<T, Cell::kTanh>>::run(p, member);
-    case Cell::kRelu: return Body<Simple<T, Cell::kRelu>>::run(p, member);
-    case Cell::kSigmoid: return Body<Simple<T, Cell::kSigmoid>>::run(p, member);
-    case Cell::kLSTM: return Body<LSTM<T>>::run(p, member);
-    case Cell::kGRU: return Body<GRU<T>>::run(p, member);
-    case Cell::kLeaky: return Body<Leaky<T>>::run(p, member);
-    case Cell::kGRUBefore: return Body<GRUBefore<T>>::run(p, member);
+    case Cell::kTanh: return Body<Simple<T, Cell::kTanh>>::run(p, division);
+    case Cell::kRelu: return Body<Simple<T, Cell::kRelu>>::run(p, division);
+    case Cell::kSigmoid: return Body<Simple<T, Cell::kSigmoid>>::run(p, division);
+    case Cell::kLSTM: return Body<LSTM<T>>::run(p, division);
+    case Cell::kGRU: return Body<GRU<T>>::run(p, division);
+    case Cell::kLeaky: return Body<Leaky<T>>::run(p, division);
+    case Cell::kGRUBefore: return Body<GRUBefore<T>>::run(p, division);
   }
 }
 
 template <class CellType>
 struct Forward {
   template <class T>
-  static void run(const Problem<T>& p, const Member& member) {
-    forward<T, CellType>(p, member);
+  static void run(const Problem<T>& p, const Division& division) {
+    forward<T, CellType>(p, division);
   }
 };
 
 template <class CellType>
 struct Backward {
   template <class T>
-  static void run(const Problem<T>& p, const Member& member) {
-    backward<T, CellType>(p, member);
+  static void run(const Problem<T>& p, const Division& division) {
+    backward<T, CellType>(p, division);
   }
 };
 
 template <class T>
-size_t workspace(const Problem<T>& p, bool backward, int threads) {
-  return Workspace<T>::bytes(p, gates_of(p.cell), backward, threads);
+size_t workspace(const Problem<T>& p, bool backward, int parts) {
+  return Workspace<T>::bytes(p, gates_of(p.cell), backward, parts);
 }
 
 extern const Kernels<float> kernels_f32{workspace<float>, for_cell<float, Forward>, for_cell<float, Backward>};

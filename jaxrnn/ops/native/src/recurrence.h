@@ -1,4 +1,4 @@
-// What the threads of one call share: the arrays of a recurrence, and how the work is divided.
+// A call: the arrays of a recurrence, and how the work is divided.
 //
 // Arrays of steps lie as [time, batch, width], or as [batch, time, width] with `batch_major`. A null pointer
 // stands for an array that is not there. Gates stand side by side on the last axis, as everywhere in jaxrnn.
@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 namespace jaxrnn {
 
@@ -55,25 +56,30 @@ struct Problem {
   bool is_reset(int t, int b) const { return resets && resets[(ptrdiff_t)t * batch + b]; }
 };
 
-// One of the threads. They divide the rows of the batch, or, where the batch is small and the weights are
-// large, the units of the cell; then each waits for the others after every step.
-struct Member {
-  int rank, size;
+// How a call is cut into parts that several threads may run. Parts are rows of the batch, or, where the batch is small
+// and the weights are large, units of the cell; then all parts of a step must be done before the next one.
+struct Division {
+  int parts;
   bool by_rows;
-  bool packs, runs;  // which of the two parts of the forward pass it does: packing the weights, and the rest
-  void (*barrier)(void*);
-  void* team;
+  bool packs, runs;  // which of the two parts of the forward pass to do: packing the weights, and the rest
   void* workspace;
+  // Runs a stage: body(context, part) for every part.
+  void (*run_stage)(void* team, int parts, void (*body)(void* context, int part), void* context);
+  void* team;
 
-  void wait() const { barrier(team); }
+  template <class Body>
+  void each_part(Body&& body) const {
+    auto call = [](void* context, int part) { (*static_cast<std::remove_reference_t<Body>*>(context))(part); };
+    run_stage(team, parts, call, (void*)&body);
+  }
 };
 
 // The functions of one instruction set.
 template <class T>
 struct Kernels {
-  size_t (*workspace)(const Problem<T>&, bool backward, int threads);  // bytes
-  void (*forward)(const Problem<T>&, const Member&);
-  void (*backward)(const Problem<T>&, const Member&);
+  size_t (*workspace)(const Problem<T>&, bool backward, int parts);  // bytes
+  void (*forward)(const Problem<T>&, const Division&);
+  void (*backward)(const Problem<T>&, const Division&);
 };
 
 // Each instruction set defines these for float and double.

@@ -11,8 +11,9 @@ namespace jaxrnn {
 namespace {
 
 // A step is shorter than it takes to wake a thread: the caller's does it alone.
-Member alone(bool packs, void* workspace) {
-  return {0, 1, true, packs, !packs, [](void*) {}, nullptr, workspace};
+Division alone(bool packs, void* workspace) {
+  auto run_stage = [](void*, int, void (*body)(void*, int), void* context) { body(context, 0); };
+  return {1, true, packs, !packs, workspace, run_stage, nullptr};
 }
 
 class Stream {

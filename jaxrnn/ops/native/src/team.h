@@ -1,18 +1,22 @@
 // A few threads of XLA's own pool that work on one call together.
 //
-// A thread of a pool may be busy for as long as it likes, so nobody may wait for one that has not come: threads
-// that are there when the team closes are in, and from then on run until the work is done; late ones go home.
-// The caller is always in, so a team of one is what a busy pool gives. Members may wait for each other
-// (`barrier`), since every one of them is running.
+// Only the caller decides what is done next: it publishes a stage, which is some work cut into parts, and goes on when
+// every part is done. A thread must claim a part before it touches anything of the call, so a thread that comes late
+// finds nothing to claim and goes home, and nobody ever waits for a thread that has not come.
+//
+// What a part computes depends on its number alone, never on the thread that runs it. So the caller may take the part
+// of a thread that does not come back: on a busy machine, the operating system may have put that thread aside for a
+// long time. The results are the same bits either way.
 
 #pragma once
 
 #include <atomic>
 #include <chrono>
-#include <functional>
+#include <cstdint>
 #include <memory>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #if defined(__linux__)
 #include <sched.h>
@@ -28,65 +32,130 @@ inline void pause_thread() {
 
 class Team {
  public:
+  using Body = void (*)(void* context, int part);
+  using Clock = std::chrono::steady_clock;
+
   // Asks `schedule` (a function of a task) for so many threads besides the caller.
   template <class Schedule>
-  Team(int helpers, Schedule&& schedule) : shared_(std::make_shared<Shared>()), asked_(helpers) {
-    shared_->processor = processor_of_caller();
+  Team(int helpers, Schedule&& schedule) : shared_(std::make_shared<Shared>(helpers + 1)), asked_(helpers) {
     for (int i = 0; i < helpers; i++) {
       schedule([shared = shared_] { serve(*shared); });
     }
   }
 
-  // Waits for the helpers, but no longer than this, and returns how many threads there are.
+  ~Team() { shared_->stage.store(kEnd, std::memory_order_release); }
+
+  Team(const Team&) = delete;
+  Team& operator=(const Team&) = delete;
+
+  // Waits for the helpers, but no longer than this, and returns how many threads there are. Late ones go home.
   int close(std::chrono::microseconds patience) {
-    const auto end = std::chrono::steady_clock::now() + patience;
-    for (int spins = 0; shared_->joined.load() < asked_ && std::chrono::steady_clock::now() < end;) wait(spins);
-    size_ = 1 + shared_->joined.fetch_add(kClosed);
-    closed_ = true;
+    const auto end = Clock::now() + patience;
+    for (int spins = 0; shared_->joined.load() < asked_ && Clock::now() < end;) wait(spins);
+    const int joined = shared_->joined.fetch_add(kClosed);
+    size_ = 1 + (joined < asked_ ? joined : asked_);
     return size_;
   }
 
-  // Runs work(rank) on the caller and on every helper, and returns when all are through. Once only. Without
-  // `close` before, helpers that come while the caller still works are in, and take what work is left.
-  void run(std::function<void(int)> work) {
-    shared_->work = std::move(work);
-    shared_->started.store(true, std::memory_order_release);
-    if (!closed_ && asked_ > 0) std::this_thread::yield();
-    shared_->work(0);
-    if (!closed_) close(std::chrono::microseconds(0));
-    for (int spins = 0; shared_->finished.load(std::memory_order_acquire) < size_ - 1;) wait(spins);
+  // Runs body(part) for every part, each on the thread of that number: what it touches stays in its core's cache. The
+  // caller takes the parts that have no thread, and, from then on, those of a thread that has not begun its part some
+  // time after the caller has finished its own. After `close`.
+  void each(int parts, Body body, void* context) {
+    Shared& s = *shared_;
+    s.body = body, s.context = context;
+    const int64_t stage = ++stage_;
+    s.stage.store(stage, std::memory_order_release);
+    body(context, 0);
+    for (int part = 1; part < parts; part++) {
+      if (part >= size_ || s.slots[part].gone || !finished_by_helper(s.slots[part], stage)) body(context, part);
+    }
   }
 
-  // Every member waits here for all the others.
-  void barrier() {
-    if (size_ == 1) return;
+  // Runs body(part) for every part, on whichever thread is free: helpers may come at any time. Once, and last.
+  void share(int parts, Body body, void* context) {
     Shared& s = *shared_;
-    const int round = s.round.load(std::memory_order_acquire);
-    if (s.waiting.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
-      s.waiting.store(0, std::memory_order_relaxed);
-      s.round.store(round + 1, std::memory_order_release);
-      return;
-    }
-    for (int spins = 0; s.round.load(std::memory_order_acquire) == round;) wait(spins);
+    s.body = body, s.context = context, s.parts = parts;
+    s.stage.store(kSharing, std::memory_order_release);
+    if (asked_ > 0) std::this_thread::yield();
+    take_parts(s);
+    for (int spins = 0; s.done.load(std::memory_order_acquire) < parts;) wait(spins);
   }
+
+  // Whether a helper of some recent call did not come back: then teams that wait for each other are not worth it.
+  static bool machine_is_busy() { return now() < busy_until().load(std::memory_order_relaxed); }
 
  private:
   static constexpr int kClosed = 1 << 20;
   static constexpr int kSpins = 300;  // some 10 microseconds
+  static constexpr int64_t kSharing = INT64_MAX - 1, kEnd = INT64_MAX;
+  static constexpr std::chrono::microseconds kPatience{50};  // for a helper to begin its part
+  // How long the machine counts as busy after a helper did not come back: at first, and at most if it goes on.
+  static constexpr int64_t kBusy = 5000000, kLongestBusy = 40 * kBusy;  // nanoseconds
 
-  struct Shared {
-    int processor = -1;
-    std::atomic<int> joined{0};
-    std::atomic<bool> started{false};
-    std::atomic<int> finished{0};
-    alignas(64) std::atomic<int> waiting{0};
-    alignas(64) std::atomic<int> round{0};
-    std::function<void(int)> work;
+  struct alignas(64) Slot {
+    std::atomic<int64_t> claimed{0}, done{0};  // the last stage of which
+    bool gone = false;                         // known to the caller only
   };
 
+  struct Shared {
+    explicit Shared(int size) : processor(processor_of_caller()), slots(size) {}
+
+    int processor;
+    std::atomic<int> joined{0};
+    alignas(64) std::atomic<int64_t> stage{0};
+    // Of the stage. Read only by threads that hold one of its parts, for which the caller waits.
+    Body body = nullptr;
+    void* context = nullptr;
+    int parts = 0;
+    std::vector<Slot> slots;
+    alignas(64) std::atomic<int> next{0}, done{0};  // of `share`
+  };
+
+  static int64_t now() {
+    return std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now().time_since_epoch()).count();
+  }
+
+  static std::atomic<int64_t>& busy_until() {
+    static std::atomic<int64_t> t{0};
+    return t;
+  }
+
+  static void note_that_machine_is_busy() {
+    static std::atomic<int64_t> length{0};
+    const int64_t time = now(), since = time - busy_until().load(), before = length.load();
+    const int64_t next = since > 2 * before + kBusy ? kBusy : before < kLongestBusy / 2 ? 2 * before : kLongestBusy;
+    length.store(next);
+    busy_until().store(time + next);
+  }
+
+  // Waits until the helper has done its part. False if the helper did not begin, and never will.
+  static bool finished_by_helper(Slot& slot, int64_t stage) {
+    Clock::time_point end{};
+    for (int spins = 0; slot.done.load(std::memory_order_acquire) != stage;) {
+      wait(spins);
+      if (spins < kSpins) continue;
+      if (end == Clock::time_point{}) end = Clock::now() + kPatience;
+      int64_t before = slot.claimed.load();
+      if (before == stage || Clock::now() < end) continue;
+      if (!slot.claimed.compare_exchange_strong(before, stage)) continue;
+      slot.gone = true;
+      note_that_machine_is_busy();
+      return false;
+    }
+    return true;
+  }
+
+  static void take_parts(Shared& s) {
+    for (int part; (part = s.next.fetch_add(1)) < s.parts;) {
+      s.body(s.context, part);
+      s.done.fetch_add(1, std::memory_order_release);
+    }
+  }
+
   static void wait(int& spins) {
-    // A member that the operating system has put aside comes back only if we let go of the processor.
-    if (++spins < kSpins) {
+    // A thread that the operating system has put aside comes back only if we let go of the processor.
+    if (spins < kSpins) {
+      spins++;
       pause_thread();
     } else {
       std::this_thread::yield();
@@ -94,7 +163,7 @@ class Team {
   }
 
   // Linux likes to wake a thread on the processor of the one that wakes it, where it would take turns with the caller
-  // for some milliseconds, until the balance is looked at. Whoever finds himself there moves elsewhere.
+  // for some milliseconds, until the scheduler balances the load. A thread that finds itself there moves elsewhere.
   static void step_aside(int processor) {
 #if defined(__linux__)
     cpu_set_t all, others;
@@ -115,19 +184,30 @@ class Team {
 #endif
   }
 
-  static void serve(Shared& shared) {
-    step_aside(shared.processor);
-    const int rank = 1 + shared.joined.fetch_add(1);
+  // What a helper does: its part of every stage, until the call ends or the caller has taken a part of its own.
+  static void serve(Shared& s) {
+    step_aside(s.processor);
+    const int rank = 1 + s.joined.fetch_add(1);
     if (rank > kClosed) return;
-    for (int spins = 0; !shared.started.load(std::memory_order_acquire);) wait(spins);
-    shared.work(rank);
-    shared.finished.fetch_add(1, std::memory_order_release);
+    Slot& slot = s.slots[rank];
+    int64_t last = 0;
+    for (int spins = 0;; spins = 0) {
+      int64_t stage;
+      while ((stage = s.stage.load(std::memory_order_acquire)) == last) wait(spins);
+      if (stage == kEnd) return;
+      if (stage == kSharing) return take_parts(s);
+      int64_t before = last;
+      if (!slot.claimed.compare_exchange_strong(before, stage)) return;
+      s.body(s.context, rank);
+      slot.done.store(stage, std::memory_order_release);
+      last = stage;
+    }
   }
 
   std::shared_ptr<Shared> shared_;
   int asked_;
   int size_ = 1;
-  bool closed_ = false;
+  int64_t stage_ = 0;
 };
 
 }  // namespace jaxrnn

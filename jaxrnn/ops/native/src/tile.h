@@ -19,7 +19,16 @@ constexpr int kRows[5] = {0, 12, 12, 8, 6};  // of 32 registers
 #else
 constexpr int kRows[5] = {0, 6, 6, 4, 3};  // of 16 registers
 #endif
-constexpr int kMaxRows = kRows[1];
+
+// With so few rows in a call the few accumulators of a tile would wait for each other's additions. Two sets of them
+// then take the ks in turn. Which of the two ways of adding up a call takes depends on its batch alone, so the bits of
+// a result do not depend on the tile, the thread, the number of threads or the processor that it falls to.
+constexpr int kFewRows = 3;
+
+template <int kSets>
+constexpr int rows_of_tile(int vectors) {
+  return kSets == 1 ? kRows[vectors] : (kRows[vectors] + 1) / 2;
+}
 
 // One product that is added into a tile: `depth` columns of a, and as many rows of the panel b.
 template <class T>
@@ -56,11 +65,9 @@ struct Transposed {
   }
 };
 
-template <class T, int M, int N, class SegmentType>
+template <class T, int M, int N, int kSets, class SegmentType>
 void tile(const SegmentType* segments, int count, T* out) {
   constexpr int L = kLanes<T>;
-  // Few accumulators would wait for each other: several sets take the ks in turn.
-  constexpr int kSets = M * N >= 8 ? 1 : (M * N >= 4 ? 2 : 4);
   Vector<T> sums[kSets][M][N];
 #pragma GCC unroll 4
   for (int s = 0; s < kSets; s++)
@@ -119,13 +126,35 @@ void tile(const SegmentType* segments, int count, T* out) {
 template <class T, class SegmentType>
 using Tile = void (*)(const SegmentType*, int, T*);
 
-// The tile function for so many rows (1 to kRows[N]).
-template <class T, int N, class SegmentType = Segment<T>, int M = kRows[N]>
+// The tile function for so many rows (1 to M).
+template <class T, int N, int kSets, class SegmentType, int M = rows_of_tile<kSets>(N)>
 INLINE Tile<T, SegmentType> tile_of(int rows) {
   if constexpr (M == 1) {
-    return tile<T, 1, N, SegmentType>;
+    return tile<T, 1, N, kSets, SegmentType>;
   } else {
-    return rows == M ? tile<T, M, N, SegmentType> : tile_of<T, N, SegmentType, M - 1>(rows);
+    return rows == M ? tile<T, M, N, kSets, SegmentType> : tile_of<T, N, kSets, SegmentType, M - 1>(rows);
+  }
+}
+
+// Cuts rows begin to end into as few tiles of N vectors as possible, of nearly equal height, and calls
+// body(first row, rows, tile function) for each.
+template <class T, int N, int kSets, class SegmentType, class Body>
+INLINE void for_each_tile(int begin, int end, Body&& body) {
+  constexpr int kMost = rows_of_tile<kSets>(N);
+  const int rows = end - begin, tiles = (rows + kMost - 1) / kMost;
+  for (int i = 0, b = begin; i < tiles; i++) {
+    const int next = begin + (int)((int64_t)rows * (i + 1) / tiles);
+    body(b, next - b, tile_of<T, N, kSets, SegmentType>(next - b));
+    b = next;
+  }
+}
+
+template <class T, int N, class SegmentType = Segment<T>, class Body>
+INLINE void for_each_tile(int sets, int begin, int end, Body&& body) {
+  if (sets == 1) {
+    for_each_tile<T, N, 1, SegmentType>(begin, end, body);
+  } else {
+    for_each_tile<T, N, 2, SegmentType>(begin, end, body);
   }
 }
 

@@ -21,8 +21,7 @@ struct Panel {
   int first, vectors;
 };
 
-// The scratch arrays. All members of a team see the same ones, except
-// `block_*` and `panels`, which each has alone.
+// The scratch arrays of a call. All parts see the same ones, except `block_*`, which each part has alone.
 template <class T>
 struct Workspace {
   T* recurrent;   // packed: recurrent_kernel forward, its transpose backward
@@ -36,30 +35,39 @@ struct Workspace {
   T* ring;
   int ring_row;
   T* direct;      // what of dh does not pass through the recurrent product
-  T* block_h;     // scaled hidden states, see gradients.h
+  T* block_h;     // scaled hidden states of every part, see gradients.h
   const T** block_rows;
+  int block;      // rows of a block of the weight gradients' product
   int chunk;
   Panel* panels;
   int panel_count;
-  Range own;   // the panels of this member, where units are divided
-  Range pack;  // the panels it packs
+  int parts;
+  bool by_rows;
+  int sets;  // of accumulators, see tile.h
 
-  Workspace(const Problem<T>& p, int gates, int most_vectors, const Member& member, bool backward) {
-    lay_out(p, gates, backward, member.size, member.rank, (char*)member.workspace);
-    const int vectors = vectors_of(p.hidden), parts = member.by_rows ? 1 : member.size;
+  Workspace(const Problem<T>& p, int gates, int most_vectors, const Division& division, bool backward)
+      : parts(division.parts), by_rows(division.by_rows), sets(p.batch <= kFewRows ? 2 : 1) {
+    lay_out(p, gates, backward, parts, (char*)division.workspace);
     panel_count = 0;
-    own = {0, 0};
-    for (int part = 0; part < parts; part++) {
-      const Range range = split(vectors, part, parts);
-      const int first = panel_count, count = (range.end - range.begin + most_vectors - 1) / most_vectors;
-      for (int i = 0; i < count; i++) {
-        const Range r = split(range.end - range.begin, i, count);
+    const int count = by_rows ? 1 : parts;
+    for (int part = 0; part < count; part++) {
+      const Range range = split(vectors_of(p.hidden), part, count);
+      const int panels_of_part = (range.end - range.begin + most_vectors - 1) / most_vectors;
+      for (int i = 0; i < panels_of_part; i++) {
+        const Range r = split(range.end - range.begin, i, panels_of_part);
         panels[panel_count++] = {range.begin + r.begin, r.end - r.begin};
       }
-      if (part == member.rank) own = {first, panel_count};
+      part_end(part) = panel_count;
     }
-    pack = member.by_rows ? split(panel_count, member.rank, member.size) : own;
   }
+
+  // The panels of a part, where units are divided, and the panels that it packs.
+  Range panels_of(int part) const { return {part ? part_end(part - 1) : 0, part_end(part)}; }
+  Range packed_by(int part) const { return by_rows ? split(panel_count, part, parts) : panels_of(part); }
+  Range all_panels() const { return {0, panel_count}; }
+
+  T* block_h_of(int part) const { return block_h ? block_h + part * block_h_size : nullptr; }
+  const T** block_rows_of(int part) const { return block_rows + (ptrdiff_t)part * block; }
 
   static int vectors_of(int hidden) { return (hidden + kLanes<T> - 1) / kLanes<T>; }
 
@@ -72,16 +80,22 @@ struct Workspace {
 
   T* ring_at(int s, int b, int batch) const { return ring + ((ptrdiff_t)(s % (2 * chunk)) * batch + b) * ring_row; }
 
-  static size_t bytes(const Problem<T>& p, int gates, bool backward, int members) {
+  static size_t bytes(const Problem<T>& p, int gates, bool backward, int parts) {
     Workspace w;
-    return w.lay_out(p, gates, backward, members, 0, nullptr);
+    return w.lay_out(p, gates, backward, parts, nullptr);
   }
 
  private:
   Workspace() = default;
 
-  size_t lay_out(const Problem<T>& p, int gates, bool backward, int members, int rank, char* memory) {
+  int* part_ends;
+  size_t block_h_size;
+
+  int& part_end(int part) const { return part_ends[part]; }
+
+  size_t lay_out(const Problem<T>& p, int gates, bool backward, int count, char* memory) {
     size_t used = 0;
+    block_h = nullptr, block_rows = nullptr, block_h_size = 0, block = 0;
     auto take = [&](auto*& pointer, size_t count) {
       pointer = (__typeof__(pointer + 0))(memory + used);
       used += (count * sizeof(*pointer) + 63) / 64 * 64;
@@ -94,7 +108,7 @@ struct Workspace {
     take(leak, two_stages && !backward ? carry : 0);
     if (backward) {
       // Steps whose gradients are kept until the weights' are added up: a block of rows.
-      const int block = block_size(p, gates);
+      block = block_size(p, gates);
       chunk = (block + p.batch - 1) / p.batch;
       if (chunk > p.time) chunk = p.time;
       take(kernel, p.dx ? (size_t)vectors_of(p.in_features) * kLanes<T> * gates * p.hidden : 0);
@@ -106,35 +120,17 @@ struct Workspace {
       ring_row = ((gates + (more ? 1 : 0)) * p.hidden + line - 1) / line;
       ring_row = (ring_row | 1) * line;
       take(ring, (size_t)p.batch * 2 * chunk * ring_row + 4 * kLanes<T>);
-      for (int i = 0; i < members; i++) {
-        T* h_rows;
-        const T** rows;
-        take(h_rows, p.scale || two_stages ? (size_t)block * p.hidden : 0);
-        take(rows, block);
-        if (i == rank) block_h = h_rows, block_rows = rows;
-      }
+      block_h_size = p.scale || two_stages ? ((size_t)block * p.hidden + line - 1) / line * line : 0;
+      take(block_h, block_h_size * count);
+      take(block_rows, (size_t)block * count);
     } else {
       take(kernel, p.x ? width * p.in_features : 0);
       for (T*& part : h) take(part, carry);
       for (T*& part : scaled) take(part, p.scale ? carry : 0);
     }
-    for (int i = 0; i < members; i++) {
-      Panel* list;
-      take(list, vectors_of(p.hidden));
-      if (i == rank) panels = list;
-    }
+    take(panels, vectors_of(p.hidden));
+    take(part_ends, count);
     return used;
-  }
-};
-
-// What of every step is this member's.
-struct Share {
-  Range rows, panels;
-
-  template <class T>
-  Share(const Problem<T>& p, const Workspace<T>& w, const Member& member) {
-    rows = member.by_rows ? split(p.batch, member.rank, member.size) : Range{0, p.batch};
-    panels = member.by_rows ? Range{0, w.panel_count} : w.own;
   }
 };
 

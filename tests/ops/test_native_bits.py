@@ -1,0 +1,121 @@
+"""Results of the C++ library are the same bits with any number of threads, on a quiet or on a busy machine."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrnn.ops import Projection, recurrence
+from jaxrnn.ops.native import recurrence as native
+from tests.ops.test_native import CELLS, arguments, needs_library, results_and_gradients
+
+# batch, time, in_features, hidden; the first two are divided by rows, the others by units where there are threads
+SHAPES = {
+    "rows": (32, 30, 3, 32),
+    "rows_odd": (35, 12, 7, 100),
+    "units": (5, 12, 9, 300),
+    "one_row": (1, 12, 2, 515),
+}
+
+
+def bits(cell: str, given: dict) -> list[bytes]:
+    return [
+        np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(results_and_gradients(cell, given, "native", False))
+    ]
+
+
+def wide_inputs(given: dict) -> dict:
+    """The same with its input projection outside of the library."""
+    xw = given["xw"]
+    return given | {"xw": xw.inputs @ xw.kernel + xw.bias} if isinstance(xw, Projection) else given
+
+
+@needs_library
+@pytest.mark.parametrize("masks", [False, True], ids=["plain", "masks"])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_number_of_threads_does_not_matter(cell, shape, masks, monkeypatch):
+    with_inputs = arguments(cell, SHAPES[shape], jnp.float32, masks)
+    for given in (with_inputs, wide_inputs(with_inputs)):
+        found = []
+        for threads in (1, 2, 0):
+            monkeypatch.setattr(native, "MOST_THREADS", threads)
+            found.append(bits(cell, given))
+        assert found[0] == found[1] == found[2]
+
+
+def _spin() -> None:
+    while True:
+        pass
+
+
+@pytest.fixture
+def busy_machine():
+    """Twice as many processes that compute as there are processors."""
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_spin, daemon=True) for _ in range(2 * (os.cpu_count() or 1))]
+    for process in processes:
+        process.start()
+    yield
+    for process in processes:
+        process.kill()
+        process.join()
+
+
+@needs_library
+def test_repeated_calls_on_a_busy_machine_give_the_same_bits(busy_machine):
+    for cell in CELLS:
+        for shape in ("rows", "units"):
+            given = arguments(cell, SHAPES[shape], jnp.float32, masks=True)
+            smooth = {k: v for k, v in given.items() if k not in ("recurrent_scale", "seq_lengths", "resets")}
+            fixed = {k: v for k, v in given.items() if k not in smooth}
+
+            def loss(smooth, cell=cell, fixed=fixed):
+                carry, outputs = recurrence(CELLS[cell][0], **smooth, **fixed, implementation="native")
+                return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves((carry, outputs)))
+
+            gradient = jax.jit(jax.value_and_grad(loss))
+            patterns = {
+                tuple(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(gradient(smooth))) for _ in range(20)
+            }
+            assert len(patterns) == 1, (cell, shape)
+
+
+TRAINING = """
+import hashlib
+import jax, jax.numpy as jnp, numpy as np
+from flax import nnx
+import jaxrnn
+from jaxrnn import data, training
+
+series = jnp.asarray(data.course_series().values, jnp.float32)
+apply, params = training.pure_apply(
+    lambda: jaxrnn.RNNForecaster(hidden_features=(48, 64), cell="gru", output_scale=200.0, rngs=nnx.Rngs(0))
+)
+optimizer = training.make_optimizer("sgd", 1e-6, clip_norm=100.0)
+epoch = training.make_windowed_epoch(
+    apply, optimizer, training.huber, series, series[1:], jnp.asarray(data.window_starts(999, 30)),
+    window=30, batch_size=32, every_step=False)
+run = training.Run.create(training.TrainState.create(params, optimizer), patience=9)
+run = training.fit(run, epoch, lambda state: {"valid_loss": jnp.zeros(())}, epochs=4)
+leaves = jax.tree.leaves(run.state.params)
+print(hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in leaves)).hexdigest())
+"""
+
+
+@needs_library
+def test_two_processes_train_the_same_model_on_a_busy_machine(busy_machine):
+    command = [sys.executable, "-c", TRAINING]
+    processes = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
+        for _ in range(2)
+    ]
+    hashes = [process.communicate()[0] for process in processes]
+    assert hashes[0] == hashes[1]
+    assert len(hashes[0]) == 65
