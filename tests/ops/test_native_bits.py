@@ -33,7 +33,8 @@ def bits(cell: str, given: dict) -> list[bytes]:
 def wide_inputs(given: dict) -> dict:
     """The same with its input projection outside of the library."""
     xw = given["xw"]
-    return given | {"xw": xw.inputs @ xw.kernel + xw.bias} if isinstance(xw, Projection) else given
+    assert isinstance(xw, Projection) and xw.bias is not None
+    return given | {"xw": xw.inputs @ xw.kernel + xw.bias}
 
 
 @needs_library
