@@ -9,6 +9,7 @@ from flax import nnx
 from jax import Array
 
 from jaxrnn import checks
+from jaxrnn.checks import Cell
 from jaxrnn.layers.arguments import errors_of, pair_of_carries, time_first
 from jaxrnn.layers.flax_cells import is_known
 from jaxrnn.layers.rnn import concatenate_features
@@ -73,9 +74,9 @@ class StackedRNN(nnx.Module):
 
     def __init__(
         self,
-        cells: Sequence[nnx.RNNCellBase],
+        cells: Sequence[Cell],
         *,
-        backward_cells: Sequence[nnx.RNNCellBase] | None = None,
+        backward_cells: Sequence[Cell] | None = None,
         merge: str | Merge = "concat",
         dropout: float = 0.0,
         recurrent_dropout: float = 0.0,
@@ -212,7 +213,7 @@ class StackedRNN(nnx.Module):
         top = layer == self.num_layers - 1
         last_only = top and not self.return_sequences and not self.skip_connections and lengths is None
 
-        def run(cell: nnx.RNNCellBase, carry: Carry | None, reverse: bool) -> tuple[Carry, Array, Array]:
+        def run(cell: Cell, carry: Carry | None, reverse: bool) -> tuple[Carry, Array, Array]:
             carry, outputs = run_cell(
                 cell,
                 sequence,
@@ -231,7 +232,7 @@ class StackedRNN(nnx.Module):
         back_carry, back_outputs, back_last = run(self.backward_cells[layer], backward_carry, True)
         return (carry, back_carry), self.merge_fn(outputs, back_outputs), self.merge_fn(last, back_last)
 
-    def _recurrent_scale(self, cell: nnx.RNNCellBase, sequence: Array) -> Array | None:
+    def _recurrent_scale(self, cell: Cell, sequence: Array) -> Array | None:
         if self.recurrent_dropout is None or self.recurrent_dropout.deterministic:
             return None
         h = hidden_state(cell.initialize_carry(sequence.shape[1:], nnx.Rngs(0)))
@@ -248,7 +249,7 @@ class StackedRNN(nnx.Module):
         return jnp.take_along_axis(outputs, last[None, ..., None], axis=0)[0]
 
 
-def _checked_cells(name: str, cells: Any) -> list[nnx.RNNCellBase]:
+def _checked_cells(name: str, cells: Any) -> list[Cell]:
     if not isinstance(cells, Iterable):
         raise ValueError(f"{name} must be a sequence of cells, one per layer, not {checks.shown(cells)}")
     checked = [checks.cell(f"{name}[{layer}]", cell) for layer, cell in enumerate(cells)]
