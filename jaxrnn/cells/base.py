@@ -37,8 +37,22 @@ from jaxrnn.signature import InitSignature
 Initializer = Callable[..., Array]
 
 glorot_uniform = nnx.initializers.glorot_uniform()
-orthogonal = nnx.initializers.orthogonal()
 zeros = nnx.initializers.zeros_init()
+
+
+def orthogonal(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+    """A uniformly distributed orthogonal matrix, the one that ``nnx.initializers.orthogonal()`` draws for this key.
+
+    Under ``vmap`` the matrices are made one after the other: several of jaxlib's batched QR decompositions in one
+    program wait for each other's threads on a CPU with few cores, and never end.
+    """
+
+    @jax.custom_batching.sequential_vmap
+    def draw(key: Array) -> Array:
+        return nnx.initializers.orthogonal()(key, shape, dtype)
+
+    return draw(key)
+
 
 _PROJECTIONS = ("kernel", "recurrent_kernel", "bias", "recurrent_bias")
 
