@@ -41,7 +41,7 @@ zeros = nnx.initializers.zeros_init()
 
 
 def orthogonal(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-    """A uniformly distributed orthogonal matrix, the one that ``nnx.initializers.orthogonal()`` draws for this key.
+    """A uniformly distributed orthogonal matrix, that of ``nnx.initializers.orthogonal()`` for this key.
 
     Under ``vmap`` the matrices are made one after the other: several of jaxlib's batched QR decompositions in one
     program wait for each other's threads on a CPU with few cores, and never end.
