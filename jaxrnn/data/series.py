@@ -31,6 +31,10 @@ class Series:
     source: str = ""
     licence: str = ""
 
+    def __repr__(self) -> str:
+        steps = len(self.values)
+        return f"Series({self.name!r}, {steps} steps of {self.columns}, split={self.split}, season={self.season})"
+
 
 @dataclass(frozen=True)
 class _Shipped:

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
@@ -17,7 +18,7 @@ from jaxrnn.layers.sequence import flip_time, run_cell
 from jaxrnn.ops.step import Carry, hidden_state
 from jaxrnn.signature import InitSignature
 
-Merge = Callable[[Array, Array], Array]
+Merge = Callable[[Array, Array], Any]
 
 
 def add_features(forward: Array, backward: Array) -> Array:
@@ -39,7 +40,8 @@ class StackedRNN(nnx.Module):
     Args:
       cells: one cell per layer, the lowest first; each reads as many features as the one below puts out.
       backward_cells: with these, one per layer, every layer also runs backwards, and the next one reads both.
-      merge: of forward and backward outputs: ``"concat"``, ``"sum"``, ``"mean"``, or a function of both.
+      merge: of forward and backward outputs: ``"concat"``, ``"sum"``, ``"mean"``, or a function of both, which in
+        a stack of one layer may return any pytree of arrays.
       dropout: share of a layer's outputs that are dropped before the next layer reads them.
       recurrent_dropout: share of the units that are dropped from h before the recurrent product, the same ones at
         every step of a sequence (Gal and Ghahramani 2016, arXiv:1512.05287). Both kinds of dropout act until
@@ -181,6 +183,10 @@ class StackedRNN(nnx.Module):
             first = None if initial_carry is None else initial_carry[layer]
             with errors_of(f"layer {layer}"):
                 carry, outputs, last = self._run_layer(layer, sequence, first, options)
+                if layer < self.num_layers - 1 and not isinstance(outputs, Array):
+                    raise ValueError(
+                        f"merge returned a {type(outputs).__name__}, but layer {layer + 1} reads one array"
+                    )
             if self.skip_connections and layer > 0:
                 if outputs.shape != sequence.shape:
                     raise ValueError(
@@ -198,7 +204,7 @@ class StackedRNN(nnx.Module):
         else:
             if self.reverse and not self.keep_order:
                 sequence = flip_time(sequence, seq_lengths)
-            result = jnp.moveaxis(sequence, 0, time_axis)
+            result = jax.tree.map(lambda a: jnp.moveaxis(a, 0, time_axis), sequence)
         return (tuple(carries), result) if return_carry else result
 
     def _run_layer(

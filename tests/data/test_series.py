@@ -29,6 +29,11 @@ def test_every_named_series_is_whole_and_says_where_it_comes_from(name):
     assert series.season is not None and series.season < series.split < len(series.values)
 
 
+def test_a_printed_series_is_one_short_line():
+    text = repr(load_series("course", split=500))
+    assert text == "Series('course', 1461 steps of ('value',), split=500, season=365)"
+
+
 def test_a_named_series_gives_the_columns_and_split_asked_for():
     series = load_series("seattle", column="wind", further_columns=["temp_max"], split=500)
     assert series.columns == ("wind", "temp_max") and series.split == 500
