@@ -1,7 +1,7 @@
 """On an accelerator, every implementation that runs there agrees with a Python loop in float64 on the CPU.
 
-This is where the kernels meet a real device: tests/ops has all setups in float64, with kernels interpreted. Products
-are asked for in full float32, since by default a GPU multiplies in TF32 and a TPU in bfloat16.
+This is where the kernels meet a real device: tests/ops has all setups in float64, with kernels interpreted.
+Products are asked for in full float32, since by default a GPU multiplies in TF32 and a TPU in bfloat16.
 """
 
 from typing import Any

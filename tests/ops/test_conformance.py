@@ -38,7 +38,8 @@ def able(case: Case, implementation: str, dtype: str = "float64") -> bool:
     """Whether an implementation can run a cell on a CPU in this dtype."""
     arguments, _ = problem(case, 2, (2,))
     shapes: Any = jax.tree.map(lambda a: jax.ShapeDtypeStruct(np.shape(a), dtype), arguments)
-    return ALL[implementation].unable(case.pointwise, Recurrence(**shapes), "cpu") is None
+    with jax.enable_x64(True):
+        return ALL[implementation].unable(case.pointwise, Recurrence(**shapes), "cpu") is None
 
 
 def over(pairs: list[tuple[Case, str]]):
