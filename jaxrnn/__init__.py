@@ -1,10 +1,16 @@
 """Recurrent networks on JAX and Flax: one engine, hand-written backpropagation through time for every cell."""
 
-from jaxrnn import data, interop, ops, training
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from jaxrnn import data, interop, ops
 from jaxrnn.cells import GRUCell, LeakyCell, LSTMCell, RecurrentCell, SimpleRNNCell
 from jaxrnn.layers import GRU, LSTM, RNN, Bidirectional, SimpleRNN, StackedRNN, streaming_step
 from jaxrnn.models import RNNForecaster
 from jaxrnn.ops import LSTMCarry
+
+if TYPE_CHECKING:
+    from jaxrnn import training
 
 __version__ = "0.1.0"
 
@@ -28,3 +34,14 @@ __all__ = [
     "streaming_step",
     "training",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded when it is first used: who only runs layers needs neither optimisers nor checkpoints.
+    if name == "training":
+        return importlib.import_module("jaxrnn.training")
+    raise AttributeError(f"module 'jaxrnn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -2,7 +2,7 @@
 
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import jax.numpy as jnp
 import numpy as np
@@ -81,12 +81,40 @@ def initial_rngs(value: Any) -> nnx.Rngs:
     return value
 
 
-def cell(name: str, value: Any) -> nnx.RNNCellBase:
-    """One of our cells, of Flax's or of the user's own."""
-    if isinstance(value, type) and issubclass(value, nnx.RNNCellBase):
+class Cell(Protocol):
+    """What a layer calls of a cell: one of ours, one of Flax's, or any ``nnx.Module`` with these three."""
+
+    @property
+    def num_feature_axes(self) -> int:
+        """How many axes of the inputs belong to one step of one sequence: 1 for vectors, 3 for images."""
+        ...
+
+    def initialize_carry(self, input_shape: tuple[int, ...], rngs: Any, /) -> Any:
+        """The first carry for one step's inputs of this shape."""
+        ...
+
+    def __call__(self, carry: Any, inputs: Array, /) -> tuple[Any, Any]:
+        """One step: the new carry and the output."""
+        ...
+
+
+def cell(name: str, value: Any) -> Cell:
+    """A cell: any ``nnx.RNNCellBase``, or any other ``nnx.Module`` that has what :class:`Cell` lists.
+
+    >>> cell("cell", nnx.Dropout(0.5))
+    Traceback (most recent call last):
+    ValueError: cell must be a cell, ... not a Dropout, which has no initialize_carry and no num_feature_axes
+    """
+    if isinstance(value, nnx.RNNCellBase):
+        return value
+    missing = [part for part in ("__call__", "initialize_carry", "num_feature_axes") if not hasattr(value, part)]
+    if isinstance(value, type) and (issubclass(value, nnx.RNNCellBase) or not missing):
         raise ValueError(f"{name} is the class {value.__name__}: make one, {value.__name__}(...)")
-    if not isinstance(value, nnx.RNNCellBase):
+    if not isinstance(value, nnx.Module) or missing:
+        lacks = f", which has no {' and no '.join(missing)}" if isinstance(value, nnx.Module) else ""
         raise ValueError(
-            f"{name} must be a cell, such as jaxrnn.LSTMCell(...) or any other nnx.RNNCellBase, not {shown(value)}"
+            f"{name} must be a cell, such as jaxrnn.LSTMCell(...), any other nnx.RNNCellBase, or an nnx.Module "
+            f"with __call__(carry, inputs), initialize_carry and num_feature_axes, not {shown(value)}{lacks}"
         )
-    return value
+    module: Any = value
+    return module

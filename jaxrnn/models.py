@@ -9,6 +9,7 @@ from jax import Array
 
 from jaxrnn.cells import CELLS
 from jaxrnn.cells.base import Initializer, glorot_uniform
+from jaxrnn.checks import Cell
 from jaxrnn.layers.kinds import layer_sizes
 from jaxrnn.layers.stack import StackedRNN
 from jaxrnn.ops.step import Carry
@@ -52,7 +53,7 @@ class RNNForecaster(nnx.Module):
         hidden_features: int | Sequence[int] = (100, 100),
         *,
         out_features: int = 1,
-        cell: str | type[nnx.RNNCellBase] = "simple_rnn",
+        cell: str | type[Cell] = "simple_rnn",
         return_sequences: bool = False,
         output_scale: float = 1.0,
         head_init: Initializer = glorot_uniform,

@@ -5,6 +5,13 @@ import os
 import jax
 import pytest
 
+# Tests compare float64, the C++ library and equal bits: they ask for a CPU, also where there is an accelerator.
+# Those in tests/device ask for the accelerator. JAX read its environment when it was imported, so JAX_PLATFORMS is
+# for the child processes of tests only. Several test workers share the memory of one accelerator.
+jax.config.update("jax_default_device", "cpu")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
 if jax.__version_info__ >= (0, 12):
     # What interprets a cluster of blocks runs each of them as a program of its own, and they wait for each other:
     # with fewer of XLA's threads than blocks, forever.

@@ -37,8 +37,22 @@ from jaxrnn.signature import InitSignature
 Initializer = Callable[..., Array]
 
 glorot_uniform = nnx.initializers.glorot_uniform()
-orthogonal = nnx.initializers.orthogonal()
 zeros = nnx.initializers.zeros_init()
+
+
+def orthogonal(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+    """A uniformly distributed orthogonal matrix, that of ``nnx.initializers.orthogonal()`` for this key.
+
+    Under ``vmap`` the matrices are made one after the other: several of jaxlib's batched QR decompositions in one
+    program wait for each other's threads on a CPU with few cores, and never end.
+    """
+
+    @jax.custom_batching.sequential_vmap
+    def draw(key: Array) -> Array:
+        return nnx.initializers.orthogonal()(key, shape, dtype)
+
+    return draw(key)
+
 
 _PROJECTIONS = ("kernel", "recurrent_kernel", "bias", "recurrent_bias")
 
@@ -244,7 +258,7 @@ class RecurrentCell(nnx.RNNCellBase):
         return apply_pointwise(pointwise, params, carry, xw, recurrent_projection(carry, kernel, bias, None))
 
 
-def steps_on_engine(cell: nnx.RNNCellBase) -> TypeGuard[RecurrentCell]:
+def steps_on_engine(cell: checks.Cell) -> TypeGuard[RecurrentCell]:
     """Does the engine know the cell's step? Not that of a subclass with a ``__call__`` of its own."""
     return isinstance(cell, RecurrentCell) and type(cell).__call__ is RecurrentCell.__call__
 
@@ -258,7 +272,7 @@ def check_inputs(cell: Any, inputs: Array) -> None:
         raise ValueError(f"{inputs.dtype=} must be a real type")
 
 
-def checked_carry(cell: nnx.RNNCellBase, carry: Carry, input_shape: tuple[int, ...]) -> Carry:
+def checked_carry(cell: checks.Cell, carry: Carry, input_shape: tuple[int, ...]) -> Carry:
     """The carry as arrays, or a ValueError if it is none of the cell for inputs of this shape."""
     expected = jax.eval_shape(lambda: cell.initialize_carry(input_shape, nnx.Rngs(0)))
     found = jax.tree.structure(carry)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxrnn.checks import shown
+
 
 @dataclass(frozen=True)
 class Series:
@@ -30,6 +32,10 @@ class Series:
     season: int | None = None
     source: str = ""
     licence: str = ""
+
+    def __repr__(self) -> str:
+        steps = len(self.values)
+        return f"Series({self.name!r}, {steps} steps of {self.columns}, split={self.split}, season={self.season})"
 
 
 @dataclass(frozen=True)
@@ -154,10 +160,8 @@ def read_csv(path: Path, wanted: Sequence[str | None]) -> tuple[tuple[str, ...],
     if path.is_dir():
         raise ValueError(f"{path} is a folder, not a CSV file")
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            rows = [(reader.line_num, row) for row in reader if row]
-    except (UnicodeDecodeError, csv.Error) as error:
+        rows = _rows(path)
+    except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not a text file of comma-separated values: {error}") from error
     if len(rows) < 2:
         raise ValueError(f"{path} has {len(rows)} lines; a header and at least one row of numbers are needed")
@@ -167,7 +171,7 @@ def read_csv(path: Path, wanted: Sequence[str | None]) -> tuple[tuple[str, ...],
         if len(header) == 1 and separator in header[0]:
             raise ValueError(f"{path} is separated by {spelled}; commas are needed")
     if all(_is_number(name) for name in header):
-        raise ValueError(f"{path} has no header: its first line is {','.join(header)!r}. Add column names.")
+        raise ValueError(f"{path} has no header: its first line is {shown(','.join(header))}. Add column names.")
     columns = []
     for name in wanted:
         # By its first rows, so that one bad cell is found as such, and not taken for a column of words.
@@ -177,13 +181,13 @@ def read_csv(path: Path, wanted: Sequence[str | None]) -> tuple[tuple[str, ...],
         if name is None and len(numeric) != 1:
             raise ValueError(
                 f"{path} has {len(numeric)} numeric columns; "
-                f"choose one with column (--column): {', '.join(numeric or header)}"
+                f"choose one with column (--column): {_listed(numeric or header)}"
             )
         name = numeric[0] if name is None else name
         if header.count(name) > 1:
             raise ValueError(f"{path} has {header.count(name)} columns named {name!r}: rename all but one")
         if name not in header:
-            raise ValueError(f"unknown column {name!r}; available in {path}: {', '.join(header)}")
+            raise ValueError(f"unknown column {name!r}; available in {path}: {_listed(header)}")
         columns.append(name)
     places = [header.index(name) for name in columns]
     values = np.empty((len(body), len(columns)))
@@ -193,10 +197,46 @@ def read_csv(path: Path, wanted: Sequence[str | None]) -> tuple[tuple[str, ...],
         for j, (place, name) in enumerate(zip(places, columns, strict=True)):
             cell = row[place].strip()
             if not _is_number(cell) or not math.isfinite(float(cell)):
-                what = "is empty" if not cell else f"holds {cell!r}, which is not a finite number"
+                what = "is empty" if not cell else f"holds {shown(cell)}, which is not a finite number"
                 raise ValueError(f"{path}, row {line}, column {name!r} {what}. Fill it in or leave the row out.")
             values[i, j] = float(cell)
     return tuple(columns), values
+
+
+def _rows(path: Path) -> list[tuple[int, list[str]]]:
+    """Every row that is not empty, with the number of its last line."""
+    # Only a strict reader tells of a quote that is never closed, but it refuses a blank after a closing quote.
+    try:
+        return _read(path, strict=True)
+    except csv.Error:
+        return _read(path, strict=False)
+
+
+def _read(path: Path, *, strict: bool) -> list[tuple[int, list[str]]]:
+    rows: list[tuple[int, list[str]]] = []
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.reader(file, strict=strict)
+        try:
+            for row in reader:
+                if row:
+                    rows.append((reader.line_num, row))
+        except csv.Error as error:
+            last = rows[-1][0] if rows else 0
+            if str(error) == "unexpected end of data":
+                raise ValueError(f"{path} opens a quote after line {last} that is never closed") from error
+            if strict:
+                raise
+            raise ValueError(
+                f"{path} is not a text file of comma-separated values: {error}. Is a quote that opens after line "
+                f"{last} not closed?"
+            ) from error
+    return rows
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names for an error message, which must stay short also for a file of a million columns."""
+    some = ", ".join(name if len(name) <= 40 else f"{name[:37]}..." for name in names[:20])
+    return some if len(names) <= 20 else f"{some} and {len(names) - 20} more"
 
 
 def _is_number(cell: str) -> bool:

@@ -5,6 +5,7 @@ resident memory of a long run stays steady, the pages are handed back after ever
 again comes from the operating system's cache of the file, or from the disk.
 """
 
+import math
 import mmap
 import os
 from collections.abc import Callable
@@ -46,20 +47,20 @@ class SeriesFile:
         with self.path.open("rb") as file:
             try:
                 version = npy.read_magic(file)
+                if version not in ((1, 0), (2, 0), (3, 0)):
+                    raise ValueError(f"{version=} of the format is unknown")
+                # Version 3 differs from 2 in the encoding of field names, and an array of numbers has no fields.
                 read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
                 shape, fortran, dtype = read_header(file)
             except ValueError as error:
                 raise ValueError(f"{path} is not a .npy file: {error}") from error
-            if (
-                len(shape) not in (1, 2)
-                or (fortran and len(shape) > 1)
-                or dtype.hasobject
-                or dtype.kind in "cSUMm"
-            ):
+            sizes_fit = len(shape) in (1, 2) and all(type(size) is int and size >= 0 for size in shape)
+            if not sizes_fit or (fortran and len(shape) > 1) or dtype.kind not in "biuf":
                 raise ValueError(
-                    f"{path} holds {shape=} of {dtype=}, {fortran=}: [time] or [time, dims] of numbers"
+                    f"{path} holds {shape=} of {dtype=}, {fortran=}, but it must hold [time] or [time, dims] of "
+                    "numbers, in C order"
                 )
-            offset, needed = file.tell(), int(np.prod(shape)) * dtype.itemsize
+            offset, needed = file.tell(), math.prod(shape) * dtype.itemsize
             size = os.fstat(file.fileno()).st_size
             if size < offset + needed:
                 raise ValueError(f"{path} is cut short: {size} bytes, but its header promises {offset + needed}")
@@ -68,7 +69,8 @@ class SeriesFile:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         if hasattr(mmap, "MADV_RANDOM"):  # else a window of a hundred bytes brings in a hundred kilobytes
             self._map.madvise(mmap.MADV_RANDOM)
-        flat = np.frombuffer(self._map, dtype, int(np.prod(shape)), offset)
+        flat = np.frombuffer(self._map, dtype, math.prod(shape), offset)
+        self._end = offset + needed
         self._values = flat.reshape(shape if len(shape) == 2 else (*shape, 1))
         self._read = 0
 
@@ -98,11 +100,17 @@ class SeriesFile:
 
         Raises:
           IndexError: a window reaches out of the series.
+          ValueError: the file has become shorter since it was opened.
         """
         starts = np.asarray(starts, np.int64)
         if starts.size and (starts.min() < 0 or starts.max() + window > len(self)):
             raise IndexError(
                 f"windows of {window} steps from {starts.min()} to {starts.max()} reach out of {len(self)}"
+            )
+        if (size := self._map.size()) < self._end:  # reading what is no longer there would end the process
+            raise ValueError(
+                f"{self.path} was cut short after it was opened: {size} bytes of {self._end}. Do not write to a "
+                "series that is trained on."
             )
         steps = starts[..., None] + np.arange(window) + self._first
         windows = self._values[steps]

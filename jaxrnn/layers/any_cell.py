@@ -7,12 +7,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
 
+from jaxrnn.checks import Cell
 from jaxrnn.ops.dispatch import checked_resets, valid_steps
 from jaxrnn.ops.step import Carry, cast
 
 
 def scan_any_cell(
-    cell: nnx.RNNCellBase,
+    cell: Cell,
     inputs: Array,
     initial_carry: Carry,
     *,

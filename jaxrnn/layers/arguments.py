@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax import Array
 
 from jaxrnn import checks
 from jaxrnn.cells.base import check_inputs
+from jaxrnn.checks import Cell
 from jaxrnn.layers.flax_cells import is_known
 from jaxrnn.ops.dispatch import checked_lengths
 from jaxrnn.ops.step import Carry
@@ -32,7 +32,7 @@ class TimeFirst(NamedTuple):
     time_axis: int
 
 
-def time_first(cell: nnx.RNNCellBase, inputs: Any, seq_lengths: Any, resets: Any, time_major: bool) -> TimeFirst:
+def time_first(cell: Cell, inputs: Any, seq_lengths: Any, resets: Any, time_major: bool) -> TimeFirst:
     """The arguments of a layer whose first cell this is.
 
     Raises:

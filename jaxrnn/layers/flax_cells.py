@@ -25,6 +25,7 @@ from flax.nnx.nn.dtypes import canonicalize_dtype, promote_dtype
 from jax import Array, lax
 
 from jaxrnn.cells.base import RecurrentCell
+from jaxrnn.checks import Cell
 from jaxrnn.ops.activations import ACTIVATIONS
 from jaxrnn.ops.pointwise import LSTMCarry, gru_pointwise, lstm_pointwise, simple_rnn_pointwise
 from jaxrnn.ops.step import Carry, Pointwise, Projection, cast, hidden_state
@@ -32,7 +33,7 @@ from jaxrnn.ops.step import Carry, Pointwise, Projection, cast, hidden_state
 FLAX_CELLS = (nnx.SimpleCell, nnx.GRUCell, nnx.LSTMCell, nnx.OptimizedLSTMCell)
 
 
-def is_known(cell: nnx.RNNCellBase) -> bool:
+def is_known(cell: Cell) -> bool:
     """Is it known what inputs and what carry the cell takes?"""
     return isinstance(cell, RecurrentCell) or type(cell) in FLAX_CELLS
 
@@ -62,7 +63,7 @@ class TranslatedCell(NamedTuple):
         return self.pointwise, ()
 
 
-def translated(cell: nnx.RNNCellBase, inputs: Array, carry: Carry) -> TranslatedCell | None:
+def translated(cell: Cell, inputs: Array, carry: Carry) -> TranslatedCell | None:
     """The same cell for the engine, or None where it is not known to be the same."""
     pointwise = _pointwise_of(cell)
     if pointwise is None:

@@ -8,6 +8,7 @@ from flax import nnx
 
 from jaxrnn import checks
 from jaxrnn.cells import GRUCell, LSTMCell, SimpleRNNCell
+from jaxrnn.checks import Cell
 from jaxrnn.layers.stack import Merge, StackedRNN
 from jaxrnn.signature import InitSignature
 
@@ -96,7 +97,7 @@ class _CellStack(StackedRNN):
 
     __signature__ = _CellStackSignature()
 
-    cell_type: ClassVar[type[nnx.RNNCellBase]]
+    cell_type: ClassVar[type[Cell]]
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -131,7 +132,7 @@ class _CellStack(StackedRNN):
         sizes = layer_sizes(hidden_features, num_layers)
         widths = [2 * size if bidirectional and merge == "concat" else size for size in sizes]
 
-        def make() -> list[nnx.RNNCellBase]:
+        def make() -> list[Cell]:
             make_cell: Any = self.cell_type
             return [
                 make_cell(below, size, rngs=rngs, **cell_options)

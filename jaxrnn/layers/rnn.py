@@ -10,6 +10,7 @@ from flax import nnx
 from jax import Array
 
 from jaxrnn import checks
+from jaxrnn.checks import Cell
 from jaxrnn.layers.arguments import pair_of_carries, time_first
 from jaxrnn.layers.sequence import flip_time, run_cell
 from jaxrnn.ops.step import Carry
@@ -25,7 +26,9 @@ class RNN(nnx.Module):
 
     A :class:`jaxrnn.RecurrentCell` runs on the engine: its input projection is one matmul before the loop,
     its weight gradients are one matmul each after it. So do Flax's own SimpleCell, LSTMCell, OptimizedLSTMCell
-    and GRUCell, with their own parameters and carries. Any other ``nnx.RNNCellBase`` is scanned as it is.
+    and GRUCell, with their own parameters and carries. Any other ``nnx.RNNCellBase`` is scanned as it is, and so
+    is any other ``nnx.Module`` with ``__call__(carry, inputs)``, ``initialize_carry(input_shape, rngs)`` and
+    ``num_feature_axes``.
 
     Where it differs from ``flax.nnx.RNN``, on purpose: outputs past ``seq_lengths`` are zero and get no
     gradient, length 0 returns the initial carry, any number of batch axes works with ``seq_lengths``, calls
@@ -64,7 +67,7 @@ class RNN(nnx.Module):
 
     def __init__(
         self,
-        cell: nnx.RNNCellBase,
+        cell: Cell,
         *,
         time_major: bool = False,
         return_carry: bool = False,

@@ -10,6 +10,7 @@ from jax import Array, lax
 from jax.sharding import PartitionSpec as P
 
 from jaxrnn.cells.base import RecurrentCell, checked_carry, steps_on_engine
+from jaxrnn.checks import Cell
 from jaxrnn.layers.any_cell import align, scan_any_cell
 from jaxrnn.layers.flax_cells import TranslatedCell, carry_for_engine, carry_for_flax, is_known, translated
 from jaxrnn.ops.dispatch import checked_lengths, recurrence, valid_steps
@@ -17,7 +18,7 @@ from jaxrnn.ops.step import Carry, cast, hidden_state
 
 
 def run_cell(
-    cell: nnx.RNNCellBase,
+    cell: Cell,
     inputs: Array,
     *,
     initial_carry: Carry | None = None,
@@ -142,7 +143,7 @@ def _on_engine(
     return carry, outputs
 
 
-def first_carry(cell: nnx.RNNCellBase, inputs: Array, rngs: nnx.Rngs | nnx.RngStream | None) -> Carry:
+def first_carry(cell: Cell, inputs: Array, rngs: nnx.Rngs | nnx.RngStream | None) -> Carry:
     """The cell's own; ours is as wide as the computation where the cell does not fix a dtype."""
     if not isinstance(cell, RecurrentCell):
         carry = cell.initialize_carry(inputs.shape[1:], nnx.Rngs(0) if rngs is None else rngs)

@@ -4,11 +4,13 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
 from jaxrnn import checks
+from jaxrnn.checks import Cell
 from jaxrnn.layers.arguments import errors_of, pair_of_carries, time_first
 from jaxrnn.layers.flax_cells import is_known
 from jaxrnn.layers.rnn import concatenate_features
@@ -16,7 +18,7 @@ from jaxrnn.layers.sequence import flip_time, run_cell
 from jaxrnn.ops.step import Carry, hidden_state
 from jaxrnn.signature import InitSignature
 
-Merge = Callable[[Array, Array], Array]
+Merge = Callable[[Array, Array], Any]
 
 
 def add_features(forward: Array, backward: Array) -> Array:
@@ -38,7 +40,8 @@ class StackedRNN(nnx.Module):
     Args:
       cells: one cell per layer, the lowest first; each reads as many features as the one below puts out.
       backward_cells: with these, one per layer, every layer also runs backwards, and the next one reads both.
-      merge: of forward and backward outputs: ``"concat"``, ``"sum"``, ``"mean"``, or a function of both.
+      merge: of forward and backward outputs: ``"concat"``, ``"sum"``, ``"mean"``, or a function of both, which in
+        a stack of one layer may return any pytree of arrays.
       dropout: share of a layer's outputs that are dropped before the next layer reads them.
       recurrent_dropout: share of the units that are dropped from h before the recurrent product, the same ones at
         every step of a sequence (Gal and Ghahramani 2016, arXiv:1512.05287). Both kinds of dropout act until
@@ -73,9 +76,9 @@ class StackedRNN(nnx.Module):
 
     def __init__(
         self,
-        cells: Sequence[nnx.RNNCellBase],
+        cells: Sequence[Cell],
         *,
-        backward_cells: Sequence[nnx.RNNCellBase] | None = None,
+        backward_cells: Sequence[Cell] | None = None,
         merge: str | Merge = "concat",
         dropout: float = 0.0,
         recurrent_dropout: float = 0.0,
@@ -180,6 +183,10 @@ class StackedRNN(nnx.Module):
             first = None if initial_carry is None else initial_carry[layer]
             with errors_of(f"layer {layer}"):
                 carry, outputs, last = self._run_layer(layer, sequence, first, options)
+                if layer < self.num_layers - 1 and not isinstance(outputs, Array):
+                    raise ValueError(
+                        f"merge returned a {type(outputs).__name__}, but layer {layer + 1} reads one array"
+                    )
             if self.skip_connections and layer > 0:
                 if outputs.shape != sequence.shape:
                     raise ValueError(
@@ -197,7 +204,7 @@ class StackedRNN(nnx.Module):
         else:
             if self.reverse and not self.keep_order:
                 sequence = flip_time(sequence, seq_lengths)
-            result = jnp.moveaxis(sequence, 0, time_axis)
+            result = jax.tree.map(lambda a: jnp.moveaxis(a, 0, time_axis), sequence)
         return (tuple(carries), result) if return_carry else result
 
     def _run_layer(
@@ -212,7 +219,7 @@ class StackedRNN(nnx.Module):
         top = layer == self.num_layers - 1
         last_only = top and not self.return_sequences and not self.skip_connections and lengths is None
 
-        def run(cell: nnx.RNNCellBase, carry: Carry | None, reverse: bool) -> tuple[Carry, Array, Array]:
+        def run(cell: Cell, carry: Carry | None, reverse: bool) -> tuple[Carry, Array, Array]:
             carry, outputs = run_cell(
                 cell,
                 sequence,
@@ -231,7 +238,7 @@ class StackedRNN(nnx.Module):
         back_carry, back_outputs, back_last = run(self.backward_cells[layer], backward_carry, True)
         return (carry, back_carry), self.merge_fn(outputs, back_outputs), self.merge_fn(last, back_last)
 
-    def _recurrent_scale(self, cell: nnx.RNNCellBase, sequence: Array) -> Array | None:
+    def _recurrent_scale(self, cell: Cell, sequence: Array) -> Array | None:
         if self.recurrent_dropout is None or self.recurrent_dropout.deterministic:
             return None
         h = hidden_state(cell.initialize_carry(sequence.shape[1:], nnx.Rngs(0)))
@@ -248,7 +255,7 @@ class StackedRNN(nnx.Module):
         return jnp.take_along_axis(outputs, last[None, ..., None], axis=0)[0]
 
 
-def _checked_cells(name: str, cells: Any) -> list[nnx.RNNCellBase]:
+def _checked_cells(name: str, cells: Any) -> list[Cell]:
     if not isinstance(cells, Iterable):
         raise ValueError(f"{name} must be a sequence of cells, one per layer, not {checks.shown(cells)}")
     checked = [checks.cell(f"{name}[{layer}]", cell) for layer, cell in enumerate(cells)]

@@ -20,7 +20,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from jaxrnn import checks
 from jaxrnn.cells.base import steps_on_engine
+from jaxrnn.checks import Cell
 from jaxrnn.layers.rnn import RNN
 from jaxrnn.layers.sequence import first_carry
 from jaxrnn.layers.stack import StackedRNN
@@ -38,7 +40,7 @@ class Step(Protocol):
 
 
 def streaming_step(
-    layer: nnx.RNNCellBase | RNN | StackedRNN, inputs: Any, *, implementation: str | None = None
+    layer: Cell | RNN | StackedRNN, inputs: Any, *, implementation: str | None = None
 ) -> tuple[Step, Carry]:
     """One step of a layer as a compiled function, and the carry to begin with.
 
@@ -149,8 +151,8 @@ def _through(steps: Any, carries: Any, inputs: Any, skip_connections: bool) -> t
 
 
 def _check(layer: Any) -> None:
-    if not isinstance(layer, (nnx.RNNCellBase, RNN, StackedRNN)):
-        raise ValueError(f"streaming needs a cell, an RNN or a stack of layers, not a {type(layer).__name__}")
+    if not isinstance(layer, (RNN, StackedRNN)):
+        checks.cell("a layer that is neither an RNN nor a stack", layer)
     if getattr(layer, "reverse", False) or getattr(layer, "bidirectional", False):
         raise ValueError("a layer that runs backwards needs the end of the sequence: it cannot be streamed")
     for name in ("dropout", "recurrent_dropout"):

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 from jax.core import Tracer
 
 from jaxrnn.ops import pallas
@@ -137,6 +137,8 @@ def recurrence(
         reset_carry = None
     elif reset_carry is None:
         reset_carry = initial_carry
+    if recurrent_scale is not None:
+        recurrent_scale = lax.stop_gradient(recurrent_scale)
     arrays = Recurrence(
         recurrent_kernel, xw, initial_carry, params, recurrent_bias, recurrent_scale, valid, resets, reset_carry
     )

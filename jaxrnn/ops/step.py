@@ -176,7 +176,13 @@ def checked_pointwise(
     pointwise: Pointwise, params: Params, carry: Carry, xw: tuple[Array, ...], rh: tuple[Array, ...]
 ) -> tuple[Carry, Array]:
     """``pointwise`` of these arguments, or a ValueError where it returns something else than it should."""
-    result = pointwise(params, carry, xw, rh)
+    try:
+        result = pointwise(params, carry, xw, rh)
+    except IndexError as error:
+        raise ValueError(
+            f"pointwise raised an IndexError ({error}): it gets {len(xw)} gate{'s' * (len(xw) > 1)} in xw and "
+            f"{len(rh)} in rh. A RecurrentCell that needs more of them sets num_gates in its class."
+        ) from error
     if not isinstance(result, tuple) or len(result) != 2:
         raise ValueError(f"pointwise must return (carry, output), not a {type(result).__name__}")
     new_carry, y = result

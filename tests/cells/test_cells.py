@@ -192,6 +192,19 @@ def test_what_does_not_fit_is_refused_with_its_values(call, message):
         call()
 
 
+class OneGateTooMany(jaxrnn.RecurrentCell):
+    def pointwise(self, carry, xw, rh):
+        h = jnp.tanh(xw[0] + rh[1])
+        return h, h
+
+
+@pytest.mark.parametrize("implementation", [None, "scan", "reference"])
+def test_a_gate_that_the_cell_does_not_have_is_an_error_that_names_num_gates(implementation):
+    layer = jaxrnn.RNN(OneGateTooMany(3, 4, rngs=nnx.Rngs(0)), implementation=implementation)
+    with pytest.raises(ValueError, match=r"it gets 1 gate in xw and 1 in rh.* num_gates"):
+        layer(jnp.zeros((2, 5, 3)))
+
+
 def test_numbers_in_lists_are_read_as_arrays():
     cell: Any = simple()
     h, x = np.ones((2, 4)), np.arange(6).reshape(2, 3)

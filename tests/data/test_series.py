@@ -29,6 +29,11 @@ def test_every_named_series_is_whole_and_says_where_it_comes_from(name):
     assert series.season is not None and series.season < series.split < len(series.values)
 
 
+def test_a_printed_series_is_one_short_line():
+    text = repr(load_series("course", split=500))
+    assert text == "Series('course', 1461 steps of ('value',), split=500, season=365)"
+
+
 def test_a_named_series_gives_the_columns_and_split_asked_for():
     series = load_series("seattle", column="wind", further_columns=["temp_max"], split=500)
     assert series.columns == ("wind", "temp_max") and series.split == 500
@@ -83,6 +88,9 @@ def test_a_file_needs_no_csv_in_its_name_if_it_is_there(write):
         ("day,a\nmon,x\n", {}, "has 0 numeric columns"),
         (b"\x89PNG\r\n\x1a\n\x00\xff\xfe", {}, "is not a text file of comma-separated values"),
         ('day,a\n"mon' + "x" * 200_000, {}, "is not a text file of comma-separated values: field larger than"),
+        (GOOD.replace("tue", '"tue'), {}, "opens a quote after line 2 that is never closed"),
+        ('"day,a\nmon,1\n', {}, "opens a quote after line 0 that is never closed"),
+        ('day,a\nmon,1\n"tue' + "x" * 200_000, {}, "Is a quote that opens after line 2 not closed?"),
         (GOOD, {"column": "a", "split": 3}, "split=3 must lie within the 3 steps of"),
         (GOOD, {"column": "a", "split": 0}, "split=0 must lie within the 3 steps of"),
         ("day,a\nmon,1\n", {}, "split=0 must lie within the 1 steps of"),
@@ -93,6 +101,33 @@ def test_a_file_that_cannot_be_read_says_what_is_wrong_and_where(write, content,
     with pytest.raises(ValueError, match=re.escape(message)) as error:
         load_series(path, **options)
     assert path in str(error.value)
+
+
+def test_a_blank_after_a_closing_quote_is_read(write):
+    series = load_series(write(GOOD.replace("mon,1", '"mon" ,1')), column="a")
+    np.testing.assert_array_equal(series.values[:, 0], [1, 3, -5])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        ",".join(f"column{i}" for i in range(20_000)) + "\n" + ",".join(["1"] * 20_000) + "\n",
+        ",".join(["1"] * 20_000) + "\n1\n",
+        "day,a\nmon," + "x" * 20_000 + "\n",
+    ],
+    ids=["columns", "no_header", "one_long_cell"],
+)
+@pytest.mark.parametrize("column", [None, "a"])
+def test_an_error_about_a_huge_file_is_short(write, content, column):
+    with pytest.raises(ValueError) as error:
+        load_series(write(content), column=column)
+    assert len(str(error.value)) < 1000
+
+
+def test_an_error_lists_the_first_columns_and_counts_the_rest(write):
+    header = ",".join(f"c{i}" for i in range(25))
+    with pytest.raises(ValueError, match=r"available in .*: c0, c1, .*, c19 and 5 more$"):
+        load_series(write(f"{header}\n" + ",".join(["1"] * 25) + "\n"), column="a")
 
 
 def test_a_column_whose_name_stands_twice_in_the_header_is_refused(write):

@@ -1,5 +1,8 @@
 """Windows from a file equal those from memory, and the order without a list is a permutation."""
 
+import subprocess
+import sys
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -68,6 +71,59 @@ def test_what_is_no_series_is_refused(path):
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(ValueError, match="is cut short: 920 bytes, but its header promises 928"):
         SeriesFile(path)
+
+
+def write_header(path, version: tuple[int, int], descr: str, shape: object) -> None:
+    """A .npy file of 800 bytes of numbers behind this header, which ``numpy.save`` would not always write."""
+    header = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}"
+    header = header.ljust(128 - 10 - 2 * (version > (1, 0)) - 1) + "\n"
+    length = len(header).to_bytes(2 if version == (1, 0) else 4, "little")
+    path.write_bytes(b"\x93NUMPY" + bytes(version) + length + header.encode() + bytes(800))
+
+
+@pytest.mark.parametrize(
+    ("version", "descr", "shape", "message"),
+    [
+        ((4, 0), "<f8", (100,), r"is not a \.npy file: version=\(4, 0\)"),
+        ((1, 0), "<f8", (-100,), r"holds shape=\(-100,\)"),
+        ((1, 0), "<f8", (-10, -10), r"holds shape=\(-10, -10\)"),
+        ((1, 0), "<f8", (True, 100), r"holds shape=\(True, 100\)"),
+        ((1, 0), "|V8", (100,), r"of dtype=dtype\('V8'\)"),
+        ((1, 0), "<f8", (2**40, 2**40), "is cut short: 928 bytes"),
+    ],
+    ids=["version", "negative", "negative_twice", "bool", "void", "overflow"],
+)
+def test_a_header_that_makes_no_sense_is_refused(version, descr, shape, message, path):
+    write_header(path, version, descr, shape)
+    with pytest.raises(ValueError, match=message):
+        SeriesFile(path)
+
+
+@pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)], ids=str)
+def test_every_version_of_the_format_is_read(version, path):
+    write_header(path, version, "<f8", (50, 2))
+    assert SeriesFile(path).shape == (50, 2)
+
+
+TRUNCATE = """
+import os, sys
+import numpy as np
+from jaxrnn.data import SeriesFile
+path = sys.argv[1]
+np.save(path, np.zeros(100_000))
+series = SeriesFile(path)
+os.truncate(path, 4096)
+try:
+    series[1:].take_windows([90_000], 3)
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_a_file_that_was_cut_after_it_was_opened_is_an_error_and_does_not_kill_the_process(path):
+    done = subprocess.run([sys.executable, "-c", TRUNCATE, path], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, (done.returncode, done.stderr)
+    assert f"{path} was cut short after it was opened: 4096 bytes" in done.stdout
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

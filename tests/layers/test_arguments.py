@@ -56,7 +56,7 @@ def assert_refused(call, message: str) -> None:
 )
 def test_what_is_no_cell_is_refused(value, text):
     assert_refused(
-        lambda: rnn(value), "cell must be a cell, such as jaxrnn.LSTMCell(...) or any other nnx.RNNCellBase"
+        lambda: rnn(value), "cell must be a cell, such as jaxrnn.LSTMCell(...), any other nnx.RNNCellBase"
     )
     assert_refused(lambda: rnn(value), f"not {text}")
     assert_refused(lambda: stack([cell(), value]), "cells[1] must be a cell")

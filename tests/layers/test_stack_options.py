@@ -50,6 +50,18 @@ def test_both_directions_are_two_layers_merged(kind, merge):
         assert_close(pair_carry, (first, second))
 
 
+@pytest.mark.parametrize("return_sequences", [True, False])
+def test_a_merge_may_return_several_arrays_where_no_layer_reads_them(return_sequences):
+    options: Any = {"bidirectional": True, "return_sequences": return_sequences, "rngs": nnx.Rngs(0)}
+    apart = jaxrnn.GRU(2, 4, merge=lambda a, b: (a, b), **options)
+    merged = jaxrnn.StackedRNN(
+        list(apart.cells), backward_cells=list(apart.backward_cells), return_sequences=return_sequences
+    )
+    assert_close(jnp.concatenate(apart(X), -1), merged(X))
+    with pytest.raises(ValueError, match=r"layer 0: merge returned a tuple, but layer 1 reads one array"):
+        jaxrnn.GRU(2, 4, num_layers=2, merge=lambda a, b: (a, b), **options)(X)
+
+
 def test_the_last_output_of_both_directions_is_what_each_computed_last():
     stack = jaxrnn.GRU(2, 4, bidirectional=True, return_sequences=False, rngs=nnx.Rngs(0))
     ahead = jaxrnn.RNN(stack.cells[0])(X)[:, -1]

@@ -182,3 +182,15 @@ def assert_close(found, expected, tolerance: float = 1e-10) -> None:
         np.testing.assert_allclose(
             a, b, rtol=0, atol=tolerance * scale, err_msg=f"at {jax.tree_util.keystr(path)}"
         )
+
+
+# Rounding units: 2^-9 and 2^-12. A gradient passes through twice as many rounded numbers as an output.
+HALF_PRECISION = {
+    # dtype of xw and kernel, of the carry: tolerance of results, of gradients
+    ("bfloat16", "bfloat16"): (2e-2, 4e-2),
+    ("float16", "float32"): (2e-3, 4e-3),
+}
+
+
+def cast(tree, dtype):
+    return jax.tree.map(lambda a: jnp.asarray(a, dtype), tree)

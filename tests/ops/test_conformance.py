@@ -20,16 +20,26 @@ from jax.test_util import check_grads
 from jaxrnn.ops import IMPLEMENTATIONS, recurrence
 from jaxrnn.ops.step import Recurrence
 from tests.ops.interpreted import KERNELS
-from tests.ops.oracle import CASES, Case, assert_close, loop, loop_and_gradients, problem
+from tests.ops.oracle import (
+    CASES,
+    HALF_PRECISION,
+    Case,
+    assert_close,
+    cast,
+    loop,
+    loop_and_gradients,
+    problem,
+)
 
 ALL = IMPLEMENTATIONS | KERNELS
 
 
-def able(case: Case, implementation: str, dtype: str = "float32") -> bool:
-    """Whether an implementation can run a cell on this machine."""
+def able(case: Case, implementation: str, dtype: str = "float64") -> bool:
+    """Whether an implementation can run a cell on a CPU in this dtype."""
     arguments, _ = problem(case, 2, (2,))
     shapes: Any = jax.tree.map(lambda a: jax.ShapeDtypeStruct(np.shape(a), dtype), arguments)
-    return ALL[implementation].unable(case.pointwise, Recurrence(**shapes), jax.default_backend()) is None
+    with jax.enable_x64(True):
+        return ALL[implementation].unable(case.pointwise, Recurrence(**shapes), "cpu") is None
 
 
 def over(pairs: list[tuple[Case, str]]):
@@ -214,18 +224,6 @@ def test_a_sequence_cut_anywhere_with_its_carry_handed_over_equals_one_pass(data
     for part in (1, 0) if reverse else (0, 1):
         carry, outputs[part] = run(carry, *parts[part])
     assert_close((carry, jnp.concatenate(outputs)), whole)
-
-
-# Rounding units: 2^-9 and 2^-12. A gradient passes through twice as many rounded numbers as an output.
-HALF_PRECISION = {
-    # dtype of xw and kernel, of the carry: tolerance of results, of gradients
-    ("bfloat16", "bfloat16"): (2e-2, 4e-2),
-    ("float16", "float32"): (2e-3, 4e-3),
-}
-
-
-def cast(tree, dtype):
-    return jax.tree.map(lambda a: jnp.asarray(a, dtype), tree)
 
 
 @functools.cache

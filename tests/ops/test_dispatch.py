@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from jaxrnn.ops import IMPLEMENTATIONS, explain, recurrence, simple_rnn_pointwise
+from jaxrnn.ops.step import Recurrence
+from tests.ops.interpreted import KERNELS
 
 TANH = simple_rnn_pointwise(jnp.tanh)
 TIME, BATCH, HIDDEN = 4, 2, 3
@@ -76,6 +78,27 @@ def test_arguments_that_do_not_fit_are_refused_with_their_values(changes, messag
 def test_a_pointwise_function_that_changes_its_carry_is_refused(pointwise, message, implementation):
     with pytest.raises(ValueError, match=message):
         run(pointwise, implementation=implementation)
+
+
+@pytest.mark.parametrize("name", [*IMPLEMENTATIONS, *KERNELS])
+def test_recurrent_scale_gets_no_gradient_and_leaves_the_others_theirs(name, monkeypatch):
+    """On every implementation that this machine can run; kernels of accelerators in interpret mode."""
+    for kernel, implementation in KERNELS.items():
+        monkeypatch.setitem(IMPLEMENTATIONS, kernel, implementation)
+    scale, carry, unit = jnp.full((BATCH, HIDDEN), 0.5), jnp.full((BATCH, HIDDEN), 0.1), jnp.eye(HIDDEN)
+    arrays = Recurrence(unit, jnp.ones((TIME, BATCH, HIDDEN)), carry, recurrent_scale=scale)
+    reason = IMPLEMENTATIONS[name].unable(TANH, arrays, "cpu")
+    if reason is not None:
+        pytest.skip(reason)
+
+    def loss(kernel, scale):
+        options: dict[str, Any] = {"recurrent_scale": scale, "implementation": name}
+        return run(recurrent_kernel=kernel, initial_carry=carry, **options)[1].sum()
+
+    dkernel, dscale = jax.grad(loss, argnums=(0, 1))(unit, scale)
+    np.testing.assert_array_equal(dscale, jnp.zeros_like(scale))
+    expected = jax.grad(lambda kernel: loss(kernel * 0.5, jnp.ones_like(scale)))(unit)
+    np.testing.assert_allclose(dkernel, expected, rtol=1e-5)
 
 
 def test_none_picks_an_implementation_by_itself():
