@@ -35,7 +35,7 @@ cell, so the kernels of the other cells are interpreted without this, in half th
 
 def able(case: Case, implementation: str, dtype: str = "float32") -> bool:
     """Whether an implementation can run a cell on this machine."""
-    if implementation.startswith("pallas_tpu") and implementation.endswith("races") != (case.name in RACES_WITH):
+    if implementation == ("pallas_mosaic_tpu" if case.name in RACES_WITH else "pallas_mosaic_tpu_races"):
         return False
     arguments, _ = problem(case, 2, (2,))
     shapes: Any = jax.tree.map(lambda a: jax.ShapeDtypeStruct(np.shape(a), dtype), arguments)
@@ -49,7 +49,7 @@ def over(pairs: list[tuple[Case, str]]):
 
 PAIRS = [(case, name) for case in CASES for name in ALL if able(case, name)]
 # What interprets a TPU is slow, and its step-by-step form does not support vmap.
-OFTEN = [pair for pair in PAIRS if not pair[1].startswith("pallas_tpu")]
+OFTEN = [pair for pair in PAIRS if not pair[1].startswith("pallas_mosaic_tpu")]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -157,7 +157,7 @@ def test_results_and_gradients_equal_a_python_loop(case, implementation, setup_n
     assert "RACE" not in "".join(capfd.readouterr())  # older versions of JAX print it and go on
 
 
-@over([pair for pair in PAIRS if pair[0].name in ("tanh", "lstm") and pair[1] != "pallas_tpu_races"])
+@over([pair for pair in PAIRS if pair[0].name in ("tanh", "lstm") and pair[1] != "pallas_mosaic_tpu_races"])
 def test_a_thousand_steps_in_float32_stay_near_float64(case, implementation):
     arguments, cotangents = problem(case, 1000, (2,))
     wide = compiled(case, "reference", False, 1)(arguments, cotangents, {})
