@@ -130,8 +130,11 @@ def problem(
     width = case.gates * hidden
     recurrent_width = (case.recurrent_gates or case.gates) * hidden
 
+    def array(*shape: int) -> Any:
+        return random.randn(*shape)
+
     def part():
-        return random.randn(*batch, hidden)
+        return array(*batch, hidden)
 
     arguments = {
         "params": case.params(random, hidden),
@@ -141,7 +144,7 @@ def problem(
         "initial_carry": case.carry(part),
     }
     if optional:
-        arguments["xw"] = Projection(random.randn(time, *batch, 2), random.randn(2, width), random.randn(width))
+        arguments["xw"] = Projection(array(time, *batch, 2), array(2, width), array(width))
         arguments["reset_carry"] = case.carry(part)
     return arguments, (case.carry(part), random.randn(time, *batch, hidden))
 
