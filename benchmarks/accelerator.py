@@ -145,11 +145,11 @@ def points(smoke: bool) -> list[tuple[str, str, Shape]]:
 
 def interpreted() -> Implementation:
     """The GPU's kernel as Pallas interprets it on a CPU, in place of the one that needs a GPU."""
-    from jaxrnn.ops.pallas.gpu import GPU
     from jaxrnn.ops.pallas.recurrence import pallas_recurrence
+    from jaxrnn.ops.pallas.triton import TRITON
 
     def run(pointwise, arrays, *, reverse, unroll):
-        return pallas_recurrence(GPU, pointwise, arrays, reverse=reverse, interpret=True)
+        return pallas_recurrence(TRITON, pointwise, arrays, reverse=reverse, interpret=True)
 
     return Implementation(run, unwise=lambda *_: "interpreted: for tests")
 

@@ -138,16 +138,16 @@ def without_masks_gradients(gradients: Any) -> Any:
 
 def device_of(name: str) -> Device:
     if name == "H200":
-        from jaxrnn.ops.pallas.gpu import GPU
+        from jaxrnn.ops.pallas.triton import TRITON
 
-        return GPU
+        return TRITON
     if name == CLUSTER:
-        from jaxrnn.ops.pallas.cluster import CLUSTER as device
+        from jaxrnn.ops.pallas.mosaic_gpu import MOSAIC_GPU as device
 
         return device
-    from jaxrnn.ops.pallas.tpu import TPU
+    from jaxrnn.ops.pallas.mosaic_tpu import MOSAIC_TPU
 
-    return TPU
+    return MOSAIC_TPU
 
 
 def unable(device: Device, cell: Cell, hidden: int, precision: str) -> str | None:

@@ -7,10 +7,10 @@ from jax.experimental.pallas import mosaic_gpu, tpu
 
 from jaxrnn.ops.dispatch import Implementation
 from jaxrnn.ops.pallas import not_a_tile
-from jaxrnn.ops.pallas.cluster import CLUSTER
-from jaxrnn.ops.pallas.gpu import GPU
+from jaxrnn.ops.pallas.mosaic_gpu import MOSAIC_GPU
+from jaxrnn.ops.pallas.mosaic_tpu import MOSAIC_TPU
 from jaxrnn.ops.pallas.recurrence import Device, pallas_recurrence
-from jaxrnn.ops.pallas.tpu import TPU
+from jaxrnn.ops.pallas.triton import TRITON
 
 
 def interpreted(device: Device, interpret: Any = True) -> Implementation:
@@ -27,12 +27,16 @@ def interpreted(device: Device, interpret: Any = True) -> Implementation:
 RACES = tpu.InterpretParams(detect_races=True, uninitialized_memory="nan")
 """A TPU's memory and copies step by step: what nobody wrote is NaN, and races are told."""
 
-CLUSTER_RACES: Any = None
+MOSAIC_GPU_RACES: Any = None
 if jax.__version_info__ >= (0, 12):
-    CLUSTER_RACES = getattr(mosaic_gpu, "InterpretGPUParams")(detect_races=True, uninitialized_memory="nan")  # noqa: B009
+    MOSAIC_GPU_RACES = getattr(mosaic_gpu, "InterpretGPUParams")(detect_races=True, uninitialized_memory="nan")  # noqa: B009
 """The same for a cluster's blocks, threads and barriers; before jax 0.12 nothing interprets these."""
 
-KERNELS = {"pallas_gpu": interpreted(GPU), "pallas_tpu": interpreted(TPU, RACES)}
+KERNELS = {
+    "pallas_triton": interpreted(TRITON),
+    "pallas_mosaic_tpu": interpreted(MOSAIC_TPU),  # the equations alone, in half the time
+    "pallas_mosaic_tpu_races": interpreted(MOSAIC_TPU, RACES),
+}
 
-if CLUSTER_RACES is not None:
-    KERNELS["pallas_cluster"] = interpreted(CLUSTER, CLUSTER_RACES)
+if MOSAIC_GPU_RACES is not None:
+    KERNELS["pallas_mosaic_gpu"] = interpreted(MOSAIC_GPU, MOSAIC_GPU_RACES)

@@ -15,6 +15,7 @@ import numpy as np
 from jaxrnn.ops import (
     LSTMCarry,
     Pointwise,
+    Projection,
     gru_pointwise,
     gru_reset_before_pointwise,
     leaky_pointwise,
@@ -118,14 +119,22 @@ CASES = [
 ]
 
 
-def problem(case: Case, time: int, batch: tuple[int, ...] = (), hidden: int = 3, seed: int = 0):
-    """Random float64 arguments of a recurrence, and random cotangents of its (carry, outputs)."""
+def problem(
+    case: Case, time: int, batch: tuple[int, ...] = (), hidden: int = 3, seed: int = 0, *, optional: bool = False
+):
+    """Random float64 arguments of a recurrence, and random cotangents of its (carry, outputs).
+
+    With ``optional``, xw is a projection that is not computed yet, and resets return to a carry of their own.
+    """
     random = np.random.RandomState(seed)
     width = case.gates * hidden
     recurrent_width = (case.recurrent_gates or case.gates) * hidden
 
+    def array(*shape: int) -> Any:
+        return random.randn(*shape)
+
     def part():
-        return random.randn(*batch, hidden)
+        return array(*batch, hidden)
 
     arguments = {
         "params": case.params(random, hidden),
@@ -134,21 +143,36 @@ def problem(case: Case, time: int, batch: tuple[int, ...] = (), hidden: int = 3,
         "xw": random.randn(time, *batch, width),
         "initial_carry": case.carry(part),
     }
+    if optional:
+        arguments["xw"] = Projection(array(time, *batch, 2), array(2, width), array(width))
+        arguments["reset_carry"] = case.carry(part)
     return arguments, (case.carry(part), random.randn(time, *batch, hidden))
 
 
-def loop(case: Case, arguments: dict[str, Any], *, seq_lengths=None, resets=None, reverse: bool = False):
+def loop(
+    case: Case,
+    arguments: dict[str, Any],
+    *,
+    seq_lengths=None,
+    resets=None,
+    recurrent_scale=None,
+    reverse: bool = False,
+):
     """The recurrence, step after step: ``(carry, outputs)``."""
     equations = case.equations or case.pointwise
     kernel, bias, xw = (arguments[name] for name in ("recurrent_kernel", "recurrent_bias", "xw"))
+    if isinstance(xw, Projection):
+        xw = xw.inputs @ xw.kernel + (0 if xw.bias is None else xw.bias)
+    reset_carry = arguments.get("reset_carry", arguments["initial_carry"])
+    scale = 1 if recurrent_scale is None else recurrent_scale
     time, *batch, _ = xw.shape
     lengths = np.full(batch, time) if seq_lengths is None else np.asarray(seq_lengths)
     resets = np.zeros((time, *batch), bool) if resets is None else np.asarray(resets)
     carry, outputs = arguments["initial_carry"], [jnp.zeros(())] * time
     for t in reversed(range(time)) if reverse else range(time):
         valid = t < lengths
-        carry = _rows(resets[t] & valid, arguments["initial_carry"], carry)
-        rh = jax.tree.leaves(carry)[-1] @ kernel + (0 if bias is None else bias)
+        carry = _rows(resets[t] & valid, reset_carry, carry)
+        rh = (jax.tree.leaves(carry)[-1] * scale) @ kernel + (0 if bias is None else bias)
         new_carry, y = equations(arguments["params"], carry, *(_gates(block, kernel) for block in (xw[t], rh)))
         carry = _rows(valid, new_carry, carry)
         outputs[t] = _rows(valid, y, jnp.zeros_like(y))

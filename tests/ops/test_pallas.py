@@ -24,11 +24,11 @@ from jaxrnn.ops import (
     recurrence,
     simple_rnn_pointwise,
 )
-from jaxrnn.ops.pallas import not_a_tile, tpu
+from jaxrnn.ops.pallas import mosaic_tpu, not_a_tile
 from jaxrnn.ops.pallas.cell import Cell, plan
-from jaxrnn.ops.pallas.cluster import CLUSTER
-from jaxrnn.ops.pallas.gpu import GPU
-from jaxrnn.ops.pallas.tpu import TPU
+from jaxrnn.ops.pallas.mosaic_gpu import MOSAIC_GPU
+from jaxrnn.ops.pallas.mosaic_tpu import MOSAIC_TPU
+from jaxrnn.ops.pallas.triton import TRITON
 from jaxrnn.ops.step import Recurrence
 from tests.ops.interpreted import KERNELS, RACES
 from tests.ops.oracle import assert_close
@@ -74,30 +74,30 @@ def test_on_a_gpu_the_kernel_is_picked_up_to_the_largest_hidden_size_that_fits(g
 
     def why_not(hidden):
         a = arrays(hidden, gates, dtype, carry=lambda h: carry(h, h) if carry else h)
-        return GPU.unable(a), reason(pointwise, a, "gpu")
+        return TRITON.unable(a), reason(pointwise, a, "gpu")
 
     assert why_not(largest) == (None, None)
     found, other = why_not(largest + 1)
     assert found is not None
     assert found.endswith(f"the largest hidden size that does is {largest}")
-    # A cluster of multiprocessors has room, but for half precision only, and is not picked.
-    of_cluster = f"{found}; a cluster of multiprocessors multiplies bfloat16 and float16, not float32"
+    # A cluster of SMs has room, but for half precision only, and is not picked.
+    of_cluster = f"{found}; a cluster of streaming multiprocessors multiplies bfloat16 and float16, not float32"
     assert other == of_cluster if dtype == "float32" else "name it to use it" in str(other)
 
 
 def test_on_a_tpu_a_larger_size_fits_but_scan_is_picked_until_somebody_measures():
-    assert TPU.unable(arrays(1024)) is None
-    assert TPU.unable(arrays(2048, 4, carry=lambda h: LSTMCarry(h, h))) is None
-    assert "the largest hidden size that does is 2048" in str(TPU.unable(arrays(4096, 4)))
+    assert MOSAIC_TPU.unable(arrays(1024)) is None
+    assert MOSAIC_TPU.unable(arrays(2048, 4, carry=lambda h: LSTMCarry(h, h))) is None
+    assert "the largest hidden size that does is 2048" in str(MOSAIC_TPU.unable(arrays(4096, 4)))
     assert "not measured" in str(reason(TANH, arrays(), "tpu"))
 
 
 def test_all_bits_of_float32_have_their_own_limit():
     with jax.default_matmul_precision("highest"):
-        assert GPU.unable(arrays(64, dtype="float32")) is None
+        assert TRITON.unable(arrays(64, dtype="float32")) is None
         for hidden in (128, 512):
-            assert "is 64, or ask for the precision" in str(GPU.unable(arrays(hidden, dtype="float32")))
-        assert GPU.unable(arrays(128)) is None  # bfloat16 has no such bits
+            assert "is 64, or ask for the precision" in str(TRITON.unable(arrays(hidden, dtype="float32")))
+        assert TRITON.unable(arrays(128)) is None  # bfloat16 has no such bits
 
 
 def mean_over_units(params, carry, xw, rh):
@@ -175,8 +175,8 @@ def divided(params, carry, xw, rh):
 @pytest.mark.parametrize("name", KERNELS)
 @pytest.mark.parametrize("reverse", [False, True])
 def test_padding_tiles_and_chunks_of_time_change_nothing(name, reverse, monkeypatch, capfd):
-    monkeypatch.setattr(tpu, "MOST_STEPS", 2)  # the last chunk holds one step
-    monkeypatch.setattr(tpu, "MOST_ROWS", 16)
+    monkeypatch.setattr(mosaic_tpu, "MOST_STEPS", 2)  # the last chunk holds one step
+    monkeypatch.setattr(mosaic_tpu, "MOST_ROWS", 16)
     arguments, cotangents = random_problem(time=5, batch=19, hidden=20, dtype="float32")
 
     def results_and_gradients(implementation):
@@ -216,7 +216,7 @@ def test_races_would_be_told(capfd):
     assert "RACE" in raised + "".join(capfd.readouterr())
 
 
-DEVICES = {"gpu": (GPU, "cuda"), "cluster": (CLUSTER, "cuda"), "tpu": (TPU, "tpu")}
+DEVICES = {"triton": (TRITON, "cuda"), "mosaic_gpu": (MOSAIC_GPU, "cuda"), "mosaic_tpu": (MOSAIC_TPU, "tpu")}
 
 
 def lower(function, a, platform) -> str:
@@ -231,7 +231,7 @@ def lower(function, a, platform) -> str:
 )
 def test_kernels_lower_without_a_device(name, reverse, cell, hidden, dtype):
     device, platform = DEVICES[name]
-    if name == "cluster" and dtype == "float32":
+    if name == "mosaic_gpu" and dtype == "float32":
         dtype = "float16"
     run = forward_and_backward(device, CELLS[cell], reverse=reverse)
 
@@ -240,7 +240,7 @@ def test_kernels_lower_without_a_device(name, reverse, cell, hidden, dtype):
         return results, without_masks_gradients(gradients)
 
     text = lower(program, shapes(CELLS[cell], hidden, dtype, batch=20, time=9), platform)
-    target = {"gpu": "__gpu$xla.gpu.triton", "cluster": "mosaic_gpu", "tpu": "tpu_custom_call"}[name]
+    target = {"triton": "__gpu$xla.gpu.triton", "mosaic_gpu": "mosaic_gpu", "mosaic_tpu": "tpu_custom_call"}[name]
     assert text.count(target) >= 2
 
 
@@ -275,17 +275,21 @@ OPERATIONS = {
 
 
 @pytest.mark.parametrize("name", DEVICES)
-@pytest.mark.parametrize("operation", OPERATIONS)
-def test_operations_that_pass_for_elementwise_lower_with_their_derivatives(name, operation):
-    def pointwise(params, carry, xw, rh):
-        h = OPERATIONS[operation](xw[0] + rh[0])
-        return h, h
+def test_operations_that_pass_for_elementwise_lower_with_their_derivatives(name):
+    def cell(*operations):
+        def pointwise(params, carry, xw, rh):
+            x = xw[0] + rh[0]
+            h = sum((OPERATIONS[operation](x) for operation in operations), jnp.zeros_like(x))
+            return h, h
+
+        return pointwise
 
     device, platform = DEVICES[name]
-    a = arrays(dtype="bfloat16" if name == "cluster" else "float32")
-    found = not_a_tile(pointwise, a, device.lacks)
-    if name == "cluster" and operation in ("floor_ceil", "pow"):
-        assert "which kernels of this size lack" in str(found)
-        return
-    assert found is None
-    lower(forward_and_backward(device, benchmarks.aot.Cell(pointwise, 1)), a, platform)
+    a = arrays(dtype="bfloat16" if name == "mosaic_gpu" else "float32")
+    reasons = {operation: not_a_tile(cell(operation), a, device.lacks) for operation in OPERATIONS}
+    lacking = [operation for operation, reason in reasons.items() if reason is not None]
+    assert lacking == (["floor_ceil", "pow"] if name == "mosaic_gpu" else [])
+    assert all("which kernels of this size lack" in str(reasons[operation]) for operation in lacking)
+    # All in one kernel, which costs little more than a kernel of one; a compiler error names the operation.
+    together = cell(*(operation for operation in OPERATIONS if operation not in lacking))
+    lower(forward_and_backward(device, benchmarks.aot.Cell(together, 1)), a, platform)

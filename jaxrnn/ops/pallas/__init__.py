@@ -4,10 +4,11 @@ A ``lax.scan`` on a GPU launches several kernels at every step. Here the loop ov
 keeps the recurrent weights on the chip: fast where a step is small, and possible only where the weights fit.
 
 What is where: ``loops.py`` the two loops over time and the derivation of the backward one; ``cell.py`` what a
-cell's derivative needs; ``recurrence.py`` padding, and the products outside the kernels; ``walk.py`` what loops
-and devices tell each other; ``gpu.py`` one multiprocessor of a GPU for a tile of the batch; ``cluster.py`` several
-that share it, with ``cluster_product.py``, ``registers.py`` and ``plain.py``; ``tpu.py`` a TPU; ``limits.py`` what
-does not fit.
+cell's derivative needs; ``recurrence.py`` padding, and the products outside the kernels; ``interface.py`` what
+the loops need from a device. Each kernel is named by its backend: ``triton.py`` runs a tile of the batch on one SM
+(streaming multiprocessor) of a GPU; ``mosaic_gpu.py`` shares a tile among several SMs, with
+``mosaic_gpu_product.py``, ``registers.py`` and ``simplify.py``; ``mosaic_tpu.py`` runs on a TPU. ``limits.py``
+says what does not fit.
 
 Nothing here has been timed: no accelerator was at hand. Kernels were compiled for an H200 and for TPUs v5e and v6e
 (``python -m benchmarks.aot``), and run in interpret mode against float64.
@@ -49,17 +50,13 @@ def unable(pointwise: Pointwise, arrays: Recurrence, platform: str) -> str | Non
 
 
 def unwise(pointwise: Pointwise, arrays: Recurrence, platform: str) -> str | None:
-    """Why not to pick the kernels although they could run: where not even a count of launches speaks for them."""
-    if platform == "tpu":
-        return "not measured against scan on a tpu, where a step costs no launch; name it to use it"
-    device = _device(arrays, platform)[0] if platform in KINDS else None
-    if device is not None and device.name == "cluster":
-        return "never run yet where the weights need a cluster of multiprocessors; name it to use it"
-    return None
+    """Why another implementation is preferred although the kernels could run."""
+    device = _device(arrays, platform)[0] if platform in BACKENDS else None
+    return None if device is None else device.not_preferred
 
 
 def not_a_tile(pointwise: Pointwise, a: Recurrence, lacks: frozenset[str] = frozenset()) -> str | None:
-    """Why this cell or its arrays are nothing for kernels, or for those that lack some operations."""
+    """Why this cell or its arrays are not supported by the kernels, or by those that lack some operations."""
     from jaxrnn.ops.pallas.cell import Cell, not_elementwise
 
     hidden = a.recurrent_kernel.shape[0]
@@ -76,22 +73,22 @@ def not_a_tile(pointwise: Pointwise, a: Recurrence, lacks: frozenset[str] = froz
     return not_elementwise(Cell.of(pointwise, a), lacks)
 
 
-KINDS = {"gpu": ("gpu", "cluster"), "tpu": ("tpu",)}
+BACKENDS = {"gpu": ("triton", "mosaic_gpu"), "tpu": ("mosaic_tpu",)}
 """Modules with a :class:`Device` of their name in capitals, in the order in which they are tried."""
 
 
 def _device(a: Recurrence, platform: str) -> "tuple[Device | None, str | None]":
     """What these arrays run on, or None and why."""
     reasons = []
-    for kind in KINDS[platform]:
+    for backend in BACKENDS[platform]:
         try:
-            module = importlib.import_module(f"jaxrnn.ops.pallas.{kind}")
+            module = importlib.import_module(f"jaxrnn.ops.pallas.{backend}")
         except ImportError as error:  # a backend of Pallas that this JAX lacks
             if str(error.name).startswith("jaxrnn"):
                 raise
-            reasons.append(f"kernels for a {kind} need another JAX: {error}")
+            reasons.append(f"the {backend} kernels need another version of JAX: {error}")
             continue
-        device = getattr(module, kind.upper())
+        device = getattr(module, backend.upper())
         reason = device.unable(a)
         if reason is None:
             return device, None

@@ -35,49 +35,49 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxrnn.ops.pallas.cell import Cell, Plan
-from jaxrnn.ops.pallas.walk import Blocks, Kernel, Walk
+from jaxrnn.ops.pallas.interface import Blocks, Kernel, TileOps
 from jaxrnn.ops.step import accumulation_dtype, cast, widen
 
 
 def forward_kernel(cell: Cell, plan: Plan, save: bool) -> Kernel:
     """Inputs, steps: xw, valid, resets; rows: carry, reset_carry, scale; whole: bias, params. See the module."""
 
-    def start(inputs: Blocks, walk: Walk):
-        return {"carry": [walk.read(part) for part in inputs.rows["carry"]]}
+    def start(inputs: Blocks, ops: TileOps):
+        return {"carry": [ops.read(part) for part in inputs.rows["carry"]]}
 
-    def run(inputs: Blocks, outputs: Blocks, walk: Walk, state):
-        params, bias, scale, reset_carry = _constants(inputs, walk)
+    def run(inputs: Blocks, outputs: Blocks, ops: TileOps, state):
+        params, bias, scale, reset_carry = _constants(inputs, ops)
 
         def load(t):
-            gates = [walk.read(inputs.steps["xw"], t, gate) for gate in range(cell.gates)]
-            return gates, *_masks(inputs, walk, t)
+            gates = [ops.read(inputs.steps["xw"], t, gate) for gate in range(cell.gates)]
+            return gates, *_masks(inputs, ops, t)
 
         def step(i, loaded, state):
-            t = walk.position(i)
+            t = ops.position(i)
             xw, valid, resets = loaded
             carry = state["carry"]
             if resets is not None and reset_carry is not None:
                 carry = [jnp.where(resets, new, old) for new, old in zip(reset_carry, carry)]
             left = cast(carry[-1] if scale is None else carry[-1] * scale, cell.kernel_dtype)
-            rh = walk.product(i, [_zero_elsewhere(walk.real, left)])
+            rh = ops.product(i, [_zero_elsewhere(ops.real, left)])
             if bias is not None:
                 rh = [cast(r + b, r.dtype) for r, b in zip(rh, bias)]
-            (new_carry, y), pullback = walk.plain(cell.vjp)(params, widen(carry), widen(xw), rh)
+            (new_carry, y), pullback = ops.simplify(cell.vjp)(params, widen(carry), widen(xw), rh)
             if save:
                 for leaf, saved in zip(plan.carries, outputs.steps["carry"]):
-                    walk.write(saved, carry[leaf], t)
+                    ops.write(saved, carry[leaf], t)
                 residuals = jax.tree.leaves(pullback)
                 for (name, k), residual in zip(plan.sources, residuals, strict=True):
                     if name == "kept":
-                        walk.write(outputs.steps["kept"][k], cast(residual, plan.kept[k]), t)
+                        ops.write(outputs.steps["kept"][k], cast(residual, plan.kept[k]), t)
             new_carry = [cast(new, old.dtype) for new, old in zip(new_carry, carry)]
             if valid is not None:
                 new_carry = [jnp.where(valid, new, old) for new, old in zip(new_carry, carry)]
                 y = jnp.where(valid, y, 0)
-            walk.write(outputs.steps["y"], cast(y, cell.dtype), t)
+            ops.write(outputs.steps["y"], cast(y, cell.dtype), t)
             return {"carry": new_carry}
 
-        return walk.run(load, step, state)
+        return ops.run(load, step, state)
 
     return Kernel("recurrence_forward", cell, False, start, run)
 
@@ -85,33 +85,33 @@ def forward_kernel(cell: Cell, plan: Plan, save: bool) -> Kernel:
 def backward_kernel(cell: Cell, plan: Plan) -> Kernel:
     """Inputs, steps: dy, valid, resets, what forward saved; rows: dcarry, scale; whole: params. See the module."""
 
-    def start(inputs: Blocks, walk: Walk):
-        dcarry = widen([walk.read(part) for part in inputs.rows["dcarry"]])
+    def start(inputs: Blocks, ops: TileOps):
+        dcarry = widen([ops.read(part) for part in inputs.rows["dcarry"]])
         dreset = [jnp.zeros_like(d) for d in dcarry] if "resets" in inputs.steps else []
-        dparams = [jnp.zeros(walk.shape, accumulation_dtype(dtype)) for dtype in cell.params_dtypes]
+        dparams = [jnp.zeros(ops.shape, accumulation_dtype(dtype)) for dtype in cell.params_dtypes]
         return {"dcarry": dcarry, "dreset": dreset, "dparams": dparams}
 
-    def run(inputs: Blocks, outputs: Blocks, walk: Walk, state):
-        params, _, scale, _ = _constants(inputs, walk)
+    def run(inputs: Blocks, outputs: Blocks, ops: TileOps, state):
+        params, _, scale, _ = _constants(inputs, ops)
         # The pullback's structure, and those residuals that follow from the parameters alone.
-        _, *zeros = cell.tiles(walk.shape, jnp.zeros)
-        _, pullback = walk.plain(cell.vjp)(params, *zeros)
+        _, *zeros = cell.tiles(ops.shape, jnp.zeros)
+        _, pullback = ops.simplify(cell.vjp)(params, *zeros)
         at_zero, structure = jax.tree.flatten(pullback)
 
         def load(t):
             steps = inputs.steps
             saved: dict[str, Any] = {
-                "carry": dict(zip(plan.carries, [walk.read(part, t) for part in steps["carry"]])),
-                "kept": [walk.read(part, t) for part in steps["kept"]],
+                "carry": dict(zip(plan.carries, [ops.read(part, t) for part in steps["carry"]])),
+                "kept": [ops.read(part, t) for part in steps["kept"]],
             }
             if "y" in steps:
-                saved["output"] = [walk.read(steps["y"], t)]
+                saved["output"] = [ops.read(steps["y"], t)]
             if "xw" in steps:
-                saved["xw"] = [walk.read(steps["xw"], t, gate) for gate in range(cell.gates)]
-            return walk.read(steps["dy"], t), saved, *_masks(inputs, walk, t)
+                saved["xw"] = [ops.read(steps["xw"], t, gate) for gate in range(cell.gates)]
+            return ops.read(steps["dy"], t), saved, *_masks(inputs, ops, t)
 
         def step(i, loaded, state):
-            t = walk.position(i)
+            t = ops.position(i)
             dy, saved, valid, resets = loaded
             residuals = [
                 like if name == "params" else _restored(saved[name][k], like.dtype)
@@ -119,11 +119,11 @@ def backward_kernel(cell: Cell, plan: Plan) -> Kernel:
             ]
             pull = jax.tree.unflatten(structure, residuals)
             cotangents = state["dcarry"], cast(dy, accumulation_dtype(cell.dtype))
-            dparams, dcarry, dxw, drh = walk.plain(lambda pull, cotangents: pull(cotangents))(pull, cotangents)
+            dparams, dcarry, dxw, drh = ops.simplify(lambda pull, cotangents: pull(cotangents))(pull, cotangents)
             # Selected, not multiplied: 0 * NaN would be NaN, and padding may hold anything.
-            keep = walk.real if valid is None else valid if walk.real is None else walk.real & valid
+            keep = ops.real if valid is None else valid if ops.real is None else ops.real & valid
             drh = [cast(_zero_elsewhere(keep, d), cell.kernel_dtype) for d in drh]
-            (dh,) = walk.product(i, drh)
+            (dh,) = ops.product(i, drh)
             if scale is not None:
                 dh = dh * scale
             dcarry = [*dcarry[:-1], dcarry[-1] + cast(dh, dcarry[-1].dtype)]
@@ -134,36 +134,34 @@ def backward_kernel(cell: Cell, plan: Plan) -> Kernel:
                 dreset = [total + jnp.where(resets, d, 0) for total, d in zip(dreset, dcarry)]
                 dcarry = [jnp.where(resets, 0, d) for d in dcarry]
             for gate, d in enumerate(drh):
-                walk.write(outputs.steps["drh"], d, t, gate)
+                ops.write(outputs.steps["drh"], d, t, gate)
             if not plan.shared:
                 for gate, d in enumerate(dxw):
-                    walk.write(outputs.steps["dxw"], cast(_zero_elsewhere(keep, d), cell.dtype), t, gate)
+                    ops.write(outputs.steps["dxw"], cast(_zero_elsewhere(keep, d), cell.dtype), t, gate)
             dparams = [total + _zero_elsewhere(keep, d) for total, d in zip(state["dparams"], dparams)]
             return {"dcarry": dcarry, "dreset": dreset, "dparams": dparams}
 
-        return walk.run(load, step, state)
+        return ops.run(load, step, state)
 
     return Kernel("recurrence_backward", cell, True, start, run)
 
 
-def _constants(inputs: Blocks, walk: Walk):
+def _constants(inputs: Blocks, ops: TileOps):
     """Parameters, bias of every gate, recurrent_scale and reset_carry as tiles, where there are any."""
-    params = [jnp.broadcast_to(widen(walk.read(part)), walk.shape) for part in inputs.whole["params"]]
+    params = [jnp.broadcast_to(widen(ops.read(part)), ops.shape) for part in inputs.whole["params"]]
     bias = scale = reset_carry = None
     if "bias" in inputs.whole:
-        bias = [widen(walk.read(inputs.whole["bias"], gate)) for gate in range(inputs.whole["bias"].shape[0])]
+        bias = [widen(ops.read(inputs.whole["bias"], gate)) for gate in range(inputs.whole["bias"].shape[0])]
     if "scale" in inputs.rows:
-        scale = walk.read(inputs.rows["scale"])
+        scale = ops.read(inputs.rows["scale"])
     if "reset_carry" in inputs.rows:
-        reset_carry = [walk.read(part) for part in inputs.rows["reset_carry"]]
+        reset_carry = [ops.read(part) for part in inputs.rows["reset_carry"]]
     return params, bias, scale, reset_carry
 
 
-def _masks(inputs: Blocks, walk: Walk, t: Any) -> list[Array | None]:
+def _masks(inputs: Blocks, ops: TileOps, t: Any) -> list[Array | None]:
     """valid and resets of a step, of a tile's shape or a column of it, or None."""
-    return [
-        walk.read(inputs.steps[name], t) != 0 if name in inputs.steps else None for name in ("valid", "resets")
-    ]
+    return [ops.read(inputs.steps[name], t) != 0 if name in inputs.steps else None for name in ("valid", "resets")]
 
 
 def _zero_elsewhere(condition: Array | None, array: Array) -> Array:

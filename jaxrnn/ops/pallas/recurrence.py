@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxrnn.ops.pallas.cell import Cell, plan
+from jaxrnn.ops.pallas.interface import Blocks, Kernel, Sizes
 from jaxrnn.ops.pallas.loops import backward_kernel, forward_kernel
-from jaxrnn.ops.pallas.walk import Blocks, Kernel, Sizes
 from jaxrnn.ops.scan import scan_recurrence
 from jaxrnn.ops.step import (
     Carry,
@@ -34,14 +34,15 @@ class Device(NamedTuple):
       sizes: ``(batch, cell) -> Sizes``.
       call: runs a kernel, ``(kernel, inputs, outputs, sizes, *, reverse, interpret) -> outputs``.
       unable: why arrays of these shapes and dtypes cannot run there, or None.
-      lacks: elementwise operations that it does not have.
+      lacks: elementwise operations that it does not support.
+      not_preferred: why another implementation is preferred although this one can run, or None.
     """
 
-    name: str
     sizes: Callable[[int, Cell], Sizes]
     call: Callable[..., Blocks]
     unable: Callable[[Recurrence], str | None]
     lacks: frozenset[str] = frozenset()
+    not_preferred: str | None = None
 
 
 class Run(NamedTuple):

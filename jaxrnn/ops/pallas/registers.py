@@ -29,8 +29,8 @@ def load(reference: Any, index: tuple[Any, ...], layout: Any) -> Array:
     return mosaic.load(some, layout=layout, optimized=False)  # pyright: ignore[reportCallIssue]
 
 
-def put(reference: Any, value: Array) -> None:
-    """Where threads meet in banks of the memory too, of which JAX complains from 0.12 on."""
+def store(reference: Any, value: Array) -> None:
+    """Write a tile. Bank conflicts are accepted (``optimized=False``): from 0.12 on JAX reports them otherwise."""
     if hasattr(mosaic, "store"):
         mosaic.store(reference, value, optimized=False)  # pyright: ignore[reportAttributeAccessIssue]
     else:  # before jax 0.12

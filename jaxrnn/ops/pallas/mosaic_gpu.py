@@ -1,9 +1,9 @@
-"""The kernels on a Hopper GPU for weights that one multiprocessor cannot hold, through Pallas and Mosaic GPU.
+"""The kernels on a Hopper GPU for weights that one SM cannot hold, through Pallas and Mosaic GPU.
 
-A cluster of up to 16 blocks, each on a multiprocessor of its own, shares the units of a tile of the batch. A
-block has its units' columns of the recurrent kernel in shared memory (or, of the largest, one piece after the
-other), its units' carry in registers, and does for them everything that is elementwise. Only the product needs
-what the other blocks have (``cluster_product.py``)::
+A cluster of up to 16 blocks, each on an SM of its own, shares the units of a tile of the batch. A block has its
+units' columns of the recurrent kernel in shared memory (or, of the largest, one piece after the other), its units'
+carry in registers, and does for them everything that is elementwise. Only the product needs what the other blocks
+have (``mosaic_gpu_product.py``)::
 
     forward     h_{t-1}, all of it, times the block's columns    every block sends its part of h, and reads all
     backward    the block's columns times its part of drh        every block sends what its units add to the
@@ -16,7 +16,7 @@ contiguous pieces as all other arrays, which are arranged in such tiles before a
 Hidden sizes are padded to multiples of 64, or of 8 times the number of blocks, batches to multiples of 16, many
 rows to 32. Products are of bfloat16 or float16, and accumulate in float32.
 
-What one multiprocessor can hold runs there instead (``gpu.py``). Nothing here has run on a device: it was compiled
+What one SM can hold runs there instead (``triton.py``). Nothing here has run on a device: it was compiled
 for one, and interpreted with races detected, which sees the exchange between blocks, but not a piece of weights
 that comes too early for the tensor cores. It runs only where it is asked for by name.
 """
@@ -30,7 +30,9 @@ from jax import lax
 from jax.experimental.pallas import mosaic_gpu as mosaic
 
 from jaxrnn.ops.pallas.cell import Cell
-from jaxrnn.ops.pallas.cluster_product import (
+from jaxrnn.ops.pallas.interface import Blocks, Kernel, Sizes, TileOps
+from jaxrnn.ops.pallas.limits import other_dtype, rounded_up
+from jaxrnn.ops.pallas.mosaic_gpu_product import (
     PIECE,
     RING,
     Block,
@@ -40,11 +42,9 @@ from jaxrnn.ops.pallas.cluster_product import (
     staging_for,
     weight_pieces,
 )
-from jaxrnn.ops.pallas.limits import other_dtype, rounded_up
-from jaxrnn.ops.pallas.plain import plain
 from jaxrnn.ops.pallas.recurrence import Device
-from jaxrnn.ops.pallas.registers import THREADS, layout, load, put
-from jaxrnn.ops.pallas.walk import Blocks, Kernel, Sizes, Walk
+from jaxrnn.ops.pallas.registers import THREADS, layout, load, store
+from jaxrnn.ops.pallas.simplify import simplify
 from jaxrnn.ops.step import Recurrence
 
 SHARED = 224 * 1024
@@ -56,7 +56,7 @@ ROWS = (16, 32)
 PARTS = (2, 4, 8, 16)
 """Blocks of a cluster; more than 8 only Hopper has."""
 
-MULTIPROCESSORS = 132
+SMS = 132
 """Of an H200. On one with fewer, nobody has looked whether 16 of them can be had together."""
 
 CONCURRENT_BLOCKS = 128
@@ -122,16 +122,17 @@ def unable(a: Recurrence) -> str | None:
         pass
     else:
         if str(device.compute_capability) != "9.0":
-            return f"clusters of multiprocessors need compute capability 9.0, not {device.compute_capability}"
-        if (cores := getattr(device, "core_count", MULTIPROCESSORS)) < MULTIPROCESSORS:
-            return f"clusters of multiprocessors need a GPU with {MULTIPROCESSORS} of them, not {cores}"
+            capability = device.compute_capability
+            return f"clusters of streaming multiprocessors need compute capability 9.0, not {capability}"
+        if (cores := getattr(device, "core_count", SMS)) < SMS:
+            return f"clusters of streaming multiprocessors need a GPU with {SMS} of them, not {cores}"
     reason = other_dtype(a, ("float32", "bfloat16", "float16"), "the GPU kernel")
     if reason is None and dtype.itemsize != 2:
-        reason = f"a cluster of multiprocessors multiplies bfloat16 and float16, not {dtype}"
+        reason = f"a cluster of streaming multiprocessors multiplies bfloat16 and float16, not {dtype}"
     if reason is None and sizes_for(1, hidden, width) is None:
         largest = max((size for size in range(PIECE, 8192, PIECE) if sizes_for(1, size, width)), default=None)
         reason = (
-            f"neither does it fit a cluster of {PARTS[-1]} multiprocessors; "
+            f"neither does it fit a cluster of {PARTS[-1]} streaming multiprocessors; "
             f"{f'the largest hidden size that does is {largest}' if largest else 'no size of this cell does'}"
         )
     return reason
@@ -179,9 +180,9 @@ def call(
             return mosaic.layout_cast(value, register_layout)
 
         def write(reference, value, *index):
-            put(reference.at[place(reference, *index)], hold(value))
+            store(reference.at[place(reference, *index)], hold(value))
 
-        walk = Walk(
+        ops = TileOps(
             count=time,
             position=(lambda i: time - 1 - i) if reverse else (lambda i: i),
             prefetch=True,
@@ -190,11 +191,11 @@ def call(
             write=write,
             product=block.backward if backward else block.forward,
             hold=hold,
-            plain=plain,
+            simplify=simplify,
             real=read(inputs.whole["real"]) != 0 if "real" in inputs.whole else None,
         )
         block.prologue()
-        state = kernel.run(inputs, outputs, walk, kernel.start(inputs, walk))
+        state = kernel.run(inputs, outputs, ops, kernel.start(inputs, ops))
         block.epilogue()
         for target, value in zip(jax.tree.leaves(outputs.rows), jax.tree.leaves(state), strict=True):
             write(target, value)
@@ -260,4 +261,10 @@ def out_of_tiles(blocks: Blocks, sizes: Sizes) -> Blocks:
     return found._replace(steps=steps)
 
 
-CLUSTER = Device("cluster", sizes, call, unable, frozenset(("ceil", "floor", "pow")))
+MOSAIC_GPU = Device(
+    sizes,
+    call,
+    unable,
+    lacks=frozenset(("ceil", "floor", "pow")),
+    not_preferred="never run yet where the weights need a cluster of SMs; name it to use it",
+)

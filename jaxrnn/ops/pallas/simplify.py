@@ -35,7 +35,7 @@ def _itself(x: Array, **_: Any) -> Array:
     return x
 
 
-IN_OTHER_WORDS: dict[str, Callable[..., Array]] = {
+REPLACEMENTS: dict[str, Callable[..., Array]] = {
     "add_any": lambda x, y: x + y,
     "copy": _itself,
     "integer_pow": _integer_pow,
@@ -54,10 +54,10 @@ CALLS = ("jit", "pjit", "custom_jvp_call")
 """Of functions, whose operations can stand in place of the call."""
 
 
-def plain(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function of pytrees of arrays, without any of :data:`IN_OTHER_WORDS` or :data:`CALLS`.
+def simplify(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function of pytrees of arrays, without any of :data:`REPLACEMENTS` or :data:`CALLS`.
 
-    >>> jax.make_jaxpr(plain(jnp.log1p))(1.0).eqns[0].primitive.name
+    >>> jax.make_jaxpr(simplify(jnp.log1p))(1.0).eqns[0].primitive.name
     'add'
     """
 
@@ -77,8 +77,8 @@ def _evaluate(jaxpr: Any, constants: Any, arguments: Any) -> list[Any]:
 
     for equation in jaxpr.eqns:
         inputs = [value(variable) for variable in equation.invars]
-        if equation.primitive.name in IN_OTHER_WORDS:
-            outputs = [IN_OTHER_WORDS[equation.primitive.name](*inputs, **equation.params)]
+        if equation.primitive.name in REPLACEMENTS:
+            outputs = [REPLACEMENTS[equation.primitive.name](*inputs, **equation.params)]
         elif equation.primitive.name in CALLS:
             inner = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
             outputs = _evaluate(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), inputs)

@@ -1,4 +1,4 @@
-"""The recurrent product of a cluster of blocks, each with a part of the units: what ``cluster.py`` runs.
+"""The recurrent product of a cluster of blocks, each with a part of the units: what ``mosaic_gpu.py`` runs.
 
 What a block needs from the others goes through the level 2 cache, once a step, between two waits: until all blocks
 have written, and until the copies that were asked for have arrived. Two buffers take turns: who writes to one of
@@ -22,9 +22,9 @@ from jax import Array, lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as mosaic
 
+from jaxrnn.ops.pallas.interface import Sizes
 from jaxrnn.ops.pallas.limits import rounded_up
-from jaxrnn.ops.pallas.registers import layout, load, put
-from jaxrnn.ops.pallas.walk import Sizes
+from jaxrnn.ops.pallas.registers import layout, load, store
 from jaxrnn.ops.step import accumulation_dtype
 
 PIECE = 64
@@ -169,7 +169,7 @@ class Block(NamedTuple):
         if padding > 0:  # which no gate ever writes, and the product reads: 0 * NaN would be NaN
             zeros = jnp.zeros((padding, self.sizes.tile), self.scratch.own.dtype)
             target = self.scratch.own.at[pl.ds(self.gates * self.units, padding)]
-            put(target, mosaic.layout_cast(zeros, layout(*zeros.shape)))
+            store(target, mosaic.layout_cast(zeros, layout(*zeros.shape)))
 
     def epilogue(self) -> None:
         """No copy may be on its way when a block ends."""
@@ -178,7 +178,7 @@ class Block(NamedTuple):
     def forward(self, i: Any, tiles: list[Array]) -> list[Array]:
         """Every gate's product of h, of which this block has ``tiles[0]``, with its own units' columns."""
         here, own_units, slot = self.scratch, pl.ds(self.part * self.units, self.units), _remainder(i, 2)
-        put(here.own, tiles[0])
+        store(here.own, tiles[0])
         mosaic.commit_smem()
         self._publish(here.own, self.exchange.at[slot, self.tile, own_units])
         mosaic.copy_gmem_to_smem(self.exchange.at[slot, self.tile], here.rhs, here.exchange_arrived)
@@ -194,7 +194,7 @@ class Block(NamedTuple):
             return accumulator[...]
 
         accumulator = mosaic.WGMMAAccumulatorRef(here.result.shape, here.result.dtype)
-        put(here.result, pl.run_scoped(multiply, accumulator))
+        store(here.result, pl.run_scoped(multiply, accumulator))
         mosaic.commit_smem()
         of_gates = [pl.ds(gate * self.units, self.units) for gate in range(self.gates)]
         return [self._load(here.result, some) for some in of_gates]
@@ -203,9 +203,9 @@ class Block(NamedTuple):
         """The gradient of h, this block's units of it, from those of every gate's product."""
         here, own_units, slot = self.scratch, pl.ds(self.part * self.units, self.units), _remainder(i, 2)
         for gate, tile in enumerate(tiles):
-            put(here.own.at[pl.ds(gate * self.units, self.units)], tile)
+            store(here.own.at[pl.ds(gate * self.units, self.units)], tile)
         mosaic.commit_smem()
-        put(here.rhs, load(here.own, (), mosaic.Layout.WGMMA))
+        store(here.rhs, load(here.own, (), mosaic.Layout.WGMMA))
         mosaic.commit_smem()
 
         def multiply(j, piece):
@@ -216,7 +216,7 @@ class Block(NamedTuple):
 
             rows = self.staging.piece[0]
             accumulator = mosaic.WGMMAAccumulatorRef((rows, self.sizes.tile), here.result.dtype)
-            put(here.result.at[pl.ds(j * rows, rows)], pl.run_scoped(product, accumulator))
+            store(here.result.at[pl.ds(j * rows, rows)], pl.run_scoped(product, accumulator))
 
         self._for_every_piece(i, multiply)
         mosaic.commit_smem()

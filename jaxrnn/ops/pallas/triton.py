@@ -1,15 +1,15 @@
 """The kernels on a GPU, through Pallas and Triton.
 
 One program runs a tile of 16 rows of the batch (the least that a tensor core takes) over all steps. The weights
-stay in its multiprocessor's shared memory, the carry in registers, and the next step's arrays are on their way
-from memory while this step's product is computed. Tiles know nothing of each other, so that nothing has to be
+stay in the shared memory of its SM, the carry in registers, and the next step's arrays are on their way from
+memory while this step's product is computed. Tiles know nothing of each other, so that nothing has to be
 synchronised over the grid. Triton takes powers of two only: hidden sizes are padded to the next one from 16 on,
 rows to the next multiple of 16. A hidden size of 100 costs the time and the memory of 128, a batch of 1 those of
 16.
 
 Why Triton, which JAX intends to remove one day (it warns from 0.11 on), and not its successor Mosaic GPU: it runs
 on Ampere and Ada too, multiplies float32 on tensor cores, and takes every elementwise operation. Where Triton is
-gone, half precision on Hopper runs as ``cluster.py`` does it, through Mosaic GPU, in the same loops.
+gone, half precision on Hopper runs as ``mosaic_gpu.py`` does it, through Mosaic GPU, in the same loops.
 
 Products of float32 use TF32 (10 bits of mantissa), as JAX does elsewhere on these GPUs. For all 24 bits, at a
 price, ``with jax.default_matmul_precision("highest")``, up to a hidden size of 64; "TF32_TF32_F32_X3" comes near
@@ -25,9 +25,9 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
 from jaxrnn.ops.pallas.cell import Cell
+from jaxrnn.ops.pallas.interface import Blocks, Kernel, Sizes, TileOps, in_rows
 from jaxrnn.ops.pallas.limits import other_dtype, rounded_up, too_large
 from jaxrnn.ops.pallas.recurrence import Device
-from jaxrnn.ops.pallas.walk import Blocks, Kernel, Sizes, Walk, in_rows
 from jaxrnn.ops.step import Recurrence
 
 ROWS = 16
@@ -56,7 +56,7 @@ def unable(a: Recurrence) -> str | None:
         )
     # Four sevenths for the weights, 128 KiB on Hopper. With more, tiles on their way to the tensor cores do not
     # fit beside them, or registers spill (GRU, H = 128, float32: 192 KiB), as benchmarks.aot finds.
-    return reason or too_large(a, padded, shared * 4 // 7, "the shared memory of one multiprocessor")
+    return reason or too_large(a, padded, shared * 4 // 7, "the shared memory of one streaming multiprocessor")
 
 
 MOST_HIDDEN_ALL_BITS = 64
@@ -89,8 +89,8 @@ def call(
         kernels = inputs.whole["kernels"]
         weights = [kernels[gate] for gate in range(kernels.shape[0])]
         position = (lambda i: time - 1 - i) if reverse else (lambda i: i)
-        walk = Walk(time, position, True, **in_rows(kernel, sizes, weights.__getitem__))
-        state = kernel.run(inputs, outputs, walk, kernel.start(inputs, walk))
+        ops = TileOps(time, position, True, **in_rows(kernel, sizes, weights.__getitem__))
+        state = kernel.run(inputs, outputs, ops, kernel.start(inputs, ops))
         for target, value in zip(jax.tree.leaves(outputs.rows), jax.tree.leaves(state), strict=True):
             target[...] = value
 
@@ -133,4 +133,4 @@ def _expect_deprecation() -> None:
     )
 
 
-GPU = Device("gpu", sizes, call, unable)
+TRITON = Device(sizes, call, unable)

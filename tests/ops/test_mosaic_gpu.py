@@ -11,19 +11,19 @@ import pytest
 
 from benchmarks.aot import CELLS
 from jaxrnn.ops import LSTMCarry, explain, lstm_pointwise, simple_rnn_pointwise
-from jaxrnn.ops.pallas import cluster
-from jaxrnn.ops.pallas.cluster import CLUSTER, Width, sizes_for
-from jaxrnn.ops.pallas.cluster_product import RING, staging_for
+from jaxrnn.ops.pallas import mosaic_gpu
+from jaxrnn.ops.pallas.mosaic_gpu import MOSAIC_GPU, Width, sizes_for
+from jaxrnn.ops.pallas.mosaic_gpu_product import RING, staging_for
 from jaxrnn.ops.pallas.recurrence import pallas_recurrence
 from jaxrnn.ops.reference import reference_recurrence
 from jaxrnn.ops.step import Recurrence
-from tests.ops.interpreted import CLUSTER_RACES
+from tests.ops.interpreted import MOSAIC_GPU_RACES
 from tests.ops.oracle import assert_close
 
 WIDTHS = {1: Width(1, 3, 2), 3: Width(3, 7, 2), 4: Width(4, 10, 2)}
 """Of a simple RNN, a GRU and an LSTM."""
 
-interpreted = pytest.mark.skipif(CLUSTER_RACES is None, reason="before jax 0.12 nothing interprets a cluster")
+interpreted = pytest.mark.skipif(MOSAIC_GPU_RACES is None, reason="before jax 0.12 nothing interprets a cluster")
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_every_size_up_to_1024_fits(gates, hidden, batch):
     assert found.hidden >= hidden
     assert found.hidden % 64 == found.hidden % (8 * found.parts) == found.rows % found.tile == 0
     for backward in (False, True):
-        staging = staging_for(found, gates, 2, cluster.SHARED, backward=backward)
+        staging = staging_for(found, gates, 2, mosaic_gpu.SHARED, backward=backward)
         assert staging.all_resident or staging.stages > RING
         assert staging.pieces * staging.piece[0] * staging.piece[1] == staging.width * found.hidden
     assert sizes_for(batch, 1025, WIDTHS[gates]) is None
@@ -66,7 +66,9 @@ def test_what_does_not_fit_is_told():
         return choice.reasons.get("pallas")
 
     assert "never run yet" in str(lstm(1024))
-    assert str(lstm(1025)).endswith("a cluster of 16 multiprocessors; the largest hidden size that does is 1024")
+    assert str(lstm(1025)).endswith(
+        "a cluster of 16 streaming multiprocessors; the largest hidden size that does is 1024"
+    )
     assert str(lstm(512, "float32")).endswith("multiplies bfloat16 and float16, not float32")
     assert str(lstm(512, "float64")).count("float64") == 1
 
@@ -74,13 +76,13 @@ def test_what_does_not_fit_is_told():
 def test_without_triton_half_precision_can_still_run(monkeypatch):
     monkeypatch.delattr(jax.experimental.pallas, "triton")
     monkeypatch.setitem(sys.modules, "jax.experimental.pallas.triton", None)
-    monkeypatch.delitem(sys.modules, "jaxrnn.ops.pallas.gpu")
+    monkeypatch.delitem(sys.modules, "jaxrnn.ops.pallas.triton")
     h: Any = jax.ShapeDtypeStruct((2, 64), "bfloat16")
     kernel, xw = jax.ShapeDtypeStruct((64, 64), "bfloat16"), jax.ShapeDtypeStruct((5, 2, 64), "bfloat16")
     assert "name it to use it" in explain(simple_rnn_pointwise(), kernel, xw, h, platform="gpu").reasons["pallas"]
     wide: Any = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, "float32"), (kernel, xw, h))
     reason = explain(simple_rnn_pointwise(), *wide, platform="gpu").reasons["pallas"]
-    assert "kernels for a gpu need another JAX" in reason
+    assert "the triton kernels need another version of JAX" in reason
     assert "not float32" in reason
 
 
@@ -136,16 +138,16 @@ def test_blocks_tiles_and_pieces_change_nothing(
     cell, batch, hidden, changes, resident, reverse, monkeypatch, capfd
 ):
     for name, value in changes.items():
-        monkeypatch.setattr(cluster, name, value)
+        monkeypatch.setattr(mosaic_gpu, name, value)
     gates = CELLS[cell].gates
     size = sizes_for(batch, hidden, WIDTHS[gates])
     assert size is not None
     for backward in (False, True):
-        assert staging_for(size, gates, 2, cluster.SHARED, backward=backward).all_resident == resident
+        assert staging_for(size, gates, 2, mosaic_gpu.SHARED, backward=backward).all_resident == resident
     a = arrays(cell, 5, batch, hidden)
 
     def kernels(a):
-        return pallas_recurrence(CLUSTER, CELLS[cell].pointwise, a, reverse=reverse, interpret=CLUSTER_RACES)
+        return pallas_recurrence(MOSAIC_GPU, CELLS[cell].pointwise, a, reverse=reverse, interpret=MOSAIC_GPU_RACES)
 
     def reference(a):
         return reference_recurrence(CELLS[cell].pointwise, a, reverse=reverse, unroll=1)
@@ -158,12 +160,12 @@ def test_blocks_tiles_and_pieces_change_nothing(
 
 @interpreted
 def test_pieces_are_streamed_with_64_bits_too(monkeypatch):
-    monkeypatch.setattr(cluster, "PARTS", (4,))
-    monkeypatch.setattr(cluster, "SHARED", 44 * 1024)
+    monkeypatch.setattr(mosaic_gpu, "PARTS", (4,))
+    monkeypatch.setattr(mosaic_gpu, "SHARED", 44 * 1024)
     a = arrays("SimpleRNN", 3, 2, 256)
     jax.config.update("jax_enable_x64", True)  # in all threads: what interprets has its own
     try:
-        found = pallas_recurrence(CLUSTER, simple_rnn_pointwise(), a, reverse=False, interpret=CLUSTER_RACES)
+        found = pallas_recurrence(MOSAIC_GPU, simple_rnn_pointwise(), a, reverse=False, interpret=MOSAIC_GPU_RACES)
         assert_close(found, reference_recurrence(simple_rnn_pointwise(), a, reverse=False, unroll=1), 2e-2)
     finally:
         jax.config.update("jax_enable_x64", False)

@@ -21,9 +21,9 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu
 
 from jaxrnn.ops.pallas.cell import Cell
+from jaxrnn.ops.pallas.interface import Blocks, Kernel, Sizes, TileOps, in_rows
 from jaxrnn.ops.pallas.limits import other_dtype, rounded_up, too_large
 from jaxrnn.ops.pallas.recurrence import Device
-from jaxrnn.ops.pallas.walk import Blocks, Kernel, Sizes, Walk, in_rows
 from jaxrnn.ops.step import Recurrence
 
 LANES = 128
@@ -81,7 +81,7 @@ def call(
     chunks = math.ceil(time / steps)
 
     def block(i):
-        """In which block of the arrays the i-th chunk of the walk is."""
+        """In which block of the arrays the i-th chunk is."""
         return chunks - 1 - i if reverse else i
 
     def body(inputs, outputs):
@@ -90,15 +90,15 @@ def call(
         kernels = inputs.whole["kernels"]
         targets, structure = jax.tree.flatten(outputs.rows)
         position = (lambda i: count - 1 - i) if reverse else (lambda i: i)
-        walk = Walk(count, position, False, **in_rows(kernel, sizes, lambda gate: kernels[gate]))
+        ops = TileOps(count, position, False, **in_rows(kernel, sizes, lambda gate: kernels[gate]))
 
         @pl.when(number == 0)
         def _():
-            for target, value in zip(targets, jax.tree.leaves(kernel.start(inputs, walk)), strict=True):
+            for target, value in zip(targets, jax.tree.leaves(kernel.start(inputs, ops)), strict=True):
                 target[...] = value
 
         state = jax.tree.unflatten(structure, [target[...] for target in targets])
-        state = kernel.run(inputs, outputs, walk, state)
+        state = kernel.run(inputs, outputs, ops, state)
         for target, value in zip(targets, jax.tree.leaves(state), strict=True):
             target[...] = value
 
@@ -129,4 +129,9 @@ def call(
     return found
 
 
-TPU = Device("tpu", sizes, call, unable)
+MOSAIC_TPU = Device(
+    sizes,
+    call,
+    unable,
+    not_preferred="not measured against scan on a tpu, where a step costs no launch; name it to use it",
+)

@@ -1,4 +1,4 @@
-"""What a device and the loops over time (``loops.py``) tell each other: arrays by block, sizes, how to walk."""
+"""The interface between the loops over time (``loops.py``) and the devices: blocks, sizes, operations on tiles."""
 
 import functools
 import operator
@@ -38,8 +38,8 @@ class Sizes(NamedTuple):
     parts: int = 1
 
 
-class Walk(NamedTuple):
-    """What a device gives to a loop: how to go through the steps that a kernel sees, and through its tiles.
+class TileOps(NamedTuple):
+    """What a device provides for a loop: the order of the steps in a kernel, and operations on tiles.
 
     Attributes:
       count: number of steps.
@@ -51,7 +51,7 @@ class Walk(NamedTuple):
       product: the recurrent product of the i-th step, ``(i, tiles)``. Forward, ``[left]`` to a tile for every
         gate; backward, the gradients of those to that of left, ``[dleft]``.
       hold: a tile as the loop carries it from step to step.
-      plain: a function of tiles as the device's compiler takes it.
+      simplify: rewrites a function of tiles in operations that the device's compiler supports.
       real: which elements of a tile are not padding; None if all are.
     """
 
@@ -63,11 +63,11 @@ class Walk(NamedTuple):
     write: Callable[..., None]
     product: Callable[[Any, list[Array]], list[Array]]
     hold: Callable[[Array], Array] = lambda tile: tile
-    plain: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda function: function
+    simplify: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda function: function
     real: Array | None = None
 
     def run(self, load: Callable[[Any], Any], step: Callable[[Any, Any, Any], Any], state: Any) -> Any:
-        """``state = step(i, load(t), state)`` for every step, the i-th of the walk, t in the arrays."""
+        """``state = step(i, load(t), state)`` for every step, where the i-th step is at t in the arrays."""
         state = jax.tree.map(self.hold, state)
 
         def held(i, loaded, state):
@@ -88,19 +88,19 @@ class Kernel(NamedTuple):
     """A loop over time of a cell.
 
     Attributes:
-      start: ``(inputs, walk)`` to the first state.
-      run: ``(inputs, outputs, walk, state)`` to the last one.
+      start: ``(inputs, ops)`` to the first state.
+      run: ``(inputs, outputs, ops, state)`` to the last one.
     """
 
     name: str
     cell: Cell
     backward: bool
-    start: Callable[[Blocks, Walk], Any]
-    run: Callable[[Blocks, Blocks, Walk, Any], Any]
+    start: Callable[[Blocks, TileOps], Any]
+    run: Callable[[Blocks, Blocks, TileOps, Any], Any]
 
 
 def in_rows(kernel: Kernel, sizes: Sizes, weight: Callable[[int], Array]) -> dict[str, Any]:
-    """What a walk through tiles ``[rows, hidden]`` needs, where one program has all units of its rows.
+    """The arguments of :class:`TileOps` for tiles ``[rows, hidden]``, where one program has all units of its rows.
 
     Args:
       weight: gate to its matrix ``[hidden, hidden]``, transposed in the backward loop.
