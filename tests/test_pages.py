@@ -9,7 +9,8 @@ import pytest
 from experiments.compare import markdown
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *ROOT.glob("*/README.md"), ROOT / ".github" / "CONTRIBUTING.md"]
+PAGES = [ROOT / "README.md", ROOT / ".github" / "CONTRIBUTING.md"]
+PAGES += [ROOT / folder / "README.md" for folder in ("jaxrnn", "experiments", "benchmarks")]
 _CODE = re.compile(r"^```.*?^```|`[^`\n]*`", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 
