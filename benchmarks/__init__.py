@@ -2,7 +2,7 @@
 
     python -m benchmarks.epoch      one epoch of the forecast experiment, against Keras on JAX
     python -m benchmarks.layers     one layer, forward and backward, against Flax, Haiku, Keras and PyTorch
-    python -m benchmarks.user_cell  the README's cells of your own, against the same cells scanned by hand
+    python -m benchmarks.user_cell  the cells of jaxrnn/README.md, against the same cells scanned by hand
     python -m benchmarks.precision  errors of half precision against float64
     python -m benchmarks.accelerator    one layer on a GPU or TPU, against Flax and cuDNN
     python -m benchmarks.aot        no measurement: the GPU's and TPU's compilers, run where there is neither

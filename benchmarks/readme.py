@@ -1,6 +1,6 @@
-"""Write the README's tables of measurements from the files in benchmarks/results, so that no number is typed.
+"""Write the tables of measurements from the files in benchmarks/results, so that no number is typed.
 
-    python -m benchmarks.readme                # a second; rewrites README.md
+    python -m benchmarks.readme                # a second; rewrites README.md and benchmarks/README.md
     python -m benchmarks.readme --check        # says what differs, and ends with 1 if something does
 
 The text between ``<!-- results: NAME -->`` and ``<!-- end -->`` belongs to this command, NAME being one of
@@ -20,7 +20,8 @@ import tyro
 from benchmarks.report import RESULTS, Table, console, fail, milliseconds, times
 from benchmarks.timing import Spread
 
-README = Path(__file__).parents[1] / "README.md"
+_HERE = Path(__file__).parent
+PAGES = (_HERE.parent / "README.md", _HERE / "README.md")
 _BLOCK = re.compile(r"(<!-- results: ([a-z-]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
@@ -29,13 +30,13 @@ class Options:
     """What to do."""
 
     check: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Change nothing; fail where the README is not what would be written."""
+    """Change nothing; fail where a page is not what would be written."""
 
     machine: str = "intel-xeon-2-cores"
     """Whose results."""
 
-    readme: Path = README
-    """The file to write."""
+    readme: tuple[Path, ...] = PAGES
+    """The pages to write."""
 
     results: Path = RESULTS
     """Folder of the results."""
@@ -44,17 +45,18 @@ class Options:
 def main(arguments: list[str] | None = None) -> int:
     options = tyro.cli(Options, prog="python -m benchmarks.readme", args=arguments, description=__doc__)
     try:
-        text = options.readme.read_text()
-        written, names = rewrite(text, options.results, options.machine)
+        found = {page: page.read_text() for page in options.readme}
+        written = {page: rewrite(text, options.results, options.machine) for page, text in found.items()}
     except (ValueError, OSError, KeyError) as error:
         return fail(str(error))
     if options.check:
-        if written == text:
-            return 0
-        fail(f"{options.readme.name} is not what the results say: run python -m benchmarks.readme")
-        return 1
-    options.readme.write_text(written)
-    console.print(f"{options.readme.name}: {', '.join(names) or 'no results'}")
+        different = [page for page, (text, _) in written.items() if text != found[page]]
+        for page in different:
+            fail(f"{page} is not what the results say: run python -m benchmarks.readme")
+        return 1 if different else 0
+    for page, (text, names) in written.items():
+        page.write_text(text)
+        console.print(f"{page}: {', '.join(names) or 'no results'}", soft_wrap=True)
     return 0
 
 
@@ -69,7 +71,7 @@ def rewrite(text: str, results: Path, machine: str) -> tuple[str, list[str]]:
     def table(match: re.Match[str]) -> str:
         opening, name, _, closing = match.groups()
         if name not in TABLES:
-            raise ValueError(f"unknown results {name!r} in the README; available: {', '.join(TABLES)}")
+            raise ValueError(f"unknown results {name!r} in the page; available: {', '.join(TABLES)}")
         benchmark, make = TABLES[name]
         path = results / f"{benchmark}-{machine}.json"
         if not path.exists():
@@ -175,7 +177,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Table]]] = {
     "sweep": ("sweep", sweep),
     "streaming": ("streaming", streaming),
 }
-"""By the name in the README: the benchmark whose results it shows, and what makes the table."""
+"""By the name in the page: the benchmark whose results it shows, and what makes the table."""
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The cells of your own that README.md shows, and the same ones scanned by hand.
+"""The cells of your own that jaxrnn/README.md shows, and the same ones scanned by hand.
 
 Ours are read from the README, so that what is timed and tested is what is shown. By hand, a cell is the function
 of one step that its author would scan without this library, for JAX to differentiate.
@@ -16,7 +16,7 @@ from jax import Array, lax
 
 import jaxrnn
 
-README = Path(__file__).parents[1] / "README.md"
+README = Path(__file__).parents[1] / "jaxrnn" / "README.md"
 HEADING = "### A cell of your own"
 
 
