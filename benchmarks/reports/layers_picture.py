@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.layer_tables import LABELS, MODES, Row, contestants_of, groups
-from benchmarks.peers import OURS
+from benchmarks.common.rows import OURS, SHAPE, Row, groups, names_of
+from benchmarks.libraries import label
+from benchmarks.reports.layers import MODES
 
 COLOURS = {
     "nnx": "#0072b2",
@@ -14,23 +15,23 @@ COLOURS = {
     "keras": "#d55e00",
     "torch": "#cc79a7",
 }
-"""Those of Okabe and Ito, which colour-blind readers can tell apart."""
+"""The colours of Okabe and Ito, which colour-blind readers can tell apart."""
 
 MARKERS = {"nnx": "o", "linen": "s", "haiku": "^", "haiku-static": "v", "keras": "D", "torch": "X"}
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
     """One panel for each cell (downwards) and mode (across): ratios with their quartiles on a log scale."""
-    from matplotlib.figure import Figure  # late: nothing else here needs it
+    from matplotlib.figure import Figure  # imported late: only the picture needs it
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    panels = groups(rows)
+    panels = groups(rows, "cell", "mode")
     cells = list(dict.fromkeys(cell for cell, _ in panels))
     shapes = max(len(group) for group in panels.values())
     size = (13, (1.2 + 0.55 * shapes) * len(cells) + 0.9)
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(len(cells), len(MODES), squeeze=False, sharex=True)
-    names = [name for name in contestants_of(rows) if name != OURS]
+    names = [name for name in names_of(rows) if name != OURS]
     for (cell, mode), group in panels.items():
         axis = axes[cells.index(cell), list(MODES).index(mode)]
         axis.axvspan(1e-3, 1, color="0.95", zorder=0)
@@ -51,7 +52,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
                 color=COLOURS.get(name),
                 markersize=6,
                 linewidth=1.4,
-                label=LABELS[name],
+                label=label(name),
             )
         for border in range(1, len(group)):
             axis.axhline(border - 0.5, color="0.88", linewidth=0.8, zorder=0)
@@ -66,7 +67,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
         axis.xaxis.set_minor_formatter(NullFormatter())
     figure.supxlabel("time divided by ours (right of the line: ours is faster; bars: quartiles)", fontsize=10)
-    figure.supylabel("batch x time x in, hidden", fontsize=10)
+    figure.supylabel(SHAPE, fontsize=10)
     handles, labels = max((a.get_legend_handles_labels() for a in axes.flat), key=lambda pair: len(pair[0]))
     if handles:
         figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
