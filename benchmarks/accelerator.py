@@ -79,10 +79,6 @@ class Options:
     """Folder for the results (default: benchmarks/results; with --smoke nothing is written there)."""
 
 
-def main(arguments: list[str] | None = None) -> int:
-    return command(Options, run, "accelerator", __doc__, arguments)
-
-
 def run(options: Options) -> int:
     # PyTorch needs memory beside JAX; JAX reads this when it first uses the device.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -112,12 +108,12 @@ def measure_all(options: Options) -> int:
         found = measure(cell, dtype, shape, options.repetitions, seed=number)
         rows += found
         for row in found:
-            texts = [f"{name} {microseconds(row, name)}" for name in row.timings]
+            texts = [f"{name} {spread_text(timing.spread, 1e-6)}" for name, timing in row.timings.items()]
             console.print(f"{title(row)}: {', '.join(texts)} us a step", soft_wrap=True)
         if write:
             left = [f"{cell}, {dtype}, {shape}" for cell, dtype, shape in cases[number + 1 :]]
             notes = notes_of(rows, left, options.minutes)
-            results = {"repetitions": options.repetitions, "notes": notes, "rows": [as_json(row) for row in rows]}
+            results = {"repetitions": options.repetitions, "notes": notes, "rows": [row.as_json() for row in rows]}
             report(rows, notes, options.repetitions).write("accelerator", results, on, options.out)
     if not write:
         report(rows, [], options.repetitions, show="smoke test: the numbers mean nothing")
@@ -180,8 +176,9 @@ def measure(cell: str, dtype: str, shape: Shape, repetitions: int, seed: int) ->
     for mode in MODES:
         calls = {contestant: getattr(layer, mode) for contestant, layer in made.items()}
         timings = interleave(calls, repetitions, seed=seed)
+        steps = {contestant: timing.divided_by(shape.time) for contestant, timing in timings.items()}
         case = {"cell": cell, "dtype": dtype, "shape": shape, "mode": mode, "auto": chosen(cell, dtype, shape)}
-        rows.append(Row({**case, "absent": absent}, timings, BASELINE))
+        rows.append(Row({**case, "absent": absent}, steps, BASELINE))
     return rows
 
 
@@ -217,15 +214,6 @@ def title(row: Row) -> str:
     return f"{case['cell']}, {case['dtype']}, {row.shape}, {MODES[case['mode']]}; auto: {case['auto']}"
 
 
-def a_step(row: Row) -> Row:
-    """The row with the time of one step in place of a call's."""
-    return Row(row.case, {n: t.divided_by(row.shape.time) for n, t in row.timings.items()}, row.baseline)
-
-
-def microseconds(row: Row, name: str) -> str:
-    return spread_text(a_step(row).timings[name].spread, 1e-6)
-
-
 def notes_of(rows: list[Row], left: list[str], minutes: float) -> list[str]:
     missing = torch.cudnn_is_missing()
     notes = [f"cuDNN: {missing}."] if missing else []
@@ -250,16 +238,11 @@ def report(rows: list[Row], notes: list[str], repetitions: int, show: str | None
         notes,
     )
     heading = "cell, dtype, batch x time x in, hidden"
-    made.table(time_table([a_step(row) for row in rows], unit=1e-6, heading=heading, title=title), show)
+    made.table(time_table(rows, unit=1e-6, heading=heading, title=title), show)
     return made
 
 
-def as_json(row: Row) -> dict[str, Any]:
-    times = {name: [s * 1e6 for s in timing.spread] for name, timing in a_step(row).timings.items()}
-    found = row.as_json()
-    found["ratios_to_scan"] = found.pop("ratios_to_ours")
-    return {**found, "microseconds_a_step": times}
-
+main = command(Options, run, "accelerator", __doc__)
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -36,8 +36,10 @@ from benchmarks.common.compilers import compiled_for_h200, h200_is_missing, tpu_
 from benchmarks.common.machine import version
 from benchmarks.common.report import RESULTS, Report, Table, console
 from jaxrnn import ops
-from jaxrnn.ops.pallas import not_a_tile
+from jaxrnn.ops.pallas import cluster, not_a_tile
+from jaxrnn.ops.pallas.gpu import GPU
 from jaxrnn.ops.pallas.recurrence import Device, pallas_recurrence
+from jaxrnn.ops.pallas.tpu import TPU
 from jaxrnn.ops.step import Recurrence
 
 BATCH, TIME = 128, 1024
@@ -71,6 +73,8 @@ CELLS = {
 }
 
 CLUSTER = "H200 cluster"
+
+DEVICES: dict[str, Device] = {"H200": GPU, CLUSTER: cluster.CLUSTER, "TPU v5e": TPU, "TPU v6e": TPU}
 
 SIZES = {
     "H200": (64, 128, 256),
@@ -138,20 +142,6 @@ def without_masks_gradients(gradients: Any) -> Any:
     return gradients._replace(valid=None, resets=None)
 
 
-def device_of(name: str) -> Device:
-    if name == "H200":
-        from jaxrnn.ops.pallas.gpu import GPU
-
-        return GPU
-    if name == CLUSTER:
-        from jaxrnn.ops.pallas.cluster import CLUSTER as device
-
-        return device
-    from jaxrnn.ops.pallas.tpu import TPU
-
-    return TPU
-
-
 def unable(device: Device, cell: Cell, hidden: int, precision: str) -> str | None:
     """The kernels' own reason why they do not run this cell in that size, or None."""
     dtype, matmul_precision = PRECISIONS[precision]
@@ -162,7 +152,7 @@ def unable(device: Device, cell: Cell, hidden: int, precision: str) -> str | Non
 
 def sizes(name: str, cell: Cell, precision: str) -> list[int]:
     """Hidden sizes to compile; the largest that the kernels say they run is always among them."""
-    claimed = [size for size in range(64, 8193, 64) if unable(device_of(name), cell, size, precision) is None]
+    claimed = [size for size in range(64, 8193, 64) if unable(DEVICES[name], cell, size, precision) is None]
     if not claimed:
         return []
     if precision == "float32, highest":  # larger sizes take the TPU's compiler many minutes
@@ -173,7 +163,7 @@ def sizes(name: str, cell: Cell, precision: str) -> list[int]:
 def compiled(name: str, cell: Cell, hidden: int, precision: str) -> dict[str, Any]:
     """One row: whether the kernels run this, and what the compiler said."""
     dtype, matmul_precision = PRECISIONS[precision]
-    device = device_of(name)
+    device = DEVICES[name]
     arrays = shapes(cell, hidden, dtype)
     reason = unable(device, cell, hidden, precision)
     if reason is not None:
@@ -214,10 +204,6 @@ def words(row: dict[str, Any]) -> str:
         shared = "" if kernel["shared_bytes"] is None else f", {kernel['shared_bytes'] / 1024:.0f} KiB"
         found.append(f"{direction}: {kernel['registers']} registers, {kernel['spill_bytes']} B spilled{shared}")
     return "; ".join(found)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    return command(Options, run, "aot", __doc__, arguments)
 
 
 def run(options: Options) -> int:
@@ -297,6 +283,8 @@ def write(folder: Path, rows: list[dict[str, Any]], packages: dict[str, Any], ab
     path.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
     console.print(f"Written: {path.name} and .json, in {path.parent}", soft_wrap=True)
 
+
+main = command(Options, run, "aot", __doc__)
 
 if __name__ == "__main__":
     raise SystemExit(main())

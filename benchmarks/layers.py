@@ -45,10 +45,6 @@ class LayerOptions(Options):
     peers: Annotated[tuple[str, ...], tyro.conf.arg(help=f"Peers to measure: {', '.join(PEERS)}.")] = tuple(PEERS)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    return command(LayerOptions, run, "layers", __doc__, arguments)
-
-
 def run(options: LayerOptions) -> None:
     known("cell", options.cells, CELLS)
     known("peer", options.peers, PEERS)
@@ -63,7 +59,7 @@ def run(options: LayerOptions) -> None:
         for cell in options.cells:
             for shape in shapes:
                 update(description=f"{cell}, {shape}: compiling and comparing")
-                rows += measure(cell, shape, peers, repetitions, update)
+                rows += measure(cell, shape, contestants(cell, shape, peers), repetitions, update)
             for peer in peers.values():
                 absences |= peer.absences(cell)
 
@@ -88,9 +84,8 @@ def contestants(cell: str, shape: Shape, peers: Mapping[str, Library]) -> dict[s
     return found
 
 
-def measure(cell: str, shape: Shape, peers: Mapping[str, Library], repetitions: int, update) -> list[Row]:
-    """All libraries at one shape: first calls, comparison of results, timing."""
-    layers = contestants(cell, shape, peers)
+def measure(cell: str, shape: Shape, layers: dict[str, Contestant], repetitions: int, update) -> list[Row]:
+    """Contestants at one shape: first calls, comparison of results, timing."""
     first = {mode: {n: seconds_of(getattr(layer, mode)) for n, layer in layers.items()} for mode in MODES}
     results = {name: comparison.layer_results(*layer) for name, layer in layers.items()}
     comparison.check(results, OURS, TOLERANCES, f"{cell}, {shape}")
@@ -102,6 +97,8 @@ def measure(cell: str, shape: Shape, peers: Mapping[str, Library], repetitions: 
         rows.append(Row({"cell": cell, "mode": mode, "shape": shape}, timings))
     return rows
 
+
+main = command(LayerOptions, run, "layers", __doc__)
 
 if __name__ == "__main__":
     raise SystemExit(main())

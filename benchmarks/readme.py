@@ -48,10 +48,6 @@ class Options:
     """Folder of the results."""
 
 
-def main(arguments: list[str] | None = None) -> int:
-    return command(Options, run, "readme", __doc__, arguments)
-
-
 def run(options: Options) -> int:
     code = 0
     for page in options.readme:
@@ -192,6 +188,8 @@ TABLES: dict[str, tuple[tuple[str, Callable[[Record], Table | None]], ...]] = {
 }
 """By the name in the page: whose results it shows, and what makes the table; the first that gives one is taken."""
 
+
+main = command(Options, run, "readme", __doc__)
 
 if __name__ == "__main__":
     raise SystemExit(main())

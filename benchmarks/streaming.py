@@ -40,10 +40,6 @@ class StreamingOptions(Options):
     """Steps in every timed call."""
 
 
-def main(arguments: list[str] | None = None) -> int:
-    return command(StreamingOptions, run, "streaming", __doc__, arguments)
-
-
 def run(options: StreamingOptions) -> None:
     repetitions = options.given(options.repetitions, quick=3, full=20)
     machine = options.start()
@@ -71,22 +67,23 @@ def report(rows: list[Row], absences: dict[str, str], common: dict[str, Any]) ->
         f"repetitions of 2 calls of {common['steps']} steps, the fastest in bold; every step waits for its "
         "output. Float32, the same weights in all, outputs compared before. Ratios are a contestant's time "
         "divided by ours, pair by pair: above 1 ours is faster. jaxrnn is `streaming_step` in the C++ library, "
-        'with NumPy arrays; compiled is the same with `implementation="jax"`. PyTorch runs in inference mode, on one '
-        "thread.",
+        'with NumPy arrays; compiled is the same with `implementation="jax"`. PyTorch runs in inference mode, '
+        "on one thread.",
         [f"{who}: {why}." for who, why in absences.items()],
     )
     first: Any = {"heading": "cell, in to hidden", "title": title}
     for (dispatch,), group in groups(rows, "dispatch").items():
         made.add(f"## Dispatch {dispatch}")
-        brief = time_table(group, unit=1e-6, **first, brief=True)
-        made.table(time_table(group, unit=1e-6, **first), f"microseconds a step, dispatch {dispatch}", brief)
-        made.table(ratio_table(group, **first), "divided by ours", ratio_table(group, **first, brief=True))
+        made.table(time_table(group, unit=1e-6, **first), f"microseconds a step, dispatch {dispatch}")
+        made.table(ratio_table(group, **first), "divided by ours")
     return made
 
 
 def title(row: Row) -> str:
     return f"{row.case['cell']}, {row.case['in_features']} to {HIDDEN}"
 
+
+main = command(StreamingOptions, run, "streaming", __doc__)
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -65,10 +65,6 @@ Sweep = Callable[[], Array]
 """One epoch of every run; their losses ``[runs]``."""
 
 
-def main(arguments: list[str] | None = None) -> int:
-    return command(SweepOptions, run, "sweep", __doc__, arguments)
-
-
 def run(options: SweepOptions) -> None:
     rates = options.given(options.rates, quick=4, full=32)
     seeds = options.given(options.seeds, quick=2, full=3)
@@ -88,12 +84,7 @@ def run(options: SweepOptions) -> None:
         largest = check(losses)
         update(description="timing")
         timings = interleave(sweeps, repetitions, first_calls=first, advance=lambda: update(advance=1))
-    case = {
-        "rates": rates,
-        "seeds": seeds,
-        "repetitions": repetitions,
-        "largest_relative_difference": largest,
-    }
+    case = {"rates": rates, "seeds": seeds, "repetitions": repetitions, "largest_relative_difference": largest}
     row = Row(case, timings, BASELINE if BASELINE in timings else next(iter(timings)))
     made = report(row, options.hidden)
     found = row.as_json()
@@ -200,6 +191,8 @@ def report(row: Row, hidden: int) -> Report:
     made.table(Table(columns, lines), f"{rates} learning rates x {seeds} seeds")
     return made
 
+
+main = command(SweepOptions, run, "sweep", __doc__)
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -68,10 +68,6 @@ class TrainingOptions(Options):
     """How long to wait for the target (default: the task's, with --quick 3)."""
 
 
-def main(arguments: list[str] | None = None) -> int:
-    return command(TrainingOptions, run, "training", __doc__, arguments)
-
-
 def run(options: TrainingOptions) -> None:
     tasks = options.tasks or options.given(None, quick=("classification",), full=tuple(TASKS))
     known("task", tasks, TASKS)
@@ -145,16 +141,18 @@ def measure_growth(libraries: list[str], update, number: int = 3) -> Growth:
     found: Growth = {}
     for name in libraries:
         with _process(name) as process:
-            process.ask({"do": "start", "library": name, "task": FIRST_TASK, "sizes": {}})
             for axis, values in GROWTH.items():
                 for sizes in values:
                     label = " ".join([axis, *(str(v[0] if isinstance(v, tuple) else v) for v in sizes.values())])
                     update(description=f"growth: {TRAINERS[name].label}, {label}")
-                    seconds = process.ask({"do": "grow", "sizes": sizes, "number": number})["seconds"]
-                    found.setdefault(label, {})[name] = seconds
+                    process.ask({"do": "start", "library": name, "task": FIRST_TASK, "sizes": sizes})
+                    process.ask({"do": "first"})
+                    found.setdefault(label, {})[name] = process.ask({"do": "epochs", "number": number})["seconds"]
                     update(advance=1)
     return found
 
+
+main = command(TrainingOptions, run, "training", __doc__)
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -80,13 +80,7 @@ def with_all(options: Options, folder: Path) -> Callable[[], None]:
 
     def call() -> None:
         with CheckpointStore(folder / str(next(numbers))) as store:
-            fit(
-                Run.create(copied(state)),
-                epoch,
-                forecasting.evaluate,
-                epochs=options.epochs,
-                checkpoints=store,
-            )
+            fit(Run.create(copied(state)), epoch, forecasting.evaluate, epochs=options.epochs, checkpoints=store)
 
     return call
 

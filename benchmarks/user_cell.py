@@ -50,10 +50,6 @@ class UserCellOptions(Options):
     )
 
 
-def main(arguments: list[str] | None = None) -> int:
-    return command(UserCellOptions, run, "user_cell", __doc__, arguments)
-
-
 def run(options: UserCellOptions) -> None:
     known("cell", options.cells, BY_HAND)
     repetitions = options.given(options.repetitions, quick=4, full=20)
@@ -128,6 +124,8 @@ def report(rows: Sequence[Row], repetitions: int) -> Report:
     made.add(f"Geometric means over all cells and shapes of the time divided by ours: {means}.")
     return made
 
+
+main = command(UserCellOptions, run, "user_cell", __doc__)
 
 if __name__ == "__main__":
     raise SystemExit(main())

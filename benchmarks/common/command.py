@@ -45,19 +45,17 @@ class Options:
         return found
 
 
-def command(
-    options: type[T],
-    run: Callable[[T], int | None],
-    name: str,
-    description: str | None,
-    arguments: list[str] | None,
-) -> int:
-    """Parse the arguments and run; returns the exit code. Errors that users can cause are shown as one line."""
-    parsed = tyro.cli(options, prog=f"python -m benchmarks.{name}", args=arguments, description=description)
-    try:
-        return run(parsed) or 0
-    except (ValueError, OSError) as error:
-        return fail(str(error))
+def command(options: type[T], run: Callable[[T], int | None], name: str, text: str | None) -> Callable[..., int]:
+    """Make the main function, which returns the exit code and shows errors that users can cause as one line."""
+
+    def main(arguments: list[str] | None = None) -> int:
+        parsed = tyro.cli(options, prog=f"python -m benchmarks.{name}", args=arguments, description=text)
+        try:
+            return run(parsed) or 0
+        except (ValueError, OSError) as error:
+            return fail(str(error))
+
+    return main
 
 
 def known(what: str, names: Iterable[str], available: Iterable[str]) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from benchmarks.common.machine import cores, describe, file_suffix, processor, v
 from benchmarks.common.timing import Spread
 
 RESULTS = Path(__file__).parents[1] / "results"
+
+_QUARTILES = re.compile(r" \([0-9.]+ to [0-9.]+\)")
 
 console = Console(highlight=False)
 if not console.is_terminal:
@@ -41,7 +44,8 @@ class Table:
         for i, column in enumerate(self.columns):
             table.add_column(escape(column), justify="right" if i else "left", no_wrap=not i, overflow="fold")
         for row in self.rows:
-            table.add_row(*(escape(text.replace("**", "")) for text in row))
+            # The console has no room for quartiles, and shows no bold numbers.
+            table.add_row(*(escape(_QUARTILES.sub("", text.replace("**", ""))) for text in row))
         console.print(table)
 
 
@@ -95,11 +99,11 @@ class Report:
     def add(self, *blocks: str) -> None:
         self._blocks += blocks
 
-    def table(self, table: Table, title: str | None = None, shown: Table | None = None) -> None:
-        """Add a table. With a title it is also shown; ``shown`` is a shorter one for the console."""
+    def table(self, table: Table, title: str | None = None) -> None:
+        """Add a table. With a title it is also shown, without its quartiles."""
         self._blocks.append(table.markdown())
         if title is not None:
-            (shown or table).show(title)
+            table.show(title)
 
     def markdown(self) -> str:
         return "\n\n".join(block.strip() for block in self._blocks if block) + "\n"

@@ -78,9 +78,8 @@ def time_table(
     heading: str = SHAPE,
     title: Title = by_shape,
     label: Label = str,
-    brief: bool = False,
 ) -> Table:
-    """The time of every contestant, the fastest of a row in bold; a brief table has no quartiles.
+    """The time of every contestant, the fastest of a row in bold.
 
     Args:
       unit: of the numbers, in seconds.
@@ -91,25 +90,20 @@ def time_table(
     names = names_of(rows)
     lines = []
     for row in rows:
-        texts = {n: spread_text(t.spread, unit, quartiles=not brief) for n, t in row.timings.items()}
+        texts = {n: spread_text(t.spread, unit) for n, t in row.timings.items()}
         texts[row.fastest()] = f"**{texts[row.fastest()]}**"
         lines.append([title(row), *(texts.get(name, "") for name in names)])
     return Table([heading, *map(label, names)], lines)
 
 
 def ratio_table(
-    rows: Sequence[Row],
-    *,
-    heading: str = SHAPE,
-    title: Title = by_shape,
-    label: Label = str,
-    brief: bool = False,
+    rows: Sequence[Row], *, heading: str = SHAPE, title: Title = by_shape, label: Label = str
 ) -> Table:
     """The other contestants' times divided by the baseline's, and the geometric mean where there are more rows."""
     names = [name for name in names_of(rows) if name != rows[0].baseline]
     lines = []
     for row in rows:
-        texts = {name: spread_text(spread, quartiles=not brief) for name, spread in row.ratios().items()}
+        texts = {name: spread_text(spread) for name, spread in row.ratios().items()}
         lines.append([title(row), *(texts.get(name, "") for name in names)])
     if len(rows) > 1:
         means = geometric_means(rows)

@@ -10,16 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.libraries.base import (
-    Contestant,
-    Library,
-    PeerCell,
-    Steps,
-    Weights,
-    by_gate,
-    layer_in_jax,
-    steps_in_jax,
-)
+from benchmarks.libraries import base
 
 STATIC_UNROLL_LIMIT = 32
 """Steps; a program with a copy of the cell for every step takes minutes to compile for long sequences."""
@@ -44,14 +35,14 @@ def _simple_rnn(_: int, hidden: int) -> Any:
     return SimpleRNN(name="core")
 
 
-def _simple_rnn_weights(w: Weights) -> dict[str, Any]:
+def _simple_rnn_weights(w: base.Weights) -> dict[str, Any]:
     return {"core/linear": {"w": w.kernel, "b": w.bias}, "core/linear_1": {"w": w.recurrent_kernel}}
 
 
-def _lstm_weights(w: Weights) -> dict[str, Any]:
+def _lstm_weights(w: base.Weights) -> dict[str, Any]:
     """One kernel over inputs and hidden state, gates in the order i g f o, and 1 added to the forget gate."""
-    gates = by_gate("ifgo", np.concatenate([w.kernel, w.recurrent_kernel]))
-    biases = by_gate("ifgo", w.bias)
+    gates = base.by_gate("ifgo", np.concatenate([w.kernel, w.recurrent_kernel]))
+    biases = base.by_gate("ifgo", w.bias)
     biases["f"] = biases["f"] - 1
 
     def joined(part: dict[str, np.ndarray]) -> np.ndarray:
@@ -61,22 +52,24 @@ def _lstm_weights(w: Weights) -> dict[str, Any]:
 
 
 CELLS = {
-    "simple_rnn": PeerCell(_simple_rnn, _simple_rnn_weights),
-    "lstm": PeerCell(lambda _, hidden: _haiku().LSTM(hidden, name="core"), _lstm_weights),
+    "simple_rnn": base.PeerCell(_simple_rnn, _simple_rnn_weights),
+    "lstm": base.PeerCell(lambda _, hidden: _haiku().LSTM(hidden, name="core"), _lstm_weights),
 }
 
 
-def layer(cell: PeerCell, weights: Weights, inputs: np.ndarray, *, unroll: str = "dynamic_unroll") -> Contestant:
+def layer(
+    cell: base.PeerCell, weights: base.Weights, inputs: np.ndarray, *, unroll: str = "dynamic_unroll"
+) -> base.Contestant:
     hk = _haiku()
 
     def outputs(x: Any) -> Any:
         core = cell.make(*weights.sizes)
         return getattr(hk, unroll)(core, x, core.initial_state(x.shape[0]), time_major=False)[0]
 
-    return layer_in_jax(hk.without_apply_rng(hk.transform(outputs)).apply, cell.weights(weights), inputs)
+    return base.layer_in_jax(hk.without_apply_rng(hk.transform(outputs)).apply, cell.weights(weights), inputs)
 
 
-def steps(cell: PeerCell, weights: Weights, inputs: np.ndarray) -> Steps:
+def steps(cell: base.PeerCell, weights: base.Weights, inputs: np.ndarray) -> base.Steps:
     hk = _haiku()
 
     def core(carry: Any, x: Any) -> tuple[Any, Any]:
@@ -85,12 +78,12 @@ def steps(cell: PeerCell, weights: Weights, inputs: np.ndarray) -> Steps:
 
     carry = hk.without_apply_rng(hk.transform(lambda: cell.make(*weights.sizes).initial_state(1))).apply({})
     apply = hk.without_apply_rng(hk.transform(core)).apply
-    return steps_in_jax(apply, cell.weights(weights), carry, inputs)
+    return base.steps_in_jax(apply, cell.weights(weights), carry, inputs)
 
 
-HAIKU = Library("Haiku", {"haiku": "dm-haiku"}, CELLS, layer, steps)
+HAIKU = base.Library("Haiku", {"haiku": "dm-haiku"}, CELLS, layer, steps)
 
-HAIKU_STATIC = Library(
+HAIKU_STATIC = base.Library(
     "Haiku static_unroll",
     {"haiku": "dm-haiku"},
     CELLS,

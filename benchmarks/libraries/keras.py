@@ -12,17 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.common.tasks import Data, Task
-from benchmarks.libraries.base import (
-    Contestant,
-    Library,
-    PeerCell,
-    Steps,
-    Trainer,
-    Weights,
-    by_gate,
-    layer_in_jax,
-    steps_in_jax,
-)
+from benchmarks.libraries import base
 from benchmarks.libraries.ours import head_weights, initial_model
 from jaxrnn.interop import keras_weights
 
@@ -38,39 +28,41 @@ def import_keras() -> Any:
     return keras
 
 
-def _weights(w: Weights) -> list[np.ndarray]:
+def _weights(w: base.Weights) -> list[np.ndarray]:
     return [w.kernel, w.recurrent_kernel, w.bias]
 
 
-def _gru_weights(w: Weights) -> list[np.ndarray]:
+def _gru_weights(w: base.Weights) -> list[np.ndarray]:
     """Gates in the order z r h."""
     assert w.recurrent_bias is not None
 
     def reorder(array: np.ndarray) -> np.ndarray:
-        gates = by_gate("rzn", array)
+        gates = base.by_gate("rzn", array)
         return np.concatenate([gates["z"], gates["r"], gates["n"]], axis=-1)
 
     return [reorder(w.kernel), reorder(w.recurrent_kernel), reorder(np.stack([w.bias, w.recurrent_bias]))]
 
 
-def _cell(name: str, weights: Any) -> PeerCell:
-    return PeerCell(lambda _, hidden: getattr(import_keras().layers, name)(hidden, return_sequences=True), weights)
+def _cell(name: str, weights: Any) -> base.PeerCell:
+    return base.PeerCell(
+        lambda _, hidden: getattr(import_keras().layers, name)(hidden, return_sequences=True), weights
+    )
 
 
 CELLS = {"simple_rnn": _cell("SimpleRNN", _weights), "lstm": _cell("LSTM", _weights)}
 CELLS["gru"] = _cell("GRU", _gru_weights)  # reset_after=True is the default
 
 
-def layer(cell: PeerCell, weights: Weights, inputs: np.ndarray) -> Contestant:
+def layer(cell: base.PeerCell, weights: base.Weights, inputs: np.ndarray) -> base.Contestant:
     made = cell.make(*weights.sizes)
     made.build(inputs.shape)
     made.set_weights(cell.weights(weights))
     rest = [jnp.asarray(v.value) for v in made.non_trainable_variables]
     params = [v.value for v in made.trainable_variables]
-    return layer_in_jax(lambda params, x: made.stateless_call(params, rest, x)[0], params, inputs)
+    return base.layer_in_jax(lambda params, x: made.stateless_call(params, rest, x)[0], params, inputs)
 
 
-def steps(cell: PeerCell, weights: Weights, inputs: np.ndarray) -> Steps:
+def steps(cell: base.PeerCell, weights: base.Weights, inputs: np.ndarray) -> base.Steps:
     made = cell.make(*weights.sizes)
     made.build((1, *inputs.shape))
     made.set_weights(cell.weights(weights))
@@ -81,10 +73,10 @@ def steps(cell: PeerCell, weights: Weights, inputs: np.ndarray) -> Steps:
         (output, carry), _ = made.cell.stateless_call(params, rest, x, carry)
         return list(carry), output
 
-    return steps_in_jax(apply, params, [jnp.asarray(a) for a in made.cell.get_initial_state(1)], inputs)
+    return base.steps_in_jax(apply, params, [jnp.asarray(a) for a in made.cell.get_initial_state(1)], inputs)
 
 
-def trainer(task: Task, data: Data, *, shuffle: bool = True) -> Trainer:
+def trainer(task: Task, data: Data, *, shuffle: bool = True) -> base.Trainer:
     """On the backend that the environment variable KERAS_BACKEND names."""
     keras: Any = importlib.import_module("keras")
     stateful = task.name == "stateful"
@@ -121,14 +113,14 @@ def trainer(task: Task, data: Data, *, shuffle: bool = True) -> Trainer:
         outputs = model.predict(data.valid_inputs, batch_size=512 if not stateful else 1, verbose=0)
         return data.judged(task, outputs)
 
-    return Trainer(epoch, predict)
+    return base.Trainer(epoch, predict)
 
 
-KERAS = Library(
+KERAS = base.Library(
     "Keras on JAX", {"keras": "keras"}, CELLS, layer, steps, trainer, environment={"KERAS_BACKEND": "jax"}
 )
 
-KERAS_TENSORFLOW = Library(
+KERAS_TENSORFLOW = base.Library(
     "Keras on TensorFlow",
     {"tensorflow": "tensorflow", "keras": "keras"},
     trainer=trainer,

@@ -6,26 +6,28 @@ import jax
 import numpy as np
 from flax import nnx
 
-from benchmarks.libraries.base import Contestant, Library, PeerCell, Steps, Weights, layer_in_jax, steps_in_jax
+from benchmarks.libraries import base
 
 
-def _dense(w: Weights) -> dict[str, Any]:
+def _dense(w: base.Weights) -> dict[str, Any]:
     return {"dense_i": {"kernel": w.kernel, "bias": w.bias}, "dense_h": {"kernel": w.recurrent_kernel}}
 
 
-def _lstm_dense(w: Weights) -> dict[str, Any]:
+def _lstm_dense(w: base.Weights) -> dict[str, Any]:
     return {"dense_i": {"kernel": w.kernel}, "dense_h": {"kernel": w.recurrent_kernel, "bias": w.bias}}
 
 
 CELLS = {
-    "simple_rnn": PeerCell(lambda inputs, hidden: nnx.SimpleCell(inputs, hidden, rngs=nnx.Rngs(0)), _dense),
-    "lstm": PeerCell(lambda inputs, hidden: nnx.OptimizedLSTMCell(inputs, hidden, rngs=nnx.Rngs(0)), _lstm_dense),
+    "simple_rnn": base.PeerCell(lambda inputs, hidden: nnx.SimpleCell(inputs, hidden, rngs=nnx.Rngs(0)), _dense),
+    "lstm": base.PeerCell(
+        lambda inputs, hidden: nnx.OptimizedLSTMCell(inputs, hidden, rngs=nnx.Rngs(0)), _lstm_dense
+    ),
     # Flax's GRUCell has no recurrent bias, which makes it another cell than "gru".
-    "gru_one_bias": PeerCell(lambda inputs, hidden: nnx.GRUCell(inputs, hidden, rngs=nnx.Rngs(0)), _dense),
+    "gru_one_bias": base.PeerCell(lambda inputs, hidden: nnx.GRUCell(inputs, hidden, rngs=nnx.Rngs(0)), _dense),
 }
 
 
-def layer(cell: PeerCell, weights: Weights, inputs: Any, *, time_major: bool = False) -> Contestant:
+def layer(cell: base.PeerCell, weights: base.Weights, inputs: Any, *, time_major: bool = False) -> base.Contestant:
     made = nnx.RNN(cell.make(*weights.sizes), time_major=time_major)
     graphdef, params, rest = nnx.split(made, nnx.Param, ...)
     nnx.replace_by_pure_dict(params, {"cell": cell.weights(weights)})
@@ -37,15 +39,15 @@ def layer(cell: PeerCell, weights: Weights, inputs: Any, *, time_major: bool = F
         carry = merged.cell.initialize_carry(first.shape, nnx.Rngs(0))
         return merged(x, initial_carry=jax.tree.map(lambda a: a.astype(x.dtype), carry))
 
-    return layer_in_jax(apply, params, inputs)
+    return base.layer_in_jax(apply, params, inputs)
 
 
-def steps(cell: PeerCell, weights: Weights, inputs: np.ndarray) -> Steps:
+def steps(cell: base.PeerCell, weights: base.Weights, inputs: np.ndarray) -> base.Steps:
     made = cell.make(*weights.sizes)
     graphdef, params, rest = nnx.split(made, nnx.Param, ...)
     nnx.replace_by_pure_dict(params, cell.weights(weights))
     carry = made.initialize_carry(inputs.shape, nnx.Rngs(0))
-    return steps_in_jax(lambda p, carry, x: nnx.merge(graphdef, p, rest)(carry, x), params, carry, inputs)
+    return base.steps_in_jax(lambda p, carry, x: nnx.merge(graphdef, p, rest)(carry, x), params, carry, inputs)
 
 
-NNX = Library("Flax nnx", {"flax": "flax"}, CELLS, layer, steps)
+NNX = base.Library("Flax nnx", {"flax": "flax"}, CELLS, layer, steps)

@@ -13,26 +13,10 @@ from jax import Array
 import jaxrnn
 from benchmarks.common.rows import OURS
 from benchmarks.common.tasks import Data, Task
-from benchmarks.libraries.base import (
-    Contestant,
-    Library,
-    Steps,
-    Trainer,
-    Weights,
-    layer_in_jax,
-    repeated,
-    steps_in_jax,
-)
+from benchmarks.libraries import base
 from experiments.common.devices import batch_mesh
+from jaxrnn import training
 from jaxrnn.layers.streaming import streaming_step
-from jaxrnn.training import (
-    TrainState,
-    huber,
-    make_optimizer,
-    make_sequential_epoch,
-    make_windowed_epoch,
-    pure_apply,
-)
 from jaxrnn.training.epochs import Epoch
 
 CELLS: dict[str, type[jaxrnn.RecurrentCell]] = {
@@ -52,7 +36,7 @@ def make_cell(name: str, in_features: int, hidden: int, *, seed: int = 0, **opti
     return CELLS[name](in_features, hidden, rngs=nnx.Rngs(seed), **options)
 
 
-def first_weights(name: str, in_features: int, hidden: int, *, seed: int = 0) -> Weights:
+def first_weights(name: str, in_features: int, hidden: int, *, seed: int = 0) -> base.Weights:
     """The usual first weights, but random biases: zeros would hide a bias that is wrong."""
     cell = make_cell(name, in_features, hidden, seed=seed)
     random = np.random.default_rng(seed)
@@ -61,10 +45,10 @@ def first_weights(name: str, in_features: int, hidden: int, *, seed: int = 0) ->
         return None if param is None else random.normal(scale=0.1, size=param.shape).astype(np.float32)
 
     kernels = np.asarray(cell.kernel[...]), np.asarray(cell.recurrent_kernel[...])
-    return Weights(*kernels, bias(cell.bias), bias(cell.recurrent_bias))
+    return base.Weights(*kernels, bias(cell.bias), bias(cell.recurrent_bias))
 
 
-def cell_with(name: str, weights: Weights, dtype: Any = jnp.float32) -> jaxrnn.RecurrentCell:
+def cell_with(name: str, weights: base.Weights, dtype: Any = jnp.float32) -> jaxrnn.RecurrentCell:
     """Our cell with these weights."""
     cell = make_cell(name, *weights.sizes, dtype=dtype, param_dtype=dtype)
     for attribute, value in weights._asdict().items():
@@ -74,20 +58,15 @@ def cell_with(name: str, weights: Weights, dtype: Any = jnp.float32) -> jaxrnn.R
 
 
 def layer(
-    name: str,
-    weights: Weights,
-    inputs: Any,
-    *,
-    implementation: str | None = None,
-    time_major: bool = False,
-) -> Contestant:
+    name: str, weights: base.Weights, inputs: Any, *, implementation: str | None = None, time_major: bool = False
+) -> base.Contestant:
     cell = cell_with(name, weights, inputs.dtype)
     made = jaxrnn.RNN(cell, time_major=time_major, implementation=implementation)
     graphdef, params = nnx.split(made)
-    return layer_in_jax(lambda params, x: nnx.merge(graphdef, params)(x), params, inputs)
+    return base.layer_in_jax(lambda params, x: nnx.merge(graphdef, params)(x), params, inputs)
 
 
-def steps(name: str, weights: Weights, inputs: np.ndarray) -> dict[str, Steps]:
+def steps(name: str, weights: base.Weights, inputs: np.ndarray) -> dict[str, base.Steps]:
     """``streaming_step`` in the C++ library and compiled by JAX, and a plain ``jax.jit`` of the cell."""
     cell: Any = cell_with(name, weights)
     native, first_carry = streaming_step(cell, inputs)
@@ -105,8 +84,8 @@ def steps(name: str, weights: Weights, inputs: np.ndarray) -> dict[str, Steps]:
 
     return {
         OURS: without_waiting,
-        COMPILED: repeated(compiled, donated_carry, jnp.asarray(inputs)),
-        PLAIN: steps_in_jax(lambda p, carry, x: nnx.merge(graphdef, p)(carry, x), params, carry, inputs),
+        COMPILED: base.repeated(compiled, donated_carry, jnp.asarray(inputs)),
+        PLAIN: base.steps_in_jax(lambda p, carry, x: nnx.merge(graphdef, p)(carry, x), params, carry, inputs),
     }
 
 
@@ -131,10 +110,10 @@ def head_weights(model: Any) -> list[np.ndarray]:
 
 def windowed_epoch(task: Task, data: Data, apply: Any, optimizer: Any, **options: Any) -> Epoch:
     """One epoch over shuffled windows, as one compiled program."""
-    return make_windowed_epoch(
+    return training.make_windowed_epoch(
         apply,
         optimizer,
-        optax.losses.softmax_cross_entropy if task.classifies else huber,
+        optax.losses.softmax_cross_entropy if task.classifies else training.huber,
         jnp.asarray(data.features),
         jnp.asarray(data.targets),
         jnp.asarray(data.starts),
@@ -146,26 +125,23 @@ def windowed_epoch(task: Task, data: Data, apply: Any, optimizer: Any, **options
 
 
 def trainer(
-    task: Task,
-    data: Data,
-    *,
-    shuffle: bool = True,
-    implementation: str | None = None,
-    one_device: bool = False,
-) -> Trainer:
+    task: Task, data: Data, *, shuffle: bool = True, implementation: str | None = None, one_device: bool = False
+) -> base.Trainer:
     """One compiled program an epoch; unless ``one_device``, each batch is spread over the cores, as in
     ``experiments.forecast``."""
-    apply, params = pure_apply(lambda: initial_model(task, implementation=implementation))
-    optimizer = make_optimizer(task.optimizer, task.learning_rate)
+    apply, params = training.pure_apply(lambda: initial_model(task, implementation=implementation))
+    optimizer = training.make_optimizer(task.optimizer, task.learning_rate)
     carry = None
     if task.name == "stateful":
         carry = initial_model(task).initialize_carry(1)
         arrays = jnp.asarray(data.features), jnp.asarray(data.targets), jnp.asarray(data.starts)[:, None]
-        epoch = make_sequential_epoch(apply, optimizer, huber, *arrays, window=task.time, initial_carry=carry)
+        epoch = training.make_sequential_epoch(
+            apply, optimizer, training.huber, *arrays, window=task.time, initial_carry=carry
+        )
     else:
         mesh = None if one_device else batch_mesh(task.batch, None)
         epoch = windowed_epoch(task, data, apply, optimizer, shuffle=shuffle, mesh=mesh)
-    state = TrainState.create(params, optimizer, carry=carry)
+    state = training.TrainState.create(params, optimizer, carry=carry)
     outputs = jax.jit(lambda params, inputs: apply(params, inputs, None)[1])
     inputs = jnp.asarray(data.valid_inputs)
 
@@ -179,12 +155,14 @@ def trainer(
         found: Array = outputs(params, inputs)
         return data.judged(task, np.asarray(found))
 
-    return Trainer(train, predict)
+    return base.Trainer(train, predict)
 
 
-JAXRNN = Library(OURS, {"jax": "jax"}, trainer=trainer)
-ONE_DEVICE = Library("jaxrnn, one device", {"jax": "jax"}, trainer=functools.partial(trainer, one_device=True))
-REFERENCE = Library(
+JAXRNN = base.Library(OURS, {"jax": "jax"}, trainer=trainer)
+ONE_DEVICE = base.Library(
+    "jaxrnn, one device", {"jax": "jax"}, trainer=functools.partial(trainer, one_device=True)
+)
+REFERENCE = base.Library(
     "jaxrnn, reference",
     {"jax": "jax"},
     trainer=functools.partial(trainer, implementation="reference", one_device=True),

@@ -2,13 +2,12 @@
 
 Requests are ``{"do": what, ...}``:
 
-    start   library, task, sizes: the first request of a process
+    start   library, task, sizes: choose what the following requests are about
     first   build everything and train one epoch; seconds from the start of the process, and of this
     learn   train until the target or ``max_epochs``, with an evaluation after every epoch
     memory  the most bytes that the process has had
     check   losses of the first epochs of a new training without shuffling
     epochs  train ``number`` epochs more; seconds of each
-    grow    a new training of another size: seconds of its first epoch and of ``number`` more
 """
 
 import time
@@ -73,21 +72,12 @@ class Session:
         return {"losses": [trainer.epoch() for _ in range(CHECKED_EPOCHS)]}
 
     def _epochs(self, number: int) -> dict[str, Any]:
-        return {"seconds": _seconds(self.trainer, number)}
-
-    def _grow(self, sizes: dict[str, Any], number: int) -> dict[str, Any]:
-        trainer = self._make(self.task.with_sizes(sizes))
-        first, *rest = _seconds(trainer, number + 1)
-        return {"first": first, "seconds": rest}
-
-
-def _seconds(trainer: Trainer, number: int) -> list[float]:
-    found = []
-    for _ in range(number):
-        began = time.perf_counter()
-        trainer.epoch()  # returns the loss as a number, so it has waited
-        found.append(time.perf_counter() - began)
-    return found
+        found = []
+        for _ in range(number):
+            began = time.perf_counter()
+            self.trainer.epoch()  # returns the loss as a number, so it has waited
+            found.append(time.perf_counter() - began)
+        return {"seconds": found}
 
 
 if __name__ == "__main__":

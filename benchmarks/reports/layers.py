@@ -42,15 +42,15 @@ def geometric_means(rows: Sequence[Row]) -> dict[str, float]:
     return means
 
 
-def fastest_table(rows: Sequence[Row], matmul_gflops: float, *, brief: bool = False) -> Table:
-    """The fastest peers' times divided by ours, and our rate; a brief table has no quartiles."""
+def fastest_table(rows: Sequence[Row], matmul_gflops: float) -> Table:
+    """The fastest peers' times divided by ours, and our rate."""
     lines = []
     for row in rows:
         line = [by_shape(row)]
         for in_jax in AGAINST.values():
             pair = against_fastest(row, in_jax=in_jax)
             name, spread = pair or ("", None)
-            line.append(f"{spread_text(spread, quartiles=not brief)}, {label(name)}" if spread else "")
+            line.append(f"{spread_text(spread)}, {label(name)}" if spread else "")
         lines.append([*line, f"{gflops(row):.1f}", f"{gflops(row) / matmul_gflops:.0%}"])
     means = geometric_means(rows)
     lines.append(["geometric mean", *(f"{means[w]:.2f}" if w in means else "" for w in AGAINST), "", ""])
@@ -80,10 +80,8 @@ def report(rows: Sequence[Row], matmul_gflops: float, repetitions: int, notes: S
     )
     for (cell, mode), group in groups(rows, "cell", "mode").items():
         made.add(f"## {cell}: {MODES[mode]}")
-        brief = time_table(group, label=label, brief=True)
-        made.table(time_table(group, label=label), f"{cell}: {MODES[mode]}, ms", brief)
-        brief = fastest_table(group, matmul_gflops, brief=True)
-        made.table(fastest_table(group, matmul_gflops), "peers' times divided by ours", brief)
+        made.table(time_table(group, label=label), f"{cell}: {MODES[mode]}, ms")
+        made.table(fastest_table(group, matmul_gflops), "peers' times divided by ours")
         means = ", ".join(f"{words} {mean:.2f}" for words, mean in geometric_means(group).items())
         made.add(f"Geometric means over shapes of the time divided by ours: {means}." if means else "")
         made.add("First call (tracing and compiling), seconds:")

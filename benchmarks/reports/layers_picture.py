@@ -7,17 +7,15 @@ from benchmarks.common.rows import OURS, SHAPE, Row, groups, names_of
 from benchmarks.libraries import label
 from benchmarks.reports.layers import MODES
 
-COLOURS = {
-    "nnx": "#0072b2",
-    "linen": "#56b4e9",
-    "haiku": "#009e73",
-    "haiku-static": "#8fd3bd",
-    "keras": "#d55e00",
-    "torch": "#cc79a7",
+STYLES = {
+    "nnx": ("o", "#0072b2"),
+    "linen": ("s", "#56b4e9"),
+    "haiku": ("^", "#009e73"),
+    "haiku-static": ("v", "#8fd3bd"),
+    "keras": ("D", "#d55e00"),
+    "torch": ("X", "#cc79a7"),
 }
-"""The colours of Okabe and Ito, which colour-blind readers can tell apart."""
-
-MARKERS = {"nnx": "o", "linen": "s", "haiku": "^", "haiku-static": "v", "keras": "D", "torch": "X"}
+"""Marker and colour; the colours of Okabe and Ito, which colour-blind readers can tell apart."""
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
@@ -48,15 +46,19 @@ def draw(rows: Sequence[Row], path: Path) -> None:
                 [s.median for s in spreads],
                 heights,
                 xerr=[[s.median - s.low for s in spreads], [s.high - s.median for s in spreads]],
-                fmt=MARKERS.get(name, "o"),
-                color=COLOURS.get(name),
+                fmt=STYLES[name][0],
+                color=STYLES[name][1],
                 markersize=6,
                 linewidth=1.4,
                 label=label(name),
             )
         for border in range(1, len(group)):
             axis.axhline(border - 0.5, color="0.88", linewidth=0.8, zorder=0)
-        axis.set_yticks(range(len(group)), [f"{row.shape}\nours {_time(row)}" for row in group], fontsize=9)
+        axis.set_yticks(
+            range(len(group)),
+            [f"{row.shape}\nours {row.timings[OURS].median * 1e3:.3g} ms" for row in group],
+            fontsize=9,
+        )
         axis.set_ylim(len(group) - 0.5, -0.5)
         axis.set_title(f"{cell}: {MODES[mode]}", fontsize=11)
         axis.set_xscale("log")
@@ -72,11 +74,6 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     if handles:
         figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
     figure.savefig(path, dpi=130)
-
-
-def _time(row: Row) -> str:
-    seconds = row.timings[OURS].median
-    return f"{seconds * 1e3:.3g} ms"
 
 
 def _limits(rows: Sequence[Row]) -> tuple[float, float]:

@@ -78,11 +78,7 @@ def growth_table(growth: Growth) -> Table:
 
 
 def report(
-    results: Sequence[Result],
-    growth: Growth,
-    repetitions: int,
-    matmul_limit: float,
-    notes: Sequence[str],
+    results: Sequence[Result], growth: Growth, repetitions: int, matmul_limit: float, notes: Sequence[str]
 ) -> Report:
     made = Report(
         "Whole trainings",

@@ -15,7 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -192,21 +192,19 @@ def disks(folder: Path, task: str, epochs: int, *, hidden: int = HIDDEN) -> Coun
     undisturbed.finish()
     try:
         with small_disk(folder, megabytes=8 + hidden**2 // 1000) as disk:
-            job = Job(disk / "full", task, epochs, folder / "full.log", hidden=hidden)
-            process = job.start(*SAVING)
-            job.wait_for_a_save(process)
-            fill(disk / "filler")
-            _expect(job.wait(process, 2), "No space left on device")
-            (disk / "filler").unlink()
-            _goes_on(job, undisturbed, counts, "full disks")
-
-            job = Job(disk / "readonly", task, epochs, folder / "readonly.log", hidden=hidden)
-            process = job.start(*SAVING)
-            job.wait_for_a_save(process)
-            _remount_read_only(disk)
-            _expect(job.wait(process, 2), "Read-only file system")
-            subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
-            _goes_on(job, undisturbed, counts, "disks made read-only")
+            for name, message, harm, repair, what in (
+                ("full", "No space left on device", _fill, _empty, "full disks"),
+                ("readonly", "Read-only file system", _make_read_only, _make_writable, "disks made read-only"),
+            ):
+                job = Job(disk / name, task, epochs, folder / f"{name}.log", hidden=hidden)
+                process = job.start(*SAVING)
+                job.wait_for_a_save(process)
+                harm(disk)
+                _expect(job.wait(process, 2), message)
+                repair(disk)
+                _expect(job.finish(), "going on after")
+                same = job.outcome() == undisturbed.outcome()
+                counts[f"{what} survived, and equal after resuming" if same else "RUNS THAT DIFFER"] += 1
     except OSError as error:
         counts[f"left out, since nothing can be mounted here: {error}"] += 1
 
@@ -220,28 +218,27 @@ def disks(folder: Path, task: str, epochs: int, *, hidden: int = HIDDEN) -> Coun
     return counts
 
 
-def fill(path: Path) -> None:
-    """Write until the disk is full."""
-    with path.open("wb", buffering=0) as filler:
-        for size in (2**16, 1):
-            try:
+def _fill(disk: Path) -> None:
+    with (disk / "filler").open("wb", buffering=0) as filler:
+        for size in (2**16, 1):  # until not even a byte has room
+            with suppress(OSError):
                 while True:
                     filler.write(bytes(size))
-            except OSError:
-                pass
 
 
-def _goes_on(job: Job, undisturbed: Job, counts: Counter, what: str) -> None:
-    _expect(job.finish(), "going on after")
-    same = job.outcome() == undisturbed.outcome()
-    counts[f"{what} survived, and equal after resuming" if same else "RUNS THAT DIFFER"] += 1
+def _empty(disk: Path) -> None:
+    (disk / "filler").unlink()
 
 
-def _remount_read_only(disk: Path) -> None:
+def _make_read_only(disk: Path) -> None:
     for _ in range(10_000):  # refused while a file is being written
         if not subprocess.run(["mount", "-o", "remount,ro", str(disk)], capture_output=True).returncode:
             return
     raise Unexpected(f"{disk} could not be made read-only")
+
+
+def _make_writable(disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
 
 
 def _expect(printed: str, text: str) -> None:

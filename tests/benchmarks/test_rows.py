@@ -13,12 +13,19 @@ def row(hidden: int, **seconds: float) -> Row:
 
 def test_tables():
     rows = [row(4, jaxrnn=1e-5, torch=2e-5, linen=3e-5), row(8, jaxrnn=1e-5, torch=5e-6)]
-    table = time_table(rows, unit=1e-6, label=label, brief=True)
+    table = time_table(rows, unit=1e-6, label=label)
     assert table.columns[1:] == [OURS, "PyTorch", "Flax linen"]
-    assert table.rows == [["1 x 2 x 3, 4", "**10.0**", "20.0", "30.0"], ["1 x 2 x 3, 8", "10.0", "**5.00**", ""]]
-    table = ratio_table(rows, title=lambda row: row.case["cell"], brief=True)
+    assert table.rows == [
+        ["1 x 2 x 3, 4", "**10.0 (10.0 to 10.0)**", "20.0 (20.0 to 20.0)", "30.0 (30.0 to 30.0)"],
+        ["1 x 2 x 3, 8", "10.0 (10.0 to 10.0)", "**5.00 (5.00 to 5.00)**", ""],
+    ]
+    table = ratio_table(rows, title=lambda row: row.case["cell"])
     assert table.columns[1:] == ["torch / jaxrnn", "linen / jaxrnn"]
-    assert table.rows == [["gru", "2.00", "3.00"], ["gru", "0.50", ""], ["geometric mean", "1.00", ""]]
+    assert table.rows == [
+        ["gru", "2.00 (2.00 to 2.00)", "3.00 (3.00 to 3.00)"],
+        ["gru", "0.50 (0.50 to 0.50)", ""],
+        ["geometric mean", "1.00", ""],
+    ]
     assert geometric_means(rows) == {"torch": 1.0}
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,7 +34,8 @@ def test_all_libraries_train_the_same(name, library):
         pytest.skip(f"{LIBRARIES[library].label} is not installed")
     task = small(name)
     data = data_of(task)
-    mine, theirs = (LIBRARIES[n].trainer(task, data, shuffle=False) for n in ("jaxrnn", library))
+    trainers: list[Any] = [LIBRARIES[name].trainer for name in ("jaxrnn", library)]
+    mine, theirs = (trainer(task, data, shuffle=False) for trainer in trainers)
     np.testing.assert_allclose(
         [theirs.epoch() for _ in range(2)], [mine.epoch() for _ in range(2)], rtol=LOSSES["losses"].largest
     )
