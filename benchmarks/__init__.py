@@ -1,19 +1,21 @@
-"""Measurements of speed, each against other libraries and beside them in one process.
+"""Measurements of speed, memory and robustness. Each file here is a command that answers one question.
 
-    python -m benchmarks.epoch      one epoch of the forecast experiment, against Keras on JAX
-    python -m benchmarks.layers     one layer, forward and backward, against Flax, Haiku, Keras and PyTorch
-    python -m benchmarks.user_cell  the cells of jaxrnn/README.md, against the same cells scanned by hand
-    python -m benchmarks.precision  errors of half precision against float64
-    python -m benchmarks.accelerator    one layer on a GPU or TPU, against Flax and cuDNN
-    python -m benchmarks.aot        no measurement: the GPU's and TPU's compilers, run where there is neither
+    python -m benchmarks.layers         How fast is one layer beside Flax, Haiku, Keras and PyTorch?
+    python -m benchmarks.training       How long do whole trainings take beside Keras and PyTorch?
+    python -m benchmarks.streaming      How long does one step of one cell take?
+    python -m benchmarks.sweep          Does one program for many learning rates and seeds pay off?
+    python -m benchmarks.user_cell      How fast are cells of your own beside the same cells scanned by hand?
+    python -m benchmarks.precision      How far is half precision from float64?
+    python -m benchmarks.accelerator    How fast is one layer on a GPU or TPU beside Flax and cuDNN?
+    python -m benchmarks.aot            Do the kernels compile for GPUs and TPUs that are not here?
+    python -m benchmarks.survival       Do trainings survive kills, full disks and damaged files?
+    python -m benchmarks.training_cost  What does it cost to survive?
+    python -m benchmarks.large_series   Can a series be larger than the memory?
+    python -m benchmarks.readme         Writes the tables of the README files from the results.
 
-``--help`` says more. Those that measure check first that all contestants compute the same thing, and write their
-tables, with the machine's name in them, to benchmarks/results/. Below them are :mod:`~benchmarks.shapes` (what
-sizes), :mod:`~benchmarks.timing` (how time is taken), :mod:`~benchmarks.machine` (on what),
-:mod:`~benchmarks.cells`, :mod:`~benchmarks.peers` and :mod:`~benchmarks.user_cells` (who takes part),
-:mod:`~benchmarks.layer_tables`, :mod:`~benchmarks.picture` and :mod:`~benchmarks.report` (what is shown and
-written).
+``--help`` says more. Every command that compares libraries checks first that all of them compute the same, and
+writes its tables, with the machine's name, to benchmarks/results/.
 
-The peers that are not dependencies come with ``pip install "jaxrnn[bench]"``, and PyTorch with
-``pip install torch``. One that is missing is named and left out.
+The libraries are in :mod:`benchmarks.libraries`, one file each. What the commands share is in
+:mod:`benchmarks.common`, and reports that need more than that in :mod:`benchmarks.reports`.
 """

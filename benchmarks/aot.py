@@ -4,13 +4,13 @@
     python -m benchmarks.aot --devices H200 "H200 cluster"
 
 Compilers find what lowering does not: registers that spill to memory, too little shared memory or VMEM, tiles that
-the hardware does not have. How fast a kernel is they do not say. Needs the compilers, in a scratch environment of
-about 2 GB, where $JAX is the version of jax:
+the hardware does not have. They do not say how fast a kernel is. This needs the compilers, in a scratch
+environment of about 2 GB, where $JAX is the version of jax:
 
     pip install nvidia-cuda-nvcc-cu12 libtpu
     pip install --no-deps jax-cuda12-plugin==$JAX jax-cuda12-pjrt==$JAX
 
-("nvdisasm invocation failed" means only that nobody could write out machine code as text.)
+("nvdisasm invocation failed" means only that the machine code could not be written out as text.)
 
 Every cell, size and dtype that the kernels say they run must compile, forward and backward, without spills; the
 exit status is 1 where one does not. The table goes to benchmarks/results/aot-jax-<version>.md and .json.
@@ -31,16 +31,20 @@ import jax.numpy as jnp
 import tyro
 from jax.sharding import SingleDeviceSharding
 
-from benchmarks.aot_devices import compiled_for_h200, h200_is_missing, tpu_device, tpu_is_missing
-from benchmarks.machine import version
-from benchmarks.report import RESULTS, Table, console, fail
+from benchmarks.common.command import command, known
+from benchmarks.common.compilers import compiled_for_h200, h200_is_missing, tpu_device, tpu_is_missing
+from benchmarks.common.machine import version
+from benchmarks.common.report import RESULTS, Report, Table, console
 from jaxrnn import ops
 from jaxrnn.ops.pallas import not_a_tile
+from jaxrnn.ops.pallas.mosaic_gpu import MOSAIC_GPU
+from jaxrnn.ops.pallas.mosaic_tpu import MOSAIC_TPU
 from jaxrnn.ops.pallas.recurrence import Device, pallas_recurrence
+from jaxrnn.ops.pallas.triton import TRITON
 from jaxrnn.ops.step import Recurrence
 
 BATCH, TIME = 128, 1024
-"""With masks (seq_lengths and resets), which only add to what a kernel needs."""
+"""Compiled with masks (seq_lengths and resets), which only add to what a kernel needs."""
 
 
 def leaky(params, carry, xw, rh):
@@ -52,7 +56,8 @@ def leaky(params, carry, xw, rh):
 
 @dataclass(frozen=True)
 class Cell:
-    """A pointwise function, its gates, and what else it needs; ``carry`` makes one of two parts, None: h alone."""
+    """A pointwise function, its gates, and what else it needs. ``carry`` makes a carry of two parts; None: h
+    alone."""
 
     pointwise: Any
     gates: int
@@ -69,6 +74,13 @@ CELLS = {
 }
 
 CLUSTER = "H200 cluster"
+
+DEVICES: dict[str, Device] = {
+    "H200": TRITON,
+    CLUSTER: MOSAIC_GPU,
+    "TPU v5e": MOSAIC_TPU,
+    "TPU v6e": MOSAIC_TPU,
+}
 
 SIZES = {
     "H200": (64, 128, 256),
@@ -132,26 +144,12 @@ def forward_and_backward(
 
 
 def without_masks_gradients(gradients: Any) -> Any:
-    """Masks have gradients of a dtype without bytes, which no compiler takes as a result."""
+    """The gradients of masks have a dtype without bytes, which no compiler accepts as a result."""
     return gradients._replace(valid=None, resets=None)
 
 
-def device_of(name: str) -> Device:
-    if name == "H200":
-        from jaxrnn.ops.pallas.triton import TRITON
-
-        return TRITON
-    if name == CLUSTER:
-        from jaxrnn.ops.pallas.mosaic_gpu import MOSAIC_GPU as device
-
-        return device
-    from jaxrnn.ops.pallas.mosaic_tpu import MOSAIC_TPU
-
-    return MOSAIC_TPU
-
-
 def unable(device: Device, cell: Cell, hidden: int, precision: str) -> str | None:
-    """Why the kernels do not run this cell in that size, by their own account."""
+    """The kernels' own reason why they do not run this cell in that size, or None."""
     dtype, matmul_precision = PRECISIONS[precision]
     arrays = shapes(cell, hidden, dtype)
     with jax.default_matmul_precision(matmul_precision or "default"):
@@ -159,11 +157,11 @@ def unable(device: Device, cell: Cell, hidden: int, precision: str) -> str | Non
 
 
 def sizes(name: str, cell: Cell, precision: str) -> list[int]:
-    """Hidden sizes to compile: always the largest that the kernels claim, too."""
-    claimed = [size for size in range(64, 8193, 64) if unable(device_of(name), cell, size, precision) is None]
+    """Hidden sizes to compile; the largest that the kernels say they run is always among them."""
+    claimed = [size for size in range(64, 8193, 64) if unable(DEVICES[name], cell, size, precision) is None]
     if not claimed:
         return []
-    if precision == "float32, highest":  # whose larger sizes take the TPU's compiler many minutes
+    if precision == "float32, highest":  # larger sizes take the TPU's compiler many minutes
         return [size for size in SIZES[name] if size <= 256]
     return sorted({*SIZES[name], max(claimed)})
 
@@ -171,7 +169,7 @@ def sizes(name: str, cell: Cell, precision: str) -> list[int]:
 def compiled(name: str, cell: Cell, hidden: int, precision: str) -> dict[str, Any]:
     """One row: whether the kernels run this, and what the compiler said."""
     dtype, matmul_precision = PRECISIONS[precision]
-    device = device_of(name)
+    device = DEVICES[name]
     arrays = shapes(cell, hidden, dtype)
     reason = unable(device, cell, hidden, precision)
     if reason is not None:
@@ -189,12 +187,12 @@ def compiled(name: str, cell: Cell, hidden: int, precision: str) -> dict[str, An
         placed = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), arrays)
         jax.jit(program).trace(placed).lower().compile()
         return {"runs": True}
-    except Exception as error:  # whatever a compiler throws is its verdict
+    except Exception as error:  # each compiler has its own exceptions; any of them means that it failed
         return {"runs": True, "error": str(error).strip().splitlines()[0][:300]}
 
 
 def failed(row: dict[str, Any]) -> bool:
-    """Whether kernels that should run did not compile, or spill."""
+    """Whether kernels that should run did not compile, or spill registers."""
     spills = any(kernel["spill_bytes"] for kernel in row.get("kernels", {}).values())
     return "error" in row or spills
 
@@ -214,11 +212,8 @@ def words(row: dict[str, Any]) -> str:
     return "; ".join(found)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    options = tyro.cli(Options, prog="python -m benchmarks.aot", args=arguments, description=__doc__)
-    for name in options.devices:
-        if name not in SIZES:
-            return fail(f"unknown device {name!r}; available: {', '.join(SIZES)}")
+def run(options: Options) -> int:
+    known("device", options.devices, SIZES)
     absent, rows = {}, []
     with tempfile.TemporaryDirectory() as folder:
         prepare(Path(folder))
@@ -237,10 +232,10 @@ def main(arguments: list[str] | None = None) -> int:
                         )
                         console.print(f"{name}, {cell}, H = {hidden}, {precision}: {words(row)}", soft_wrap=True)
     if not rows:
-        return fail("nothing could be compiled: see python -m benchmarks.aot --help")
+        raise ValueError("nothing could be compiled: see python -m benchmarks.aot --help")
     packages = {p: version(p) for p in ("jax", "jaxlib", "jax-cuda12-plugin", "nvidia-cuda-nvcc-cu12", "libtpu")}
     before = options.out / f"aot-jax-{packages['jax']}.json"
-    if before.exists():  # of devices that were not asked for now
+    if before.exists():  # keep the rows of devices that were not asked for now
         rows = [
             row for row in json.loads(before.read_text())["rows"] if row["device"] not in options.devices
         ] + rows
@@ -250,11 +245,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 DUMP = "--xla_dump_hlo_as_text --xla_dump_emitter_re=ptx"
-"""Makes XLA leave the programs for ptxas, and how much shared memory every kernel is launched with."""
+"""Makes XLA write the programs for ptxas, and how much shared memory every kernel is launched with."""
 
 
 def prepare(dumps: Path) -> None:
-    """What the compilers read from the environment, before anything of JAX has begun."""
+    """Set what the compilers read from the environment, before anything of JAX runs."""
     jax.config.update("jax_platforms", "cpu")
     os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"
@@ -267,21 +262,22 @@ def prepare(dumps: Path) -> None:
 def write(folder: Path, rows: list[dict[str, Any]], packages: dict[str, Any], absent: dict[str, str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"aot-jax-{packages['jax']}.md"
-    parts = [
-        "# Kernels compiled without a device\n\n",
+    made = Report(
+        "Kernels compiled without a device",
         f"Forward and backward at batch {BATCH}, {TIME} steps, with seq_lengths and resets: what compilers say. "
-        'No kernel was run, and no speed is measured. What is "not run" by the kernels goes to the scan.\n\n',
-        f"Versions: {', '.join(f'{name} {number}' for name, number in packages.items() if number)}.\n",
-        *(f"\nNot compiled: {name}: {reason}.\n" for name, reason in absent.items()),
-    ]
+        'No kernel was run, and no speed is measured. What is "not run" by the kernels goes to the scan.',
+    )
+    made.add(f"Versions: {', '.join(f'{name} {number}' for name, number in packages.items() if number)}.")
+    made.add(*(f"Not compiled: {name}: {reason}." for name, reason in absent.items()))
     for name in dict.fromkeys(row["device"] for row in rows):
         lines = [
             [f"{row['cell']}, {row['hidden']}, {row['precision']}", words(row)]
             for row in rows
             if row["device"] == name
         ]
-        parts += [f"\n## {name}\n\n", Table(["cell, hidden size, dtype", "compiler"], lines).markdown()]
-    path.write_text("".join(parts))
+        made.add(f"## {name}")
+        made.table(Table(["cell, hidden size, dtype", "compiler"], lines))
+    path.write_text(made.markdown())
     record = {
         "benchmark": "aot",
         "versions": packages,
@@ -293,6 +289,8 @@ def write(folder: Path, rows: list[dict[str, Any]], packages: dict[str, Any], ab
     path.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
     console.print(f"Written: {path.name} and .json, in {path.parent}", soft_wrap=True)
 
+
+main = command(Options, run, "aot", __doc__)
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -9,7 +9,6 @@ must stay below the limit, and must not grow: its highest in the second half of 
 """
 
 import json
-import platform
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 import tyro
 
-from benchmarks.machine import cores, processor, version
+from benchmarks.common.report import write_record
 
 ROOT = Path(__file__).parents[1]
 ALLOWED = 1024
@@ -29,7 +28,7 @@ ALLOWED = 1024
 
 @dataclass(frozen=True)
 class Options:
-    """How much."""
+    """How large, and how long."""
 
     gibibytes: int = 4
     """Of the file."""
@@ -44,10 +43,7 @@ class Options:
 def main(arguments: list[str] | None = None) -> int:
     options = tyro.cli(Options, prog="python -m benchmarks.large_series", args=arguments, description=__doc__)
     found = in_a_process(options.gibibytes, options.steps)
-    found["machine"] = {"processor": processor(), "cores": cores(), "python": platform.python_version()}
-    found["versions"] = {package: version(package) for package in ("jax", "flax", "numpy")}
-    out = options.out or Path(__file__).parent / "results" / "large-series.json"
-    out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    write_record(options.out, "large-series", ("jax", "flax", "numpy"), found)
     print(json.dumps(found, indent=2))
     return int(found["peak_rss_mib"] >= ALLOWED)
 

@@ -1,9 +1,9 @@
-"""How far half precision is from float64, for every cell: the README's table.
+"""How far half precision is from float64, for every cell, as a table.
 
     python -m benchmarks.precision      # about a minute
 
 Every cell runs over the same random inputs ``[8, 64, 16]`` with 32 units, for the mean of the squared outputs.
-Inputs and parameters are those of float64 too, as they stand after rounding, so that only the computation differs.
+The float64 computation gets the rounded inputs and parameters too, so that only the computation differs.
 An error is the largest difference from float64 divided by the largest number of the float64 array, of the outputs
 and of the worst of all gradients.
 """
@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tyro
 from flax import nnx
 
 import jaxrnn
-from benchmarks.report import Table
-from benchmarks.user_cells import readme_cells
+from benchmarks.common.report import Table
+from benchmarks.libraries.by_hand import readme_cells
 
 BATCH, TIME, IN_FEATURES, HIDDEN = 8, 64, 16, 32
 
@@ -58,7 +59,7 @@ class Errors(NamedTuple):
 
 
 def errors(name: str, settings: Iterable[Setting] = SETTINGS) -> Iterator[Errors]:
-    """Of one cell in each setting."""
+    """The errors of one cell in each setting."""
     with jax.enable_x64(True):
         inputs = np.random.default_rng(0).normal(size=(BATCH, TIME, IN_FEATURES))
         for setting in settings:
@@ -105,5 +106,9 @@ def table() -> Table:
     return Table(["cell", *map(str, SETTINGS)], rows)
 
 
-if __name__ == "__main__":
+def main() -> None:
     print(table().markdown(), end="")
+
+
+if __name__ == "__main__":
+    tyro.cli(main, prog="python -m benchmarks.precision", description=__doc__)

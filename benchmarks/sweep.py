@@ -5,49 +5,42 @@
 
 The lesson's sequence-to-vector training (two SimpleRNN layers of 100 tanh units, batches of 128 windows of 30
 steps in a new random order every epoch), its learning rate in the train state, so that one compiled epoch serves
-every rate. Contestants, interleaved in one process on one device (benchmarks/timing.py):
+every rate. Contestants, interleaved in one process on one device (benchmarks/common/timing.py):
 
     one after the other     the compiled epoch, called once for each run; native and scan
     vmap                    the same epoch under jax.vmap over all runs at once; native and scan
     vmap by eights          under jax.lax.map with batch_size=8: one program too, but it keeps less in memory
 
-Under vmap the scan turns its products into batched ones; a native call is a foreign function that is made once for
-each run, so vmap saves nothing there but the calls from Python. Before timing, the losses of two epochs of every
-run must agree. Ratios are a contestant's time divided by that of the native one after the other: below 1, it is
+Under vmap the scan turns its products into batched ones; a native call is a foreign function that is called once
+for each run, so vmap saves only the calls from Python there. Before timing, the losses of two epochs of every run
+must agree. Ratios are a contestant's time divided by that of the native one after the other: below 1, it is
 faster. The table goes to benchmarks/results/.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from flax import nnx
 from jax import Array
 
 import jaxrnn
-from benchmarks.epoch import BATCH, HIDDEN, OUTPUT_SCALE, WINDOW
-from benchmarks.machine import describe, machine
-from benchmarks.report import Table, check_writable, console, fail, progress, times, write_results
-from benchmarks.timing import Timing, interleave, ratio, seconds_of
-from jaxrnn.data import course_series, window_starts
-from jaxrnn.data.series import COURSE_SPLIT
-from jaxrnn.training import (
-    TrainState,
-    huber,
-    make_optimizer,
-    make_windowed_epoch,
-    pure_apply,
-    with_learning_rate,
-)
+from benchmarks.common import comparison
+from benchmarks.common.command import Options, command
+from benchmarks.common.report import Report, Table, console, progress, spread_text
+from benchmarks.common.rows import Row
+from benchmarks.common.tasks import TASKS, data_of
+from benchmarks.common.timing import interleave, seconds_of
+from benchmarks.libraries.ours import initial_model, windowed_epoch
+from jaxrnn.training import TrainState, make_optimizer, pure_apply, with_learning_rate
 from jaxrnn.training.epochs import Epoch
 
-LOSS_TOLERANCE = 1e-3
-"""Relative, between the losses of one run in two ways."""
+TASK = TASKS["seq2vec"]
+LOSSES = {"losses": comparison.Tolerance(1e-3, relative=True)}
+"""Of one run in two ways."""
 
 CHECKED_EPOCHS = 2
 RATES = (1e-8, 3e-6)
@@ -55,11 +48,8 @@ BASELINE = "one after the other, native"
 
 
 @dataclass(frozen=True)
-class Options:
+class SweepOptions(Options):
     """What to sweep over, and how long to measure."""
-
-    quick: tyro.conf.FlagCreatePairsOff[bool] = False
-    """4 rates, 2 seeds and few repetitions, to see that everything works."""
 
     rates: int | None = None
     """Learning rates between 1e-8 and 3e-6 (default: 32, with --quick 4)."""
@@ -67,35 +57,19 @@ class Options:
     seeds: int | None = None
     """Seeds for each rate (default: 3, with --quick 2)."""
 
-    repetitions: int | None = None
-    """Rounds, in each of which every contestant is timed twice (default: 3, with --quick 1)."""
-
-    hidden: int = HIDDEN
+    hidden: int = TASK.hidden[0]
     """Units of each layer."""
-
-    out: Path | None = None
-    """Folder for the results (default: benchmarks/results)."""
 
 
 Sweep = Callable[[], Array]
 """One epoch of every run; their losses ``[runs]``."""
 
 
-def main(arguments: list[str] | None = None) -> int:
-    options = tyro.cli(Options, prog="python -m benchmarks.sweep", args=arguments, description=__doc__)
-    try:
-        return run(options)
-    except (ValueError, OSError) as error:
-        return fail(str(error))
-
-
-def run(options: Options) -> int:
-    rates = _or(options.rates, 4 if options.quick else 32)
-    seeds = _or(options.seeds, 2 if options.quick else 3)
-    repetitions = _or(options.repetitions, 1 if options.quick else 3)
-    check_writable(options.out)
-    on = machine()
-    console.print(describe(on), soft_wrap=True)
+def run(options: SweepOptions) -> None:
+    rates = options.given(options.rates, quick=4, full=32)
+    seeds = options.given(options.seeds, quick=2, full=3)
+    repetitions = options.given(options.repetitions, quick=1, full=3)
+    machine = options.start()
     sweeps = contestants(rates, seeds, options.hidden)
     with progress(len(sweeps) * CHECKED_EPOCHS + repetitions) as update:
         first, losses = {}, {}
@@ -110,12 +84,12 @@ def run(options: Options) -> int:
         largest = check(losses)
         update(description="timing")
         timings = interleave(sweeps, repetitions, first_calls=first, advance=lambda: update(advance=1))
-    report(timings, rates, seeds, repetitions, largest, on, options)
-    return 0
-
-
-def _or(value: int | None, default: int) -> int:
-    return default if value is None else value
+    case = {"rates": rates, "seeds": seeds, "repetitions": repetitions, "largest_relative_difference": largest}
+    row = Row(case, timings, BASELINE if BASELINE in timings else next(iter(timings)))
+    made = report(row, options.hidden)
+    found = row.as_json()
+    ratios = {row.baseline: {"median": 1.0, "low": 1.0, "high": 1.0}} | found.pop("ratios_to_ours")
+    made.write(options.name("sweep"), {**found, "ratios": ratios}, machine, options.out)
 
 
 def contestants(rates: int, seeds: int, hidden: int) -> dict[str, Sweep]:
@@ -147,29 +121,15 @@ def _missing(implementation: str, hidden: int) -> str | None:
 
 def training(implementation: str, rates: int, seeds: int, hidden: int) -> tuple[Epoch, list[TrainState]]:
     """The compiled epoch, and a first state for every rate (outer) and seed (inner)."""
-    series = jnp.asarray(course_series().values[:COURSE_SPLIT], jnp.float32)
+    task = TASK.with_sizes({"hidden": (hidden, hidden)})
 
-    def model(key: Array) -> jaxrnn.RNNForecaster:
-        made = jaxrnn.RNNForecaster(
-            hidden_features=(hidden, hidden), output_scale=OUTPUT_SCALE, rngs=nnx.Rngs(key)
-        )
-        made.layers.implementation = implementation
-        return made
+    def model(seed: Any) -> jaxrnn.RNNForecaster:
+        return initial_model(task, jax.random.key(seed), implementation)
 
-    apply, _ = pure_apply(lambda: model(jax.random.key(0)))
+    apply, _ = pure_apply(lambda: model(0))
     optimizer = make_optimizer("sgd", RATES[0])
-    initialize = jax.jit(lambda seed: nnx.state(model(jax.random.key(seed))))
-    epoch = make_windowed_epoch(
-        apply,
-        optimizer,
-        huber,
-        series[:-1],
-        series[1:],
-        jnp.asarray(window_starts(len(series) - 1, WINDOW)),
-        window=WINDOW,
-        batch_size=BATCH,
-        every_step=False,
-    )
+    initialize = jax.jit(lambda seed: nnx.state(model(seed)))
+    epoch = windowed_epoch(task, data_of(task), apply, optimizer)
     first = [TrainState.create(initialize(seed), optimizer, seed=seed) for seed in range(seeds)]
     states = [
         with_learning_rate(jax.tree.map(jnp.copy, state), float(rate))
@@ -206,65 +166,33 @@ def _as_one_program(epochs: Callable[[TrainState], Any], states: list[TrainState
 
 def check(losses: dict[str, np.ndarray]) -> float:
     """The largest relative difference between losses of one run; a ValueError if it is above the tolerance."""
-    baseline = next(iter(losses.values()))
-    largest = 0.0
-    for name, values in losses.items():
-        difference = float(np.abs(values / baseline - 1).max())
-        if not difference <= LOSS_TOLERANCE:
-            raise ValueError(
-                f"the losses of {name!r} after {CHECKED_EPOCHS} epochs differ from the first contestant's by "
-                f"{difference:.2g}, relatively, more than {LOSS_TOLERANCE:g}, so their times cannot be compared"
-            )
-        largest = max(largest, difference)
-    return largest
+    baseline = next(iter(losses))
+    results = {name: {"losses": values} for name, values in losses.items()}
+    comparison.check(results, baseline, LOSSES, f"after {CHECKED_EPOCHS} epochs")
+    return max(float(np.abs(values / losses[baseline] - 1).max()) for values in losses.values())
 
 
-def report(
-    timings: dict[str, Timing],
-    rates: int,
-    seeds: int,
-    repetitions: int,
-    largest: float,
-    on: dict[str, Any],
-    options: Options,
-) -> None:
-    baseline = BASELINE if BASELINE in timings else next(iter(timings))
-    ratios = {name: ratio(timing, timings[baseline]) for name, timing in timings.items()}
-    runs = rates * seeds
-    fastest = min(timings, key=lambda name: timings[name].median)
-    table = Table(
-        ["way", f"s an epoch of all {runs} runs", f"divided by {baseline}", "first epoch, s"],
-        [
-            [
-                name,
-                f"**{times(timing.spread)}**" if name == fastest else times(timing.spread),
-                "1" if name == baseline else times(ratios[name]),
-                f"{timing.first_call:.1f}",
-            ]
-            for name, timing in timings.items()
-        ],
-    )
-    text = (
-        f"# A sweep: {rates} learning rates x {seeds} seeds\n\n"
-        f"Sequence-to-vector training of the forecast experiment, two layers of {options.hidden} units; learning "
-        f"rates from {RATES[0]:g} to {RATES[1]:g}. Seconds: median, and quartiles in parentheses, of "
-        f"{repetitions} repetitions of 2 epochs of all runs, interleaved in one process; the fastest in bold. The "
-        "first epoch "
+def report(row: Row, hidden: int) -> Report:
+    rates, seeds, repetitions, largest = row.case.values()
+    made = Report(
+        f"A sweep: {rates} learning rates x {seeds} seeds",
+        f"Sequence-to-vector training of the forecast experiment, two layers of {hidden} units; learning rates "
+        f"from {RATES[0]:g} to {RATES[1]:g}. Seconds: median, and quartiles in parentheses, of {repetitions} "
+        "repetitions of 2 epochs of all runs, interleaved in one process; the fastest in bold. The first epoch "
         f"includes tracing and compiling. After {CHECKED_EPOCHS} epochs the losses of every run agreed to "
-        f"{largest:.1g}, relatively ({LOSS_TOLERANCE:g} is allowed).\n\n{table.markdown()}"
+        f"{largest:.1g}, relatively ({LOSSES['losses'].largest:g} is allowed).",
     )
-    results = {
-        "rates": rates,
-        "seeds": seeds,
-        "repetitions": repetitions,
-        "largest_relative_difference": largest,
-        "timings": {name: timing.as_json() for name, timing in timings.items()},
-        "ratios": {name: spread._asdict() for name, spread in ratios.items()},
-    }
-    path = write_results("sweep-quick" if options.quick else "sweep", text, results, on, options.out)
-    table.show(f"{rates} learning rates x {seeds} seeds")
-    console.print(f"Written: {path.name} and .json, in {path.parent}", soft_wrap=True)
+    ratios, lines = row.ratios(), []
+    for name, timing in row.timings.items():
+        text = spread_text(timing.spread)
+        ratio = spread_text(ratios[name]) if name in ratios else "1"
+        lines.append([name, f"**{text}**" if name == row.fastest() else text, ratio, f"{timing.first_call:.1f}"])
+    columns = ["way", f"s an epoch of all {rates * seeds} runs", f"divided by {row.baseline}", "first epoch, s"]
+    made.table(Table(columns, lines), f"{rates} learning rates x {seeds} seeds")
+    return made
 
+
+main = command(SweepOptions, run, "sweep", __doc__)
 
 if __name__ == "__main__":
     raise SystemExit(main())

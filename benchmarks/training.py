@@ -1,18 +1,22 @@
 """Time whole trainings, in this library, in Keras and in PyTorch.
 
-    python -m benchmarks.training              # about seven minutes
+    python -m benchmarks.training              # about ten minutes
     python -m benchmarks.training --quick      # one task, few epochs, about a minute
     python -m benchmarks.training --tasks seq2vec classification --libraries jaxrnn torch
 
-The three trainings of the forecast experiment and a classification (benchmarks/training_tasks.py), each as users
-of the library would write it (benchmarks/trainers.py), all from the same weights. Every library has a process of
-its own for each task, of which are measured:
+The three trainings of the forecast experiment and a classification (benchmarks/common/tasks.py), each as users of
+the library would write it (benchmarks/libraries/), all from the same weights. Every library has a process of its
+own for each task. Measured are:
 
-    first epoch     from nothing to the end of the first epoch: making model and data, tracing, compiling, training
-    an epoch        later epochs, the processes taking turns in random order, median and quartiles
-    to the target   from the same start until the validation metric is there, evaluated after every epoch
-    peak memory     of the process (resident), by then; the libraries' own code included
-    growth          an epoch of seq2vec at other sizes: steps, units, batch, and number of series
+    first epoch     from the start to the end of the first epoch: making model and data, tracing, compiling,
+      training an epoch        later epochs, the processes taking turns in random order, median and quartiles to
+      the target   seconds until the validation metric is reached, with an evaluation after every epoch peak memory
+      of the process (resident) by then; the libraries' own code included growth          an epoch of seq2vec at
+      other sizes: steps, units, batch, and number of series
+
+``jaxrnn`` is what experiments.forecast does: every core is a JAX device that runs its own time loop for its share
+of each batch. The first experiment, seq2vec, is also trained on one device, and with plain autodiff of lax.scan
+("reference").
 
 Before later epochs are timed, the losses of two epochs without shuffling must agree; for the stateful task only
 with PyTorch, since Keras on JAX does not carry the state from batch to batch.
@@ -22,25 +26,26 @@ The tables go to benchmarks/results/.
 import random
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import tyro
 
-from benchmarks.layers import known
-from benchmarks.machine import describe, machine
-from benchmarks.process import Process
-from benchmarks.report import check_writable, console, fail, progress, write_results
-from benchmarks.trainers import LIBRARIES
-from benchmarks.training_tables import Result, as_json, epoch_table, growth_table, markdown
-from benchmarks.training_tasks import TASKS
+from benchmarks.common import comparison
+from benchmarks.common.command import Options, command, known
+from benchmarks.common.process import Process
+from benchmarks.common.report import progress
+from benchmarks.common.tasks import TASKS, epoch_flops
+from benchmarks.libraries import TRAINERS
+from benchmarks.reports.training import Growth, Result, as_json, report
 
-OURS = "jaxrnn"
-LOSS_TOLERANCE = 5e-3
-"""Relative, between the losses of the first epochs without shuffling."""
+LOSSES = {"losses": comparison.Tolerance(5e-3, relative=True)}
+"""Of the first epochs without shuffling."""
 
 UNLIKE = {("stateful", "keras"): "does not carry the state from batch to batch, so it trains something else"}
+
+FIRST_TASK = "seq2vec"
+ONLY_FIRST_TASK = ("jaxrnn-one-device", "jaxrnn-reference")
+"""Other ways to run ours, which take part in the first experiment's training only."""
 
 GROWTH: dict[str, tuple[dict[str, Any], ...]] = {
     "base: T 30, H 100, B 128": ({},),
@@ -52,72 +57,42 @@ GROWTH: dict[str, tuple[dict[str, Any], ...]] = {
 
 
 @dataclass(frozen=True)
-class Options:
-    """What to measure."""
-
-    quick: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Only classification, no growth, and few epochs, to see that everything works."""
+class TrainingOptions(Options):
+    """What to measure. ``--quick`` trains the classification only, and measures no growth."""
 
     tasks: Annotated[tuple[str, ...] | None, tyro.conf.arg(help=f"Of {', '.join(TASKS)} (default: all).")] = None
 
-    libraries: Annotated[tuple[str, ...], tyro.conf.arg(help=f"Of {', '.join(LIBRARIES)}.")] = tuple(LIBRARIES)
-
-    repetitions: int | None = None
-    """Later epochs that are timed, in turns (default: 10, with --quick 2)."""
+    libraries: Annotated[tuple[str, ...], tyro.conf.arg(help=f"Of {', '.join(TRAINERS)}.")] = tuple(TRAINERS)
 
     max_epochs: int | None = None
     """How long to wait for the target (default: the task's, with --quick 3)."""
 
-    out: Path | None = None
-    """Folder for the results (default: benchmarks/results)."""
 
-
-def main(arguments: list[str] | None = None) -> int:
-    options = tyro.cli(Options, prog="python -m benchmarks.training", args=arguments, description=__doc__)
-    try:
-        return run(options)
-    except (ValueError, OSError) as error:
-        return fail(str(error))
-
-
-def run(options: Options) -> int:
-    tasks = options.tasks or (("classification",) if options.quick else tuple(TASKS))
+def run(options: TrainingOptions) -> None:
+    tasks = options.tasks or options.given(None, quick=("classification",), full=tuple(TASKS))
     known("task", tasks, TASKS)
-    known("library", options.libraries, LIBRARIES)
-    repetitions = (2 if options.quick else 10) if options.repetitions is None else options.repetitions
-    max_epochs = 3 if options.quick and options.max_epochs is None else options.max_epochs
+    known("library", options.libraries, TRAINERS)
+    repetitions = options.given(options.repetitions, quick=2, full=10)
+    max_epochs = options.given(options.max_epochs, quick=3, full=None)
     sizes = {} if max_epochs is None else {"max_epochs": max_epochs}
-    absences = {LIBRARIES[n].label: why for n in options.libraries if (why := LIBRARIES[n].missing())}
-    libraries = [name for name in options.libraries if LIBRARIES[name].label not in absences]
-    check_writable(options.out)
-    on = machine()
-    console.print(describe(on), soft_wrap=True)
+    absences = {TRAINERS[n].label: why for n in options.libraries if (why := TRAINERS[n].missing())}
+    libraries = [name for name in options.libraries if TRAINERS[name].label not in absences]
+    takers = {t: [n for n in libraries if t == FIRST_TASK or n not in ONLY_FIRST_TASK] for t in tasks}
+    growing = [] if options.quick else [name for name in libraries if name not in ONLY_FIRST_TASK]
+    machine = options.start()
     results: list[Result] = []
-    growth: dict[str, dict[str, list[float]]] = {}
-    grows = [] if options.quick else [(n, s) for n in libraries for sizes in GROWTH.values() for s in sizes]
-    with progress(len(tasks) * (2 * len(libraries) + 1) + len(grows)) as update:
+    steps = sum(2 * len(names) + 1 for names in takers.values())
+    with progress(steps + len(growing) * sum(map(len, GROWTH.values()))) as update:
         for task in tasks:
-            results += measure(task, libraries, sizes, repetitions, update)
-        if not options.quick:
-            growth = measure_growth(libraries, update)
+            results += measure(task, takers[task], sizes, repetitions, update)
+        growth = measure_growth(growing, update)
 
     notes = [f"{who}: {why}." for who, why in absences.items()]
-    notes += [
-        f"{LIBRARIES[name].label}, {task}: {why}."
-        for (task, name), why in UNLIKE.items()
-        if task in tasks and name in libraries
-    ]
-    text = markdown(results, growth, repetitions, notes)
-    record = {"repetitions": repetitions, "absent": absences, **as_json(results, growth)}
-    path = write_results("training-quick" if options.quick else "training", text, record, on, options.out)
-    for task in tasks:
-        epoch_table([result for result in results if result.task == task]).show(task)
-    if growth:
-        growth_table(growth).show("ms an epoch of seq2vec at other sizes")
-    for note in notes:
-        console.print(note, markup=False, soft_wrap=True)
-    console.print(f"Written: {path.name} and .json, in {path.parent}", soft_wrap=True)
-    return 0
+    notes += [f"{TRAINERS[n].label}, {t}: {why}." for (t, n), why in UNLIKE.items() if n in takers.get(t, ())]
+    limit = epoch_flops(TASKS[FIRST_TASK]) / machine["matmul_gflops"] / 1e9
+    record = {"repetitions": repetitions, "absent": absences, "matmul_limit_s": limit, **as_json(results, growth)}
+    made = report(results, growth, repetitions, limit, notes)
+    made.write(options.name("training"), record, machine, options.out)
 
 
 def measure(task: str, libraries: list[str], sizes: dict[str, Any], repetitions: int, update) -> list[Result]:
@@ -126,13 +101,13 @@ def measure(task: str, libraries: list[str], sizes: dict[str, Any], repetitions:
     with ExitStack() as stack:
         processes = {}
         for name in libraries:
-            update(description=f"{task}: {LIBRARIES[name].label}, to the target")
-            process = stack.enter_context(Process("benchmarks.trainer_process", LIBRARIES[name].environment))
+            update(description=f"{task}: {TRAINERS[name].label}, to the target")
+            process = stack.enter_context(_process(name))
             process.ask({"do": "start", "library": name, "task": task, "sizes": sizes})
             first = process.ask({"do": "first"})
             learned = process.ask({"do": "learn"})
             memory = process.ask({"do": "memory"})["bytes"]
-            update(advance=1, description=f"{task}: {LIBRARIES[name].label}, to compare")
+            update(advance=1, description=f"{task}: {TRAINERS[name].label}, to compare")
             losses = process.ask({"do": "check"})["losses"]
             results[name] = Result(task, name, first, learned, memory, losses)
             processes[name] = process
@@ -150,39 +125,34 @@ def measure(task: str, libraries: list[str], sizes: dict[str, Any], repetitions:
     return list(results.values())
 
 
+def _process(library: str) -> Process:
+    return Process("benchmarks.libraries.training_process", dict(TRAINERS[library].environment))
+
+
 def check(results: dict[str, Result]) -> None:
-    """A ValueError if the losses of a library that trains the same thing are not those of the first one."""
-    alike = {name: result for name, result in results.items() if (result.task, name) not in UNLIKE}
-    baseline = next(iter(alike.values()), None)
-    for result in alike.values():
-        assert baseline is not None
-        if not np.allclose(result.losses, baseline.losses, rtol=LOSS_TOLERANCE, atol=0):
-            raise ValueError(
-                f"{result.task}: {result.library} and {baseline.library} do not train alike, so their times "
-                f"cannot be compared: from the same weights and without shuffling their losses are "
-                f"{result.losses} and {baseline.losses}"
-            )
+    """A ValueError if a library that trains the same thing does not have the losses of the first one."""
+    alike = {n: {"losses": r.losses} for n, r in results.items() if (r.task, n) not in UNLIKE}
+    if alike:
+        baseline = next(iter(alike))
+        comparison.check(alike, baseline, LOSSES, f"{results[baseline].task}, first epochs without shuffling")
 
 
-def measure_growth(libraries: list[str], update, number: int = 3) -> dict[str, dict[str, list[float]]]:
-    """Seconds of later epochs of seq2vec, by size and library."""
-    found: dict[str, dict[str, list[float]]] = {}
+def measure_growth(libraries: list[str], update, number: int = 3) -> Growth:
+    found: Growth = {}
     for name in libraries:
-        with Process("benchmarks.trainer_process", LIBRARIES[name].environment) as process:
-            process.ask({"do": "start", "library": name, "task": "seq2vec", "sizes": {}})
+        with _process(name) as process:
             for axis, values in GROWTH.items():
                 for sizes in values:
-                    label = axis if not sizes else f"{axis} {_first_number(*sizes.values())}"
-                    update(description=f"growth: {LIBRARIES[name].label}, {label}")
-                    seconds = process.ask({"do": "grow", "sizes": sizes, "number": number})["seconds"]
-                    found.setdefault(label, {})[name] = seconds
+                    label = " ".join([axis, *(str(v[0] if isinstance(v, tuple) else v) for v in sizes.values())])
+                    update(description=f"growth: {TRAINERS[name].label}, {label}")
+                    process.ask({"do": "start", "library": name, "task": FIRST_TASK, "sizes": sizes})
+                    process.ask({"do": "first"})
+                    found.setdefault(label, {})[name] = process.ask({"do": "epochs", "number": number})["seconds"]
                     update(advance=1)
     return found
 
 
-def _first_number(value: Any) -> int:
-    return value[0] if isinstance(value, tuple) else value
-
+main = command(TrainingOptions, run, "training", __doc__)
 
 if __name__ == "__main__":
     raise SystemExit(main())

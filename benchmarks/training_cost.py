@@ -1,21 +1,18 @@
-"""What it costs to survive: the course training as `fit` runs it, beside the same epochs without any of it.
+"""The cost of training that survives: the course training as `fit` runs it, and the same epochs without any of it.
 
     python -m benchmarks.training_cost                     # about ten minutes
     python -m benchmarks.training_cost --repetitions 2
 
-With: steps that are not finite are skipped, signals are looked for, epochs can be stopped within, the history and
-the best model are kept, and the run is saved, synced to disk and checked in, once a call; by default a training
-saves every 30 s, which is rarer. Without: one compiled call and one evaluation an epoch, their results waited for,
-and a copy of the best parameters.
+"with" skips steps that are not finite, checks for signals, can stop within an epoch, keeps the history and the
+best model, and saves the run and syncs it to disk once a call; by default a training saves every 30 s, which is
+less often. "without" makes one compiled call and one evaluation an epoch, waits for their results, and copies the
+best parameters.
 
 Both take turns in one process; wall-clock and processor time are compared pair by pair. On a machine that does
 something else as well, the ratio of the processor times is the one to read.
 """
 
-import json
 import math
-import os
-import platform
 import random
 import sys
 import tempfile
@@ -29,8 +26,8 @@ from typing import Any
 import jax
 import tyro
 
-from benchmarks.machine import cores, processor, version
-from benchmarks.timing import Spread
+from benchmarks.common.report import write_record
+from benchmarks.common.timing import Spread
 from experiments.common.pipeline import Forecasting, load
 from experiments.common.recipes import RECIPES, Task
 from jaxrnn.training import CheckpointStore, Run, fit, huber, make_sequential_epoch, make_windowed_epoch
@@ -39,7 +36,7 @@ from jaxrnn.training.checkpoint import copied
 
 @dataclass(frozen=True)
 class Options:
-    """How long."""
+    """What to train, and how long."""
 
     repetitions: int = 10
     """Pairs."""
@@ -60,9 +57,6 @@ def main(arguments: list[str] | None = None) -> int:
         contestants = {"with": with_all(options, Path(folder)), "without": without(options)}
         found = measure(contestants, options.repetitions)
     result: dict[str, Any] = {
-        "machine": {"processor": processor(), "cores": cores(), "python": platform.python_version()},
-        "versions": {package: version(package) for package in ("jax", "flax", "orbax-checkpoint")},
-        "load_average": os.getloadavg()[0],
         "task": options.task,
         "epochs_a_call": options.epochs,
         "repetitions": options.repetitions,
@@ -75,8 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
             "cost_percent": {name: round(value, 2) for name, value in cost._asdict().items()},
         }
         print(f"{clock}: {cost.median:+.2f} % (quartiles {cost.low:+.2f} to {cost.high:+.2f})")
-    out = options.out or Path(__file__).parent / "results" / "training-cost.json"
-    out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_record(options.out, "training-cost", ("jax", "flax", "orbax-checkpoint"), result)
     return 0
 
 
@@ -87,13 +80,7 @@ def with_all(options: Options, folder: Path) -> Callable[[], None]:
 
     def call() -> None:
         with CheckpointStore(folder / str(next(numbers))) as store:
-            fit(
-                Run.create(copied(state)),
-                epoch,
-                forecasting.evaluate,
-                epochs=options.epochs,
-                checkpoints=store,
-            )
+            fit(Run.create(copied(state)), epoch, forecasting.evaluate, epochs=options.epochs, checkpoints=store)
 
     return call
 
@@ -130,7 +117,7 @@ def _forecasting(options: Options) -> Forecasting:
 
 
 def measure(contestants: dict[str, Callable[[], None]], repetitions: int) -> dict[str, list[dict[str, float]]]:
-    """Seconds of each, by clock, a dict a pair; in random order, after one call of each that is not counted."""
+    """Seconds by clock, one dict per pair; in random order, after one call of each that is not measured."""
     warnings.simplefilter("error")
     for call in contestants.values():
         call()

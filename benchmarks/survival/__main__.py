@@ -1,17 +1,17 @@
-"""Kill, interrupt, corrupt and starve training runs, and count what they survive.
+"""Kill and interrupt training runs, damage their files, fill their disks, and count what they survive.
 
     python -m benchmarks.survival                                    # the long form: about 20 minutes on two cores
     python -m benchmarks.survival --kills 6 --stops 3 --flips 20     # a short one: about 3 minutes
+    python -m benchmarks.survival --hidden 128                       # larger layers; sizes from 32 to 128 are
+    useful
 
 Runs of ``experiments.forecast`` (seq2vec, seq2seq and stateful; Adam, clipping, a schedule, averaged parameters)
-save every third step and are hit at random instants, go on with ``--resume``, and at the end must equal, bit for
-bit, a run that was left alone. Prints its counts, writes them to benchmarks/results/, and ends with 1 if anything
-was lost. Words in capitals are failures; there should be none.
+save every third step, get signals at random instants, are resumed with ``--resume``, and at the end must equal an
+undisturbed run bit for bit. The command prints its counts, writes them to benchmarks/results/, and ends with 1 if
+anything was lost. Counts in capitals are failures; there should be none.
 """
 
-import json
 import os
-import platform
 import sys
 import tempfile
 import time
@@ -23,27 +23,28 @@ from typing import Any
 
 import tyro
 
-from benchmarks.machine import cores, processor, version
+from benchmarks.common.report import write_record
 from benchmarks.survival import damage, jobs
-
-RESULTS = Path(__file__).parents[1] / "results"
 
 
 @dataclass(frozen=True)
 class Options:
-    """How often."""
+    """What to do to the runs, and how often."""
 
     kills: int = 100
-    """SIGKILLs at random instants, shared out among the three tasks."""
+    """SIGKILLs at random instants, divided among the three tasks."""
 
     stops: int = 20
-    """SIGTERMs, and as many SIGINTs, shared out among the three tasks."""
+    """SIGTERMs, and as many SIGINTs, divided among the three tasks."""
 
     flips: int = 200
     """Bits flipped in the newest checkpoint, one at a time."""
 
     disks: bool = True
     """Fill up a disk, make it read-only, and delete the folder, each under a run."""
+
+    hidden: int = jobs.HIDDEN
+    """Units of the layers that the disturbed runs train."""
 
     seed: int = 0
     """Of the instants and the bits."""
@@ -61,15 +62,12 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="survival-") as folder:
         counts = count(Path(folder), options)
     report: dict[str, Any] = {
-        "machine": {"processor": processor(), "cores": cores(), "python": platform.python_version()},
-        "versions": {package: version(package) for package in ("jax", "flax", "optax", "orbax-checkpoint")},
         "seed": options.seed,
+        "hidden": options.hidden,
         "minutes": round((time.monotonic() - began) / 60, 1),
         "counts": {name: dict(found) for name, found in counts.items()},
     }
-    out = options.out or RESULTS / "survival.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    out = write_record(options.out, "survival", ("jax", "flax", "optax", "orbax-checkpoint"), report)
     for name, found in counts.items():
         print(f"{name}:")
         for what, number in found.items():
@@ -79,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def count(folder: Path, options: Options) -> dict[str, Counter]:
-    """Everything, by what was done."""
+    """All counts, by what was done."""
     counts = {
         "damage": damage.damage(folder, options.flips, options.seed),
         "NaN in one batch of a stateful run": damage.not_a_number(epochs=5),
@@ -87,17 +85,23 @@ def count(folder: Path, options: Options) -> dict[str, Counter]:
     with ThreadPoolExecutor(options.workers) as pool:
         found = {
             f"{task}, hit": pool.submit(
-                jobs.signals, folder, task, share(options.kills, i), share(options.stops, i), options.seed
+                jobs.signals,
+                folder,
+                task,
+                share(options.kills, i),
+                share(options.stops, i),
+                options.seed,
+                hidden=options.hidden,
             )
             for i, task in enumerate(jobs.TASKS)
         }
         if options.disks:
-            found["disks"] = pool.submit(jobs.disks, folder / "disks", "stateful", 60)
+            found["disks"] = pool.submit(jobs.disks, folder / "disks", "stateful", 60, hidden=options.hidden)
         return counts | {name: outcome(future) for name, future in found.items()}
 
 
 def outcome(future: "Future[Counter]") -> Counter:
-    """What was counted, or why it broke off."""
+    """What was counted, or why it was stopped."""
     try:
         return future.result()
     except jobs.Unexpected as error:
@@ -105,7 +109,7 @@ def outcome(future: "Future[Counter]") -> Counter:
 
 
 def share(number: int, task: int) -> int:
-    """Of ``number``, what one of the tasks gets.
+    """The part of ``number`` that one of the tasks gets.
 
     >>> [share(100, task) for task in range(3)]
     [34, 33, 33]
@@ -114,7 +118,7 @@ def share(number: int, task: int) -> int:
 
 
 def failed(counts: Counter) -> bool:
-    """Whether anything that may not happen did."""
+    """Whether anything happened that must not."""
     return any(number and (name.split(":")[0].isupper() or "older" in name) for name, number in counts.items())
 
 

@@ -1,4 +1,4 @@
-"""Damage to saved checkpoints, and to the data: what is loaded after it is right, or it is older and says so."""
+"""Damage to saved checkpoints and to the data: what is loaded must be right, or older with a warning."""
 
 import random
 import warnings

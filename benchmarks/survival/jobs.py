@@ -1,6 +1,6 @@
-"""Runs of experiments.forecast that are killed, interrupted, or lose their disk, and then go on.
+"""Runs of experiments.forecast that are killed, interrupted, or lose their disk, and are then resumed.
 
-A run that was hurt is compared with one that was left alone by the last checkpoints of both: the SHA-256 of every
+A disturbed run is compared with an undisturbed one by the last checkpoints of both: the SHA-256 of every
 leaf (parameters, optimiser, steps, key, carry, position, best parameters), and the history but for its seconds.
 """
 
@@ -15,7 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,10 @@ ROOT = Path(__file__).parents[2]
 TASKS = ("seq2vec", "seq2seq", "stateful")
 EXIT_CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGKILL: -signal.SIGKILL}
 SAVING = ("--save-every-steps", "3")
-"""Steps between saves in runs that are to be hit: as fast as a disk takes them."""
+"""Steps between saves in runs that are to be disturbed: as often as the disk allows."""
+
+HIDDEN = 64
+"""Units of the trained layers: enough that work is shared between threads, as in real trainings."""
 
 _CHECKPOINT = re.compile(r"step_[0-9]{8,}(\.[0-9]+)?")
 
@@ -32,36 +35,26 @@ PATIENCE = 300
 
 
 class Unexpected(RuntimeError):
-    """A run did not do what it promises."""
+    """A run behaved in a way that it must not."""
 
 
 class Job:
-    """One run of experiments.forecast in a folder, begun, ended and resumed any number of times.
+    """One run of experiments.forecast in a folder, started, ended and resumed any number of times.
 
     Args:
       folder: its ``--out``.
       task: seq2vec, seq2seq or stateful.
       epochs: of the whole run.
-      log: where what it prints goes; None: beside the folder.
+      log: the file for what it prints; None: beside the folder.
+      hidden: units of its layers.
     """
 
-    def __init__(self, folder: Path, task: str, epochs: int, log: Path | None = None):
+    def __init__(self, folder: Path, task: str, epochs: int, log: Path | None = None, *, hidden: int = HIDDEN):
         self.folder, self.checkpoints = folder, folder / "checkpoints"
         self.log = log or folder.with_suffix(".log")
-        # Adam, gradient clipping, a schedule and an average of the parameters: all that a state can hold.
-        options = (
-            "--recipe",
-            "tuned",
-            "--task",
-            task,
-            "--hidden",
-            "6",
-            "--epochs",
-            str(epochs),
-            "--patience",
-            "0",
-        )
-        self.command = [sys.executable, "-m", "experiments.forecast", "--resume", "--devices", "1", *options]
+        # The tuned recipe: Adam, gradient clipping, a schedule and averaged parameters, all that a state can hold.
+        options = f"--recipe tuned --task {task} --hidden {hidden} --epochs {epochs} --patience 0 --devices 1"
+        self.command = [sys.executable, "-m", "experiments.forecast", "--resume", *options.split()]
         self.command += ["--out", str(folder)]
 
     def start(self, *options: str) -> "subprocess.Popen[bytes]":
@@ -72,7 +65,7 @@ class Job:
             )
 
     def finish(self, *options: str, expect: int = 0) -> str:
-        """Let it run to its end; what it printed."""
+        """Run it to its end; returns what it printed."""
         return self.wait(self.start(*options), expect)
 
     def wait(self, process: "subprocess.Popen[bytes]", expect: int) -> str:
@@ -95,12 +88,12 @@ class Job:
         return " ".join(self.log.read_text().split())
 
     def saved(self) -> set[str]:
-        """The names of the checkpoints there are."""
+        """The names of the existing checkpoints."""
         found = os.listdir(self.checkpoints) if self.checkpoints.is_dir() else []
         return {name for name in found if _CHECKPOINT.fullmatch(name)}
 
     def wait_for_a_save(self, process: "subprocess.Popen[bytes]") -> bool:
-        """Until it has saved once more; False if it ended before."""
+        """Wait until it has saved once more; False if it ended before that."""
         before, looks = self.saved(), 0
         while process.poll() is None and not self.saved() - before:
             looks += 1
@@ -111,7 +104,7 @@ class Job:
         return process.poll() is None
 
     def outcome(self) -> dict[str, Any]:
-        """What must not depend on what happened on the way."""
+        """The results, which must not depend on what happened during the run."""
         newest = max(self.saved(), key=lambda name: [int(number) for number in re.findall("[0-9]+", name)])
         content = json.loads((self.checkpoints / newest / "record.json").read_text())["content"]
         record = content["record"]
@@ -147,27 +140,27 @@ def hit(job: Job, how: signal.Signals, number: int, generator: random.Random, co
 
 
 def compare(job: Job, undisturbed: Job, counts: Counter) -> None:
-    """Let it finish, and compare."""
+    """Run it to its end, and compare."""
     printed = job.finish()
     counts["restarts that fell back to an older checkpoint"] += "restored the older step" in printed
     same = job.outcome() == undisturbed.outcome()
     counts["runs equal to the undisturbed one, bit for bit" if same else "RUNS THAT DIFFER"] += 1
 
 
-def signals(folder: Path, task: str, kills: int, stops: int, seed: int) -> Counter:
-    """One task: a run that is killed, one that is stopped by SIGTERM and SIGINT, and one that is left alone."""
+def signals(folder: Path, task: str, kills: int, stops: int, seed: int, *, hidden: int = HIDDEN) -> Counter:
+    """One task: a run that is killed, one that is stopped by SIGTERM and SIGINT, and an undisturbed one."""
     counts: Counter = Counter()
     generator = random.Random(f"{seed} {task}")
-    # A stateful epoch has 12 steps, the others 15: enough of them that none is through before its last hit.
+    # A stateful epoch has 12 steps, the others 15: enough epochs that no run ends before its last signal.
     epochs = 20 + 6 * max(kills, 2 * stops)
-    undisturbed = Job(folder / f"{task}-undisturbed", task, epochs)
+    undisturbed = Job(folder / f"{task}-undisturbed", task, epochs, hidden=hidden)
     undisturbed.finish()
     if kills:
-        killed = Job(folder / f"{task}-killed", task, epochs)
+        killed = Job(folder / f"{task}-killed", task, epochs, hidden=hidden)
         hit(killed, signal.SIGKILL, kills, generator, counts)
         compare(killed, undisturbed, counts)
     if stops:
-        stopped = Job(folder / f"{task}-stopped", task, epochs)
+        stopped = Job(folder / f"{task}-stopped", task, epochs, hidden=hidden)
         for how in (signal.SIGTERM, signal.SIGINT):
             hit(stopped, how, stops, generator, counts)
         compare(stopped, undisturbed, counts)
@@ -175,7 +168,7 @@ def signals(folder: Path, task: str, kills: int, stops: int, seed: int) -> Count
 
 
 @contextmanager
-def small_disk(folder: Path, megabytes: int = 8) -> Iterator[Path]:
+def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
     """A tmpfs of that size; an OSError where mounting is not allowed."""
     disk = folder / "disk"
     disk.mkdir()
@@ -191,33 +184,31 @@ def small_disk(folder: Path, megabytes: int = 8) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
-def disks(folder: Path, task: str, epochs: int) -> Counter:
+def disks(folder: Path, task: str, epochs: int, *, hidden: int = HIDDEN) -> Counter:
     """A disk that fills up under a run, becomes read-only under it, and a folder that is deleted under it."""
     counts: Counter = Counter()
     folder.mkdir(parents=True, exist_ok=True)
-    undisturbed = Job(folder / "undisturbed", task, epochs)
+    undisturbed = Job(folder / "undisturbed", task, epochs, hidden=hidden)
     undisturbed.finish()
     try:
-        with small_disk(folder) as disk:
-            job = Job(disk / "full", task, epochs, folder / "full.log")
-            process = job.start(*SAVING)
-            job.wait_for_a_save(process)
-            fill(disk / "filler")
-            _expect(job.wait(process, 2), "No space left on device")
-            (disk / "filler").unlink()
-            _goes_on(job, undisturbed, counts, "full disks")
-
-            job = Job(disk / "readonly", task, epochs, folder / "readonly.log")
-            process = job.start(*SAVING)
-            job.wait_for_a_save(process)
-            _remount_read_only(disk)
-            _expect(job.wait(process, 2), "Read-only file system")
-            subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
-            _goes_on(job, undisturbed, counts, "disks made read-only")
+        with small_disk(folder, megabytes=8 + hidden**2 // 1000) as disk:
+            for name, message, harm, repair, what in (
+                ("full", "No space left on device", _fill, _empty, "full disks"),
+                ("readonly", "Read-only file system", _make_read_only, _make_writable, "disks made read-only"),
+            ):
+                job = Job(disk / name, task, epochs, folder / f"{name}.log", hidden=hidden)
+                process = job.start(*SAVING)
+                job.wait_for_a_save(process)
+                harm(disk)
+                _expect(job.wait(process, 2), message)
+                repair(disk)
+                _expect(job.finish(), "going on after")
+                same = job.outcome() == undisturbed.outcome()
+                counts[f"{what} survived, and equal after resuming" if same else "RUNS THAT DIFFER"] += 1
     except OSError as error:
         counts[f"left out, since nothing can be mounted here: {error}"] += 1
 
-    job = Job(folder / "deleted", task, epochs)
+    job = Job(folder / "deleted", task, epochs, hidden=hidden)
     process = job.start(*SAVING)
     job.wait_for_a_save(process)
     shutil.rmtree(job.checkpoints, ignore_errors=True)
@@ -227,28 +218,27 @@ def disks(folder: Path, task: str, epochs: int) -> Counter:
     return counts
 
 
-def fill(path: Path) -> None:
-    """Write until not another byte fits."""
-    with path.open("wb", buffering=0) as filler:
-        for size in (2**16, 1):
-            try:
+def _fill(disk: Path) -> None:
+    with (disk / "filler").open("wb", buffering=0) as filler:
+        for size in (2**16, 1):  # until not even a byte has room
+            with suppress(OSError):
                 while True:
                     filler.write(bytes(size))
-            except OSError:
-                pass
 
 
-def _goes_on(job: Job, undisturbed: Job, counts: Counter, what: str) -> None:
-    _expect(job.finish(), "going on after")
-    same = job.outcome() == undisturbed.outcome()
-    counts[f"{what} survived, and equal after resuming" if same else "RUNS THAT DIFFER"] += 1
+def _empty(disk: Path) -> None:
+    (disk / "filler").unlink()
 
 
-def _remount_read_only(disk: Path) -> None:
+def _make_read_only(disk: Path) -> None:
     for _ in range(10_000):  # refused while a file is being written
         if not subprocess.run(["mount", "-o", "remount,ro", str(disk)], capture_output=True).returncode:
             return
     raise Unexpected(f"{disk} could not be made read-only")
+
+
+def _make_writable(disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
 
 
 def _expect(printed: str, text: str) -> None:

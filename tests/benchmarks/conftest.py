@@ -8,8 +8,8 @@ import pytest
 
 @pytest.fixture(autouse=True, scope="session")
 def peers_imported():
-    """What other libraries warn of while they are imported is not ours to mend."""
-    from benchmarks.peers import import_keras
+    """Import the other libraries once: warnings during their import are not ours to fix."""
+    from benchmarks.libraries.keras import import_keras
 
     with warnings.catch_warnings(), contextlib.suppress(ImportError):
         warnings.simplefilter("ignore")

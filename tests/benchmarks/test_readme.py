@@ -1,4 +1,4 @@
-"""The README shows what the results say."""
+"""The README files show what the results say."""
 
 import json
 
@@ -12,6 +12,30 @@ RESULT = {
     "timings": {"jaxrnn": {"median": 0.04, "low": 0.03, "high": 0.05, "first_call_s": 1.0}},
     "ratios_to_ours": {"jaxrnn": {"median": 1.0, "low": 1.0, "high": 1.0}},
 }
+
+
+EARLIER = "<!-- results: epoch -->\nold\n<!-- end -->\n<!-- results: training -->\nold\n<!-- end -->\n"
+
+
+def training_rows(*libraries: str) -> dict:
+    rows = []
+    for number, library in enumerate(libraries, 1):
+        seconds = {"median": 0.04 * number, "low": 0.04 * number, "high": 0.04 * number}
+        learned = {"seconds": 1.0, "values": [1.0], "reached": True}
+        rows.append(
+            {
+                "task": "seq2vec",
+                "library": library,
+                "first": {"seconds": 1.0},
+                "learned": learned,
+                "memory": 2**20,
+                "losses": [1.0],
+                "epochs": [0.04 * number],
+                "spread": seconds,
+            }
+        )
+    rows += [{**row, "task": "seq2seq"} for row in rows if "-" not in row["library"]]
+    return {"benchmark": "training", "machine": RESULT["machine"], "results": rows}
 
 
 @pytest.fixture
@@ -43,6 +67,25 @@ def test_check_fails_and_changes_nothing_where_they_differ(results, capsys):
     assert "old" in readme.read_text()
     assert main(options) == 0
     assert main([*options, "--check"]) == 0
+
+
+def test_the_first_experiments_epoch_comes_from_the_training_if_it_has_the_other_ways(results):
+    path = results / "training-some-machine.json"
+    path.write_text(json.dumps(training_rows("jaxrnn", "torch")))
+    assert "| jaxrnn | 40.0 (30.0 to 50.0) | 1 | 1.00 |" in rewrite(EARLIER, results, "some-machine")[0]
+    path.write_text(json.dumps(training_rows("jaxrnn", "jaxrnn-one-device", "jaxrnn-reference", "torch")))
+    after, names = rewrite(EARLIER, results, "some-machine")
+    assert names == ["epoch", "training"]
+    assert "| jaxrnn, reference | 120 (120 to 120) | 3.00 (3.00 to 3.00) | 1.00 |" in after
+    assert "| seq2vec | 40.0 | 160 | 1 | 1 |" in after  # the libraries that trained every task
+
+
+def test_pages_without_markers_and_pages_that_do_not_exist_are_left_alone(results):
+    page = results / "README.md"
+    page.write_text("prose\n")
+    pages = [str(page), str(results / "missing.md")]
+    assert main(["--readme", *pages, "--results", str(results), "--machine", "some-machine"]) == 0
+    assert page.read_text() == "prose\n" and not (results / "missing.md").exists()
 
 
 def test_an_unknown_table_is_an_error(results):

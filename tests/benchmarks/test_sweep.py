@@ -17,7 +17,7 @@ def test_all_ways_train_the_same():
 
 
 def test_losses_that_differ_are_named():
-    with pytest.raises(ValueError, match="'other' after"):
+    with pytest.raises(ValueError, match="other is not like one"):
         check({"one": np.ones(2), "other": np.array([1.0, 1.1])})
 
 

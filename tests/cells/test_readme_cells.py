@@ -10,7 +10,7 @@ from flax import nnx
 from jax.test_util import check_grads
 
 import jaxrnn
-from benchmarks.user_cells import BY_HAND, readme_cells, scan_by_hand
+from benchmarks.libraries.by_hand import BY_HAND, readme_cells, scan_by_hand
 from jaxrnn.ops.scan import _forward
 from jaxrnn.ops.step import Recurrence
 

@@ -13,7 +13,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 import benchmarks.aot
 from benchmarks.aot import CELLS, forward_and_backward, shapes, without_masks_gradients
-from benchmarks.aot_devices import known_device
+from benchmarks.common.compilers import known_device
 from jaxrnn.ops import (
     IMPLEMENTATIONS,
     LSTMCarry,

@@ -1,11 +1,11 @@
-"""What benchmarks.training trains: data, sizes and targets, the same for every library.
+"""The trainings that are compared: data, sizes and targets, the same for every library.
 
 Four tasks. The three of the forecast experiment learn from the first 1,000 values of its series, in windows of 30
 steps, and are judged on the last 461: ``seq2vec`` forecasts after each window, ``seq2seq`` at every step of it,
-``stateful`` reads consecutive windows one by one and hands its carry on. ``classification`` tells five
-frequencies apart: sequences of 64 steps of sin(2 pi f t / 64 + phase) + noise, f one of 2, 3, 4, 5, 6, the phase
-uniform, the noise normal with standard deviation 0.7, 1,280 to learn from and 500 to be judged on; a GRU of 64
-units, Adam.
+``stateful`` reads consecutive windows one by one and passes its carry on. ``classification`` tells five
+frequencies apart: sequences of 64 steps of sin(2 pi f t / 64 + phase) + noise, where f is one of 2, 3, 4, 5, 6,
+  the phase is uniform and the noise is normal with standard deviation 0.7. There are 1,280 sequences to learn from
+  and 500 for validation; the model is a GRU of 64 units, trained with Adam.
 """
 
 from dataclasses import dataclass, replace
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks.common.shapes import Shape
 from jaxrnn.data import course_series, window_starts
 from jaxrnn.data.series import COURSE_SPLIT
 
@@ -27,7 +28,7 @@ class Task:
       name, cell: the cell is ``simple_rnn`` or ``gru``.
       hidden: one size per layer.
       optimizer, learning_rate, output_scale: the optimiser is ``sgd`` (momentum 0.9) or ``adam``.
-      target: of the validation metric, an MAE to come down to or an accuracy to come up to.
+      target: of the validation metric, the MAE or the accuracy to reach.
       time, batch: steps in a window, and windows in a batch.
       series: how many series as long as the course's are learned from together; the others repeat the first.
       max_epochs: how long to wait for the target.
@@ -95,7 +96,7 @@ class Data(NamedTuple):
 
     Attributes:
       features: ``[steps, 1]``, every training sequence after the other.
-      targets: ``[steps, outputs]``: what is to be put out after each step; for classes one-hot.
+      targets: ``[steps, outputs]``: the wanted output of each step; for classes one-hot.
       starts: where the windows (for ``stateful`` the consecutive ones) begin.
       valid_inputs: ``[windows, time, 1]``; for ``stateful`` the whole series ``[1, time, 1]``.
       valid_targets: ``[n, outputs]``: after each valid window, or (stateful) at the last n steps.
@@ -111,6 +112,12 @@ class Data(NamedTuple):
         """Inputs ``[windows, time, 1]`` and their targets, of every step or of the last."""
         steps = self.starts[:, None] + np.arange(task.time)
         return self.features[steps], self.targets[steps] if task.every_step else self.targets[steps[:, -1]]
+
+    def judged(self, task: Task, outputs: np.ndarray) -> np.ndarray:
+        """Those of a model's outputs for the validation data that ``valid_targets`` belong to."""
+        if task.name == "stateful":
+            return outputs[0, -len(self.valid_targets) :]
+        return outputs[:, -1] if task.every_step else outputs
 
 
 def data_of(task: Task) -> Data:
@@ -149,6 +156,21 @@ def _frequencies(task: Task, train: int = 1280, valid: int = 500) -> Data:
         inputs[train:, :, None],
         wanted[train:],
     )
+
+
+def epoch_flops(task: Task) -> int:
+    """Floating-point operations of the matrix products in one epoch of a simple RNN that is judged at the last
+    step.
+
+    The inputs of every layer but the first get a gradient.
+    """
+    windows = len(data_of(task).starts)
+    flops, below = 0, 1
+    for number, hidden in enumerate(task.hidden):
+        shape = Shape(windows, task.time, below, hidden)
+        flops += 3 * shape.forward_flops(1) if number else shape.training_flops(1)
+        below = hidden
+    return flops
 
 
 def score(task: Task, outputs: np.ndarray, wanted: np.ndarray) -> float:

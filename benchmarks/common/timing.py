@@ -1,11 +1,11 @@
 """Fair timing of contestants that share one process and one machine.
 
 In every repetition all contestants run, in a new random order. Each is called once without being timed, which
-brings its code and data into the caches, then twice on the clock, and then nothing happens for 10 ms: PyTorch's
-threads go on spinning for a while after a call, which slows whoever runs next (by a quarter, on two cores).
-A call ends when its results are there, not when JAX has been told to compute them.
+brings its code and data into the caches, and then twice with timing. Then nothing runs for 10 ms: PyTorch's
+threads keep spinning for a while after a call, which slows the next contestant (by a quarter, on two cores).
+A call ends when its results are ready, not when JAX has been told to compute them.
 
-What is reported are medians and quartiles. Two contestants are compared repetition by repetition, so that a
+Medians and quartiles are reported. Two contestants are compared repetition by repetition, so that a
 machine that slows down for a while slows both sides of a ratio.
 """
 
@@ -23,7 +23,7 @@ Contestants = Mapping[str, Callable[[], object]]
 PAUSE = 0.010
 """Seconds between one contestant's calls and the next one's."""
 
-COUNTED = 2
+TIMED_CALLS = 2
 
 
 class Spread(NamedTuple):
@@ -41,11 +41,11 @@ class Spread(NamedTuple):
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds that one contestant took.
+    """The seconds that one contestant took.
 
     Attributes:
-      first_call: of the very first call, in which JAX compiles; not among the counted ones.
-      calls: of the counted calls, a tuple for each repetition.
+      first_call: seconds of the very first call, in which JAX compiles. It is not among the timed ones.
+      calls: seconds of the timed calls, a tuple for each repetition.
     """
 
     first_call: float
@@ -53,7 +53,7 @@ class Timing:
 
     @property
     def spread(self) -> Spread:
-        """Of all counted calls."""
+        """Of all timed calls."""
         return Spread.of([seconds for calls in self.calls for seconds in calls])
 
     @property
@@ -61,13 +61,17 @@ class Timing:
         return self.spread.median
 
     def divided_by(self, number: int) -> "Timing":
-        """Per epoch, where every call runs that many epochs."""
+        """Seconds of one step, where every call makes that many steps."""
         calls = tuple(tuple(seconds / number for seconds in calls) for calls in self.calls)
         return replace(self, first_call=self.first_call / number, calls=calls)
 
+    @classmethod
+    def from_json(cls, found: dict[str, Any]) -> "Timing":
+        return cls(found["first_call_s"], tuple(map(tuple, found["calls_s"])))
+
     def as_json(self) -> dict[str, Any]:
-        """In seconds; single calls to a tenth of a microsecond."""
-        calls = [[round(seconds, 7) for seconds in calls] for calls in self.calls]
+        """In seconds; single calls to a tenth of a nanosecond."""
+        calls = [[round(seconds, 10) for seconds in calls] for calls in self.calls]
         return {"first_call_s": self.first_call, **self.spread._asdict(), "calls_s": calls}
 
 
@@ -102,9 +106,9 @@ def interleave(
     """Time contestants beside each other.
 
     Args:
-      contestants: a function without arguments for each name; what it returns is waited for.
-      repetitions: how many times each is called (once uncounted, twice counted).
-      first_calls: seconds of each one's first call, where that has been made (and taken) before.
+      contestants: a function without arguments for each name; the timing waits for what it returns.
+      repetitions: how many times each is called (once untimed, twice timed).
+      first_calls: seconds of each one's first call, where the caller has made it already.
       seed: of the random orders.
       advance: called after every repetition, for a progress bar.
     """
@@ -118,14 +122,14 @@ def interleave(
         shuffled.shuffle(order)
         for name in order:
             seconds_of(contestants[name])
-            calls[name].append(tuple(seconds_of(contestants[name]) for _ in range(COUNTED)))
+            calls[name].append(tuple(seconds_of(contestants[name]) for _ in range(TIMED_CALLS)))
             time.sleep(PAUSE)
         advance()
     return {name: Timing(first[name], tuple(calls[name])) for name in contestants}
 
 
 def seconds_of(call: Callable[[], object]) -> float:
-    """Wall-clock seconds until a call's results are there."""
+    """Wall-clock seconds until a call's results are ready."""
     began = time.perf_counter()
     jax.block_until_ready(call())
     return time.perf_counter() - began

@@ -1,4 +1,4 @@
-"""An H200 and TPUs that are not there, as JAX's compilers take them."""
+"""Descriptions of an H200 and of TPUs, for JAX's compilers on a machine that has none of them."""
 
 import contextlib
 import functools
@@ -38,7 +38,7 @@ TOPOLOGIES = {"TPU v5e": "v5e:2x2", "TPU v6e": "v6e:2x2"}
 
 @functools.cache
 def h200_device() -> Any:
-    for feature in ("feature_extension: ACCELERATED_FEATURES", ""):  # some versions do not know the field
+    for feature in ("feature_extension: ACCELERATED_FEATURES", ""):  # unknown to some versions
         with contextlib.suppress(Exception):
             config = {"target_config": H200 % feature, "topology": "1x1x1"}
             return topologies.get_topology_desc(platform="cuda", **config).devices[0]
@@ -49,7 +49,7 @@ def h200_is_missing() -> str | None:
     if importlib.util.find_spec("jax_cuda12_plugin") is None:
         return "jax-cuda12-plugin is not installed"
     if ptxas() is None:
-        return "there is no ptxas: nvidia-cuda-nvcc-cu12 is not installed"
+        return "ptxas was not found: nvidia-cuda-nvcc-cu12 is not installed"
     return None if h200_device() is not None else "this jax-cuda12-plugin does not compile without a device"
 
 
@@ -66,7 +66,7 @@ KINDS = {"cuda": AbstractDevice("NVIDIA H200", None, "gpu"), "tpu": AbstractDevi
 
 
 def known_device(platform: str) -> Any:
-    """Within it, lowering that asks which device it is for finds one, though there is none."""
+    """A context in which lowering finds a device of this platform, although the machine has none."""
     return use_abstract_mesh(AbstractMesh((), (), abstract_device=KINDS[platform]))
 
 
@@ -99,7 +99,7 @@ def compiled_for_h200(function: Any, *shapes: Any) -> dict[str, Any]:
 def _resources(ptx: Path) -> dict[str, dict[str, Any]]:
     if "recurrence_" not in ptx.read_text():
         return {}
-    told = ptx.with_suffix(".ptxas")  # Mosaic asks by itself
+    told = ptx.with_suffix(".ptxas")  # Mosaic calls ptxas by itself
     if told.exists():
         report = told.read_text()
     else:

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks.timing import seconds_of
+from benchmarks.common.timing import seconds_of
 
 PACKAGES = ("jax", "jaxlib", "flax", "keras", "torch", "dm-haiku")
 

@@ -1,14 +1,13 @@
-"""One training of one library in a process of its own, which benchmarks.training asks for its parts in turn.
+"""One training of one library in a separate process, which benchmarks.training asks for its parts in turn.
 
 Requests are ``{"do": what, ...}``:
 
-    start   library, task, sizes: the process's first request: set up
+    start   library, task, sizes: choose what the following requests are about
     first   build everything and train one epoch; seconds from the start of the process, and of this
-    learn   train on until the target or ``max_epochs``, evaluating after every epoch
+    learn   train until the target or ``max_epochs``, with an evaluation after every epoch
     memory  the most bytes that the process has had
-    check   losses of the first epochs, anew and without shuffling
-    epochs  train on for ``number`` epochs; seconds of each
-    grow    another size, from nothing: seconds of its first epoch and of ``number`` more
+    check   losses of the first epochs of a new training without shuffling
+    epochs  train ``number`` epochs more; seconds of each
 """
 
 import time
@@ -16,9 +15,12 @@ from typing import Any
 
 BEGAN = time.perf_counter()
 
-from benchmarks.process import answer, peak_memory  # noqa: E402
-from benchmarks.trainers import LIBRARIES, Trainer, set_up  # noqa: E402
-from benchmarks.training_tasks import TASKS, Task, data_of, score  # noqa: E402
+from benchmarks.common.process import answer, peak_memory  # noqa: E402
+from benchmarks.common.rows import OURS  # noqa: E402
+from benchmarks.common.tasks import TASKS, Task, data_of, score  # noqa: E402
+from benchmarks.libraries import TRAINERS  # noqa: E402
+from benchmarks.libraries.base import Trainer  # noqa: E402
+from experiments.common.devices import claim_devices  # noqa: E402
 
 CHECKED_EPOCHS = 2
 
@@ -35,11 +37,14 @@ class Session:
 
     def _start(self, library: str, task: str, sizes: dict[str, Any]) -> dict[str, Any]:
         self.library, self.task = library, TASKS[task].with_sizes(sizes)
-        set_up(library)
+        if library == OURS:  # one device of JAX for every core, before anything of JAX runs
+            claim_devices(None)
         return {}
 
     def _make(self, task: Task, **options: Any) -> Trainer:
-        return LIBRARIES[self.library].make(task, data_of(task), **options)
+        make = TRAINERS[self.library].trainer
+        assert make is not None
+        return make(task, data_of(task), **options)
 
     def _first(self) -> dict[str, Any]:
         began = time.perf_counter()
@@ -67,21 +72,12 @@ class Session:
         return {"losses": [trainer.epoch() for _ in range(CHECKED_EPOCHS)]}
 
     def _epochs(self, number: int) -> dict[str, Any]:
-        return {"seconds": _seconds(self.trainer, number)}
-
-    def _grow(self, sizes: dict[str, Any], number: int) -> dict[str, Any]:
-        trainer = self._make(self.task.with_sizes(sizes))
-        first, *rest = _seconds(trainer, number + 1)
-        return {"first": first, "seconds": rest}
-
-
-def _seconds(trainer: Trainer, number: int) -> list[float]:
-    found = []
-    for _ in range(number):
-        began = time.perf_counter()
-        trainer.epoch()  # returns the loss as a number, so it has waited
-        found.append(time.perf_counter() - began)
-    return found
+        found = []
+        for _ in range(number):
+            began = time.perf_counter()
+            self.trainer.epoch()  # returns the loss as a number, so it has waited
+            found.append(time.perf_counter() - began)
+        return {"seconds": found}
 
 
 if __name__ == "__main__":

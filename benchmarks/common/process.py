@@ -1,7 +1,7 @@
-"""Measurements in processes of their own, for what belongs to a process: settings of JAX, and memory.
+"""Measurements in separate processes, for what belongs to a process: settings of JAX, and memory.
 
-A module that is measured so ends with ``answer(function)``: it reads requests, a JSON object in each line of
-standard input, and writes what the function makes of each to standard output, until the input ends.
+Such a module ends with ``answer(function)``. It reads requests, one JSON object per line of standard input, and
+writes the function's result for each to standard output, until the input ends.
 """
 
 import contextlib
@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, Self
 
 _MARK = "result: "
-_ROOT = Path(__file__).parents[1]
+_ROOT = Path(__file__).parents[2]
 
 
 class Process:
-    """A module in a process that waits for requests; to be used in a ``with`` statement."""
+    """A module that runs in another process and waits for requests; use it in a ``with`` statement."""
 
     def __init__(self, module: str, environment: dict[str, str] | None = None):
         self._module = module
@@ -35,7 +35,7 @@ class Process:
         )
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        """What the module answers; a ValueError with the last line that it wrote if it ends instead."""
+        """The module's answer. A ValueError shows the last line that it wrote if it ends instead."""
         assert self._process.stdin is not None and self._process.stdout is not None
         try:
             print(json.dumps(request), file=self._process.stdin, flush=True)
@@ -48,7 +48,7 @@ class Process:
         code = self._process.wait()
         self._errors.seek(0)
         said = self._errors.read().strip().splitlines()
-        raise ValueError(f"{self._module} ended with {code}: {said[-1] if said else 'it said nothing'}")
+        raise ValueError(f"{self._module} ended with {code}: {said[-1] if said else 'it wrote no message'}")
 
     def __enter__(self) -> Self:
         return self

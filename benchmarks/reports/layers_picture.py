@@ -3,34 +3,33 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.layer_tables import LABELS, MODES, Row, contestants_of, groups
-from benchmarks.peers import OURS
+from benchmarks.common.rows import OURS, SHAPE, Row, groups, names_of
+from benchmarks.libraries import label
+from benchmarks.reports.layers import MODES
 
-COLOURS = {
-    "nnx": "#0072b2",
-    "linen": "#56b4e9",
-    "haiku": "#009e73",
-    "haiku-static": "#8fd3bd",
-    "keras": "#d55e00",
-    "torch": "#cc79a7",
+STYLES = {
+    "nnx": ("o", "#0072b2"),
+    "linen": ("s", "#56b4e9"),
+    "haiku": ("^", "#009e73"),
+    "haiku-static": ("v", "#8fd3bd"),
+    "keras": ("D", "#d55e00"),
+    "torch": ("X", "#cc79a7"),
 }
-"""Those of Okabe and Ito, which colour-blind readers can tell apart."""
-
-MARKERS = {"nnx": "o", "linen": "s", "haiku": "^", "haiku-static": "v", "keras": "D", "torch": "X"}
+"""Marker and colour; the colours of Okabe and Ito, which colour-blind readers can tell apart."""
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
     """One panel for each cell (downwards) and mode (across): ratios with their quartiles on a log scale."""
-    from matplotlib.figure import Figure  # late: nothing else here needs it
+    from matplotlib.figure import Figure  # imported late: only the picture needs it
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    panels = groups(rows)
+    panels = groups(rows, "cell", "mode")
     cells = list(dict.fromkeys(cell for cell, _ in panels))
     shapes = max(len(group) for group in panels.values())
     size = (13, (1.2 + 0.55 * shapes) * len(cells) + 0.9)
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(len(cells), len(MODES), squeeze=False, sharex=True)
-    names = [name for name in contestants_of(rows) if name != OURS]
+    names = [name for name in names_of(rows) if name != OURS]
     for (cell, mode), group in panels.items():
         axis = axes[cells.index(cell), list(MODES).index(mode)]
         axis.axvspan(1e-3, 1, color="0.95", zorder=0)
@@ -47,15 +46,19 @@ def draw(rows: Sequence[Row], path: Path) -> None:
                 [s.median for s in spreads],
                 heights,
                 xerr=[[s.median - s.low for s in spreads], [s.high - s.median for s in spreads]],
-                fmt=MARKERS.get(name, "o"),
-                color=COLOURS.get(name),
+                fmt=STYLES[name][0],
+                color=STYLES[name][1],
                 markersize=6,
                 linewidth=1.4,
-                label=LABELS[name],
+                label=label(name),
             )
         for border in range(1, len(group)):
             axis.axhline(border - 0.5, color="0.88", linewidth=0.8, zorder=0)
-        axis.set_yticks(range(len(group)), [f"{row.shape}\nours {_time(row)}" for row in group], fontsize=9)
+        axis.set_yticks(
+            range(len(group)),
+            [f"{row.shape}\nours {row.timings[OURS].median * 1e3:.3g} ms" for row in group],
+            fontsize=9,
+        )
         axis.set_ylim(len(group) - 0.5, -0.5)
         axis.set_title(f"{cell}: {MODES[mode]}", fontsize=11)
         axis.set_xscale("log")
@@ -66,16 +69,11 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
         axis.xaxis.set_minor_formatter(NullFormatter())
     figure.supxlabel("time divided by ours (right of the line: ours is faster; bars: quartiles)", fontsize=10)
-    figure.supylabel("batch x time x in, hidden", fontsize=10)
+    figure.supylabel(SHAPE, fontsize=10)
     handles, labels = max((a.get_legend_handles_labels() for a in axes.flat), key=lambda pair: len(pair[0]))
     if handles:
         figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
     figure.savefig(path, dpi=130)
-
-
-def _time(row: Row) -> str:
-    seconds = row.timings[OURS].median
-    return f"{seconds * 1e3:.3g} ms"
 
 
 def _limits(rows: Sequence[Row]) -> tuple[float, float]:

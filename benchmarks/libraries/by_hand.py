@@ -1,11 +1,12 @@
-"""The cells of your own that jaxrnn/README.md shows, and the same ones scanned by hand.
+"""The cells of your own that the documentation shows, and the same ones scanned by hand.
 
-Ours are read from the README, so that what is timed and tested is what is shown. By hand, a cell is the function
-of one step that its author would scan without this library, for JAX to differentiate.
+Ours are read from the page that shows them, so that what is timed and tested is what is shown. By hand, a cell is
+the function of one step that its author would scan without this library, for JAX to differentiate.
 """
 
 import doctest
 import functools
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,21 +17,24 @@ from jax import Array, lax
 
 import jaxrnn
 
-README = Path(__file__).parents[1] / "jaxrnn" / "README.md"
-HEADING = "### A cell of your own"
+ROOT = Path(__file__).parents[2]
+HEADING = re.compile(r"^(#+) A cell of your own$", re.MULTILINE)
 
 
 @functools.cache
 def readme_cells() -> Mapping[str, type[jaxrnn.RecurrentCell]]:
-    """Name to class of every cell that the README defines under its heading."""
-    before, _, section = README.read_text().partition(f"\n{HEADING}\n")
-    section = section.partition("\n### ")[0]
+    """Name to class of every cell that the first page with this heading defines below it."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "jaxrnn").rglob("README.md"))]
+    page, heading = next((p, h) for p in pages if (h := HEADING.search(p.read_text())))
+    text = page.read_text()
+    before, section = text[: heading.start()], text[heading.end() :]
+    section = re.split(rf"^#{{1,{len(heading[1])}}} ", section, maxsplit=1, flags=re.MULTILINE)[0]
     parser = doctest.DocTestParser()
     imports = [example for example in parser.get_examples(before) if "import" in example.source]
     classes = [example for example in parser.get_examples(section) if example.source.startswith("class ")]
     names: dict[str, Any] = {"__name__": "README"}
     for example in [*imports, *classes]:
-        exec(compile(example.source, str(README), "exec"), names)
+        exec(compile(example.source, str(page), "exec"), names)
     return {name: value for name, value in names.items() if isinstance(value, type)}
 
 
@@ -53,15 +57,15 @@ def _layer_norm(params: Any, h: Array, xw: Array, rh: Array) -> Array:
 
 
 BY_HAND = {"LeakyCell": _leaky, "MinimalGatedCell": _minimal_gated, "LayerNormCell": _layer_norm}
-"""The new h from the parameters, h, and what inputs and h contribute, ``[batch, gates * hidden]`` each."""
+"""The new h from the parameters, h, and the contributions of inputs and h, ``[batch, gates * hidden]`` each."""
 
 
 def scan_by_hand(name: str, params: Any, inputs: Array, h: Array, *, hoisted: bool) -> tuple[Array, Array]:
-    """The whole layer under plain autodiff.
+    """The whole layer, which plain autodiff can differentiate.
 
     Args:
       name: of the cell.
-      params: a pure dict of the README's cell's parameters.
+      params: a pure dict of the parameters of the cell that the page shows.
       inputs: ``[batch, time, in_features]``.
       h: ``[batch, hidden]``, before the first step.
       hoisted: take the input projection of all steps before the scan, as a careful author would; or within each

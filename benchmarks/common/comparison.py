@@ -1,0 +1,71 @@
+"""The check before every timing: do all contestants compute the same?"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+
+class Tolerance(NamedTuple):
+    """The largest difference that is accepted, absolute or relative to the baseline's value."""
+
+    largest: float
+    relative: bool = False
+
+
+Results = Mapping[str, Any]
+"""Numbers or arrays, by what they are."""
+
+
+def differences(
+    results: Mapping[str, Results], baseline: str, tolerances: Mapping[str, Tolerance]
+) -> dict[str, str]:
+    """The contestants whose results differ from the baseline's: in what, and by how much. NaN always differs."""
+    found = {}
+    for name, values in results.items():
+        for what, tolerance in tolerances.items():
+            value, expected = np.asarray(values[what]), np.asarray(results[baseline][what])
+            if value.shape != expected.shape:
+                found[name] = f"{what} have the shape {value.shape} instead of {expected.shape}"
+                break
+            difference = np.abs(value / expected - 1 if tolerance.relative else value - expected).max()
+            if not difference <= tolerance.largest:
+                found[name] = f"{what} differ by {difference:.2g}, more than {tolerance.largest:g}"
+                break
+    return found
+
+
+def check(results: Mapping[str, Results], baseline: str, tolerances: Mapping[str, Tolerance], where: str) -> None:
+    """Raise a ValueError that names the first contestant that does not compute what the baseline does."""
+    for name, why in differences(results, baseline, tolerances).items():
+        raise ValueError(f"{where}: {name} is not like {baseline}, so their times cannot be compared: {why}")
+
+
+def layer_tolerances(outputs: float, relative: float) -> dict[str, Tolerance]:
+    """Of the results of :func:`layer_results`. Outputs of tanh lie within (-1, 1), so theirs is absolute."""
+    return {
+        "outputs": Tolerance(outputs),
+        "losses": Tolerance(relative, relative=True),
+        "norms of the gradients": Tolerance(relative, relative=True),
+    }
+
+
+def layer_results(forward: Callable[[], Any], train: Callable[[], tuple[Any, Any]]) -> Results:
+    """Outputs, the loss, and the norm of the gradients of all weight matrices."""
+    loss, gradients = train()
+    return {
+        "outputs": as_numpy(forward()),
+        "losses": float(loss),
+        # Not of the biases: PyTorch has two where others have one, and Keras's GRU has two as rows of one array.
+        "norms of the gradients": norm(g for g in jax.tree.leaves(gradients) if g.ndim == 2 and len(g) != 2),
+    }
+
+
+def norm(arrays: Iterable[Any]) -> float:
+    return float(np.sqrt(sum(np.sum(np.square(as_numpy(a), dtype=np.float64)) for a in arrays)))
+
+
+def as_numpy(array: Any) -> np.ndarray:
+    """A JAX or NumPy array, or a PyTorch tensor on any device, as float32."""
+    return np.asarray(array.float().cpu() if hasattr(array, "cpu") else array, np.float32)

@@ -1,0 +1,37 @@
+"""The libraries that are compared, one file each.
+
+To add one, write a file like the others and enter it in ``LIBRARIES``: it takes part in every benchmark that it
+has a function for. The packages that jaxrnn does not need itself come with ``pip install "jaxrnn[bench]"``, and
+PyTorch with ``pip install torch``. A library that is not installed is named in the report and left out.
+"""
+
+from benchmarks.common.rows import OURS
+from benchmarks.libraries import haiku, keras, linen, nnx, ours, torch
+from benchmarks.libraries.base import Library
+
+LIBRARIES: dict[str, Library] = {
+    OURS: ours.JAXRNN,
+    "jaxrnn-one-device": ours.ONE_DEVICE,
+    "jaxrnn-reference": ours.REFERENCE,
+    "nnx": nnx.NNX,
+    "linen": linen.LINEN,
+    "haiku": haiku.HAIKU,
+    "haiku-static": haiku.HAIKU_STATIC,
+    "keras": keras.KERAS,
+    "keras-tensorflow": keras.KERAS_TENSORFLOW,
+    "torch": torch.TORCH,
+}
+
+PEERS = {name: library for name, library in LIBRARIES.items() if library.layer is not None}
+"""Those whose layers are compared with ours."""
+
+STEPPERS = {name: library for name, library in LIBRARIES.items() if library.steps is not None}
+"""Those whose cells are compared with ours, one step at a time."""
+
+TRAINERS = {name: library for name, library in LIBRARIES.items() if library.trainer is not None}
+"""Those whose trainings are compared."""
+
+
+def label(name: str) -> str:
+    """What a library is called in tables; a contestant that is no library keeps its own name."""
+    return LIBRARIES[name].label if name in LIBRARIES else name

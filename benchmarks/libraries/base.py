@@ -1,0 +1,162 @@
+"""What a library brings to be compared: its cells with our weights, and one function for each benchmark.
+
+Every function starts from the same float32 :class:`Weights` (a training from the same model) and the same inputs.
+JAX libraries run under ``jax.jit`` with parameters and inputs as arguments, as their documents show.
+"""
+
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.common.shapes import Shape
+
+
+class Weights(NamedTuple):
+    """The parameters of our cell as NumPy arrays, the gates side by side on the last axis in our order."""
+
+    kernel: np.ndarray
+    recurrent_kernel: np.ndarray
+    bias: np.ndarray
+    recurrent_bias: np.ndarray | None
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Input features and hidden units."""
+        return len(self.kernel), len(self.recurrent_kernel)
+
+
+def by_gate(names: str, kernel: np.ndarray | None) -> dict[str, np.ndarray]:
+    """A parameter split into its gates, each named by one letter, in our order."""
+    assert kernel is not None, "this cell is compared with a recurrent bias"
+    return dict(zip(names, np.split(kernel, len(names), axis=-1)))
+
+
+class Contestant(NamedTuple):
+    """One layer at one shape, ready to be timed.
+
+    Attributes:
+      forward: the outputs of every step, from a zero carry.
+      train: the mean of the squared outputs, and its gradients with respect to the parameters. The inputs get no
+        gradient, as in the first layer of a network.
+    """
+
+    forward: Callable[[], Any]
+    train: Callable[[], tuple[Any, Any]]
+
+
+Steps = Callable[[int], Any]
+"""Runs a number of single steps with a batch of one, from where the last call ended; returns the last output."""
+
+
+class Trainer(NamedTuple):
+    """A model in training.
+
+    Attributes:
+      epoch: trains one more epoch and returns its mean loss.
+      predict: the outputs for the validation data ``[n, outputs]``.
+    """
+
+    epoch: Callable[[], float]
+    predict: Callable[[], np.ndarray]
+
+
+@dataclass(frozen=True)
+class PeerCell:
+    """Another library's version of one of our cells, with the same equations.
+
+    Attributes:
+      make: ``(in_features, hidden)`` to the library's cell. Keras and PyTorch have layers in place of cells: a
+        layer
+        over batch-first sequences that returns the output of every step.
+      weights: our weights to the cell's parameters: pure dicts for Flax and Haiku, the list of ``set_weights``
+        for Keras, the ``state_dict`` for PyTorch.
+    """
+
+    make: Callable[[int, int], Any]
+    weights: Callable[[Weights], Any]
+
+
+@dataclass(frozen=True)
+class Library:
+    """A library that is measured. A function that is None means that it does not take part in that benchmark.
+
+    Attributes:
+      label: its name in tables.
+      packages: what it imports, and what to install for that.
+      cells: by the name of our cell. A cell that is missing here does not exist in the library.
+      layer: ``(PeerCell, Weights, inputs [batch, time, in_features])`` to a :class:`Contestant`.
+      steps: ``(PeerCell, Weights, inputs [1, in_features])`` to :data:`Steps`.
+      trainer: ``(task, data, shuffle=True)`` to a :class:`Trainer`.
+      max_time: the longest sequence that it is timed with; None for any.
+      in_jax: whether it runs on JAX.
+      environment: variables that its process needs.
+    """
+
+    label: str
+    packages: Mapping[str, str]
+    cells: Mapping[str, PeerCell] = field(default_factory=dict)
+    layer: Callable[..., Contestant] | None = None
+    steps: Callable[..., Steps] | None = None
+    trainer: Callable[..., Trainer] | None = None
+    max_time: int | None = None
+    in_jax: bool = True
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def missing(self) -> str | None:
+        """Why it cannot take part at all, or None."""
+        for package, install in self.packages.items():
+            if importlib.util.find_spec(package) is None:
+                return f"not installed (pip install {install})"
+        if not self.in_jax and jax.default_backend() != "cpu":
+            return f"compared on the CPU only, but JAX runs on {jax.default_backend()}"
+        return None
+
+    def takes(self, cell: str, shape: Shape) -> bool:
+        """Whether it takes part with this cell at this shape."""
+        return cell in self.cells and (self.max_time is None or shape.time <= self.max_time)
+
+    def absences(self, cell: str) -> dict[str, str]:
+        """Why it is left out of some or all rows of a cell."""
+        if cell not in self.cells:
+            return {f"{self.label}, {cell}": "has no such cell"}
+        if self.max_time is not None:
+            return {self.label: f"unrolls its loop, so it is timed with at most {self.max_time} steps"}
+        return {}
+
+
+def layer_in_jax(apply: Callable[[Any, Any], Any], params: Any, inputs: Any) -> Contestant:
+    """A layer from ``apply(params, inputs)``; parameters take the dtype of the inputs, the loss is float32."""
+    x = jnp.asarray(inputs)
+    params = jax.tree.map(lambda a: jnp.asarray(a, x.dtype), params)
+
+    def loss(params: Any, x: Any) -> Any:
+        return jnp.mean(apply(params, x).astype(jnp.float32) ** 2)
+
+    forward, train = jax.jit(apply), jax.jit(jax.value_and_grad(loss))
+    return Contestant(lambda: forward(params, x), lambda: train(params, x))
+
+
+def steps_in_jax(apply: Callable[[Any, Any, Any], tuple[Any, Any]], params: Any, carry: Any, inputs: Any) -> Steps:
+    """Single steps from ``apply(params, carry, inputs)`` to ``(carry, output)``."""
+    compiled = jax.jit(apply)
+    params = jax.tree.map(jnp.asarray, params)
+    return repeated(lambda carry, x: compiled(params, carry, x), carry, jnp.asarray(inputs))
+
+
+def repeated(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, x: Any) -> Steps:
+    """Single steps from ``step(carry, x)``, each waited for."""
+
+    def steps(number: int) -> Any:
+        nonlocal carry
+        y = None
+        for _ in range(number):
+            carry, y = step(carry, x)
+            jax.block_until_ready(y)
+        return y
+
+    return steps

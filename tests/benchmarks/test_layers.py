@@ -1,0 +1,45 @@
+"""Every library's layer computes what ours computes."""
+
+import numpy as np
+import pytest
+
+from benchmarks.common import comparison
+from benchmarks.common.shapes import Shape
+from benchmarks.layers import TOLERANCES, contestants
+from benchmarks.libraries import LIBRARIES, OURS, PEERS
+from benchmarks.libraries.ours import CELLS
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_all_layers_compute_the_same(cell):
+    installed = {name: peer for name, peer in PEERS.items() if peer.missing() is None}
+    layers = contestants(cell, Shape(2, 2, 3, 4), installed)
+    assert set(layers) == {OURS, *(name for name, peer in installed.items() if cell in peer.cells)}
+    results = {name: comparison.layer_results(*layer) for name, layer in layers.items()}
+    comparison.check(results, OURS, TOLERANCES, cell)
+
+
+@pytest.mark.parametrize("wrong", [0.5, np.nan])
+@pytest.mark.parametrize("what", TOLERANCES)
+def test_a_result_that_differs_is_named(what, wrong):
+    right = {"outputs": np.full((2, 3), 0.5), "losses": 1.0, "norms of the gradients": 2.0}
+    results = {OURS: right, "good": right, "bad": {**right, what: right[what] + wrong}}
+    assert list(comparison.differences(results, OURS, TOLERANCES)) == ["bad"]
+    with pytest.raises(ValueError, match=f"here: bad is not like jaxrnn.*{what}"):
+        comparison.check(results, OURS, TOLERANCES, "here")
+
+
+def test_outputs_of_another_shape_differ():
+    right = {"outputs": np.ones((2, 3))}
+    found = comparison.differences(
+        {OURS: right, "bad": {"outputs": np.ones(3)}}, OURS, {"outputs": TOLERANCES["outputs"]}
+    )
+    assert "(3,)" in found["bad"] and "(2, 3)" in found["bad"]
+
+
+def test_what_is_left_out_is_said():
+    assert LIBRARIES["nnx"].absences("gru") == {"Flax nnx, gru": "has no such cell"}
+    assert "32 steps" in LIBRARIES["haiku-static"].absences("lstm")["Haiku static_unroll"]
+    assert not LIBRARIES["haiku-static"].takes("lstm", Shape(1, 33, 1, 1))
