@@ -151,7 +151,7 @@ def interpreted() -> Implementation:
     def run(pointwise, arrays, *, reverse, unroll):
         return pallas_recurrence(GPU, pointwise, arrays, reverse=reverse, interpret=True)
 
-    return Implementation(run, unwise=lambda *_: "interpreted: for tests")
+    return Implementation(run, not_preferred=lambda *_: "interpreted: for tests")
 
 
 def measure(cell: str, dtype: str, shape: Shape, repetitions: int, seed: int) -> list[Row]:

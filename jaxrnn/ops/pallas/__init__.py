@@ -48,8 +48,8 @@ def unable(pointwise: Pointwise, arrays: Recurrence, platform: str) -> str | Non
     return reason if device is None else not_a_tile(pointwise, arrays, device.lacks)
 
 
-def unwise(pointwise: Pointwise, arrays: Recurrence, platform: str) -> str | None:
-    """Why not to pick the kernels although they could run: where not even a count of launches speaks for them."""
+def not_preferred(pointwise: Pointwise, arrays: Recurrence, platform: str) -> str | None:
+    """Why another implementation is chosen although the kernels could run: they were never timed there."""
     if platform == "tpu":
         return "not measured against scan on a tpu, where a step costs no launch; name it to use it"
     device = _device(arrays, platform)[0] if platform in KINDS else None
