@@ -135,7 +135,7 @@ def interpreted() -> Implementation:
     def run(pointwise, arrays, *, reverse, unroll):
         return pallas_recurrence(TRITON, pointwise, arrays, reverse=reverse, interpret=True)
 
-    return Implementation(run, unwise=lambda *_: "interpreted: for tests")
+    return Implementation(run, not_preferred=lambda *_: "interpreted: for tests")
 
 
 def weights_of(cell: str, hidden: int, seed: int) -> Weights:

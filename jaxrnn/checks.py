@@ -1,4 +1,4 @@
-"""What arguments must be, said in one way: an error names the argument, shows it and says what is wanted."""
+"""Checks of arguments. Every error names the argument, shows its value and says what is expected."""
 
 import operator
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def flag(name: str, value: Any, default: bool | None = None) -> bool:
 
 
 def positive_integer(name: str, value: Any) -> int:
-    """An integer of at least 1 of any integral type; a bool is none.
+    """An integer of at least 1, of any integral type but bool.
 
     >>> positive_integer("unroll", np.int64(2)), positive_integer("unroll", 1.5)
     Traceback (most recent call last):

@@ -16,10 +16,10 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from jaxrnn import checks
 from jaxrnn.cells import GRUCell, LSTMCell, RecurrentCell, SimpleRNNCell
+from jaxrnn.checks import Cell
 from jaxrnn.layers import RNN, StackedRNN
 from jaxrnn.layers.rnn import concatenate_features
 
@@ -34,9 +34,9 @@ def load_torch_weights(layers: StackedRNN | RNN, state: Mapping[str, Any]) -> No
         without.
 
     Raises:
-      ValueError: ``state`` is none, a name is missing or unknown, or a shape does not fit; or the layers do what
-        no PyTorch module does: skip connections, ``merge`` other than ``"concat"``, layers that differ in their
-        cell or size, equations of their own.
+      ValueError: ``state`` is not a mapping, a name is missing or unknown, or a shape does not fit; or the
+        layers do what no PyTorch module does: skip connections, ``merge`` other than ``"concat"``, layers that
+        differ in their cell or size, equations of their own.
 
     >>> import jaxrnn
     >>> from flax import nnx
@@ -188,14 +188,14 @@ def _torch_cells(layers: StackedRNN | RNN) -> Iterator[tuple[str, RecurrentCell]
             yield f"l{number}_reverse", _torch_cell(layers.backward_cells[number])
 
 
-def _torch_cell(cell: nnx.Module) -> RecurrentCell:
+def _torch_cell(cell: Cell) -> RecurrentCell:
     known = _known(cell)
     if isinstance(known, GRUCell) and not known.reset_after:
         raise ValueError("PyTorch's GRU resets after the product: this cell has reset_after=False")
     return known
 
 
-def _known(cell: nnx.Module) -> RecurrentCell:
+def _known(cell: Cell) -> RecurrentCell:
     if not isinstance(cell, (SimpleRNNCell, LSTMCell, GRUCell)):
         raise ValueError(f"only SimpleRNNCell, LSTMCell and GRUCell have a counterpart, not {type(cell).__name__}")
     for method in ("pointwise", "pure_pointwise", "carry_like", "input_projection", "recurrent_parameters"):
@@ -204,7 +204,7 @@ def _known(cell: nnx.Module) -> RecurrentCell:
     return cell
 
 
-def _kind(cell: nnx.Module) -> type[RecurrentCell]:
+def _kind(cell: Cell) -> type[RecurrentCell]:
     """The built-in cell that it is, or is derived from."""
     return next(kind for kind in (SimpleRNNCell, LSTMCell, GRUCell) if isinstance(cell, kind))
 

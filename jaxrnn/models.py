@@ -36,7 +36,7 @@ class RNNForecaster(nnx.Module):
       rngs: source of the initial parameters.
 
     Raises:
-      ValueError: an argument is none of these, at construction; inputs or a carry do not fit, at the call.
+      ValueError: at construction, an argument is invalid; at the call, the inputs or a carry do not fit.
 
     >>> import jax.numpy as jnp
     >>> from flax import nnx

@@ -1,4 +1,4 @@
-"""What every cell shares: its parameters, one step, and how the engine is told of it.
+"""What every cell shares: its parameters, one step, and what it tells the engine.
 
 To write a cell, subclass :class:`RecurrentCell`, say how many gates it has and write its equations::
 
@@ -84,8 +84,8 @@ class RecurrentCell(nnx.RNNCellBase):
       rngs: source of the initial parameters.
 
     Raises:
-      ValueError: at construction, a size, flag or dtype is none, or ``rngs`` no ``nnx.Rngs``; at a step, inputs
-        or carry do not fit the cell. The message shows the value.
+      ValueError: at construction, an argument is invalid; at a step, the inputs or the carry do not fit the cell.
+        The message shows the value.
 
     >>> import jax.numpy as jnp
     >>> import jaxrnn
@@ -115,7 +115,7 @@ class RecurrentCell(nnx.RNNCellBase):
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "pointwise" in vars(cls):
-            # Equations of its own: what the cell that it is derived from says of its equations holds no more.
+            # The subclass has its own equations, so what its base class says about them is no longer true.
             for name, value in (
                 ("pure_pointwise", RecurrentCell.pure_pointwise),
                 ("output_is_hidden_state", False),
@@ -259,12 +259,12 @@ class RecurrentCell(nnx.RNNCellBase):
 
 
 def steps_on_engine(cell: checks.Cell) -> TypeGuard[RecurrentCell]:
-    """Does the engine know the cell's step? Not that of a subclass with a ``__call__`` of its own."""
+    """Whether the engine can run the cell's step. It cannot if a subclass defines its own ``__call__``."""
     return isinstance(cell, RecurrentCell) and type(cell).__call__ is RecurrentCell.__call__
 
 
 def check_inputs(cell: Any, inputs: Array) -> None:
-    """A ValueError if these are no inputs ``[..., in_features]`` of the cell."""
+    """Raise a ValueError unless the inputs are ``[..., in_features]`` with the cell's ``in_features``."""
     if inputs.ndim < 1 or inputs.shape[-1] != cell.in_features:
         width = inputs.shape[-1] if inputs.ndim else None
         raise ValueError(f"{inputs.shape=} ends in {width}, but in_features is {cell.in_features}")
@@ -273,7 +273,7 @@ def check_inputs(cell: Any, inputs: Array) -> None:
 
 
 def checked_carry(cell: checks.Cell, carry: Carry, input_shape: tuple[int, ...]) -> Carry:
-    """The carry as arrays, or a ValueError if it is none of the cell for inputs of this shape."""
+    """The carry as arrays. Raises a ValueError if it does not fit the cell and inputs of this shape."""
     expected = jax.eval_shape(lambda: cell.initialize_carry(input_shape, nnx.Rngs(0)))
     found = jax.tree.structure(carry)
     if found != jax.tree.structure(expected):
@@ -308,7 +308,7 @@ def _is_projection(path: tuple[Any, ...], value: Any) -> bool:
 
 @dataclass(frozen=True)
 class _Applied:
-    """Stands for a parameter of the projections, which the engine has applied before ``pointwise``."""
+    """Placeholder for a projection's parameter, which the engine has already applied before ``pointwise``."""
 
     shape: tuple[int, ...]
     dtype: Any

@@ -1,4 +1,4 @@
-"""Sequences of many lengths as batches of few shapes, so that a compiled program is met again."""
+"""Sequences of many lengths as batches of few shapes, so that calls reuse the compiled program."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -59,7 +59,7 @@ class Buckets:
         """Every sequence once; with ``rng``, shuffled within buckets and batches in random order.
 
         Raises:
-          ValueError: ``rng`` is no generator.
+          ValueError: ``rng`` is not a random generator of NumPy.
         """
         if rng is not None and not isinstance(rng, (np.random.Generator, np.random.RandomState)):
             raise ValueError(f"rng must be np.random.default_rng(seed) or None, not {rng!r}")

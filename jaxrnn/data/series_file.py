@@ -31,7 +31,7 @@ class SeriesFile:
         scaling. Called on each batch; None converts to float32.
 
     Raises:
-      ValueError: it is not such a file, or shorter than its header says.
+      ValueError: the file is not such a ``.npy`` file, or it is shorter than its header says.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:

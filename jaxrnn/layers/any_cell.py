@@ -65,7 +65,7 @@ def align(condition: Array, array: Array) -> Array:
 
 
 def _like(new: Array, old: Array) -> Array:
-    """In the dtype that the carry came with, as long as no more than digits are lost."""
+    """Cast the new carry to the dtype of the old one. Only casts between floating types are allowed."""
     if new.dtype != old.dtype and not (
         jnp.issubdtype(new.dtype, jnp.floating) and jnp.issubdtype(old.dtype, jnp.floating)
     ):

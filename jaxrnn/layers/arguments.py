@@ -17,13 +17,13 @@ from jaxrnn.ops.step import Carry
 
 
 class TimeFirst(NamedTuple):
-    """A layer's inputs as the engine wants them.
+    """A layer's inputs in the order of axes that the engine needs.
 
     Attributes:
       inputs: ``[time, *batch, *features]``.
       seq_lengths: int32 ``[*batch]``, within time, or None.
       resets: bool ``[time, *batch]``, or None.
-      time_axis: where time was, and goes again in the outputs.
+      time_axis: where time was in the inputs, and where it goes in the outputs.
     """
 
     inputs: Array
@@ -77,7 +77,7 @@ def pair_of_carries(initial_carry: Any) -> tuple[Carry, Carry]:
 
 @contextlib.contextmanager
 def errors_of(part: str) -> Iterator[None]:
-    """Errors from within say of which part of a layer they are."""
+    """Prefix the errors of this block with the name of the layer or part."""
     try:
         yield
     except ValueError as error:

@@ -70,9 +70,9 @@ Returns:
   ``[*batch, hidden]``), or ``(carry, outputs)``.
 
 Raises:
-  TypeError: an argument that there is not.
-  ValueError: one that is none of these, at construction; inputs, lengths, resets or a carry that do not fit, at
-    the call. The message shows the value, and names the layer (the lowest is layer 0).
+  TypeError: an argument is unknown.
+  ValueError: at construction, an argument is invalid; at the call, the inputs, lengths, resets or a carry do not
+    fit. The message shows the value and names the layer (the lowest is layer 0).
 
 Warns:
   UserWarning: ``dropout`` with one layer, where it does nothing.

@@ -51,8 +51,8 @@ class RNN(nnx.Module):
         lies between again in the backward pass. A divisor of time near its square root needs least memory.
 
     Raises:
-      ValueError: an argument is none of these, at construction; inputs, lengths, resets or a carry do not fit the
-        cell, or the engine cannot do for this cell what is asked for, at the call. The message shows the value.
+      ValueError: at construction, an argument is invalid; at the call, the inputs, lengths, resets or a carry
+        do not fit the cell, or an option is not available for this cell. The message shows the value.
 
     >>> import jax.numpy as jnp
     >>> import jaxrnn
@@ -177,8 +177,8 @@ class Bidirectional(nnx.Module):
       rngs: for cells with a random first carry.
 
     Raises:
-      ValueError: one of the layers is none, or has a call without what is passed on to it; both are one layer or
-        have one cell; another argument is none of these. The message shows the value.
+      ValueError: a layer cannot be called like an :class:`RNN`, both layers are the same object or share a cell,
+        or another argument is invalid. The message shows the value.
 
     >>> import jax.numpy as jnp
     >>> import jaxrnn

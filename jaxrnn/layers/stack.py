@@ -54,9 +54,9 @@ class StackedRNN(nnx.Module):
       rngs: source of the dropout masks.
 
     Raises:
-      ValueError: an argument is none of these, or a cell stands in two places, at construction; inputs, lengths,
-        resets or a carry do not fit the layers, or the layers one another, at the call. The message shows the
-        value, and names the layer (the lowest is layer 0).
+      ValueError: at construction, an argument is invalid or a cell is used twice; at the call, the inputs,
+        lengths, resets or a carry do not fit the layers, or one layer does not fit the next. The message shows the
+        value and names the layer (the lowest is layer 0).
 
     Warns:
       UserWarning: ``dropout`` in a stack of one layer, where it does nothing.
@@ -101,7 +101,9 @@ class StackedRNN(nnx.Module):
             raise ValueError("one cell stands twice in the stack and would share its parameters: make two")
         self.reverse = checks.flag("reverse", reverse)
         if backward_cells and reverse:
-            raise ValueError("reverse=True says nothing of a stack that runs both ways: leave it False")
+            raise ValueError(
+                "reverse=True is not supported with bidirectional layers, which run both ways already"
+            )
         dropout = _checked_dropout("dropout", dropout, rngs)
         recurrent_dropout = _checked_dropout("recurrent_dropout", recurrent_dropout, rngs)
         if dropout and len(cells) == 1:

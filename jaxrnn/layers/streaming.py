@@ -81,7 +81,7 @@ def streaming_step(
     """
     _check(layer)
     if implementation not in (None, *IMPLEMENTATIONS):
-        raise ValueError(f"{implementation=} is none of {', '.join(IMPLEMENTATIONS)} and None")
+        raise ValueError(f"unknown {implementation=}; available: {', '.join(IMPLEMENTATIONS)}, or None to pick")
     carry = _first_carry(layer, inputs)
     if implementation == "jax":
         return _compiled(layer, inputs, carry), carry

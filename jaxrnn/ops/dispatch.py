@@ -34,21 +34,21 @@ class Implementation(NamedTuple):
       run: ``(pointwise, arrays, *, reverse, unroll) -> (carry, outputs)``.
       unable: ``(pointwise, arrays, platform) -> reason``: why it cannot run these arrays (only their shapes and
         dtypes are looked at) on this platform (``cpu``, ``gpu``, ``tpu``), or None where it can.
-      unwise: in the same way, why something else is faster although it could.
+      not_preferred: in the same way, why another implementation is faster although this one could run.
       projects: whether it takes a :class:`Projection` for xw; otherwise xw is computed before.
     """
 
     run: Callable[..., tuple[Carry, Array]]
     unable: Callable[[Pointwise, Recurrence, str], str | None] = _always
-    unwise: Callable[[Pointwise, Recurrence, str], str | None] = _always
+    not_preferred: Callable[[Pointwise, Recurrence, str], str | None] = _always
     projects: bool = False
 
 
 IMPLEMENTATIONS = {
-    "pallas": Implementation(pallas.pallas_recurrence, pallas.unable, pallas.unwise),
+    "pallas": Implementation(pallas.pallas_recurrence, pallas.unable, pallas.not_preferred),
     "native": Implementation(native_recurrence, natively_unable, projects=True),
     "scan": Implementation(scan_recurrence),
-    "reference": Implementation(reference_recurrence, unwise=_is_the_oracle),
+    "reference": Implementation(reference_recurrence, not_preferred=_is_the_oracle),
 }
 """In the order in which they are tried. ``pallas``: one kernel for all steps, on a GPU or TPU. ``native``: the
 built-in cells in C++, on CPUs. ``scan``: ``lax.scan`` with hand-written backpropagation through time, for every
@@ -192,7 +192,7 @@ def explain(
 def _choose(pointwise: Pointwise, arrays: Recurrence, platform: str) -> Choice:
     reasons: dict[str, str] = {}
     for name, implementation in IMPLEMENTATIONS.items():
-        why_not = implementation.unable(pointwise, arrays, platform) or implementation.unwise(
+        why_not = implementation.unable(pointwise, arrays, platform) or implementation.not_preferred(
             pointwise, arrays, platform
         )
         if why_not is not None:

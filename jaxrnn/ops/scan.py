@@ -86,22 +86,35 @@ CHEAP = frozenset((
     "split", "square", "squeeze", "stop_gradient", "sub",
 ))
 # fmt: on
-"""Operations that the backward loop does again: to save their results at every step would cost more."""
+"""Operations that the backward loop computes again, since saving their results at every step would cost more."""
 
 
-def _is_dear(operation: Any, *arguments: Any, **options: Any) -> bool:
+def _is_expensive(operation: Any, *arguments: Any, **options: Any) -> bool:
     return operation.name not in CHEAP
 
 
 def _saving_little(step: Callable[..., Any], arguments: Any) -> Callable[..., Any]:
-    """The same function, whose pullback keeps what dear operations give: transcendentals, sums, products.
+    """The same function, whose pullback keeps only the results of expensive operations: tanh, sums, products.
 
     By itself ``jax.vjp`` keeps the factors of every multiplication, and of tanh both y and 1 - y. A function with
-    a derivative of its own (``jax.custom_vjp``) says itself what it keeps.
+    a derivative of its own (``jax.custom_vjp``) decides itself what it keeps.
     """
-    if "custom_vjp" in str(jax.make_jaxpr(step)(*arguments)):
+    if _has_custom_vjp(jax.make_jaxpr(step)(*arguments).jaxpr):
         return step
-    return jax.checkpoint(step, prevent_cse=False, policy=_is_dear)
+    return jax.checkpoint(step, prevent_cse=False, policy=_is_expensive)
+
+
+def _has_custom_vjp(jaxpr: Any) -> bool:
+    """Whether a function with a derivative of its own is called, also from within other calls such as ``jit``."""
+    for equation in jaxpr.eqns:
+        if "custom_vjp" in equation.primitive.name:
+            return True
+        for part in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda part: hasattr(part, "eqns")):
+            # A call holds its program with its constants, or the program alone.
+            inner = getattr(part, "jaxpr", part)
+            if hasattr(inner, "eqns") and _has_custom_vjp(inner):
+                return True
+    return False
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))

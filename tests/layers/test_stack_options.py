@@ -175,7 +175,10 @@ def test_rematerialised_blocks_change_no_number(kind, remat_every, reverse, mask
             "dropout must be a number of at least 0 and below 1, not 1.0",
         ),
         (lambda r: jaxrnn.LSTM(2, 4, bidirectional=True, merge="add", rngs=r), "unknown merge 'add'; available"),
-        (lambda r: jaxrnn.LSTM(2, 4, bidirectional=True, reverse=True, rngs=r), "leave it False"),
+        (
+            lambda r: jaxrnn.LSTM(2, 4, bidirectional=True, reverse=True, rngs=r),
+            "reverse=True is not supported with bidirectional layers",
+        ),
         (lambda r: jaxrnn.LSTM(2, 4, remat_every=0, rngs=r)(X), "remat_every must be a positive integer, not 0"),
         (
             lambda r: jaxrnn.StackedRNN([nnx.SimpleCell(2, 4, residual=True, rngs=r)], remat_every=2)(X),

@@ -201,7 +201,8 @@ def test_wrong_arguments_of_a_native_step(carry, inputs, message):
 
 
 @pytest.mark.parametrize(
-    ("implementation", "message"), [("native", "no jaxrnn.RecurrentCell"), ("scan", "is none of native, jax")]
+    ("implementation", "message"),
+    [("native", "no jaxrnn.RecurrentCell"), ("scan", "available: native, jax, or None")],
 )
 def test_an_implementation_that_cannot_be_had(implementation, message):
     with pytest.raises(ValueError, match=message):

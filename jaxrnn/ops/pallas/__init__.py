@@ -49,7 +49,7 @@ def unable(pointwise: Pointwise, arrays: Recurrence, platform: str) -> str | Non
     return reason if device is None else not_a_tile(pointwise, arrays, device.lacks)
 
 
-def unwise(pointwise: Pointwise, arrays: Recurrence, platform: str) -> str | None:
+def not_preferred(pointwise: Pointwise, arrays: Recurrence, platform: str) -> str | None:
     """Why another implementation is preferred although the kernels could run."""
     device = _device(arrays, platform)[0] if platform in BACKENDS else None
     return None if device is None else device.not_preferred
