@@ -53,12 +53,32 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 
 def learning_rate_of(state: TrainState) -> float:
     """The learning rate that the last step used, for an optimiser of :func:`make_optimizer`."""
-    return float(state.opt_state.hyperparams["learning_rate"])  # pyright: ignore
+    return float(_hyperparams(state)["learning_rate"])
 
 
 def with_learning_rate(state: TrainState, learning_rate: float) -> TrainState:
-    """The state with another (constant) learning rate, for an optimiser of :func:`make_optimizer`."""
+    """The state with another learning rate, for an optimiser of :func:`make_optimizer` that was given a number.
+
+    Raises:
+      ValueError: the optimiser takes its rate from a schedule, which would replace it before the next step, or it
+        was not made by :func:`make_optimizer`.
+    """
     opt_state: Any = state.opt_state
-    rate = jnp.asarray(learning_rate, opt_state.hyperparams["learning_rate"].dtype)
-    opt_state = opt_state._replace(hyperparams={**opt_state.hyperparams, "learning_rate": rate})
-    return state.replace(opt_state=opt_state)
+    hyperparams = _hyperparams(state)
+    if "learning_rate" in opt_state.hyperparams_states:
+        raise ValueError(
+            f"the optimizer takes its learning rate from a schedule, which would replace {learning_rate=} before "
+            f"the next step: make the optimizer with a number, make_optimizer(name, {learning_rate})"
+        )
+    rate = jnp.asarray(learning_rate, hyperparams["learning_rate"].dtype)
+    return state.replace(opt_state=opt_state._replace(hyperparams={**hyperparams, "learning_rate": rate}))
+
+
+def _hyperparams(state: TrainState) -> dict[str, Any]:
+    hyperparams = getattr(state.opt_state, "hyperparams", {})
+    if "learning_rate" not in hyperparams:
+        raise ValueError(
+            f"the optimizer's state is a {type(state.opt_state).__name__} without a learning rate to read "
+            f"or set: make the optimizer with jaxrnn.training.make_optimizer"
+        )
+    return hyperparams

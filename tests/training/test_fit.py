@@ -160,6 +160,14 @@ def test_the_range_test_suggests_a_tenth_of_the_best_rate_and_stops_at_the_blow_
     assert len(found.losses) < 50
 
 
+def test_the_range_test_refuses_a_schedule_before_the_first_epoch():
+    epoch, _ = scripted([])
+    state = TrainState.create({"w": jnp.zeros(())}, make_optimizer("sgd", lambda step: 0.1))
+    with pytest.raises(ValueError, match="from a schedule"):
+        lr_range_test(state, epoch, [1e-12, 1e-11])
+    assert not epoch.ran  # pyright: ignore[reportFunctionMemberAccess]
+
+
 def test_the_range_test_says_when_even_the_lowest_rate_diverges():
     def epoch(state):
         return state, metrics(math.nan)

@@ -250,6 +250,21 @@ def test_the_learning_rate_can_be_read_and_set():
     assert learning_rate_of(state) == 0.125
 
 
+def test_a_rate_is_not_set_where_a_schedule_would_replace_it():
+    optimizer = make_optimizer("sgd", optax.cosine_decay_schedule(0.5, 10))
+    state = TrainState.create({"w": jnp.ones(2)}, optimizer)
+    assert learning_rate_of(state) == 0.5
+    with pytest.raises(ValueError, match=r"from a schedule, which would replace learning_rate=0\.125"):
+        with_learning_rate(state, 0.125)
+
+
+def test_a_rate_is_not_read_or_set_where_there_is_none():
+    state = TrainState.create({"w": jnp.ones(2)}, optax.adam(0.1))
+    for call in (learning_rate_of, functools.partial(with_learning_rate, learning_rate=0.1)):
+        with pytest.raises(ValueError, match=r"state is a tuple without .* jaxrnn\.training\.make_optimizer"):
+            call(state)
+
+
 @pytest.mark.parametrize(
     ("name", "rate", "clip", "message"),
     [
