@@ -1,6 +1,6 @@
 """Training: steps and epochs as compiled programs, early stopping, checkpoints, the learning-rate range test."""
 
-from jaxrnn.training.checkpoint import CheckpointError, CheckpointStore, Restored
+from jaxrnn.training.checkpoint import CheckpointError, Checkpoints, CheckpointStore, Restored
 from jaxrnn.training.distributed import EXIT_CODES
 from jaxrnn.training.epochs import SteppedEpoch, make_sequential_epoch, make_windowed_epoch
 from jaxrnn.training.fit import describe_divergence, fit
@@ -17,6 +17,7 @@ __all__ = [
     "Batch",
     "CheckpointError",
     "CheckpointStore",
+    "Checkpoints",
     "EarlyStopping",
     "LRRangeTest",
     "Restored",

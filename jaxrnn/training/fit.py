@@ -5,12 +5,13 @@ import signal
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
-from jaxrnn.training.checkpoint import BackgroundSaver, Checkpoints, copied
+from jaxrnn.training.checkpoint import BackgroundSaver, Checkpoints, Saves, copied
 from jaxrnn.training.distributed import NAMES, StopSignals, local, processes
 from jaxrnn.training.epochs import Epoch, SteppedEpoch
 from jaxrnn.training.optimizers import learning_rate_of
@@ -29,7 +30,7 @@ def fit(
     epochs: int,
     monitor: str = "valid_loss",
     on_epoch: Callable[[Run], None] | None = None,
-    checkpoints: Checkpoints | None = None,
+    checkpoints: Saves | None = None,
     save_every: float | None = 30.0,
     save_every_steps: int | None = None,
     max_skipped: int = 10,
@@ -59,7 +60,8 @@ def fit(
       epochs: how many epochs in all, those of a restored run included.
       monitor: the metric that decides which epoch is best.
       on_epoch: called after every epoch, for progress.
-      checkpoints: where to save. Checkpoints are numbered by steps, of a function that is not stepped by epochs.
+      checkpoints: where to save: a :class:`jaxrnn.training.CheckpointStore`, or an object with the same ``save``.
+        Checkpoints are numbered by steps, or by epochs if ``train_epoch`` cannot be stopped between its steps.
       save_every: seconds between saves; None for none by the clock.
       save_every_steps: save after every so many steps too, counted from the run's first.
       max_skipped: after so many skipped steps in a row the run has diverged, and stops.
@@ -71,6 +73,7 @@ def fit(
 
     Raises:
       ValueError: a number is below 1, or a mesh is given for a function that cannot be spread over it.
+      CheckpointError: ``checkpoints`` holds higher steps of an earlier run.
     """
     for name, value in (("epochs", epochs), ("save_every_steps", save_every_steps), ("max_skipped", max_skipped)):
         if value is not None and value < 1:
@@ -84,6 +87,8 @@ def fit(
         if stepped is None:
             raise ValueError("mesh= needs an epoch of make_windowed_epoch or make_sequential_epoch")
         train_epoch = stepped = stepped.over(mesh)
+    if isinstance(checkpoints, Checkpoints):
+        processes.on_main(partial(checkpoints.require_newest, _number(run, stepped)))
     run.stopped, run.save_error = None, None
     pace = _Pace(save_every, save_every_steps)
     main = processes.is_main()
@@ -173,8 +178,12 @@ def _row(
 
 
 def _save(run: Run, saver: BackgroundSaver, stepped: SteppedEpoch | None) -> None:
-    number = run.epochs_run if stepped is None else int(local(run.state.step))
-    saver.save(number, run.arrays, run.record)
+    saver.save(_number(run, stepped), run.arrays, run.record)
+
+
+def _number(run: Run, stepped: SteppedEpoch | None) -> int:
+    """The number of a checkpoint that is saved now."""
+    return run.epochs_run if stepped is None else int(local(run.state.step))
 
 
 def _agreed_signal(signals: StopSignals, pace: "_Pace") -> int:

@@ -4,23 +4,40 @@ import copy
 import threading
 import warnings
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 
 from jaxrnn.training.checkpoint.files import CheckpointError
+from jaxrnn.training.checkpoint.store import Restored
 from jaxrnn.training.distributed import local
 
 # Training donates its state, so what is to be kept must be a copy.
 copied = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
 
 
-class Checkpoints(Protocol):
-    """Where :func:`jaxrnn.training.fit` saves to: a :class:`jaxrnn.training.CheckpointStore`, or anything with
-    its ``save``."""
+class Saves(Protocol):
+    """The least that :func:`jaxrnn.training.fit` needs to save a run."""
 
     def save(self, step: int, arrays: Any, record: Mapping[str, Any] | None = None) -> None: ...
+
+
+@runtime_checkable
+class Checkpoints(Saves, Protocol):
+    """All that a training needs to be saved and resumed; :class:`jaxrnn.training.CheckpointStore` has it."""
+
+    def require_newest(self, step: int) -> None:
+        """Raise an error if an earlier run's checkpoints would be restored instead of one saved at this step."""
+        ...
+
+    def steps(self) -> list[int]:
+        """The steps that have been saved, ascending."""
+        ...
+
+    def restore(self, abstract: Any, *, step: int | None = None) -> Restored:
+        """The newest checkpoint, or that of a step, in the structure of ``abstract``."""
+        ...
 
 
 class BackgroundSaver:
@@ -33,7 +50,7 @@ class BackgroundSaver:
       checkpoints: where to save to; None saves nothing.
     """
 
-    def __init__(self, checkpoints: Checkpoints | None):
+    def __init__(self, checkpoints: Saves | None):
         self.error: str | None = None
         self._checkpoints = checkpoints
         self._thread: threading.Thread | None = None
@@ -67,7 +84,7 @@ class BackgroundSaver:
         elif failed is not None:
             raise failed
 
-    def _save(self, checkpoints: Checkpoints, *arguments: Any) -> None:
+    def _save(self, checkpoints: Saves, *arguments: Any) -> None:
         try:
             checkpoints.save(*arguments)
         except BaseException as error:
