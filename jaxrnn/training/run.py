@@ -54,7 +54,7 @@ class Run:
       history: a dict per epoch: epoch, loss, grad_norm, how many steps were skipped because they were not finite,
         the validation metrics, seconds (of the part since the last resume).
       stopped: why the run ended: "epochs" (all are done), "patience", "diverged", "interrupted" (Ctrl-C),
-        "terminated" (SIGTERM), or None.
+        "terminated" (SIGTERM or SIGHUP), or None.
       save_error: why the last checkpoint could not be saved, or None.
     """
 

@@ -32,9 +32,11 @@ from jaxrnn.training import (
     pure_apply,
 )
 from jaxrnn.training.checkpoint import BackgroundSaver
+from jaxrnn.training.distributed import StopSignals
 
 WINDOW = 5
 OPTIMIZER = make_optimizer("adam", 0.01, clip_norm=1.0)
+STOPS = [(signal.SIGTERM, "terminated"), (signal.SIGHUP, "terminated"), (signal.SIGINT, "interrupted")]
 SERIES = np.sin(np.arange(62) / 3)[:, None].astype(np.float32)
 
 
@@ -104,7 +106,7 @@ def test_an_epoch_in_parts_is_the_whole_epoch_bit_for_bit(made):
 
 
 @pytest.mark.parametrize("made", [stateful, windowed])
-@pytest.mark.parametrize(("number", "stopped"), [(signal.SIGTERM, "terminated"), (signal.SIGINT, "interrupted")])
+@pytest.mark.parametrize(("number", "stopped"), STOPS)
 def test_a_signal_within_an_epoch_saves_and_resuming_is_exact(made, number, stopped, tmp_path: Path):
     state, epoch = made()
     whole = fit(Run.create(state), epoch, evaluate, epochs=3)
@@ -133,6 +135,26 @@ def test_a_signal_within_an_epoch_saves_and_resuming_is_exact(made, number, stop
     assert contents(run.arrays) == contents(whole.arrays)
     assert without_seconds(run) == without_seconds(whole)
     assert (run.stopping.best, run.stopping.best_epoch) == (whole.stopping.best, whole.stopping.best_epoch)
+
+
+def test_a_hangup_that_is_ignored_stays_ignored():
+    """As ``nohup`` leaves it, whose programs are to outlive the terminal."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignals() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.received is None
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_termination_outweighs_ctrl_c_in_either_order():
+    for numbers in ((signal.SIGINT, signal.SIGHUP), (signal.SIGTERM, signal.SIGINT, signal.SIGINT)):
+        with StopSignals() as stop:
+            for number in numbers:
+                os.kill(os.getpid(), number)
+        assert stop.received is signal.SIGTERM
 
 
 def test_saves_come_at_the_stated_steps_and_do_not_change_the_run():

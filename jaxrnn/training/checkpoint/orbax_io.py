@@ -21,6 +21,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxrnn.training.distributed import STOPPING
+
 Arrays = dict[str, np.ndarray]
 
 _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
@@ -118,12 +120,12 @@ def _elsewhere(what: str, path: Path, arrays: Arrays) -> Any:
 
 @contextlib.contextmanager
 def _stop_signals_blocked() -> Iterator[None]:
-    """For a child that is started here, which inherits this and keeps it: a terminal sends Ctrl-C, and schedulers
-    send SIGTERM, to every process of a run, but what is being saved then is to be saved."""
+    """For a child process that is started here, which inherits the block and keeps it. A terminal sends Ctrl-C and
+    SIGHUP to every process of a run, and a scheduler SIGTERM, but a save that has begun should be finished."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
         yield
     finally:

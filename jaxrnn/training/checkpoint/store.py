@@ -195,6 +195,7 @@ class CheckpointStore:
         self.require_newest(step)
         temporary = self.directory / f"step_{step:08d}.{secrets.token_hex(4)}.tmp"
         try:
+            self._warn_of_deleted()
             self.claim()
             for name in os.listdir(self.directory):
                 if _LEFTOVER.fullmatch(name):  # its writer is dead, or has failed: there is only one, here
@@ -211,6 +212,17 @@ class CheckpointStore:
         self._refused.discard(final)
         self._saved.add(final)
         self._prune(step)
+
+    def _warn_of_deleted(self) -> None:
+        deleted = {folder for folder in self._saved if not os.path.lexists(folder)}
+        self._saved -= deleted
+        if deleted:
+            names = ", ".join(sorted(folder.name for folder in deleted))
+            what = names if self.directory.is_dir() else f"the folder, with {names} in it,"
+            warnings.warn(
+                f"{what} was deleted from {self.directory} by somebody else: a new one is written there",
+                stacklevel=3,
+            )
 
     def restore(self, abstract: Any, *, step: int | None = None) -> Restored:
         """Loads the newest undamaged checkpoint, or the one of `step`.
@@ -283,6 +295,7 @@ class CheckpointStore:
         kept = sorted(newest, key=lambda step: (step == saved, step))[-self.keep :]
         for folder in {folder for _, folder in found} - {newest[step] for step in kept}:
             trash = folder.with_name(f"{folder.name}.trash")
+            self._saved.discard(folder)
             try:
                 os.rename(folder, trash)
                 shutil.rmtree(trash)

@@ -1,11 +1,13 @@
 """A folder that is used again: an older run in it never comes back in place of the newer one."""
 
 import os
+import shutil
+import time
 from pathlib import Path
 
 import pytest
 
-from jaxrnn.training import Run, SteppedEpoch, fit
+from jaxrnn.training import Run, SteppedEpoch, TrainState, fit
 from jaxrnn.training.checkpoint import CheckpointError, CheckpointStore
 from tests.training.checkpoint.cases import assert_same, newest, small
 from tests.training.test_survival import evaluate, stateful
@@ -87,6 +89,23 @@ class TestFit:
         ):
             fit(run, epoch, evaluate, epochs=1, checkpoints=store)
         assert int(run.state.step) == 0
+
+    def test_a_folder_deleted_during_training_is_said_and_written_anew(self, tmp_path: Path) -> None:
+        run, epoch = begin()
+
+        def deleting(state: TrainState) -> dict:
+            while not (tmp_path / "ckpt" / "step_00000006").exists():  # it is saved by another thread
+                time.sleep(0.01)
+            shutil.rmtree(tmp_path / "ckpt")
+            return evaluate(state)
+
+        with (
+            CheckpointStore(tmp_path / "ckpt") as store,
+            pytest.warns(UserWarning, match="was deleted from"),
+        ):
+            run = fit(run, epoch, deleting, epochs=1, checkpoints=store, save_every_steps=6)
+        assert (run.stopped, run.save_error) == ("epochs", None)
+        assert CheckpointStore(tmp_path / "ckpt").restore(run.arrays).step == 12
 
     def test_overwrite_returns_the_new_model(self, tmp_path: Path) -> None:
         run, epoch = begin()
