@@ -1,5 +1,6 @@
 """Training: steps and epochs as compiled programs, early stopping, checkpoints, the learning-rate range test."""
 
+from jaxrnn.training.apply import pure_apply
 from jaxrnn.training.checkpoint import CheckpointError, Checkpoints, CheckpointStore, Restored
 from jaxrnn.training.distributed import EXIT_CODES
 from jaxrnn.training.epochs import SteppedEpoch, make_sequential_epoch, make_windowed_epoch
@@ -8,7 +9,7 @@ from jaxrnn.training.lr_range import LRRangeTest, exponential_rates, lr_range_te
 from jaxrnn.training.optimizers import OPTIMIZERS, learning_rate_of, make_optimizer, with_learning_rate
 from jaxrnn.training.run import EarlyStopping, Run
 from jaxrnn.training.state import Batch, StepMetrics, Totals, TrainState
-from jaxrnn.training.step import huber, make_train_step, pure_apply, train_step
+from jaxrnn.training.step import huber, make_train_step, train_step
 from jaxrnn.training.streams import make_streamed_epoch
 
 __all__ = [

@@ -17,9 +17,10 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from jaxrnn.data.windows import take_windows
+from jaxrnn.training.apply import Apply, check_apply
 from jaxrnn.training.distributed import batch_axis, padded, put
 from jaxrnn.training.state import Batch, StepMetrics, Totals, TrainState
-from jaxrnn.training.step import Apply, Loss, train_step
+from jaxrnn.training.step import Loss, train_step
 
 Epoch = Callable[[TrainState], tuple[TrainState, StepMetrics]]
 """From a train state, which it may donate, to the state an epoch later and the epoch's mean metrics."""
@@ -143,6 +144,7 @@ def make_windowed_epoch(
     Raises:
       ValueError: windows reach out of features or targets, there are none, or a number is no positive integer.
     """
+    check_apply(apply)
     starts = checked_starts(starts, 1, features, targets, window)
     if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
         raise ValueError(f"{batch_size=} must be an integer, at least 1")
@@ -263,6 +265,7 @@ def make_sequential_epoch(
     Raises:
       ValueError: as there, or a leaf of ``initial_carry`` has another number of rows than ``starts``.
     """
+    check_apply(apply, with_carry=True)
     starts = checked_starts(starts, 2, features, targets, window)
     steps, batch = starts.shape
     for path, leaf in jax.tree_util.tree_leaves_with_path(initial_carry):
