@@ -42,7 +42,21 @@ def load(path: Path, like: Arrays) -> Arrays:
     if jax.process_count() > 1:
         return _elsewhere("load", path, like)
     with _plain(path) as plain, _orbax() as ocp:
+        _require_sizes(ocp.metadata(plain).metadata, like)
         return ocp.load(plain, like)
+
+
+def _require_sizes(metadata: Any, like: Arrays) -> None:
+    """A ValueError if the files describe other arrays, before Orbax makes room for what they describe."""
+    for name, array in like.items():
+        found = metadata[name]
+        chunk = found.storage_metadata.chunk_shape or ()
+        too_large = any(part > max(size, 1) for part, size in zip(chunk, array.shape))
+        if found.shape != array.shape or found.dtype != array.dtype or too_large:
+            raise ValueError(
+                f"{name} is stored as {found.dtype}{list(found.shape)} in chunks of {list(chunk)}, but should be "
+                f"{array.dtype}{list(array.shape)}"
+            )
 
 
 @contextlib.contextmanager
