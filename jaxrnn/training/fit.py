@@ -33,6 +33,7 @@ def fit(
     checkpoints: Saves | None = None,
     save_every: float | None = 30.0,
     save_every_steps: int | None = None,
+    max_save_seconds: float = 600.0,
     max_skipped: int = 10,
     mesh: Mesh | None = None,
 ) -> Run:
@@ -42,10 +43,10 @@ def fit(
     state at the stated interval and at the end, by a thread of their own. A save that fails is a warning: training
     goes on, and what was saved before is intact.
 
-    SIGTERM and Ctrl-C let the running steps finish (about half a second of them), save, also in the middle of an
-    epoch, and return; a second Ctrl-C stops at once. Under ``jax.distributed`` every process calls this with its
-    own share of the devices in the mesh; a signal to one stops all of them after the same step, and the first one
-    saves.
+    SIGTERM, SIGHUP and Ctrl-C let the running steps finish (about half a second of them), save, also in the middle
+    of an epoch, and return; a second Ctrl-C stops at once. Under ``jax.distributed`` every process calls this with
+    its own share of the devices in the mesh; a signal to one stops all of them after the same step, and the first
+    one saves.
 
     Steps whose loss or gradient is not finite are skipped (see :func:`jaxrnn.training.train_step`), counted in the
     history and warned of.
@@ -64,6 +65,9 @@ def fit(
         Checkpoints are numbered by steps, or by epochs if ``train_epoch`` cannot be stopped between its steps.
       save_every: seconds between saves; None for none by the clock.
       save_every_steps: save after every so many steps too, counted from the run's first.
+      max_save_seconds: for how long training waits for the save before, when the next one is due, or at its end. A
+        save that takes longer is a warning, and training goes on without it; after a signal it waits for a minute
+        at most.
       max_skipped: after so many skipped steps in a row the run has diverged, and stops.
       mesh: spread every batch over the devices of this mesh of one axis.
 
@@ -80,6 +84,8 @@ def fit(
             raise ValueError(f"{name}={value} must be at least 1")
     if save_every is not None and not save_every >= 0:
         raise ValueError(f"{save_every=} must be seconds, 0 or more, or None")
+    if not max_save_seconds > 0:
+        raise ValueError(f"{max_save_seconds=} must be above 0")
     if checkpoints is not None and not hasattr(checkpoints, "save"):
         raise ValueError(f"checkpoints must be a CheckpointStore, not {checkpoints!r}")
     stepped = train_epoch if isinstance(train_epoch, SteppedEpoch) else None
@@ -93,7 +99,14 @@ def fit(
     pace = _Pace(save_every, save_every_steps)
     main = processes.is_main()
     warned = False
-    with StopSignals() as signals, BackgroundSaver(checkpoints if main else None) as saver:
+    with (
+        StopSignals() as signals,
+        BackgroundSaver(
+            checkpoints if main else None,
+            max_wait=max_save_seconds,
+            stopping=lambda: signals.received is not None,
+        ) as saver,
+    ):
         while run.stopped is None and run.epochs_run < epochs and not run.patience_is_over:
             began = time.perf_counter()
             done, wanted, in_a_row = True, 0, 0
