@@ -65,6 +65,11 @@ def pure_apply(model: Model) -> tuple[Apply, Any]:
     return _ModelApply(graphdef, kind, _takes_carry(kind)), params
 
 
+def structure(model: Model) -> tuple[Any, Any]:
+    """A model's graph definition and state; of a function that makes one, the shapes alone."""
+    return nnx.split(model if isinstance(model, nnx.Module) else nnx.eval_shape(_require_maker(model)))
+
+
 def model_with(model: Model, params: Any) -> Any:
     """A new model of the same structure that holds a copy of these parameters.
 
@@ -72,14 +77,13 @@ def model_with(model: Model, params: Any) -> Any:
       model: a model, or a function that makes one, of which nothing is computed.
       params: as :func:`pure_apply` returns them for that model.
     """
-    source = model if isinstance(model, nnx.Module) else nnx.eval_shape(_require_maker(model))
-    graphdef, expected = nnx.split(source)
+    graphdef, expected = structure(model)
     shapes = [
         {jax.tree_util.keystr(path): jnp.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
         for tree in (params, expected)
     ]
     if shapes[0] != shapes[1]:
-        raise ValueError(f"the parameters {shapes[0]} do not fit {type(source).__name__}, which has {shapes[1]}")
+        raise ValueError(f"the parameters {shapes[0]} do not fit the model, which has {shapes[1]}")
     return nnx.merge(graphdef, jax.tree.map(jnp.array, params))
 
 

@@ -5,6 +5,7 @@ import signal
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from jaxrnn.training.checkpoint import BackgroundSaver, Checkpoints, Saves, copi
 from jaxrnn.training.distributed import NAMES, StopSignals, local, processes
 from jaxrnn.training.epochs import Epoch, SteppedEpoch
 from jaxrnn.training.optimizers import learning_rate_of
+from jaxrnn.training.progress import epoch_progress
 from jaxrnn.training.run import Run
 from jaxrnn.training.state import StepMetrics, TrainState
 
@@ -25,11 +27,12 @@ SECONDS_PER_CALL = 0.5
 def fit(
     run: Run,
     train_epoch: Epoch,
-    evaluate: Callable[[TrainState], Mapping[str, Any]],
+    evaluate: Callable[[TrainState], Mapping[str, Any]] | None = None,
     *,
     epochs: int,
-    monitor: str = "valid_loss",
+    monitor: str | None = None,
     on_epoch: Callable[[Run], None] | None = None,
+    progress: bool = False,
     checkpoints: Saves | None = None,
     save_every: float | None = 30.0,
     save_every_steps: int | None = None,
@@ -57,10 +60,12 @@ def fit(
         ``grad_norm``. One of :func:`jaxrnn.training.make_windowed_epoch` or
         :func:`jaxrnn.training.make_sequential_epoch` can be stopped and saved between its steps, any other
         function between epochs.
-      evaluate: from a train state to validation metrics, among them ``monitor``.
+      evaluate: from a train state to validation metrics, among them ``monitor``. None: there are none.
       epochs: how many epochs in all, those of a restored run included.
-      monitor: the metric that decides which epoch is best.
-      on_epoch: called after every epoch, for progress.
+      monitor: the metric that decides which epoch is best: by default ``valid_loss``, and without ``evaluate`` the
+        ``loss`` of the training.
+      on_epoch: called after every epoch.
+      progress: show a progress bar on standard error, with the losses and the time left.
       checkpoints: where to save: a :class:`jaxrnn.training.CheckpointStore`, or an object with the same ``save``.
         Checkpoints are numbered by steps, or by epochs if ``train_epoch`` cannot be stopped between its steps.
       save_every: seconds between saves; None for none by the clock.
@@ -88,6 +93,7 @@ def fit(
         raise ValueError(f"{max_save_seconds=} must be above 0")
     if checkpoints is not None and not hasattr(checkpoints, "save"):
         raise ValueError(f"checkpoints must be a CheckpointStore, not {checkpoints!r}")
+    monitor = monitor or ("loss" if evaluate is None else "valid_loss")
     stepped = train_epoch if isinstance(train_epoch, SteppedEpoch) else None
     if mesh is not None:
         if stepped is None:
@@ -99,8 +105,10 @@ def fit(
     pace = _Pace(save_every, save_every_steps)
     main = processes.is_main()
     warned = False
+    bar = epoch_progress(epochs, monitor, done=run.epochs_run) if progress and main else nullcontext()
     with (
         StopSignals() as signals,
+        bar as show,
         BackgroundSaver(
             checkpoints if main else None,
             max_wait=max_save_seconds,
@@ -124,8 +132,8 @@ def fit(
                 if pace.save_is_due(run):
                     _save(run, saver, stepped)
             if done:
-                evaluated = evaluate(run.state)
-                if not isinstance(evaluated, Mapping) or monitor not in evaluated:
+                evaluated = {} if evaluate is None else evaluate(run.state)
+                if not isinstance(evaluated, Mapping) or (evaluate is not None and monitor not in evaluated):
                     raise ValueError(f"evaluate must return a dictionary with {monitor=} in it, not {evaluated!r}")
                 row = _row(run, metrics, evaluated, stepped, time.perf_counter() - began)
                 if run.stopping.update(row["epoch"], row[monitor]):
@@ -139,6 +147,8 @@ def fit(
                     warnings.warn(_describe_skipped(run, row), stacklevel=2)
             if wanted and run.stopped is None:
                 run.stopped = NAMES[signal.Signals(wanted)]
+            if done and show is not None:
+                show(run)
             if done and on_epoch is not None:
                 on_epoch(run)
             if run.stopped is None and pace.save_is_due(run):

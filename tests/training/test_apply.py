@@ -131,5 +131,5 @@ def test_a_model_with_other_parameters():
     expected = apply(params, SERIES[None], None)[1]
     for source in (make, make()):
         assert (model_with(source, params)(SERIES[None]) == expected).all()
-    with pytest.raises(ValueError, match=r"do not fit RNNForecaster, which has"):
+    with pytest.raises(ValueError, match="do not fit the model, which has"):
         model_with(lambda: jaxrnn.RNNForecaster(hidden_features=4, rngs=nnx.Rngs(0)), params)

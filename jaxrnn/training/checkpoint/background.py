@@ -52,8 +52,10 @@ class BackgroundSaver:
     """Saves one checkpoint at a time in a thread; a context, which waits for the last one at its end.
 
     A save that fails (a full disk, a folder that may not be written) is a warning and not an end: what was saved
-    before is intact, the next save may succeed, and :attr:`error` says what happened to the last. A save that takes
-    longer than ``max_wait`` is a warning too: training goes on, and no other save begins until that one ends.
+    before is intact, the next save may succeed, and :attr:`error` says what happened to the last.
+
+    A save that takes longer than ``max_wait`` is a warning too: training goes on, and no other save begins until
+    that one has ended.
 
     Args:
       checkpoints: where to save to; None saves nothing.
