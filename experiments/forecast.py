@@ -170,20 +170,11 @@ def claim(folder: Path, store: CheckpointStore, forecasting: Forecasting, *, new
 
 def restore(run: Run, store: CheckpointStore) -> Run:
     """The run as its newest undamaged checkpoint has it, in every process; as it is where there is none yet."""
-    arrays: list[Any] = [run.arrays]
-
-    def read() -> dict[str, Any] | None:
-        if not store.steps():
-            return None
-        restored = store.restore(run.arrays)
-        arrays[0] = restored.arrays
-        return restored.record
-
-    record = processes.on_main(read)
-    if record is None:
+    resumed = run.resumed(store)
+    if resumed is run:
         console.print("there is no checkpoint yet: beginning with the first epoch")
         return run
-    run = run.restored(processes.share_arrays(arrays[0]), record)
+    run = resumed
     batch = int(run.state.position)
     console.print(f"going on after epoch {run.epochs_run}" + (f" and {batch} batches" if batch else ""))
     return run

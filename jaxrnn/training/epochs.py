@@ -17,9 +17,10 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from jaxrnn.data.windows import take_windows
+from jaxrnn.training.apply import Apply, check_apply
 from jaxrnn.training.distributed import batch_axis, padded, put
 from jaxrnn.training.state import Batch, StepMetrics, Totals, TrainState
-from jaxrnn.training.step import Apply, Loss, train_step
+from jaxrnn.training.step import Loss, train_step
 
 Epoch = Callable[[TrainState], tuple[TrainState, StepMetrics]]
 """From a train state, which it may donate, to the state an epoch later and the epoch's mean metrics."""
@@ -28,9 +29,10 @@ Step = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
 
 
 class Program(Protocol):
-    """Trains from ``state.position`` up to and without batch ``stop``.
+    """Trains on the batches from ``state.position`` up to ``stop``, which is not included.
 
-    With ``fresh`` it may not wait for the state, as it would to see whether it knows the epoch's order already.
+    With ``fresh`` the call does not block: it computes the order again. Otherwise it waits for the state to
+    see which epoch it is in, and reuses the order that it has computed for that epoch.
     """
 
     def __call__(self, state: TrainState, stop: int, fresh: bool = True) -> tuple[TrainState, StepMetrics]: ...
@@ -72,7 +74,7 @@ class SteppedEpoch:
 
 
 def begin(state: TrainState, initial_carry: Any = None) -> TrainState:
-    """At an epoch's first batch: totals of zero and the initial carry; later the state as it is."""
+    """At an epoch's first batch, reset the totals and the carry; later, change nothing."""
     first = state.position == 0
     old = (state.totals, state.carry)
     totals, carry = jax.tree.map(lambda new, old: jnp.where(first, new, old), (Totals.zero(), initial_carry), old)
@@ -97,7 +99,7 @@ def count(state: TrainState, metrics: StepMetrics, weight: Array) -> TrainState:
 
 
 def finish(state: TrainState, steps: int) -> tuple[TrainState, StepMetrics]:
-    """After an epoch's last batch: one epoch more. With the mean metrics so far, NaN where no step was taken."""
+    """Count the epoch if all its batches are done; returns the mean metrics so far, NaN if no step was taken."""
     done = state.position == steps
     totals = state.totals
     state = state.replace(epoch=state.epoch + done, position=jnp.where(done, 0, state.position))
@@ -141,8 +143,10 @@ def make_windowed_epoch(
       A compiled function from a train state, which is donated, to the next one and the mean metrics.
 
     Raises:
-      ValueError: windows reach out of features or targets, there are none, or a number is no positive integer.
+      ValueError: windows reach out of features or targets, there are no windows, a number is not a positive
+        integer, or ``apply`` is not a function of parameters, inputs and carry.
     """
+    check_apply(apply)
     starts = checked_starts(starts, 1, features, targets, window)
     if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
         raise ValueError(f"{batch_size=} must be an integer, at least 1")
@@ -214,7 +218,7 @@ def checked_starts(starts: Any, axes: int, features: Array, targets: Array, wind
 
 
 class _Ordered:
-    """A program, and the order of the windows that goes with the epoch, worked out once an epoch."""
+    """A program that is given the order of the windows, which is computed once an epoch."""
 
     def __init__(self, loop: Any, reorder: Any, arrays: tuple[Array, ...], mesh: Mesh | None = None):
         self._loop, self._reorder, self._mesh = loop, jax.jit(reorder), mesh
@@ -224,7 +228,7 @@ class _Ordered:
     def __call__(self, state: TrainState, stop: int, fresh: bool = True) -> tuple[TrainState, StepMetrics]:
         if self._mesh is not None:
             state = put(state, self._mesh)
-        if fresh:  # to look which epoch it is would mean to wait for the one before
+        if fresh:  # reading the epoch's number would block until the epoch before is done
             order = self._reorder(state.key, state.epoch, self._starts)
         else:
             epoch = int(state.epoch), np.asarray(jax.random.key_data(state.key)).tobytes()
@@ -263,6 +267,7 @@ def make_sequential_epoch(
     Raises:
       ValueError: as there, or a leaf of ``initial_carry`` has another number of rows than ``starts``.
     """
+    check_apply(apply, with_carry=True)
     starts = checked_starts(starts, 2, features, targets, window)
     steps, batch = starts.shape
     for path, leaf in jax.tree_util.tree_leaves_with_path(initial_carry):
@@ -275,7 +280,7 @@ def make_sequential_epoch(
     def make(mesh: Mesh | None) -> SteppedEpoch:
         axis_name = None if mesh is None else batch_axis(mesh)[1]
         rows = np.arange(padded(batch, mesh))
-        # Rows that fill up are copies of the last one, with its carry: what it can compute, they can.
+        # The rows added to fill the batch are copies of the last row and its carry, so that they stay finite.
         weights = (rows < batch).astype(features.dtype)
         rows = np.minimum(rows, batch - 1)
         step = partial(

@@ -5,15 +5,18 @@ import signal
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
-from jaxrnn.training.checkpoint import BackgroundSaver, Checkpoints, copied
+from jaxrnn.training.checkpoint import BackgroundSaver, Checkpoints, Saves, copied
 from jaxrnn.training.distributed import NAMES, StopSignals, local, processes
 from jaxrnn.training.epochs import Epoch, SteppedEpoch
 from jaxrnn.training.optimizers import learning_rate_of
+from jaxrnn.training.progress import epoch_progress
 from jaxrnn.training.run import Run
 from jaxrnn.training.state import StepMetrics, TrainState
 
@@ -24,14 +27,16 @@ SECONDS_PER_CALL = 0.5
 def fit(
     run: Run,
     train_epoch: Epoch,
-    evaluate: Callable[[TrainState], Mapping[str, Any]],
+    evaluate: Callable[[TrainState], Mapping[str, Any]] | None = None,
     *,
     epochs: int,
-    monitor: str = "valid_loss",
+    monitor: str | None = None,
     on_epoch: Callable[[Run], None] | None = None,
-    checkpoints: Checkpoints | None = None,
+    progress: bool = False,
+    checkpoints: Saves | None = None,
     save_every: float | None = 30.0,
     save_every_steps: int | None = None,
+    max_save_seconds: float = 600.0,
     max_skipped: int = 10,
     mesh: Mesh | None = None,
 ) -> Run:
@@ -41,10 +46,10 @@ def fit(
     state at the stated interval and at the end, by a thread of their own. A save that fails is a warning: training
     goes on, and what was saved before is intact.
 
-    SIGTERM and Ctrl-C let the running steps finish (about half a second of them), save, also in the middle of an
-    epoch, and return; a second Ctrl-C stops at once. Under ``jax.distributed`` every process calls this with its
-    own share of the devices in the mesh; a signal to one stops all of them after the same step, and the first one
-    saves.
+    SIGTERM, SIGHUP and Ctrl-C let the running steps finish (about half a second of them), save, also in the middle
+    of an epoch, and return; a second Ctrl-C stops at once. Under ``jax.distributed`` every process calls this with
+    its own share of the devices in the mesh; a signal to one stops all of them after the same step, and the first
+    one saves.
 
     Steps whose loss or gradient is not finite are skipped (see :func:`jaxrnn.training.train_step`), counted in the
     history and warned of.
@@ -55,13 +60,19 @@ def fit(
         ``grad_norm``. One of :func:`jaxrnn.training.make_windowed_epoch` or
         :func:`jaxrnn.training.make_sequential_epoch` can be stopped and saved between its steps, any other
         function between epochs.
-      evaluate: from a train state to validation metrics, among them ``monitor``.
+      evaluate: from a train state to validation metrics, among them ``monitor``. None: there are none.
       epochs: how many epochs in all, those of a restored run included.
-      monitor: the metric that decides which epoch is best.
-      on_epoch: called after every epoch, for progress.
-      checkpoints: where to save. Checkpoints are numbered by steps, of a function that is not stepped by epochs.
+      monitor: the metric that decides which epoch is best: by default ``valid_loss``, and without ``evaluate`` the
+        ``loss`` of the training.
+      on_epoch: called after every epoch.
+      progress: show a progress bar on standard error, with the losses and the time left.
+      checkpoints: where to save: a :class:`jaxrnn.training.CheckpointStore`, or an object with the same ``save``.
+        Checkpoints are numbered by steps, or by epochs if ``train_epoch`` cannot be stopped between its steps.
       save_every: seconds between saves; None for none by the clock.
       save_every_steps: save after every so many steps too, counted from the run's first.
+      max_save_seconds: for how long training waits for the save before, when the next one is due, or at its end. A
+        save that takes longer is a warning, and training goes on without it; after a signal it waits for a minute
+        at most.
       max_skipped: after so many skipped steps in a row the run has diverged, and stops.
       mesh: spread every batch over the devices of this mesh of one axis.
 
@@ -71,24 +82,39 @@ def fit(
 
     Raises:
       ValueError: a number is below 1, or a mesh is given for a function that cannot be spread over it.
+      CheckpointError: ``checkpoints`` holds higher steps of an earlier run.
     """
     for name, value in (("epochs", epochs), ("save_every_steps", save_every_steps), ("max_skipped", max_skipped)):
         if value is not None and value < 1:
             raise ValueError(f"{name}={value} must be at least 1")
     if save_every is not None and not save_every >= 0:
         raise ValueError(f"{save_every=} must be seconds, 0 or more, or None")
+    if not max_save_seconds > 0:
+        raise ValueError(f"{max_save_seconds=} must be above 0")
     if checkpoints is not None and not hasattr(checkpoints, "save"):
         raise ValueError(f"checkpoints must be a CheckpointStore, not {checkpoints!r}")
+    monitor = monitor or ("loss" if evaluate is None else "valid_loss")
     stepped = train_epoch if isinstance(train_epoch, SteppedEpoch) else None
     if mesh is not None:
         if stepped is None:
             raise ValueError("mesh= needs an epoch of make_windowed_epoch or make_sequential_epoch")
         train_epoch = stepped = stepped.over(mesh)
+    if isinstance(checkpoints, Checkpoints):
+        processes.on_main(partial(checkpoints.require_newest, _number(run, stepped)))
     run.stopped, run.save_error = None, None
     pace = _Pace(save_every, save_every_steps)
     main = processes.is_main()
     warned = False
-    with StopSignals() as signals, BackgroundSaver(checkpoints if main else None) as saver:
+    bar = epoch_progress(epochs, monitor, done=run.epochs_run) if progress and main else nullcontext()
+    with (
+        StopSignals() as signals,
+        bar as show,
+        BackgroundSaver(
+            checkpoints if main else None,
+            max_wait=max_save_seconds,
+            stopping=lambda: signals.received is not None,
+        ) as saver,
+    ):
         while run.stopped is None and run.epochs_run < epochs and not run.patience_is_over:
             began = time.perf_counter()
             done, wanted, in_a_row = True, 0, 0
@@ -106,8 +132,8 @@ def fit(
                 if pace.save_is_due(run):
                     _save(run, saver, stepped)
             if done:
-                evaluated = evaluate(run.state)
-                if not isinstance(evaluated, Mapping) or monitor not in evaluated:
+                evaluated = {} if evaluate is None else evaluate(run.state)
+                if not isinstance(evaluated, Mapping) or (evaluate is not None and monitor not in evaluated):
                     raise ValueError(f"evaluate must return a dictionary with {monitor=} in it, not {evaluated!r}")
                 row = _row(run, metrics, evaluated, stepped, time.perf_counter() - began)
                 if run.stopping.update(row["epoch"], row[monitor]):
@@ -121,6 +147,8 @@ def fit(
                     warnings.warn(_describe_skipped(run, row), stacklevel=2)
             if wanted and run.stopped is None:
                 run.stopped = NAMES[signal.Signals(wanted)]
+            if done and show is not None:
+                show(run)
             if done and on_epoch is not None:
                 on_epoch(run)
             if run.stopped is None and pace.save_is_due(run):
@@ -173,8 +201,12 @@ def _row(
 
 
 def _save(run: Run, saver: BackgroundSaver, stepped: SteppedEpoch | None) -> None:
-    number = run.epochs_run if stepped is None else int(local(run.state.step))
-    saver.save(number, run.arrays, run.record)
+    saver.save(_number(run, stepped), run.arrays, run.record)
+
+
+def _number(run: Run, stepped: SteppedEpoch | None) -> int:
+    """The number of a checkpoint that is saved now."""
+    return run.epochs_run if stepped is None else int(local(run.state.step))
 
 
 def _agreed_signal(signals: StopSignals, pace: "_Pace") -> int:

@@ -47,7 +47,8 @@ def lr_range_test(
     Ends early once the loss is no longer finite or ten times the lowest one seen.
 
     Args:
-      state: a new train state whose optimiser is :func:`jaxrnn.training.make_optimizer`'s.
+      state: a new train state whose optimiser was made by :func:`jaxrnn.training.make_optimizer` with a number as
+        its learning rate.
       train_epoch: as in :func:`jaxrnn.training.fit`.
       learning_rates: ascending, one per epoch.
       on_epoch: called with every rate and its loss.
@@ -56,7 +57,7 @@ def lr_range_test(
       Rates, losses, and as suggestion a tenth of the rate at which the smoothed loss is lowest.
 
     Raises:
-      ValueError: the very first rate already diverges.
+      ValueError: the loss is not finite at the very first rate, or the optimiser takes its rate from a schedule.
     """
     rates, losses = [], []
     for rate in learning_rates:

@@ -4,8 +4,10 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
+from jax import Array, lax
 
 from jaxrnn.training.state import TrainState
 
@@ -36,9 +38,42 @@ def make_optimizer(
 
     def chain(learning_rate: Any) -> optax.GradientTransformation:
         optimizer = OPTIMIZERS[name](learning_rate, **options)
-        return optimizer if clip_norm is None else optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
+        return optimizer if clip_norm is None else optax.chain(_clip_by_global_norm(clip_norm), optimizer)
 
     return optax.inject_hyperparams(chain)(learning_rate=learning_rate)
+
+
+def global_norm(tree: Any) -> Array:
+    """The square root of the sum of all squares, also where the sum itself is too large for its type.
+
+    float32 ends at 3e38, so that squares overflow for gradients from 2e19 on.
+
+    >>> f"{global_norm({'kernel': jnp.array([3e20]), 'bias': jnp.array([4e20])}):.3g}"
+    '5e+20'
+    """
+    norm = optax.tree.norm(tree)
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if leaf.size]
+    if not leaves:
+        return norm
+
+    def scaled() -> Array:
+        largest = functools.reduce(jnp.maximum, [jnp.abs(leaf).max().astype(norm.dtype) for leaf in leaves])
+        return largest * optax.tree.norm([leaf.astype(norm.dtype) / largest for leaf in leaves])
+
+    # The plain sum wherever it is finite: it costs less, and its bits are those of every run so far.
+    return lax.cond(jnp.isfinite(norm), lambda: norm, scaled)
+
+
+def _clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
+    """``optax.clip_by_global_norm`` with :func:`global_norm`: Optax's own makes very large gradients zero."""
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        norm = global_norm(updates)
+        short = norm < max_norm
+        clipped = jax.tree.map(lambda u: lax.select(short, u, (u / norm.astype(u.dtype)) * max_norm), updates)
+        return clipped, state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
@@ -53,12 +88,32 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 
 def learning_rate_of(state: TrainState) -> float:
     """The learning rate that the last step used, for an optimiser of :func:`make_optimizer`."""
-    return float(state.opt_state.hyperparams["learning_rate"])  # pyright: ignore
+    return float(_hyperparams(state)["learning_rate"])
 
 
 def with_learning_rate(state: TrainState, learning_rate: float) -> TrainState:
-    """The state with another (constant) learning rate, for an optimiser of :func:`make_optimizer`."""
+    """The state with another learning rate, for an optimiser of :func:`make_optimizer` that was given a number.
+
+    Raises:
+      ValueError: the optimiser takes its rate from a schedule, which would replace it before the next step, or it
+        was not made by :func:`make_optimizer`.
+    """
     opt_state: Any = state.opt_state
-    rate = jnp.asarray(learning_rate, opt_state.hyperparams["learning_rate"].dtype)
-    opt_state = opt_state._replace(hyperparams={**opt_state.hyperparams, "learning_rate": rate})
-    return state.replace(opt_state=opt_state)
+    hyperparams = _hyperparams(state)
+    if "learning_rate" in opt_state.hyperparams_states:
+        raise ValueError(
+            f"the optimizer takes its learning rate from a schedule, which would replace {learning_rate=} before "
+            f"the next step: make the optimizer with a number, make_optimizer(name, {learning_rate})"
+        )
+    rate = jnp.asarray(learning_rate, hyperparams["learning_rate"].dtype)
+    return state.replace(opt_state=opt_state._replace(hyperparams={**hyperparams, "learning_rate": rate}))
+
+
+def _hyperparams(state: TrainState) -> dict[str, Any]:
+    hyperparams = getattr(state.opt_state, "hyperparams", {})
+    if "learning_rate" not in hyperparams:
+        raise ValueError(
+            f"the optimizer's state is a {type(state.opt_state).__name__} without a learning rate to read "
+            f"or set: make the optimizer with jaxrnn.training.make_optimizer"
+        )
+    return hyperparams

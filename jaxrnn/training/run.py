@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from jaxrnn.training.checkpoint import copied
-from jaxrnn.training.distributed import local
+from jaxrnn.training.apply import Model, model_with
+from jaxrnn.training.checkpoint import Checkpoints, copied
+from jaxrnn.training.distributed import local, processes
 from jaxrnn.training.state import TrainState
 
 
@@ -54,7 +55,7 @@ class Run:
       history: a dict per epoch: epoch, loss, grad_norm, how many steps were skipped because they were not finite,
         the validation metrics, seconds (of the part since the last resume).
       stopped: why the run ended: "epochs" (all are done), "patience", "diverged", "interrupted" (Ctrl-C),
-        "terminated" (SIGTERM), or None.
+        "terminated" (SIGTERM or SIGHUP), or None.
       save_error: why the last checkpoint could not be saved, or None.
     """
 
@@ -87,6 +88,31 @@ class Run:
         stopping = EarlyStopping(self.stopping.patience, record["best"], record["best_epoch"])
         history = [dict(row) for row in record["history"]]
         return Run(arrays["state"], arrays["best_params"], stopping, history, record["stopped"])
+
+    def resumed(self, checkpoints: Checkpoints) -> "Run":
+        """This run as its newest undamaged checkpoint has it, or as it is if there is none yet.
+
+        Of several processes the main one reads, and all get what it has read.
+        """
+        arrays = [self.arrays]
+
+        def read() -> dict[str, Any] | None:
+            if not checkpoints.steps():
+                return None
+            found = checkpoints.restore(self.arrays)
+            arrays[0] = found.arrays
+            return dict(found.record)
+
+        record = processes.on_main(read)
+        return self if record is None else self.restored(processes.share_arrays(arrays[0]), record)
+
+    def best_model(self, model: Model) -> Any:
+        """A new model with the best epoch's parameters.
+
+        Args:
+          model: what :func:`jaxrnn.training.pure_apply` was given: a model, or a function that makes one.
+        """
+        return model_with(model, self.best_params)
 
     @property
     def best_row(self) -> dict[str, Any]:

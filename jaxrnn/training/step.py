@@ -1,4 +1,4 @@
-"""One training step: a model as a function of its parameters, its gradient, and the optimiser's update."""
+"""One training step: the loss of a batch, its gradient, and the optimiser's update."""
 
 import functools
 from collections.abc import Callable
@@ -7,13 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
 from jax import Array, lax
 
+from jaxrnn.training.apply import Apply, check_apply
+from jaxrnn.training.optimizers import global_norm
 from jaxrnn.training.state import Batch, StepMetrics, TrainState
-
-Apply = Callable[[Any, Array, Any], tuple[Any, Array]]
-"""``(params, inputs, carry) -> (carry, predictions)``; a carry of None stands for the model's own first one."""
 
 Loss = Callable[[Array, Array], Array]
 """Elementwise: ``(predictions, targets) -> losses`` of the same shape."""
@@ -28,36 +26,6 @@ def huber(predictions: Array, targets: Array) -> Array:
     if jnp.shape(predictions) != jnp.shape(targets):
         raise ValueError(f"predictions {jnp.shape(predictions)} and targets {jnp.shape(targets)} differ in shape")
     return optax.losses.huber_loss(predictions, targets)
-
-
-def pure_apply(model: nnx.Module | Callable[[], nnx.Module]) -> tuple[Apply, Any]:
-    """A forecaster as a function of its parameters, and the parameters.
-
-    The function runs under plain ``jax.jit``.
-
-    Args:
-      model: a model, or a function that makes one. A function is compiled as one program instead of
-        initialiser by initialiser.
-
-    >>> from flax import nnx
-    >>> import jaxrnn
-    >>> apply, params = pure_apply(lambda: jaxrnn.RNNForecaster(hidden_features=4, rngs=nnx.Rngs(0)))
-    >>> carry, forecasts = apply(params, jnp.ones((2, 30)), None)
-    >>> forecasts.shape
-    (2, 1)
-    """
-    if isinstance(model, nnx.Module):
-        graphdef, params = nnx.split(model)
-    else:
-        make: Callable[[], nnx.Module] = model
-        graphdef, _ = nnx.split(nnx.eval_shape(make))
-        params = jax.jit(lambda: nnx.state(make()))()
-
-    def apply(params: Any, inputs: Array, carry: Any) -> tuple[Any, Array]:
-        merged: Any = nnx.merge(graphdef, params)
-        return merged(inputs, initial_carry=carry, return_carry=True)
-
-    return apply, params
 
 
 def train_step(
@@ -103,7 +71,7 @@ def train_step(
     bad_carries = _count_not_finite(carry)
     if axis_name is not None:
         value, grads, bad_carries = lax.psum((value, grads, bad_carries), axis_name)
-    grad_norm = optax.tree.norm(grads)
+    grad_norm = global_norm(grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     average = state.average
@@ -140,4 +108,5 @@ def make_train_step(
     apply: Apply, optimizer: optax.GradientTransformation, loss: Loss = huber
 ) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
     """A compiled :func:`train_step`. The state passed in is donated: use only the one that comes out."""
+    check_apply(apply)
     return jax.jit(functools.partial(train_step, apply, optimizer, loss), donate_argnums=0)

@@ -12,10 +12,11 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxrnn.data.series_file import SeriesFile, shuffled
+from jaxrnn.training.apply import Apply, check_apply
 from jaxrnn.training.distributed import batch_axis, padded, put
 from jaxrnn.training.epochs import SteppedEpoch, begin, count, finish
 from jaxrnn.training.state import Batch, StepMetrics, TrainState
-from jaxrnn.training.step import Apply, Loss, train_step
+from jaxrnn.training.step import Loss, train_step
 
 _AHEAD = 2
 
@@ -50,6 +51,7 @@ def make_streamed_epoch(
     Raises:
       ValueError: windows reach out of the series, or a number is below 1.
     """
+    check_apply(apply)
     if batch_size < 1 or window < 1 or not len(starts):
         raise ValueError(f"{batch_size=}, {window=} and the number of {starts=} must be at least 1")
     if min(starts) < 0 or max(starts) + window > min(len(features), len(targets)):

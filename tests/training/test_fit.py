@@ -144,6 +144,34 @@ def test_epochs_must_be_positive():
         fit(new_run(), *scripted([]), epochs=0)
 
 
+def test_without_an_evaluation_the_training_loss_decides_which_epoch_is_best():
+    losses = iter([3.0, 1.0, 2.0])
+    epoch, _ = scripted([])
+    run = fit(new_run(), lambda state: (epoch(state)[0], metrics(next(losses))), epochs=3)
+    assert (run.stopping.best_epoch, run.stopping.best) == (2, 1.0)
+    assert float(run.best_params["w"]) == 2
+
+
+def test_progress_shows_the_epochs_and_losses(capsys):
+    fit(new_run(), *scripted([3.0, 2.25, 4.0]), epochs=3, progress=True)
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "3/3" in shown
+    assert "loss 1, valid_loss 4, best 2.25 in epoch 2" in shown
+    fit(new_run(), *scripted([3.0]), epochs=1)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_run_resumes_from_its_checkpoints_or_begins(tmp_path):
+    losses = [5.0, 3.0, 4.0, 6.0]
+    for epochs, before in ((2, 0), (4, 2)):
+        with CheckpointStore(tmp_path) as store:
+            run = new_run().resumed(store)
+            assert run.epochs_run == before
+            run = fit(run, *scripted(losses), epochs=epochs, checkpoints=store)
+    assert [row["valid_loss"] for row in run.history] == losses
+    assert float(run.best_params["w"]) == 2
+
+
 def test_the_range_test_suggests_a_tenth_of_the_best_rate_and_stops_at_the_blow_up():
     rates = exponential_rates(1e-4, 50, 10)
     best = 25
@@ -158,6 +186,14 @@ def test_the_range_test_suggests_a_tenth_of_the_best_rate_and_stops_at_the_blow_
     assert found.learning_rates == pytest.approx(rates[: len(found.losses)])
     assert found.losses[-1] > 10 * min(found.losses)
     assert len(found.losses) < 50
+
+
+def test_the_range_test_refuses_a_schedule_before_the_first_epoch():
+    epoch, _ = scripted([])
+    state = TrainState.create({"w": jnp.zeros(())}, make_optimizer("sgd", lambda step: 0.1))
+    with pytest.raises(ValueError, match="from a schedule"):
+        lr_range_test(state, epoch, [1e-12, 1e-11])
+    assert not epoch.ran  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def test_the_range_test_says_when_even_the_lowest_rate_diverges():

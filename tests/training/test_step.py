@@ -1,6 +1,7 @@
 """Train steps and epochs against the same arithmetic written out by hand, one batch after another."""
 
 import functools
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,7 @@ from jaxrnn.training import (
     train_step,
     with_learning_rate,
 )
+from jaxrnn.training.optimizers import global_norm
 
 ROOT = Path(__file__).parents[2]
 WINDOW = 5
@@ -230,6 +232,29 @@ def test_clipping_bounds_the_step_and_not_the_reported_norm():
         assert float(metrics.grad_norm) > 0.25
 
 
+@pytest.mark.parametrize("scale", [1e17, 1e25])
+def test_a_gradient_whose_square_overflows_is_clipped_and_not_skipped(scale):
+    """The step is that of the same gradient at an ordinary size, since clipping keeps only its direction."""
+    apply, params = pure_apply(model())
+    batch = Batch(FEATURES[None, :5], TARGETS[None, 4] + 100, jnp.ones(1))
+    optimizer = make_optimizer("sgd", 1.0, clip_norm=0.25, momentum=0.0)
+    results = []
+    for factor in (1.0, scale):
+        state = TrainState.create(params, optimizer)
+        loss = lambda p, t, factor=factor: huber(p, t) * factor  # noqa: E731
+        results.append(train_step(apply, optimizer, loss, state, batch))
+    (plain, small), (large, big) = results
+    assert int(large.skipped_in_a_row) == 0
+    assert float(big.grad_norm) == pytest.approx(scale * float(small.grad_norm), rel=1e-5)
+    assert_trees_close(large.params, plain.params, 1e-5)
+
+
+def test_a_gradient_that_is_not_finite_still_has_no_norm():
+    for bad in (jnp.inf, jnp.nan):
+        assert not math.isfinite(float(global_norm([jnp.ones(3), jnp.array([bad])])))
+    assert float(global_norm({})) == float(global_norm([jnp.zeros(3)])) == 0.0
+
+
 def test_the_average_of_parameters_follows_them():
     apply, params = pure_apply(model())
     optimizer = make_optimizer("sgd", 0.1)
@@ -248,6 +273,21 @@ def test_the_learning_rate_can_be_read_and_set():
     optimizer = make_optimizer("adam", 0.5)
     state = with_learning_rate(TrainState.create({"w": jnp.ones(2)}, optimizer), 0.125)
     assert learning_rate_of(state) == 0.125
+
+
+def test_a_rate_is_not_set_where_a_schedule_would_replace_it():
+    optimizer = make_optimizer("sgd", optax.cosine_decay_schedule(0.5, 10))
+    state = TrainState.create({"w": jnp.ones(2)}, optimizer)
+    assert learning_rate_of(state) == 0.5
+    with pytest.raises(ValueError, match=r"from a schedule, which would replace learning_rate=0\.125"):
+        with_learning_rate(state, 0.125)
+
+
+def test_a_rate_is_not_read_or_set_where_there_is_none():
+    state = TrainState.create({"w": jnp.ones(2)}, optax.adam(0.1))
+    for call in (learning_rate_of, functools.partial(with_learning_rate, learning_rate=0.1)):
+        with pytest.raises(ValueError, match=r"state is a tuple without .* jaxrnn\.training\.make_optimizer"):
+            call(state)
 
 
 @pytest.mark.parametrize(

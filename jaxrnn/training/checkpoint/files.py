@@ -11,6 +11,7 @@ import os
 import re
 import stat
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -192,6 +193,7 @@ def load(folder: Path, step: int, expected: Mapping[str, Leaf]) -> tuple[dict[st
             raise Damaged(f"{folder} holds step {content['step']}: it was renamed")
         saved = content["leaves"]
         _require_same(folder, saved, expected)
+        _require_key_impls(folder, saved, expected)
         for name, digest in content["files"].items():
             if name not in files or sha256(files[name].read_bytes()) != digest:
                 raise Damaged(f"{folder / name} is {'damaged' if name in files else 'missing'}")
@@ -208,6 +210,18 @@ def load(folder: Path, step: int, expected: Mapping[str, Leaf]) -> tuple[dict[st
         raise
     except Exception as error:  # from json, Orbax or the file system: whichever, this one cannot be used
         raise Damaged(f"{folder} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _require_key_impls(folder: Path, saved: Mapping[str, Any], expected: Mapping[str, Leaf]) -> None:
+    """`place` will make keys of the kind that is named in the record: it must be the kind that was saved."""
+    for path, leaf in saved.items():
+        data, key_impl = expected[path].data, leaf["key_impl"]
+        dtype = data.dtype
+        if key_impl is not None:
+            shape = jax.ShapeDtypeStruct(data.shape, data.dtype)
+            dtype = jax.eval_shape(partial(jax.random.wrap_key_data, impl=key_impl), shape).dtype
+        if str(dtype) != leaf["dtype"]:
+            raise Damaged(f"{folder}: leaf {path} is of {leaf['dtype']}, but its record names {key_impl=}")
 
 
 def _require_same(folder: Path, saved: Mapping[str, Any], expected: Mapping[str, Leaf]) -> None:

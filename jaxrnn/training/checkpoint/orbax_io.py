@@ -21,6 +21,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxrnn.training.distributed import STOPPING
+
 Arrays = dict[str, np.ndarray]
 
 _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
@@ -40,7 +42,21 @@ def load(path: Path, like: Arrays) -> Arrays:
     if jax.process_count() > 1:
         return _elsewhere("load", path, like)
     with _plain(path) as plain, _orbax() as ocp:
+        _require_sizes(ocp.metadata(plain).metadata, like)
         return ocp.load(plain, like)
+
+
+def _require_sizes(metadata: Any, like: Arrays) -> None:
+    """A ValueError if the files describe other arrays, before Orbax makes room for what they describe."""
+    for name, array in like.items():
+        found = metadata[name]
+        chunk = found.storage_metadata.chunk_shape or ()
+        too_large = any(part > max(size, 1) for part, size in zip(chunk, array.shape))
+        if found.shape != array.shape or found.dtype != array.dtype or too_large:
+            raise ValueError(
+                f"{name} is stored as {found.dtype}{list(found.shape)} in chunks of {list(chunk)}, but should be "
+                f"{array.dtype}{list(array.shape)}"
+            )
 
 
 @contextlib.contextmanager
@@ -118,12 +134,12 @@ def _elsewhere(what: str, path: Path, arrays: Arrays) -> Any:
 
 @contextlib.contextmanager
 def _stop_signals_blocked() -> Iterator[None]:
-    """For a child that is started here, which inherits this and keeps it: a terminal sends Ctrl-C, and schedulers
-    send SIGTERM, to every process of a run, but what is being saved then is to be saved."""
+    """For a child process that is started here, which inherits the block and keeps it. A terminal sends Ctrl-C and
+    SIGHUP to every process of a run, and a scheduler SIGTERM, but a save that has begun should be finished."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
         yield
     finally:

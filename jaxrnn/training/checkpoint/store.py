@@ -13,6 +13,9 @@ Orbax writes and reads the arrays. What is added, and why:
   checked after, and of itself.
 - Damage falls back, a mismatch does not. The checkpoint before a damaged one is as good, only older. A shape
   that does not fit means that the code or its settings are wrong; an older step would only hide it.
+- An older run never hides a newer one. `restore` takes the highest step, so a run that begins anew in a folder
+  with higher steps of an earlier run would get those back. Its first save is an error; `overwrite=True` replaces
+  what is there.
 - The structure comes from the caller. Stored is a flat list of leaves, so None, NamedTuples, dataclasses and
   optax states need no code of their own, and no file can name a class to build.
 
@@ -60,9 +63,15 @@ class CheckpointStore:
     One writer at a time, which holds a lock on the folder. Readers may come and go while it writes; they never
     change anything. Saving is synchronous: when `save` returns, the checkpoint is on disk.
 
+    A folder that is used again: to go on with the run in it, call `restore` and save higher steps. A run that
+    begins anew there is refused as long as the folder holds higher steps, since `restore` would return those
+    instead of what was saved last. Choose another folder then, or pass ``overwrite=True``.
+
     Args:
         directory: the folder; made by the first `save`, with its parents.
         keep: how many checkpoints stay: the one saved last, then those with the highest steps.
+        overwrite: replace whatever the folder holds from before. This store neither lists nor restores it, and the
+            first `save` deletes it as soon as the new checkpoint is on disk.
 
     Raises:
         ValueError: `keep` is below 1.
@@ -77,13 +86,14 @@ class CheckpointStore:
         (100, {'validation_loss': 0.25}, True)
     """
 
-    def __init__(self, directory: str | os.PathLike[str], *, keep: int = 2) -> None:
+    def __init__(self, directory: str | os.PathLike[str], *, keep: int = 2, overwrite: bool = False) -> None:
         if keep < 1:
             raise ValueError(f"{keep=} must be at least 1, else the checkpoint just saved would be deleted")
         self.directory = Path(os.path.abspath(directory))
-        self.keep = keep
+        self.keep, self.overwrite = keep, overwrite
         self._closed = False
         self._refused: set[Path] = set()
+        self._saved: set[Path] = set()
         self._lock: weakref.finalize | None = None
 
     def __enter__(self) -> "CheckpointStore":
@@ -143,6 +153,22 @@ class CheckpointStore:
         """The steps of the complete checkpoints, ascending. `restore` checks their content, this does not."""
         return sorted({step for step, _, folder in self._found() if files.is_complete(folder)})
 
+    def require_newest(self, step: int) -> None:
+        """Checks that a checkpoint saved now at `step` would be the one that `restore` returns.
+
+        Raises:
+            CheckpointError: the folder holds a higher step that another store has saved. Those that this store has
+                found to be damaged do not count.
+        """
+        others = [found for found in self._found() if found[2] not in self._saved | self._refused]
+        higher = [number for number, _, folder in others if number > step and files.is_complete(folder)]
+        if higher:
+            raise CheckpointError(
+                f"{self.directory} holds step {max(higher)} of an earlier run: restore would return it instead of "
+                f"{step=}. Restore that step first to go on with the run, use another folder, or delete what is "
+                f"there with CheckpointStore(..., overwrite=True)"
+            )
+
     def save(self, step: int, arrays: Any, record: Mapping[str, Any] | None = None) -> None:
         """Saves a checkpoint, replacing one of the same step, and deletes those that `keep` does not cover.
 
@@ -156,8 +182,9 @@ class CheckpointStore:
         Raises:
             TypeError: a leaf is not an array or number, or a value of `record` is not plain JSON.
             OSError: full disk, read-only folder, ...; the checkpoints saved before are intact.
-            CheckpointError: another store writes there, or Orbax could not write for another reason; the
-                earlier checkpoints are intact as well.
+            CheckpointError: another store writes there, an earlier run has left higher steps there (see
+                `require_newest`), or Orbax could not write for another reason; the earlier checkpoints are intact
+                as well.
         """
         self._require_open()
         step, record = operator.index(step), dict(record or {})
@@ -165,13 +192,15 @@ class CheckpointStore:
             raise ValueError(f"{step=} must be at least 0")
         files.require_plain_json(record, "record")
         leaves, _ = files.flatten(arrays)
+        self.require_newest(step)
         temporary = self.directory / f"step_{step:08d}.{secrets.token_hex(4)}.tmp"
         try:
+            self._warn_of_deleted()
             self.claim()
             for name in os.listdir(self.directory):
                 if _LEFTOVER.fullmatch(name):  # its writer is dead, or has failed: there is only one, here
                     shutil.rmtree(self.directory / name, ignore_errors=True)
-            revisions = [revision for other, revision, _ in self._found() if other == step]
+            revisions = [revision for other, revision, _ in self._listed() if other == step]
             final = self.directory / (f"step_{step:08d}" + (f".{revisions[-1] + 1}" if revisions else ""))
             temporary.mkdir()
             files.write(temporary, {"format": files.FORMAT, "step": step, "record": record}, leaves)
@@ -181,7 +210,19 @@ class CheckpointStore:
             shutil.rmtree(temporary, ignore_errors=True)
             raise files.could_not_save(error, step, self.directory) from error
         self._refused.discard(final)
+        self._saved.add(final)
         self._prune(step)
+
+    def _warn_of_deleted(self) -> None:
+        deleted = {folder for folder in self._saved if not os.path.lexists(folder)}
+        self._saved -= deleted
+        if deleted:
+            names = ", ".join(sorted(folder.name for folder in deleted))
+            what = names if self.directory.is_dir() else f"the folder, with {names} in it,"
+            warnings.warn(
+                f"{what} was deleted from {self.directory} by somebody else: a new one is written there",
+                stacklevel=3,
+            )
 
     def restore(self, abstract: Any, *, step: int | None = None) -> Restored:
         """Loads the newest undamaged checkpoint, or the one of `step`.
@@ -228,7 +269,11 @@ class CheckpointStore:
         raise CheckpointError(f"no checkpoint{which} in {self.directory}; the steps there are {self.steps()}")
 
     def _found(self) -> list[tuple[int, int, Path]]:
-        """(step, revision, folder) of all that is named like a checkpoint, complete or not, oldest first."""
+        """(step, revision, folder) of all that is named like a checkpoint, complete or not, oldest first; with
+        `overwrite` only of what this store has saved."""
+        return [found for found in self._listed() if not self.overwrite or found[2] in self._saved]
+
+    def _listed(self) -> list[tuple[int, int, Path]]:
         try:
             names = os.listdir(self.directory)
         except (FileNotFoundError, NotADirectoryError):
@@ -239,14 +284,18 @@ class CheckpointStore:
     def _prune(self, saved: int) -> None:
         # What this store could not load must not push out what can be loaded. It stays, for another look at it,
         # until it is not the newest any more.
-        found = [(step, folder) for step, _, folder in self._found() if not folder.is_symlink()]
-        found = [(step, folder) for step, folder in found if folder not in self._refused or step <= saved]
-        loadable = [(step, folder) for step, folder in found if folder not in self._refused]
+        found = [(step, folder) for step, _, folder in self._listed() if not folder.is_symlink()]
+        if self.overwrite:
+            loadable = [(step, folder) for step, folder in found if folder in self._saved]
+        else:
+            found = [(step, folder) for step, folder in found if folder not in self._refused or step <= saved]
+            loadable = [(step, folder) for step, folder in found if folder not in self._refused]
         newest = {step: folder for step, folder in loadable if files.is_complete(folder)}
         # The saved step first: it may be below others, if this run goes on from an earlier step than they.
         kept = sorted(newest, key=lambda step: (step == saved, step))[-self.keep :]
         for folder in {folder for _, folder in found} - {newest[step] for step in kept}:
             trash = folder.with_name(f"{folder.name}.trash")
+            self._saved.discard(folder)
             try:
                 os.rename(folder, trash)
                 shutil.rmtree(trash)

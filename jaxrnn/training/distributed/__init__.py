@@ -2,6 +2,6 @@
 
 from jaxrnn.training.distributed import processes
 from jaxrnn.training.distributed.sharding import batch_axis, local, padded, put
-from jaxrnn.training.distributed.signals import EXIT_CODES, NAMES, StopSignals
+from jaxrnn.training.distributed.signals import EXIT_CODES, NAMES, STOPPING, StopSignals
 
-__all__ = ["EXIT_CODES", "NAMES", "StopSignals", "batch_axis", "local", "padded", "processes", "put"]
+__all__ = ["EXIT_CODES", "NAMES", "STOPPING", "StopSignals", "batch_axis", "local", "padded", "processes", "put"]

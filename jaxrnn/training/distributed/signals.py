@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish to stop, to be looked at between steps.
+"""Ctrl-C, SIGTERM and SIGHUP as requests to stop, which are looked at between steps.
 
 An exception in the middle of a step would lose the state, whose buffers were donated to that step.
 """
@@ -14,11 +14,19 @@ EXIT_CODES = {"interrupted": 128 + signal.SIGINT, "terminated": 128 + signal.SIG
 """The exit code for each, as a shell shows it: 130 and 143."""
 
 
-class StopSignals:
-    """A context in which SIGINT and SIGTERM only leave a note; a second Ctrl-C acts as usual.
+_TERMINATING = {signal.SIGTERM} | ({signal.SIGHUP} if hasattr(signal, "SIGHUP") else set())
+"""Whoever sends one of these does not wait long. A closed terminal sends SIGHUP."""
 
-    Schedulers send SIGTERM before they take a machine away, some of them more than once. Only the main thread gets
-    signals: in another one this does nothing.
+STOPPING = {signal.SIGINT} | _TERMINATING
+"""The signals that ask a training to stop."""
+
+
+class StopSignals:
+    """A context in which SIGINT, SIGTERM and SIGHUP are only recorded; a second Ctrl-C acts as usual.
+
+    Schedulers send SIGTERM before they take a machine away, some of them more than once. A SIGHUP counts as a
+    SIGTERM, except where it is ignored, as ``nohup`` has it. Only the main thread gets signals: in another thread
+    this does nothing.
 
     >>> import os
     >>> with StopSignals() as stop:
@@ -33,8 +41,10 @@ class StopSignals:
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():
-            for number in NAMES:
-                self._previous[number] = signal.signal(number, self._handle)
+            for number in STOPPING:
+                previous = signal.getsignal(number)
+                if number in NAMES or previous is not signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -45,6 +55,7 @@ class StopSignals:
     def _handle(self, number: int, frame: Any) -> None:
         if number == signal.SIGINT and self.received == signal.SIGINT:
             raise KeyboardInterrupt
-        # SIGTERM is the stronger one: after it there is little time.
-        if self.received != signal.SIGTERM:
+        if number in _TERMINATING:
+            self.received = signal.SIGTERM
+        elif self.received is None:
             self.received = signal.Signals(number)

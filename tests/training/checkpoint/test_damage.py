@@ -1,5 +1,6 @@
 """Damaged and forged checkpoints never come back: the one before does, and the reason is said."""
 
+import json
 import os
 import random
 import shutil
@@ -7,6 +8,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -162,6 +165,45 @@ class TestForged:
         digest = files.sha256(Path(newest(store) / name).read_bytes()) if ".." in name else "0"
         edit_record(newest(store), files={name: digest})
         assert_falls_back(store, "is missing")
+
+    @pytest.mark.parametrize("key_impl", ["nonsense", "", 3, ["fry"], "rbg", None])
+    def test_key_of_an_unknown_kind(self, tmp_path: Path, key_impl: Any) -> None:
+        store, state = CheckpointStore(tmp_path), {"key": jax.random.key(1), "kernel": jnp.ones(2)}
+        store.save(1, state)
+        store.save(2, state)
+        record = json.loads((newest(store) / "record.json").read_text())["content"]
+        record["leaves"]["['key']"]["key_impl"] = key_impl
+        edit_record(newest(store), leaves=record["leaves"])
+        with pytest.warns(UserWarning, match=r"restored the older step 1(.|\n)*step_00000002"):
+            restored = store.restore(state)
+        assert restored.step == 1
+        assert_same(restored.arrays, state)
+
+    def test_number_that_claims_to_be_a_key(self, store: CheckpointStore) -> None:
+        record = json.loads((newest(store) / "record.json").read_text())["content"]
+        record["leaves"]["['bias']"]["key_impl"] = "threefry2x32"
+        edit_record(newest(store), leaves=record["leaves"])
+        assert_falls_back(store, r"step_00000002")
+
+    def test_arrays_larger_than_the_record_says(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Two GiB of zeros take a few kB on disk: nothing of them may be read."""
+        from orbax.checkpoint import v1 as ocp
+
+        store, state = CheckpointStore(tmp_path), {"kernel": np.ones((40, 30), np.float32)}
+        store.save(1, state)
+        store.save(2, state)
+        arrays = newest(store) / "arrays"
+        shutil.rmtree(arrays)
+        ocp.save(str(arrays), {"leaf_00000": np.zeros((4000, 3000), np.float32)})
+        names = {p.relative_to(newest(store)).as_posix(): p for p in files_of(arrays)}
+        edit_record(newest(store), files={name: files.sha256(p.read_bytes()) for name, p in names.items()})
+        load, loaded = ocp.load, []
+        monkeypatch.setattr(ocp, "load", lambda path, *args: loaded.append(path) or load(path, *args))
+        with pytest.warns(
+            UserWarning, match=r"stored as float32\[4000, 3000\] .*, but should be float32\[40, 30\]"
+        ):
+            assert store.restore(state).step == 1
+        assert len(loaded) == 1 and "step_00000001" in loaded[0]
 
     @pytest.mark.parametrize(
         "changes", [{"leaves": 3}, {"leaves": {"['bias']": {}}}, {"files": None}, {"step": "2"}]

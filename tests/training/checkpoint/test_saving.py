@@ -232,10 +232,18 @@ class TestOneWriter:
 
     def test_a_folder_deleted_under_the_writer_is_made_and_locked_anew(self, store: CheckpointStore) -> None:
         shutil.rmtree(store.directory)
-        store.save(3, small(3))
-        assert store.steps() == [3]
+        with pytest.warns(UserWarning, match="with step_00000001, step_00000002 in it, was deleted"):
+            store.save(3, small(3))
+        store.save(4, small(4))  # without a further warning
+        assert store.steps() == [3, 4]
         with pytest.raises(CheckpointError, match="another process"):
             CheckpointStore(store.directory).claim()
+
+    def test_a_checkpoint_deleted_under_the_writer_is_said(self, store: CheckpointStore) -> None:
+        shutil.rmtree(store.directory / "step_00000002")
+        with pytest.warns(UserWarning, match="step_00000002 was deleted from .*a new one is written there"):
+            store.save(3, small(3))
+        assert store.steps() == [1, 3]
 
 
 def test_the_process_that_saves_for_several_outlives_signals_to_all(tmp_path: Path) -> None:

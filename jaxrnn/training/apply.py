@@ -1,0 +1,135 @@
+"""Models as functions of their parameters, and back."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+Apply = Callable[[Any, Array, Any], tuple[Any, Array]]
+"""``(params, inputs, carry) -> (carry, predictions)``; a carry of None stands for the model's own first one."""
+
+Model = nnx.Module | Callable[[], nnx.Module]
+"""A model, or a function that makes one."""
+
+_INTERFACE = "model(inputs), or model(inputs, initial_carry=carry, return_carry=True) to carry a state along"
+
+
+@dataclass(frozen=True)
+class _ModelApply:
+    graphdef: Any
+    model_type: type
+    takes_carry: bool
+
+    def __call__(self, params: Any, inputs: Array, carry: Any) -> tuple[Any, Array]:
+        model: Any = nnx.merge(self.graphdef, params)
+        if self.takes_carry:
+            return model(inputs, initial_carry=carry, return_carry=True)
+        if carry is not None:
+            raise ValueError(_no_carry(self.model_type))
+        return None, model(inputs)
+
+
+def pure_apply(model: Model) -> tuple[Apply, Any]:
+    """A model as a function of its parameters, and the parameters.
+
+    The function runs under plain ``jax.jit``. A model that takes ``initial_carry`` and ``return_carry``, as
+    :class:`jaxrnn.RNNForecaster` and every recurrent layer do, gets the carry and returns the next one. Any other
+    module is called with the inputs alone, and its carry is None.
+
+    Args:
+      model: a model, or a function that makes one. A function is compiled as one program instead of
+        initialiser by initialiser.
+
+    Raises:
+      ValueError: the model cannot be called with inputs alone.
+
+    >>> from flax import nnx
+    >>> import jaxrnn
+    >>> apply, params = pure_apply(lambda: jaxrnn.RNNForecaster(hidden_features=4, rngs=nnx.Rngs(0)))
+    >>> carry, forecasts = apply(params, jnp.ones((2, 30)), None)
+    >>> forecasts.shape
+    (2, 1)
+    """
+    if isinstance(model, nnx.Module):
+        kind, (graphdef, params) = type(model), nnx.split(model)
+    else:
+        make = _require_maker(model)
+        abstract = nnx.eval_shape(make)
+        kind, graphdef = type(abstract), nnx.graphdef(abstract)
+        params = jax.jit(lambda: nnx.state(make()))()
+    return _ModelApply(graphdef, kind, _takes_carry(kind)), params
+
+
+def structure(model: Model) -> tuple[Any, Any]:
+    """A model's graph definition and state; of a function that makes one, the shapes alone."""
+    return nnx.split(model if isinstance(model, nnx.Module) else nnx.eval_shape(_require_maker(model)))
+
+
+def model_with(model: Model, params: Any) -> Any:
+    """A new model of the same structure that holds a copy of these parameters.
+
+    Args:
+      model: a model, or a function that makes one, of which nothing is computed.
+      params: as :func:`pure_apply` returns them for that model.
+    """
+    graphdef, expected = structure(model)
+    shapes = [
+        {jax.tree_util.keystr(path): jnp.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+        for tree in (params, expected)
+    ]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"the parameters {shapes[0]} do not fit the model, which has {shapes[1]}")
+    return nnx.merge(graphdef, jax.tree.map(jnp.array, params))
+
+
+def check_apply(apply: Any, *, with_carry: bool = False) -> None:
+    """A ValueError if this cannot be called as an :data:`Apply`, or not with a carry where it must."""
+    if isinstance(apply, nnx.Module) or not callable(apply) or not _accepts(apply, 3):
+        raise ValueError(
+            f"apply must be a function (params, inputs, carry) -> (carry, predictions), not {_name(apply)}: of a "
+            f"model, apply, params = jaxrnn.training.pure_apply(model) makes one"
+        )
+    if with_carry and isinstance(apply, _ModelApply) and not apply.takes_carry:
+        raise ValueError(_no_carry(apply.model_type))
+
+
+def _takes_carry(kind: type) -> bool:
+    if not _accepts(kind.__call__, 2) or issubclass(kind, nnx.RNNCellBase):
+        hint = ": put the cell into jaxrnn.RNN(cell)" if issubclass(kind, nnx.RNNCellBase) else ""
+        raise ValueError(f"{kind.__name__} cannot be trained: a model is called as {_INTERFACE}{hint}")
+    parameters = inspect.signature(kind.__call__).parameters
+    # A wrapper may pass keyword arguments on; Sequential passes them to its first layer only.
+    passes_on = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return {"initial_carry", "return_carry"} <= set(parameters) or (
+        passes_on and not issubclass(kind, nnx.Sequential)
+    )
+
+
+def _accepts(function: Any, positional: int) -> bool:
+    try:
+        inspect.signature(function).bind(*[None] * positional)
+    except TypeError:
+        return False
+    except ValueError:  # a function of C has no signature
+        return True
+    return True
+
+
+def _require_maker(model: Any) -> Callable[[], nnx.Module]:
+    if not callable(model):
+        raise ValueError(f"model must be an nnx.Module or a function that makes one, not {_name(model)}")
+    make: Any = model
+    return make
+
+
+def _no_carry(kind: type) -> str:
+    return f"{kind.__name__} takes no carry, but a stateful training needs one: call it as {_INTERFACE}"
+
+
+def _name(value: Any) -> str:
+    return f"the module {type(value).__name__}" if isinstance(value, nnx.Module) else repr(value)
