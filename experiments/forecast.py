@@ -38,7 +38,8 @@ import numpy as np  # noqa: E402
 from experiments.common import runs  # noqa: E402
 from experiments.common.compilation_cache import use_compilation_cache  # noqa: E402
 from experiments.common.config import Settings, read_settings, resolve  # noqa: E402
-from experiments.common.devices import batch_mesh, claim_devices, join_processes, lost_peer  # noqa: E402
+from experiments.common.devices import batch_mesh, claim_devices  # noqa: E402
+from experiments.common.distributed import join_processes, leave, lost_peer, require_same_everywhere  # noqa: E402
 from experiments.common.pipeline import Forecasting, load  # noqa: E402
 from experiments.common.recipes import Config  # noqa: E402
 from experiments.common.report import baselines, console, epoch_progress, fail, plain_warnings, results_table  # noqa: E402
@@ -86,14 +87,19 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run_with_others(settings: Settings) -> int:
     """One process of several. What ends one of them ends all, so that a scheduler can start them anew."""
-    resolve(settings)  # what is wrong with the settings is said before anyone is waited for
+    resolve(settings)  # report invalid settings before waiting for anyone
     claim_devices(settings.devices or 1)
     join_processes(settings.heartbeat)
     try:
+        require_same_everywhere(settings)
         code = run_experiment(settings)
         processes.wait_for_all("done")
+    except processes.ProcessesDiffer:
+        leave()
+        raise
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         if not lost_peer(error):
+            leave()
             raise
         fail(
             f"process {jax.process_index()} of {jax.process_count()}: another process of this job is gone, so "
@@ -101,7 +107,7 @@ def run_with_others(settings: Settings) -> int:
             f"({str(error).splitlines()[0]})"
         )
         return LOST_PEER
-    jax.distributed.shutdown()
+    leave()
     return code
 
 

@@ -285,6 +285,15 @@ def given(settings: Settings) -> dict[str, Any]:
     return {name: value for name, value in vars(settings).items() if value is not None and name not in _RUN_ONLY}
 
 
+def option(name: str) -> str:
+    """A field as it is written on the command line.
+
+    >>> option("learning_rate")
+    '--learning-rate'
+    """
+    return f"--{name.replace('_', '-')}"
+
+
 def _known(what: str, name: str, available: Any) -> None:
     if name not in available:
         raise ValueError(f"unknown {what} {name!r}; available: {', '.join(available)}")

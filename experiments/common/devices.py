@@ -1,25 +1,13 @@
-"""Which devices an experiment trains on, of this process or of several."""
+"""Which devices an experiment trains on."""
 
 import contextlib
 import os
-import sys
-import threading
 
 import jax
 from jax.sharding import Mesh
 
 ROWS_PER_DEVICE = 32
 """With fewer rows of a batch than this for each, more devices cost more than they bring."""
-
-_SIGNS_OF_A_LOST_PEER = (
-    "Gloo",
-    "gloo",
-    "NCCL",
-    "Connection closed by peer",
-    "Connection reset",
-    "UNAVAILABLE",
-    "heartbeat",
-)
 
 
 def claim_devices(count: int | None) -> None:
@@ -38,45 +26,6 @@ def claim_devices(count: int | None) -> None:
         # Refused where this process has used JAX already: then the devices are what they are.
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", wanted)
-
-
-def join_processes(heartbeat: int) -> None:
-    """Find the other processes of this job and join them. After :func:`claim_devices`, before all else on JAX.
-
-    Args:
-      heartbeat: seconds after which a process that has not been heard of is dead, and the others end.
-
-    Raises:
-      ValueError: the environment does not say where they are, or not all of what is needed.
-    """
-    # Its handler of SIGTERM would exclude ours, which also stops all processes after the same step.
-    jax.config.update("jax_enable_preemption_service", False)
-    number, process = os.environ.get("JAX_NUM_PROCESSES"), os.environ.get("JAX_PROCESS_ID")
-    message = "waiting for the other processes of this job; after five minutes without them this one ends"
-    waiting = threading.Timer(5, print, [message], {"file": sys.stderr, "flush": True})
-    waiting.daemon = True
-    waiting.start()
-    try:
-        jax.distributed.initialize(
-            num_processes=None if number is None else int(number),
-            process_id=None if process is None else int(process),
-            heartbeat_timeout_seconds=heartbeat,
-            shutdown_timeout_seconds=max(heartbeat, 60),
-        )
-    except (ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"--distributed: cannot join the other processes: {error} Under SLURM, Open MPI, Kubernetes or on a "
-            f"TPU pod JAX finds them; elsewhere set JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and "
-            f"JAX_PROCESS_ID for each of them."
-        ) from error
-    finally:
-        waiting.cancel()
-
-
-def lost_peer(error: Exception) -> bool:
-    """Whether an error of JAX means that another process cannot be reached any more."""
-    text = str(error)
-    return any(sign in text for sign in _SIGNS_OF_A_LOST_PEER)
 
 
 def batch_mesh(batch_size: int, count: int | None) -> Mesh | None:
