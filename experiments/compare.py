@@ -14,17 +14,16 @@ from typing import Annotated
 
 import jax
 import numpy as np
-import tyro
 from rich.progress import Progress
 from tyro.conf import arg
 
 from experiments.common import runs
 from experiments.common.config import Settings as ForecastSettings
-from experiments.common.config import resolve
+from experiments.common.config import read_command_line, resolve
 from experiments.common.devices import batch_mesh, claim_devices
 from experiments.common.pipeline import Forecasting, load
 from experiments.common.recipes import TASKS, Config
-from experiments.common.report import BASELINE_NAMES, baselines, console, fail
+from experiments.common.report import BASELINE_NAMES, baselines, console, fail, say
 from jaxrnn.data import available_series
 from jaxrnn.training import Run, fit
 
@@ -39,8 +38,8 @@ class Settings:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    settings = tyro.cli(Settings, prog="python -m experiments.compare", args=arguments, description=__doc__)
     try:
+        settings = read_command_line(Settings, "compare", __doc__, arguments)
         claim_devices(None)
         compare(settings)
     except (ValueError, OSError) as error:
@@ -52,13 +51,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def compare(settings: Settings) -> None:
-    configs = [
-        [resolve(ForecastSettings(recipe=recipe, task=task, series=series, seed=seed)) for seed in settings.seeds]
-        for series in settings.series
-        # The course recipe's output scale and learning rates belong to the course series.
-        for recipe in ("course", "tuned")[series != "course" :]
-        for task in TASKS
-    ]
+    configs = []
+    for series in settings.series:
+        # The course recipe's output scale and learning rates only suit the course series.
+        recipes = ("course", "tuned") if series == "course" else ("tuned",)
+        for recipe in recipes:
+            for task in TASKS:
+                options = [ForecastSettings(recipe, task, series=series, seed=seed) for seed in settings.seeds]
+                configs.append([resolve(option) for option in options])
     rows, known = [], {}
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         line = bar.add_task("training", total=len(configs) * len(settings.seeds))
@@ -78,7 +78,7 @@ def compare(settings: Settings) -> None:
     machine = {"processor": platform.processor() or platform.machine(), "jax": jax.__version__}
     runs.write_json(settings.out / "compare.json", {"machine": machine, "baselines": known, "networks": rows})
     print(table)
-    console.print(f"table and figures are in {settings.out}", soft_wrap=True)
+    say(f"table and figures are in {settings.out}")
 
 
 def train_once(config: Config) -> dict[str, float]:

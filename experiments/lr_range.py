@@ -12,17 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
 from rich.progress import Progress
 from tyro.conf import arg
 
 from experiments.common import runs
 from experiments.common.config import Settings as ForecastSettings
-from experiments.common.config import resolve
+from experiments.common.config import read_command_line, resolve
 from experiments.common.devices import batch_mesh, claim_devices
 from experiments.common.pipeline import Forecasting, load
 from experiments.common.recipes import TASKS, Task
-from experiments.common.report import console, fail
+from experiments.common.report import console, fail, say
 from jaxrnn.training import LRRangeTest, exponential_rates, lr_range_test
 
 # As in the lesson, so that the pictures can be compared: the lowest rate, and epochs per factor of ten.
@@ -39,13 +38,14 @@ class Settings:
         Literal["course", "tuned"] | None,
         arg(
             metavar="{course,tuned}",
-            help="Of experiments.forecast.",
+            help="A recipe of experiments.forecast.",
             help_behavior_hint="(default: course for the course series, tuned for any other)",
         ),
     ] = None
     series: Annotated[str, arg(metavar="NAME|PATH.csv", help="The series to train on.")] = "course"
     column: Annotated[
-        str | None, arg(metavar="NAME", help="Its column.", help_behavior_hint="(default: the series's own)")
+        str | None,
+        arg(metavar="NAME", help="The column to forecast.", help_behavior_hint="(default: the series's own)"),
     ] = None
     cell: Annotated[str, arg(metavar="CELL", help="Recurrent cell.")] = "simple_rnn"
     epochs: Annotated[int, arg(metavar="N", help="Rates to try, one epoch each.")] = 100
@@ -61,19 +61,19 @@ class Settings:
         float | None,
         arg(
             metavar="N",
-            help="In so many epochs the rate rises tenfold.",
+            help="The number of epochs in which the rate rises tenfold.",
             help_behavior_hint="(default: course 20 / 30 / 30 by task, tuned 20)",
         ),
     ] = None
-    seed: Annotated[int, arg(metavar="N", help="Of the first parameters and of the shuffling.")] = 0
+    seed: Annotated[int, arg(metavar="N", help="Seed of the initial parameters and of the shuffling.")] = 0
     out: Annotated[Path, arg(metavar="DIR", help="Where lr_range.png and lr_range.json go.")] = Path(
         "runs/lr_range"
     )
 
 
 def main(arguments: list[str] | None = None) -> int:
-    settings = tyro.cli(Settings, prog="python -m experiments.lr_range", args=arguments, description=__doc__)
     try:
+        settings = read_command_line(Settings, "lr_range", __doc__, arguments)
         claim_devices(None)
         run_tests(settings)
     except (ValueError, OSError) as error:
@@ -86,7 +86,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run_tests(settings: Settings) -> None:
     if settings.epochs < 1 or not settings.tasks:
-        raise ValueError(f"--epochs {settings.epochs} --tasks {' '.join(settings.tasks)}: at least one of each")
+        raise ValueError(
+            f"--epochs {settings.epochs} --tasks {' '.join(settings.tasks)}: give at least one epoch and one task"
+        )
     found = {task: range_test(settings, task) for task in settings.tasks}
     settings.out.mkdir(parents=True, exist_ok=True)
     runs.write_json(settings.out / "lr_range.json", {task: vars(test) for task, test in found.items()})
@@ -94,8 +96,8 @@ def run_tests(settings: Settings) -> None:
 
     plots.plot_lr_range(settings.out / "lr_range.png", found)
     for task, test in found.items():
-        console.print(f"{task}: try a learning rate of {test.suggestion:.1e}")
-    console.print(f"picture and numbers are in {settings.out}", soft_wrap=True)
+        say(f"{task}: try a learning rate of {test.suggestion:.1e}")
+    say(f"picture and numbers are in {settings.out}")
 
 
 def range_test(settings: Settings, task: Task) -> LRRangeTest:

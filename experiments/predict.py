@@ -10,17 +10,28 @@ Prints how good the forecasts of the series's last part are, and the forecast of
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
-import tyro
+from flax import nnx
 from tyro.conf import Positional, arg
 
 from experiments.common import runs
+from experiments.common.config import read_command_line
 from experiments.common.devices import claim_devices
 from experiments.common.pipeline import Forecasting, load
-from experiments.common.report import baselines, console, fail, plain_warnings, results_table
+from experiments.common.report import (
+    baselines,
+    comparison,
+    console,
+    digits,
+    fail,
+    plain_warnings,
+    results_table,
+    say,
+)
 from jaxrnn.data import available_series
+from jaxrnn.models import RNNForecaster
 from jaxrnn.training import CheckpointStore, Run
 
 
@@ -38,7 +49,8 @@ class Settings:
         ),
     ] = None
     column: Annotated[
-        str | None, arg(metavar="NAME", help="Its column.", help_behavior_hint="(default: the run's own)")
+        str | None,
+        arg(metavar="NAME", help="The column to forecast.", help_behavior_hint="(default: the run's own)"),
     ] = None
     split: Annotated[
         int | None,
@@ -50,47 +62,94 @@ class Settings:
     ] = None
     out: Annotated[
         Path | None,
-        arg(metavar="FILE.csv", help="Write the forecasts there.", help_behavior_hint="(default: nowhere)"),
+        arg(
+            metavar="FILE.csv", help="Write the forecasts into this file.", help_behavior_hint="(default: nowhere)"
+        ),
     ] = None
 
 
 def main(arguments: list[str] | None = None) -> int:
-    settings = tyro.cli(Settings, prog="python -m experiments.predict", args=arguments, description=__doc__)
     plain_warnings()
     try:
+        settings = read_command_line(Settings, "predict", __doc__, arguments)
         predict(settings)
     except (ValueError, OSError) as error:
         return fail(str(error))
     return 0
 
 
-def predict(settings: Settings) -> None:
-    config, preparation = runs.read_config(settings.run)
-    claim_devices(None)
-    if settings.series is not None:
-        same = settings.series == config.series
-        column = config.column if same or settings.series not in available_series() else None
-        config = replace(config, series=settings.series, column=column, split=config.split if same else None)
-    if settings.column is not None:
-        config = replace(config, column=settings.column)
-    if settings.split is not None:
-        config = replace(config, split=settings.split)
+@dataclass(frozen=True)
+class LoadedRun:
+    """A run's best model, and all that is needed to forecast with it.
+
+    Attributes:
+      model: takes prepared windows ``[batch, time, features]``, see ``forecasting.features``, and returns scaled
+        forecasts; a Flax module like any other.
+      forecasting: the experiment. ``forecasting.forecast(params)`` returns forecasts in the series's own units.
+      params: the parameters of the model, in the form that ``forecasting`` takes them.
+      best_epoch: the epoch that they come from; 0 if no epoch was finite.
+    """
+
+    model: RNNForecaster
+    forecasting: Forecasting
+    params: Any
+    best_epoch: int
+
+
+def load_run(
+    folder: Path | str, *, series: str | None = None, column: str | None = None, split: int | None = None
+) -> LoadedRun:
+    """The best model of a run of experiments.forecast, from the run's folder.
+
+        run = load_run("runs/first")
+        outputs = run.model(run.forecasting.features[None, -30:])     # scaled, as the model was trained
+        forecasts = run.forecasting.forecast(run.params)              # of the last part, in the series's own units
+
+    Args:
+      folder: what ``--out`` was.
+      series, column, split: forecast another series than the run's own, scaled as the run's own; None keeps the
+        run's.
+
+    Raises:
+      FileNotFoundError: there is no run in this folder.
+      ValueError: the run is damaged, or the series does not fit it.
+    """
+    folder = Path(folder)
+    config, preparation = runs.read_config(folder)
+    if series is not None:
+        same = series == config.series
+        own_column = config.column if same or series not in available_series() else None
+        config = replace(config, series=series, column=own_column, split=config.split if same else None)
+    if column is not None:
+        config = replace(config, column=column)
+    if split is not None:
+        config = replace(config, split=split)
     forecasting = Forecasting(config, load(config), preparation)
     template = Run.create(forecasting.start(forecasting.optimizer())[0])
-    with CheckpointStore(settings.run / runs.CHECKPOINTS) as store:
+    with CheckpointStore(folder / runs.CHECKPOINTS) as store:
         restored = store.restore(template.arrays)
-    forecast = forecasting.forecast(restored.arrays["best_params"])
+    params = restored.arrays["best_params"]
+    model = forecasting.make_model()
+    nnx.update(model, params)
+    return LoadedRun(model, forecasting, params, restored.record["best_epoch"])
+
+
+def predict(settings: Settings) -> None:
+    claim_devices(None)
+    run = load_run(settings.run, series=settings.series, column=settings.column, split=settings.split)
+    forecasting = run.forecasting
+    forecast = forecasting.forecast(run.params)
     mae = float(np.abs(forecast[:-1] - forecasting.actual).mean())
     compared = {name: float(np.abs(f - forecasting.actual).mean()) for name, f in baselines(forecasting).items()}
     console.print(results_table(forecasting, compared, mae))
     count = len(forecasting.actual)
-    console.print(
-        f"best model of epoch {restored.record['best_epoch']}; its MAE over the last {count} values is {mae!r}"
-    )
-    console.print(f"step {len(forecasting.series.values)}, the one after the series: {float(forecast[-1])!r}")
+    say(f"best model of epoch {run.best_epoch}; its MAE over the last {count} values is {digits(mae)}")
+    say(f"step {len(forecasting.series.values)}, the one after the series: {digits(float(forecast[-1]))}")
+    if (words := comparison(compared, mae)) is not None:
+        say(words)
     if settings.out is not None:
         runs.write_forecast(settings.out, forecasting.parts.test, forecasting.actual, forecast)
-        console.print(f"forecasts are in {settings.out}", soft_wrap=True)
+        say(f"forecasts are in {settings.out}")
 
 
 if __name__ == "__main__":

@@ -1,18 +1,22 @@
-"""What an experiment can be told on the command line, and how a recipe completes it."""
+"""The options of the command line, and how a recipe fills in those that are not given."""
 
 import math
+import os
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, arg
 
-from experiments.common.recipes import RECIPES, SEASONS, Config, Task, describe
+from experiments.common.recipes import COURSE_RATES, RECIPES, SEASONS, Config, Task, describe
 from jaxrnn.cells import CELLS
 from jaxrnn.data import available_series
 from jaxrnn.ops import ACTIVATIONS
 from jaxrnn.training import OPTIMIZERS
+
+T = TypeVar("T")
 
 _RUN_ONLY = (
     "out",
@@ -27,9 +31,13 @@ _RUN_ONLY = (
 _POSITIVE = ("window", "batch_size", "epochs", "learning_rate", "clip_norm", "patience", "season", "level_width")
 
 
+COPIES_IN_TRAINING = 5
+"""Parameters, gradients, the optimiser's, the best ones and those that are being saved."""
+
+
 @dataclass(frozen=True)
 class Settings:
-    """What to train on what. An option that is not given takes the recipe's value."""
+    """Which network to train on which series. An option that is not given takes the recipe's value."""
 
     recipe: Annotated[
         Literal["course", "tuned"] | None,
@@ -78,7 +86,7 @@ class Settings:
         tuple[str, ...] | None,
         arg(
             metavar="NAME",
-            help="Columns that the network may read beside it.",
+            help="More columns that the network reads as inputs.",
             help_behavior_hint="(default: none)",
         ),
     ] = None
@@ -86,7 +94,7 @@ class Settings:
         int | None,
         arg(
             metavar="STEP",
-            help="The first step of the last part, which forecasts are judged on.",
+            help="The first step of the last part, whose forecasts are evaluated.",
             help_behavior_hint="(default: the series's own, or 70 % of a file)",
         ),
     ] = None
@@ -94,7 +102,7 @@ class Settings:
         int | None,
         arg(
             metavar="STEPS",
-            help="Steps per season, to be taken out by the median of earlier seasons; 0 for none. Tuned recipe.",
+            help="Steps per season. The median of earlier seasons is subtracted; 0 turns it off. Tuned recipe.",
             help_behavior_hint="(default: 365 for the course series, else 0)",
         ),
     ] = None
@@ -102,7 +110,7 @@ class Settings:
         int | None,
         arg(
             metavar="STEPS",
-            help="Steps of the moving average under the forecast. Tuned recipe.",
+            help="Steps of the moving average that the network corrects. Tuned recipe.",
             help_behavior_hint=describe("level_width"),
         ),
     ] = None
@@ -126,7 +134,9 @@ class Settings:
         str | None,
         arg(
             metavar="NAME",
-            help=f"Activation of the simple cell: {', '.join(ACTIVATIONS)}. tanh is bounded, relu can explode.",
+            help=f"Activation of the simple cell: {', '.join(ACTIVATIONS)}. relu has no upper bound: it is "
+            "better than tanh on the course recipe, but can explode with larger weights or longer windows, which "
+            "python -m experiments.gradient_flow shows.",
             help_behavior_hint=describe("activation"),
         ),
     ] = None
@@ -143,7 +153,7 @@ class Settings:
         arg(
             metavar="RATE",
             help="The highest learning rate; python -m experiments.lr_range helps to find one. "
-            "By task where there are three.",
+            "By task where there are three. On the course recipe, seq2vec with lstm or gru has 1.5e-05.",
             help_behavior_hint=describe("learning_rate"),
         ),
     ] = None
@@ -151,7 +161,7 @@ class Settings:
         float | None,
         arg(
             metavar="NORM",
-            help="Scale gradients down to this global norm where they are longer; 0 turns clipping off.",
+            help="Scale gradients with a larger global norm down to this norm; 0 turns clipping off.",
             help_behavior_hint=describe("clip_norm"),
         ),
     ] = None
@@ -159,35 +169,43 @@ class Settings:
         int | None,
         arg(
             metavar="N",
-            help="Windows in a batch; for stateful, streams of the series side by side.",
+            help="Windows per batch; for stateful, the number of parts of the series that are read side by side.",
             help_behavior_hint=describe("batch_size"),
         ),
     ] = None
     epochs: Annotated[
-        int | None, arg(metavar="N", help="At most so many epochs.", help_behavior_hint=describe("epochs"))
+        int | None, arg(metavar="N", help="The largest number of epochs.", help_behavior_hint=describe("epochs"))
     ] = None
     patience: Annotated[
         int | None,
         arg(
             metavar="EPOCHS",
-            help="Stop after so many epochs without a better validation loss; 0 never stops early.",
+            help="Stop after this many epochs without a better validation loss; 0 never stops early.",
             help_behavior_hint=describe("patience"),
         ),
     ] = None
     seed: Annotated[
         int | None,
-        arg(metavar="N", help="Of the first parameters and of the shuffling.", help_behavior_hint="(default: 0)"),
+        arg(
+            metavar="N",
+            help="Seed of the initial parameters and of the shuffling.",
+            help_behavior_hint="(default: 0)",
+        ),
     ] = None
     out: Annotated[
         Path | None,
-        arg(metavar="DIR", help="Folder of the run.", help_behavior_hint="(default: a new one under runs/)"),
+        arg(
+            metavar="DIR",
+            help="The folder that the run is written into.",
+            help_behavior_hint="(default: a new one under runs/)",
+        ),
     ] = None
     devices: Annotated[
         int | None,
         arg(
             metavar="N",
             help="How many devices (cores of a CPU) share each batch.",
-            help_behavior_hint="(default: all, where each gets 32 rows of a batch or more)",
+            help_behavior_hint="(default: as many as get at least 32 rows of a batch each)",
         ),
     ] = None
     compilation_cache: Annotated[
@@ -201,9 +219,9 @@ class Settings:
     resume: Annotated[
         FlagCreatePairsOff[bool],
         arg(
-            help="Go on with the run in --out, with its settings, or begin it if there is none yet; --epochs and "
-            "--patience may be changed. (The tuned recipe's learning rate falls over all of --epochs, so another "
-            "number changes it.)",
+            help="Continue the run in --out with its settings, or start it in an empty folder. Only --epochs and "
+            "--patience may change. (The tuned recipe lowers its learning rate over all of --epochs, so another "
+            "number of epochs changes the rates.)",
             help_behavior_hint="",
         ),
     ] = False
@@ -214,7 +232,7 @@ class Settings:
         int | None,
         arg(
             metavar="N",
-            help="Save after every so many training steps too.",
+            help="Also save every N training steps.",
             help_behavior_hint="(default: by the clock only)",
         ),
     ] = None
@@ -223,18 +241,22 @@ class Settings:
         arg(
             help="Train together with other processes that run the same command: JAX finds them on SLURM, Open "
             "MPI, Kubernetes and TPU pods; elsewhere set JAX_COORDINATOR_ADDRESS (HOST:PORT of process 0), "
-            "JAX_NUM_PROCESSES and JAX_PROCESS_ID. --devices is then for each of them.",
+            "JAX_NUM_PROCESSES and JAX_PROCESS_ID. --devices then counts the devices of each process.",
             help_behavior_hint="",
         ),
     ] = False
     heartbeat: Annotated[
-        int, arg(metavar="SECONDS", help="With --distributed: a process that is silent for so long is dead.")
+        int, arg(metavar="SECONDS", help="With --distributed: after this silence, a process is taken for dead.")
     ] = 30
 
 
-def read_settings(description: str | None, arguments: list[str] | None) -> Settings:
+def read_command_line(settings: type[T], name: str, description: str | None, arguments: list[str] | None) -> T:
     """The settings from the command line; exits with a message and code 2 where they do not parse."""
-    return tyro.cli(Settings, prog="python -m experiments.forecast", args=arguments, description=description)
+    given_arguments = sys.argv[1:] if arguments is None else arguments
+    if "" in given_arguments:
+        place = given_arguments.index("")
+        raise ValueError(f"{given_arguments[place - 1] if place else 'an argument'} is given an empty value")
+    return tyro.cli(settings, prog=f"python -m experiments.{name}", args=arguments, description=description)
 
 
 def resolve(settings: Settings) -> Config:
@@ -247,10 +269,13 @@ def resolve(settings: Settings) -> Config:
     if recipe == "tuned":
         calendar = 365 if series in available_series() else settings.season or None
         config = replace(config, season=SEASONS.get(series), calendar=calendar)
+    if recipe == "course" and config.task == "seq2vec":
+        rate = COURSE_RATES.get(settings.cell or config.cell, config.learning_rate)
+        config = replace(config, learning_rate=rate)
     config = replace(config, **given(settings))
     config = replace(
         config,
-        # On the command line, where nothing can be said by leaving it out, 0 stands for none.
+        # An option that is left out takes the recipe's value, so that 0 must stand for None.
         clip_norm=config.clip_norm or None,
         patience=config.patience or None,
         season=config.season or None,
@@ -268,6 +293,7 @@ def resolve(settings: Settings) -> Config:
             raise ValueError(f"--{name.replace('_', '-')} must be positive and finite, not {value}")
     if not config.hidden or min(config.hidden) < 1:
         raise ValueError(f"--hidden must name at least one layer of at least one unit, not {config.hidden}")
+    _fits_into_memory(config)
     if not settings.save_every >= 0 or (settings.save_every_steps or 1) < 1 or settings.heartbeat < 1:
         raise ValueError(
             f"--save-every must not be negative, --save-every-steps and --heartbeat must be at least 1, not "
@@ -280,9 +306,33 @@ def resolve(settings: Settings) -> Config:
     return config
 
 
+def _fits_into_memory(config: Config) -> None:
+    """A ValueError if the parameters and what training adds to them need more memory than this machine has."""
+    below = (1 + len(config.further_columns), *config.hidden)
+    gates = CELLS[config.cell].num_gates
+    count = sum(gates * (rows + units + 1) * units for rows, units in zip(below, config.hidden))
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else math.inf
+    needed = 4 * count * COPIES_IN_TRAINING
+    if needed > memory:
+        raise ValueError(
+            f"--hidden {' '.join(map(str, config.hidden))} makes a network of {count:.2g} parameters. Training it "
+            f"needs about {needed / 2**30:.2g} GiB of memory, and this machine has {memory / 2**30:.2g}. Choose "
+            f"fewer units"
+        )
+
+
 def given(settings: Settings) -> dict[str, Any]:
     """The fields of a configuration that the settings name."""
     return {name: value for name, value in vars(settings).items() if value is not None and name not in _RUN_ONLY}
+
+
+def option(name: str) -> str:
+    """A field as it is written on the command line.
+
+    >>> option("learning_rate")
+    '--learning-rate'
+    """
+    return f"--{name.replace('_', '-')}"
 
 
 def _known(what: str, name: str, available: Any) -> None:

@@ -36,6 +36,9 @@ from jaxrnn.training import (
 )
 from jaxrnn.training.distributed import batch_axis, local, padded, put
 
+MOST_STEPS = 2**31 - 1
+"""The train state counts its steps in int32."""
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -85,9 +88,9 @@ class Forecasting:
             preparation = unfitted.fit(series.values[: self.parts.train])
         self.preparation = preparation
         self.prepared: Prepared = preparation.apply(series.values)
-        self._check_lengths()
         self.every_step = config.task != "seq2vec"
         self.stateful = config.task == "stateful"
+        self._check_lengths()
         self.features = jnp.asarray(self.prepared.features)
         self.targets = jnp.asarray(self.prepared.targets)
         self.apply, self.params = pure_apply(self.make_model)
@@ -119,6 +122,12 @@ class Forecasting:
             raise ValueError(
                 f"nothing is left to validate on: the series has {len(self.series.values)} steps, the last part "
                 f"begins at {parts.test}, and --window is {window}. Shorten the window or move the --split."
+            )
+        steps = self.config.epochs * self.batches_per_epoch
+        if steps > MOST_STEPS:
+            raise ValueError(
+                f"--epochs {self.config.epochs} makes {steps} training steps; at most {MOST_STEPS} can be "
+                f"counted. With --patience, a run stops by itself"
             )
 
     @property

@@ -36,7 +36,7 @@ def plot_forecast(
         axes.plot(steps[-last:], actual[-last:], color=ACTUAL, linewidth=1, label="value")
         axes.plot(steps[-last:], naive[-last:], ":", color=OTHER, linewidth=0.9, label="naive (last value)")
         axes.plot(steps[-last:], forecast[-last:], color=OURS, linewidth=1.3, label="forecast")
-    whole.set_title(title, loc="left")
+    whole.set_title(title, loc="left", parse_math=False)
     whole.legend(loc="lower left", ncols=3)
     close.set_title(f"the last {min(90, len(steps))} steps", loc="left", fontsize=10)
     close.set_xlabel("step")
@@ -59,7 +59,7 @@ def plot_learning_curve(path: Path, history: Sequence[dict[str, Any]], best_epoc
     if all(row["loss"] > 0 and row["valid_loss"] > 0 for row in history):
         _log_losses(axes)
     axes.set(xlabel="epoch", ylabel="Huber loss")
-    axes.set_title(title, loc="left")
+    axes.set_title(title, loc="left", parse_math=False)
     axes.legend()
     _save(figure, path)
 

@@ -10,6 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from experiments.common.pipeline import Forecasting
 from jaxrnn.data import autoregressive_forecast, moving_average_forecast, naive_forecast
@@ -24,12 +25,24 @@ console = Console(highlight=False)
 
 def fail(message: str) -> int:
     """Say what is wrong on stderr; returns the exit code."""
-    Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {_plain(message)}", soft_wrap=True)
+    Console(stderr=True, highlight=False).print(
+        Text.assemble(("error:", "bold red"), f" {message}"), soft_wrap=True
+    )
     return 2
 
 
-def _plain(text: str) -> str:
-    return text.replace("[", r"\[")
+def say(message: object) -> None:
+    """Print a message as it is: not wrapped, and without markup, which a path in it could look like."""
+    console.print(str(message), soft_wrap=True, markup=False)
+
+
+def digits(value: float) -> str:
+    """A figure with the digits that a reader needs; files hold all of them.
+
+    >>> digits(5.187654321), digits(2202666.4), digits(0.000123456)
+    ('5.188', '2.203e+06', '0.0001235')
+    """
+    return f"{value:.3f}" if 0.1 <= abs(value) < 1e6 or value == 0 else f"{value:.4g}"
 
 
 def plain_warnings() -> None:
@@ -44,12 +57,16 @@ def epoch_progress(epochs: int, done: int = 0) -> Iterator[Callable[[Run], None]
 
     def describe(run: Run) -> str:
         row = run.history[-1]
-        left = (time.perf_counter() - began) / (run.epochs_run - done) * (epochs - run.epochs_run)
-        return (
+        text = (
             f"epoch {run.epochs_run}/{epochs} loss {row['loss']:.4g} validation MAE {row['valid_mae']:.4g} "
-            f"best {run.best_row.get('valid_mae', float('nan')):.4g} ({run.stopping.best_epoch}) "
-            f"{timedelta(seconds=round(left))} left"
+            f"best {run.best_row.get('valid_mae', float('nan')):.4g} ({run.stopping.best_epoch})"
         )
+        # The first epoch of this process compiles the program, so that its time says nothing about the others.
+        seconds = [row["seconds"] for row in run.history[done + 1 :]]
+        if not seconds:
+            return text
+        left = sum(seconds) / len(seconds) * (epochs - run.epochs_run)
+        return f"{text} at most {timedelta(seconds=round(left))} left"
 
     if console.is_terminal:
         with Progress(
@@ -97,13 +114,42 @@ BASELINE_NAMES = {
 
 def results_table(forecasting: Forecasting, maes: dict[str, float], ours: float) -> Table:
     series, test = forecasting.series, forecasting.parts.test
-    table = Table(title=f"{series.name}: the last {len(series.values) - test} values")
+    table = Table(title=Text(f"{series.name}: the last {len(series.values) - test} values"))
     table.add_column("forecast")
     table.add_column("MAE", justify="right")
     for name, mae in maes.items():
-        table.add_row(BASELINE_NAMES[name], f"{mae:.3f}")
+        table.add_row(BASELINE_NAMES[name], digits(mae))
     config = forecasting.config
-    table.add_row(
-        f"[bold]{config.cell} {config.task} ({config.recipe} recipe)", f"[bold]{ours:.3f}", end_section=True
-    )
+    name = f"{config.cell} {config.task} ({config.recipe} recipe)"
+    table.add_row(Text(name, "bold"), Text(digits(ours), "bold"), end_section=True)
     return table
+
+
+def comparison(maes: dict[str, float], ours: float) -> str | None:
+    """In words, which forecasts without a network are better than ours; None if none is."""
+    better = [f"{BASELINE_NAMES[name]} ({digits(mae)})" for name, mae in maes.items() if not ours <= mae]
+    if not better:
+        return None
+    listed = better[0] if len(better) == 1 else f"{', '.join(better[:-1])} and {better[-1]}"
+    return f"the network's MAE of {digits(ours)} is worse than that of forecasts without a network: {listed}"
+
+
+def advice(forecasting: Forecasting, run: Run, maes: dict[str, float], ours: float) -> str | None:
+    """What to try after a run whose forecasts are worse than one without a network; None if they are not."""
+    config = forecasting.config
+    if all(ours <= mae for mae in maes.values()):
+        return None
+    # The head starts at zero, so that the untrained model forecasts what the preparation puts under it.
+    start = forecasting.parts.test
+    untrained = float(np.abs(forecasting.prepared.baseline[start - 1 : -1] - forecasting.actual).mean())
+    if run.stopped == "diverged" or not ours <= untrained:
+        return (
+            f"training made the forecasts worse, so the learning rate of {config.learning_rate:g} is too high. "
+            f"Try --learning-rate {config.learning_rate / 10:.2g}, or look for one with python -m "
+            f"experiments.lr_range"
+        )
+    if ours <= maes["naive"]:
+        return "--recipe tuned is usually better than the course recipe" if config.recipe == "course" else None
+    if run.stopped == "epochs":
+        return "more --epochs may help, or another --learning-rate: python -m experiments.lr_range finds one"
+    return "another --learning-rate may help: python -m experiments.lr_range finds one"

@@ -1,10 +1,12 @@
-"""A run folder: what is in it, writing it so that a crash leaves whole files, and reading it back."""
+"""The files of a run folder: written so that a crash leaves only whole files, and read back with checks."""
 
 import csv
 import hashlib
 import json
 import math
 import os
+import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -37,9 +39,13 @@ def new_folder(config: Config) -> Path:
 def write_json(path: Path, content: Any) -> None:
     """Write to a temporary name and rename: a reader sees the old file or the new one, never half of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(_finite(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    fsync(temporary)  # else a power cut may leave the name with nothing in it
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(json.dumps(_finite(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        fsync(temporary)  # else a power cut may leave the name with nothing in it
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _finite(content: Any) -> Any:
@@ -157,6 +163,64 @@ def write_config(folder: Path, config: Config, preparation: Preparation, series:
     finally:
         temporary.unlink()
     fsync(folder)
+
+
+class FolderGuard:
+    """Notices when the folder of a run that is training is deleted, and makes it a run again.
+
+    The checkpoint store makes its folder anew by itself, but without config.json nothing could resume the run.
+
+    Args:
+      folder: the run's folder, which has been claimed.
+      write: writes config.json.
+    """
+
+    def __init__(self, folder: Path, write: Callable[[], None]):
+        self._folder, self._write = folder, write
+        self._checkpoints = folder / CHECKPOINTS
+        self._open()
+
+    def check(self) -> None:
+        """Warn of what has been deleted since the last look, and write config.json anew where it is lost."""
+        lost = []
+        if not (self._folder / CONFIG).exists():
+            lost.append(CONFIG)
+            try:
+                make_folder(self._folder)
+                self._write()
+            except OSError as error:
+                lost[-1] += f" (which cannot be written anew: {error})"
+        here = _inode(self._checkpoints)
+        if here != self._inode:
+            if self._inode is not None:  # else the loss has been reported, and a save has made the folder anew
+                lost.append("its checkpoints")
+            self.close()
+            self._open()
+        if lost:
+            warnings.warn(
+                f"of {self._folder}, {' and '.join(lost)} were deleted while the run was training. It goes on, "
+                f"and writes them anew; until the next save, nothing can be resumed",
+                stacklevel=2,
+            )
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+
+    def _open(self) -> None:
+        # While it is open, no other folder can get the same inode.
+        try:
+            self._descriptor = os.open(self._checkpoints, os.O_RDONLY)
+            self._inode = os.fstat(self._descriptor).st_ino
+        except FileNotFoundError:  # the next save makes it
+            self._descriptor = self._inode = None
+
+
+def _inode(folder: Path) -> int | None:
+    try:
+        return folder.stat().st_ino
+    except FileNotFoundError:
+        return None
 
 
 def another_run(folder: Path) -> str:

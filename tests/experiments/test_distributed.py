@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,13 +16,18 @@ ROOT = Path(__file__).parents[2]
 TIMEOUT = 300
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 class Pair:
     """Two processes of experiments.forecast in one folder."""
 
-    def __init__(self, folder: Path, *options: str, heartbeat: int = 10):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+    def __init__(self, folder: Path, *options: str, second: Sequence[str] = (), heartbeat: int = 10):
+        """Start both with ``options``, and the second one with those of ``second`` too."""
+        port = free_port()
         self.logs = [folder.with_name(f"{folder.name}-{i}-{port}.log") for i in range(2)]
         self.folder, self.processes = folder, []
         for i, log in enumerate(self.logs):
@@ -33,7 +39,7 @@ class Pair:
                 "PYTHONUNBUFFERED": "1",
             }
             command = [sys.executable, "-m", "experiments.forecast", "--distributed", "--resume"]
-            command += ["--heartbeat", str(heartbeat), "--out", str(folder), *options]
+            command += ["--heartbeat", str(heartbeat), "--out", str(folder), *options, *(second if i else ())]
             with log.open("wb") as file:
                 process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=file)
             self.processes.append(process)
@@ -136,3 +142,50 @@ def test_without_anyone_to_join_the_error_says_what_is_missing(tmp_path: Path):
     )
     assert run.returncode == 2
     assert "set JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and" in " ".join(run.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "difference"),
+    [
+        (["--seed", "0"], ["--seed", "1"], "--seed is 0 in process 0 and 1 in process 1"),
+        # These would train different numbers of steps, and wait for each other.
+        ([], ["--epochs", "3", "--hidden", "6"], "--epochs is 2 in process 0 and 3 in process 1"),
+        (["--devices", "1"], ["--devices", "2"], "the number of devices (--devices) is 1 in process 0 and 2 in"),
+        ([], ["--series", "nowhere.csv"], "process 1: nowhere.csv does not exist"),
+    ],
+)
+def test_processes_with_different_settings_all_end_and_say_what_differs(first, second, difference, tmp_path: Path):
+    with Pair(tmp_path / "two", "--hidden", "5", "--epochs", "2", *first, second=second) as pair:
+        assert pair.wait() == [2, 2], pair.printed(0) + pair.printed(1)
+        assert difference in pair.printed(0)
+        assert difference in pair.printed(1)
+    assert not (tmp_path / "two").exists()
+
+
+def test_processes_with_different_series_all_end(tmp_path: Path):
+    paths = [tmp_path / folder / "series.csv" for folder in ("a", "b")]
+    for i, path in enumerate(paths):
+        path.parent.mkdir()
+        path.write_text("value\n" + "".join(f"{step % 7 + i * (step == 90)}\n" for step in range(200)))
+    options = ["--window", "5", "--level-width", "7", "--hidden", "5", "--epochs", "2", "--series"]
+    with Pair(tmp_path / "two", *options, str(paths[0]), second=["--series", str(paths[1])]) as pair:
+        assert pair.wait() == [2, 2], pair.printed(0) + pair.printed(1)
+        assert "the SHA-256 of the series is" in pair.printed(1)
+
+
+def test_a_port_that_another_program_uses_is_named_at_once(tmp_path: Path):
+    with socket.socket() as other:
+        other.bind(("", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        environment = os.environ | {
+            "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+            "JAX_NUM_PROCESSES": "2",
+            "JAX_PROCESS_ID": "0",
+        }
+        command = [sys.executable, "-m", "experiments.forecast", "--distributed", "--out", str(tmp_path / "run")]
+        run = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, env=environment, check=False, timeout=60
+        )
+    assert run.returncode == 2
+    assert f"process 0 cannot use port {port}" in " ".join(run.stderr.split())

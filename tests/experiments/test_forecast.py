@@ -2,16 +2,20 @@
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from experiments import predict
+from experiments import forecast, predict
+from experiments.common import report, runs
+from experiments.common.config import Settings, resolve
 from tests.experiments.runs_of_tests import SMALL, read_json, run_forecast
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +39,12 @@ def test_a_run_writes_what_it_promises_and_predict_says_the_same(task, tmp_path,
     for name in ("config.json", "history.json", "forecast.csv", "forecast.png", "learning_curve.png"):
         assert (out / name).stat().st_size > 0
     assert str(out) in printed
-    assert repr(metrics["valid_mae"]) in printed
+    # Both figures of the best model, each with its name.
+    assert f"its MAE over the last 461 values is {metrics['valid_mae']:.3f}" in printed
+    assert (
+        f"validation MAE of that epoch, which decided that it is the best, is {metrics['monitored_mae']:.3f}"
+        in printed
+    )
 
     with (out / "forecast.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -50,8 +59,8 @@ def test_a_run_writes_what_it_promises_and_predict_says_the_same(task, tmp_path,
         text=True,
         check=True,
     )
-    assert repr(metrics["valid_mae"]) in again.stdout
-    assert repr(metrics["next_value"]) in again.stdout
+    assert f"the last 461 values is {metrics['valid_mae']:.3f}\n" in again.stdout
+    assert f"the one after the series: {metrics['next_value']:.3f}\n" in again.stdout
     assert (tmp_path / "again.csv").read_bytes() == (out / "forecast.csv").read_bytes()
 
 
@@ -221,6 +230,13 @@ def test_a_folder_with_another_run_is_refused(tmp_path, capsys):
         (["--split", "5000"], "split=5000 must lie within the 1461 steps"),
         (["--task", "stateful", "--batch-size", "500"], "at most batch_size=33"),
         (["--recipe", "tuned", "--season", "900"], "the training part has"),
+        (["--devices", "100000"], "--devices 100000 is more than this machine can have"),
+        (["--hidden", "1000000"], "--hidden 1000000 makes a network of 1e+12 parameters"),
+        (
+            ["--epochs", "99999999999999999999"],
+            "--epochs 99999999999999999999 makes 799999999999999999992 training",
+        ),
+        (["--column", ""], "--column is given an empty value"),
     ],
 )
 def test_what_does_not_fit_is_said_and_leaves_no_run(options, message, tmp_path, capsys):
@@ -239,9 +255,16 @@ def test_a_bad_cell_of_a_file_is_named(waves, tmp_path, capsys):
     assert "row 8, column 'height' holds 'nan'" in error
 
 
-def test_a_forecast_that_is_worse_than_the_last_value_comes_with_advice(tmp_path, capsys):
-    run_forecast(tmp_path / "run", "--epochs", "1", "--hidden", "3", "--learning-rate", "1e-9")
-    assert "worse than the last value repeated (5.938)" in " ".join(capsys.readouterr().out.split())
+def test_a_forecast_that_is_worse_than_simple_ones_says_so_and_comes_with_advice(tmp_path, capsys):
+    run_forecast(tmp_path / "short", "--epochs", "1", "--hidden", "3", "--learning-rate", "1e-9")
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "worse than that of forecasts without a network: naive: the last value (5.938)" in printed
+    assert "moving average of 5 (4.889)" in printed and "least-squares AR(30) (4.990)" in printed
+    assert "more --epochs may help" in printed
+    run_forecast(tmp_path / "high", "--epochs", "3", "--hidden", "3", "--learning-rate", "1")
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "the learning rate of 1 is too high. Try --learning-rate 0.1" in printed
+    assert "more --epochs" not in printed
 
 
 def test_divergence_is_named_and_keeps_the_best_model(tmp_path, capsys):
@@ -290,3 +313,64 @@ def test_further_columns_are_read(waves, tmp_path):
     columns = ["--column", "height", "--further-columns", "wind"]
     assert run_forecast(out, "--series", str(waves), *columns, *options) == 0
     assert predict.main([str(out)]) == 0
+
+
+def test_an_empty_out_does_not_train_into_the_current_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run_forecast("", *SMALL) == 2  # pyright: ignore[reportArgumentType]
+    assert "--out is given an empty value" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_paths_and_names_that_look_like_markup_are_printed_as_they_are(waves, tmp_path, capsys):
+    series, out = tmp_path / "[red]$_{.csv", tmp_path / "q[" / "x]"
+    waves.rename(series)
+    options = ["--column", "height", "--level-width", "10", "--window", "5", *SMALL]
+    assert run_forecast(out, "--series", str(series), *options) == 0
+    printed = capsys.readouterr().out
+    assert f"everything is in {out}\n" in printed
+    assert "[red]$_{: the last 60 values" in printed
+    assert predict.main([str(out), "--out", str(out / "[x].csv")]) == 0
+    assert f"forecasts are in {out}/[x].csv\n" in capsys.readouterr().out
+    assert run_forecast(out, "--series", str(series), *options) == 2
+    assert f"{out} holds another run" in capsys.readouterr().err
+
+
+def test_a_run_whose_folder_is_deleted_writes_it_anew_and_can_be_resumed(tmp_path, monkeypatch):
+    out, show = tmp_path / "run", report.epoch_progress
+    deleted = []
+
+    @contextmanager
+    def deleting(*arguments, **options):
+        with show(*arguments, **options) as shown:
+
+            def delete(run):
+                shown(run)
+                if run.epochs_run == 2 and not deleted:
+                    deleted.append(shutil.rmtree(out))
+
+            yield delete
+
+    monkeypatch.setattr(forecast, "epoch_progress", deleting)
+    with pytest.warns(UserWarning, match=r"config.json and its checkpoints were deleted while the run"):
+        assert run_forecast(out, "--hidden", "5", "--epochs", "4") == 0
+    assert deleted
+    assert predict.main([str(out)]) == 0
+    assert run_forecast(out, "--resume", "--epochs", "5") == 0
+    assert len(read_json(out / "history.json")) == 5
+
+
+def test_gated_cells_have_a_learning_rate_of_their_own_on_the_course_recipe(tmp_path):
+    rates = [resolve(Settings(cell=cell)).learning_rate for cell in (None, "lstm", "gru")]
+    assert rates == [1.5e-6, 1.5e-5, 1.5e-5]
+    assert resolve(Settings(cell="lstm", learning_rate=1e-6)).learning_rate == 1e-6
+
+
+def test_a_failed_write_leaves_no_temporary_file(tmp_path, monkeypatch):
+    def full(path):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(runs, "fsync", full)
+    with pytest.raises(OSError, match="no space"):
+        runs.write_json(tmp_path / "metrics.json", {})
+    assert not list(tmp_path.iterdir())

@@ -2,14 +2,28 @@
 
 import pytest
 
-from experiments import forecast, gradient_flow, lr_range, predict
+from experiments import compare, forecast, gradient_flow, lr_range, predict
+
+MODULES = {
+    "compare": compare,
+    "forecast": forecast,
+    "gradient_flow": gradient_flow,
+    "lr_range": lr_range,
+    "predict": predict,
+}
 
 
-@pytest.mark.parametrize("module", ["forecast", "predict", "lr_range", "gradient_flow"])
-def test_help_teaches(module, capsys):
+@pytest.mark.parametrize("name", MODULES)
+def test_help_teaches(name, capsys):
     with pytest.raises(SystemExit) as stopped:
-        {"forecast": forecast, "predict": predict, "lr_range": lr_range, "gradient_flow": gradient_flow}[
-            module
-        ].main(["--help"])
+        MODULES[name].main(["--help"])
     assert stopped.value.code == 0
-    assert f"python -m experiments.{module}" in capsys.readouterr().out
+    assert f"python -m experiments.{name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_an_empty_value_is_refused(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert MODULES[name].main(["--out", ""]) == 2
+    assert "--out is given an empty value" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

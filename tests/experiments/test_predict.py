@@ -2,9 +2,11 @@
 
 import json
 
+import numpy as np
+
 from experiments import predict
 from experiments.common import runs
-from tests.experiments.runs_of_tests import SMALL, run_forecast
+from tests.experiments.runs_of_tests import SMALL, read_json, run_forecast
 
 
 def test_predict_forecasts_another_series_with_the_run_s_scaling(waves, tmp_path, capsys):
@@ -38,3 +40,16 @@ def test_predict_says_when_a_run_is_damaged(tmp_path, capsys):
     config.write_text(json.dumps(runs.with_checksum(forged)))
     assert predict.main([str(out)]) == 2
     assert "window is 'ten' in config.json" in " ".join(capsys.readouterr().err.split())
+
+
+def test_load_run_gives_the_best_model_of_a_run_folder(tmp_path):
+    out = tmp_path / "run"
+    assert run_forecast(out, *SMALL) == 0
+    run = predict.load_run(out)
+    window = run.forecasting.config.window
+    last = run.forecasting.features[None, -window:]
+    next_value = read_json(out / "metrics.json")["next_value"]
+    scaled = float(run.model(last)[0, 0]) * run.forecasting.prepared.scale
+    assert np.isclose(run.forecasting.prepared.baseline[-1] + scaled, next_value, rtol=1e-5)
+    assert run.forecasting.forecast(run.params)[-1] == next_value
+    assert run.best_epoch == read_json(out / "metrics.json")["best_epoch"]

@@ -4,8 +4,9 @@ Each of them runs the same program (``jax.distributed``). They may differ in the
 reaches them, but must take the same number of steps: one that stops alone leaves the others waiting.
 """
 
+import collections
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +15,10 @@ import numpy as np
 
 _MESSAGE = np.uint8
 _WORKED, _FAILED = 0, 1
+
+
+class ProcessesDiffer(ValueError):
+    """The processes of one job do not agree on what they are to do."""
 
 
 def is_main() -> bool:
@@ -33,6 +38,62 @@ def gather(numbers: Sequence[int]) -> np.ndarray:
     from jax.experimental import multihost_utils
 
     return np.asarray(multihost_utils.process_allgather(mine)).reshape(jax.process_count(), -1)
+
+
+def gather_json(value: Any) -> list[Any]:
+    """Every process's value (plain JSON), in the order of the processes. All must call it, and wait for all.
+
+    >>> gather_json({"seed": 0})
+    [{'seed': 0}]
+    """
+    if jax.process_count() == 1:
+        return [value]
+    from jax.experimental import multihost_utils
+
+    text = np.frombuffer(json.dumps(value).encode(), _MESSAGE)
+    lengths = gather([len(text)])[:, 0]
+    padded = np.zeros(lengths.max(), _MESSAGE)
+    padded[: len(text)] = text
+    rows = np.asarray(multihost_utils.process_allgather(padded), _MESSAGE).reshape(len(lengths), -1)
+    return [json.loads(row[:length].tobytes()) for row, length in zip(rows, lengths, strict=True)]
+
+
+def require_same(describe: Callable[[], Mapping[str, Any]]) -> None:
+    """Check that all processes agree, before they train one model together.
+
+    Without this check, processes with different learning rates or data train a model that belongs to neither, and
+    processes with different numbers of steps wait for each other for minutes.
+
+    Args:
+      describe: returns what must be the same everywhere, by name (plain JSON). Every process calls its own; where
+        one raises a ValueError or an OSError, all processes raise.
+
+    Raises:
+      ProcessesDiffer: the same error in every process; it names each difference and the processes' values.
+    """
+    counts = collections.Counter(device.process_index for device in jax.devices())
+    if len(set(counts.values())) > 1:  # then the processes could not even exchange messages
+        each = [counts[i] for i in range(jax.process_count())]
+        raise ProcessesDiffer(_difference("the number of devices (--devices)", each))
+    facts, error = {}, None
+    try:
+        facts = dict(describe())
+    except (ValueError, OSError) as caught:
+        error = str(caught)
+    answers = gather_json([facts, error])
+    errors = [f"process {i}: {error}" for i, (_, error) in enumerate(answers) if error is not None]
+    if errors:
+        raise ProcessesDiffer("; ".join(errors))
+    names = list(dict.fromkeys(name for facts, _ in answers for name in facts))
+    values = {name: [facts.get(name) for facts, _ in answers] for name in names}
+    differences = [_difference(name, found) for name, found in values.items() if found != found[:1] * len(found)]
+    if differences:
+        raise ProcessesDiffer("; ".join(differences))
+
+
+def _difference(name: str, values: Sequence[Any]) -> str:
+    other = next(i for i, value in enumerate(values) if value != values[0])
+    return f"{name} is {values[0]!r} in process 0 and {values[other]!r} in process {other}"
 
 
 def share(value: Any) -> Any:

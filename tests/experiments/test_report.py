@@ -1,0 +1,36 @@
+"""What is shown while an experiment runs, and what is said about its result."""
+
+import numpy as np
+import pytest
+
+from experiments.common import report
+from experiments.common.config import Settings, resolve
+from experiments.common.pipeline import Forecasting
+from jaxrnn.data import Series
+from jaxrnn.training import EarlyStopping, Run
+
+
+def run_of(*seconds: float) -> Run:
+    rows = [{"epoch": i + 1, "loss": 1.0, "valid_mae": 1.0, "seconds": s} for i, s in enumerate(seconds)]
+    return Run(None, None, EarlyStopping(best_epoch=1), rows)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("done", [0, 2])
+def test_time_left_does_not_count_compilation(done, capsys):
+    with report.epoch_progress(102, done=done) as show:
+        seconds = [50.0] * done + [26.0, 1.0, 1.0]
+        show(run_of(*seconds[: done + 1]))
+        assert "left" not in capsys.readouterr().out  # only compiled yet
+        run = run_of(*seconds)
+        run.stopped = "interrupted"  # the last line is always printed
+        show(run)
+    assert f"at most 0:01:{39 - done} left" in capsys.readouterr().out
+
+
+def test_a_perfect_forecast_is_not_worse_than_another_perfect_one():
+    config = resolve(Settings(recipe="course", series="zeros", hidden=(3,)))
+    forecasting = Forecasting(config, Series("zeros", np.zeros((200, 1)), ("value",), 140))
+    maes = {name: float(np.abs(f).mean()) for name, f in report.baselines(forecasting).items()}
+    assert report.comparison(maes, 0.0) is None
+    assert report.advice(forecasting, run_of(1.0), maes, 0.0) is None
+    assert "naive: the last value (0.000)" in (report.comparison(maes, 0.5) or "")
