@@ -34,6 +34,19 @@ from jaxrnn.training import (
 from jaxrnn.training.checkpoint import BackgroundSaver
 from jaxrnn.training.distributed import StopSignals
 
+
+@pytest.fixture(autouse=True)
+def signals_that_are_not_ignored():
+    """The tests may run under nohup or in the background, where a process is started with SIGHUP or SIGINT ignored."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGINT)}
+    for number, handler in before.items():
+        if handler is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL if number == signal.SIGHUP else signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 WINDOW = 5
 OPTIMIZER = make_optimizer("adam", 0.01, clip_norm=1.0)
 STOPS = [(signal.SIGTERM, "terminated"), (signal.SIGHUP, "terminated"), (signal.SIGINT, "interrupted")]

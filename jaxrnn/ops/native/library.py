@@ -35,11 +35,11 @@ def _register() -> str | None:
             f"or newer), then run: {REBUILD}"
         )
     try:
-        library = _functions(LIBRARY)
-        if _hash_of(library) != source_hash():
+        if _hash_of(ctypes.PyDLL(str(LIBRARY))) != source_hash():
             return (
                 f"{LIBRARY} was built from other sources than those installed. To build it again, run: {REBUILD}"
             )
+        library = _functions(LIBRARY)
         for target in TARGETS:
             jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, target)), platform="cpu")
     except Exception as error:  # whatever a damaged or foreign file makes the loader or JAX say
