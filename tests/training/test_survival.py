@@ -37,7 +37,7 @@ from jaxrnn.training.distributed import StopSignals
 
 @pytest.fixture(autouse=True)
 def signals_that_are_not_ignored():
-    """The tests may run under nohup or in the background, where a process is started with SIGHUP or SIGINT ignored."""
+    """Under nohup or in the background, a process starts with SIGHUP or SIGINT ignored, and so would the tests."""
     before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGINT)}
     for number, handler in before.items():
         if handler is signal.SIG_IGN:
