@@ -40,8 +40,8 @@ def answered(seconds: float = SECONDS) -> Iterator[None]:
             number = data[0]
             if hasattr(signal, "SIGHUP") and number == signal.SIGHUP:
                 _discard_output(terminals)
+            handler = signal.getsignal(number)  # the one that took the signal, not one set since
             if number in _TO_STOP and not ended.wait(seconds):
-                handler = signal.getsignal(number)
                 if getattr(handler, "at_once", False) and isinstance(handler, Callable):
                     handler(number, None)
                 what = f"{signal.Signals(number).name} received"
