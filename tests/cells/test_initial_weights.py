@@ -22,13 +22,16 @@ import jaxrnn
 if hasattr(os, "sched_setaffinity"):  # jaxlib's batched QR waits for threads that a larger machine has
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
 make = lambda key: nnx.state(jaxrnn.GRU(128, 128, num_layers=2, rngs=nnx.Rngs(key)))
-jax.block_until_ready(jax.jit(jax.vmap(make))(jax.random.split(jax.random.key(0), 2)))
+state = jax.block_until_ready(jax.jit(jax.vmap(make))(jax.random.split(jax.random.key(0), 2)))
+print({leaf.shape[0] for leaf in jax.tree.leaves(state) if leaf.dtype == jax.numpy.float32})
 """
 
 
 def test_layers_built_under_vmap_inside_jit_do_not_hang():
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-    subprocess.run([sys.executable, "-c", MANY_LAYERS], check=True, timeout=90, env=environment)
+    command = [sys.executable, "-c", MANY_LAYERS]
+    done = subprocess.run(command, check=True, timeout=90, env=environment, stdout=subprocess.PIPE, text=True)
+    assert done.stdout == "{2}\n"
 
 
 @pytest.mark.parametrize("shape", [(5, 5), (3, 7), (7, 3)], ids=str)

@@ -75,6 +75,7 @@ class TestStore:
         store.close()
         with CheckpointStore(store.directory) as again:
             again.save(1, small(7))
+            assert_same(again.restore(small(0)).arrays, small(7))
 
 
 class TestFit:
