@@ -101,5 +101,6 @@ def test_a_save_that_hangs_does_not_outlive_sigterm():
             out, errors = program.communicate(timeout=60)
         finally:
             program.kill()
-    assert out == "terminated True\n", out + errors
+    # Where the signal comes while the second save already waits, one more epoch has begun when it is seen.
+    assert out.removeprefix("trains\n") == "terminated True\n", out + errors
     assert program.returncode == 128 + signal.SIGTERM
