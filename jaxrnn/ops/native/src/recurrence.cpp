@@ -13,6 +13,7 @@
 
 #include "recurrence.h"
 
+#include <algorithm>
 #include <type_traits>
 
 #include "backward.h"
@@ -33,9 +34,10 @@ INLINE void for_each_panel(const Workspace<T>& w, Range panels, Run&& run) {
 
 template <class T, class CellType>
 void forward(const Problem<T>& p, const Division& division) {
-  constexpr int kMost = CellType::kTwoStages ? 2 : CellType::kGates == 1 ? 4 : 1;
   constexpr int kFirstGates = CellType::kTwoStages ? 2 : CellType::kGates;
-  const Workspace<T> w(p, CellType::kGates, kMost, division, /*backward=*/false);
+  constexpr int kMost = kMostVectors / kFirstGates;
+  const int most = std::max(1, most_vectors(p.batch) / kFirstGates);
+  const Workspace<T> w(p, CellType::kGates, most, division, /*backward=*/false);
   const int H = p.hidden;
   auto pack = [&](Range panels) {
     for (int i = panels.begin; i < panels.end; i++) {
@@ -98,7 +100,7 @@ void forward(const Problem<T>& p, const Division& division) {
 
 template <class T, class CellType>
 void backward(const Problem<T>& p, const Division& division) {
-  const Workspace<T> w(p, CellType::kGates, 4, division, /*backward=*/true);
+  const Workspace<T> w(p, CellType::kGates, most_vectors(p.batch), division, /*backward=*/true);
   const int H = p.hidden, parts = division.parts;
   auto begin = [&](int part) {
     const Range panels = w.packed_by(part), rows = split(p.batch, part, parts);
@@ -124,12 +126,12 @@ void backward(const Problem<T>& p, const Division& division) {
   };
   auto step = [&](int s, Range rows, Range panels) {
     using Last = std::conditional_t<CellType::kTwoStages, Candidate<T>, CellType>;
-    for_each_panel<4>(w, panels, [&]<int kVectors>(const Panel& panel) {
+    for_each_panel<kMostVectors>(w, panels, [&]<int kVectors>(const Panel& panel) {
       backward_panel<T, Last, kVectors>(p, w, s, rows, panel);
     });
   };
   auto gates = [&](int s, Range rows, Range panels) {
-    for_each_panel<4>(w, panels, [&]<int kVectors>(const Panel& panel) {
+    for_each_panel<kMostVectors>(w, panels, [&]<int kVectors>(const Panel& panel) {
       gates_backward_panel<T, kVectors>(p, w, s, rows, panel);
     });
   };

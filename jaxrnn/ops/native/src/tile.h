@@ -20,10 +20,12 @@ constexpr int kRows[5] = {0, 12, 12, 8, 6};  // of 32 registers
 constexpr int kRows[5] = {0, 6, 6, 4, 3};  // of 16 registers
 #endif
 
-// With so few rows in a call the few accumulators of a tile would wait for each other's additions. Two sets of them
-// then take the ks in turn. Which of the two ways of adding up a call takes depends on its batch alone, so the bits of
-// a result do not depend on the tile, the thread, the number of threads or the processor that it falls to.
-constexpr int kFewRows = 3;
+// With few rows the few accumulators of a tile would wait for each other's additions. Several sets of them then take
+// the ks in turn: so many, if a tile has at most so many vectors. The number depends on a call's batch and cell alone,
+// so the bits of a result do not depend on the tile, the thread, the number of threads or the processor.
+constexpr int sets_of(int batch) { return batch == 1 ? 4 : batch <= 3 ? 2 : 1; }
+constexpr int kMostVectors = 4;
+constexpr int most_vectors(int batch) { return batch == 1 ? 3 : kMostVectors; }
 
 template <int kSets>
 constexpr int rows_of_tile(int vectors) {
@@ -153,8 +155,10 @@ template <class T, int N, class SegmentType = Segment<T>, class Body>
 INLINE void for_each_tile(int sets, int begin, int end, Body&& body) {
   if (sets == 1) {
     for_each_tile<T, N, 1, SegmentType>(begin, end, body);
-  } else {
+  } else if (sets == 2 || N > most_vectors(/*batch=*/1)) {  // four gates: more sets than two do not fit the registers
     for_each_tile<T, N, 2, SegmentType>(begin, end, body);
+  } else {
+    body(begin, 1, tile<T, 1, N, 4, SegmentType>);
   }
 }
 

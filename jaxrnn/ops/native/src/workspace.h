@@ -46,7 +46,7 @@ struct Workspace {
   int sets;  // of accumulators, see tile.h
 
   Workspace(const Problem<T>& p, int gates, int most_vectors, const Division& division, bool backward)
-      : parts(division.parts), by_rows(division.by_rows), sets(p.batch <= kFewRows ? 2 : 1) {
+      : parts(division.parts), by_rows(division.by_rows), sets(sets_of(p.batch)) {
     lay_out(p, gates, backward, parts, (char*)division.workspace);
     panel_count = 0;
     const int count = by_rows ? 1 : parts;
