@@ -38,7 +38,7 @@ from benchmarks.libraries import nnx, ours, torch
 from benchmarks.libraries.base import Contestant, Weights
 from benchmarks.reports.layers import MODES
 from jaxrnn import ops
-from jaxrnn.ops.dispatch import IMPLEMENTATIONS, Implementation
+from jaxrnn.ops import IMPLEMENTATIONS, Implementation
 
 CELLS = {"simple_rnn": "simple_rnn", "lstm": "lstm", "gru": "gru_one_bias"}
 """By name: the compared cell. Flax's GRU has no recurrent bias, so none has one here."""

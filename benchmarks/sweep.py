@@ -35,8 +35,7 @@ from benchmarks.common.rows import Row
 from benchmarks.common.tasks import TASKS, data_of
 from benchmarks.common.timing import interleave, seconds_of
 from benchmarks.libraries.ours import initial_model, windowed_epoch
-from jaxrnn.training import TrainState, make_optimizer, pure_apply, with_learning_rate
-from jaxrnn.training.epochs import Epoch
+from jaxrnn.training import Epoch, TrainState, make_optimizer, pure_apply, with_learning_rate
 
 TASK = TASKS["seq2vec"]
 LOSSES = {"losses": comparison.Tolerance(1e-3, relative=True)}

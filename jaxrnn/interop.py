@@ -23,6 +23,8 @@ from jaxrnn.checks import Cell
 from jaxrnn.layers import RNN, StackedRNN
 from jaxrnn.layers.rnn import concatenate_features
 
+__all__ = ["keras_weights", "load_keras_weights", "load_torch_weights", "torch_weights"]
+
 
 def load_torch_weights(layers: StackedRNN | RNN, state: Mapping[str, Any]) -> None:
     """Load the ``state_dict()`` of a ``torch.nn.RNN``, ``LSTM`` or ``GRU`` into layers of the same shape.

@@ -15,6 +15,8 @@ from jaxrnn.layers.stack import StackedRNN
 from jaxrnn.ops.step import Carry
 from jaxrnn.signature import InitSignature
 
+__all__ = ["RNNForecaster"]
+
 
 class RNNForecaster(nnx.Module):
     """Stacked recurrent layers and one dense head, scaled: ``forecast = output_scale * (h @ kernel + bias)``.

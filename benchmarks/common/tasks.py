@@ -15,7 +15,6 @@ import numpy as np
 
 from benchmarks.common.shapes import Shape
 from jaxrnn.data import course_series, window_starts
-from jaxrnn.data.series import COURSE_SPLIT
 
 CLASSES = 5
 
@@ -124,21 +123,22 @@ def data_of(task: Task) -> Data:
     """The task's arrays."""
     if task.classifies:
         return _frequencies(task)
-    values = course_series().values.astype(np.float32)
-    length = COURSE_SPLIT - 1
+    series = course_series()
+    values, split = series.values.astype(np.float32), series.split
+    length = split - 1
     if task.name == "stateful":
         starts = np.arange(length // task.time) * task.time
         valid_inputs = values[None, :-1]
     else:
         starts = window_starts(length, task.time)
-        ends = np.arange(COURSE_SPLIT, len(values))
+        ends = np.arange(split, len(values))
         valid_inputs = values[ends[:, None] - task.time + np.arange(task.time)]
     return Data(
         np.tile(values[:length], (task.series, 1)),
-        np.tile(values[1:COURSE_SPLIT], (task.series, 1)),
+        np.tile(values[1:split], (task.series, 1)),
         (np.arange(task.series)[:, None] * length + starts).ravel(),
         valid_inputs,
-        values[COURSE_SPLIT:],
+        values[split:],
     )
 
 

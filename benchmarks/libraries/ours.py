@@ -16,8 +16,8 @@ from benchmarks.common.tasks import Data, Task
 from benchmarks.libraries import base
 from experiments.common.devices import batch_mesh
 from jaxrnn import training
-from jaxrnn.layers.streaming import streaming_step
-from jaxrnn.training.epochs import Epoch
+from jaxrnn.layers import streaming_step
+from jaxrnn.training import Epoch
 
 CELLS: dict[str, type[jaxrnn.RecurrentCell]] = {
     "simple_rnn": jaxrnn.SimpleRNNCell,

@@ -1,7 +1,7 @@
 """The engine: pure functions of arrays with time first, for people who hold their own parameters."""
 
 from jaxrnn.ops.activations import ACTIVATIONS, Activation, named_activation
-from jaxrnn.ops.dispatch import IMPLEMENTATIONS, Choice, explain, recurrence
+from jaxrnn.ops.dispatch import IMPLEMENTATIONS, Choice, Implementation, explain, recurrence
 from jaxrnn.ops.pointwise import (
     LSTMCarry,
     gru_pointwise,
@@ -18,6 +18,7 @@ __all__ = [
     "Activation",
     "Carry",
     "Choice",
+    "Implementation",
     "LSTMCarry",
     "Pointwise",
     "Projection",

@@ -35,7 +35,7 @@ folder of a training that has ended to its best model:
 from jaxrnn.training.apply import pure_apply
 from jaxrnn.training.checkpoint import CheckpointError, Checkpoints, CheckpointStore, Restored
 from jaxrnn.training.distributed import EXIT_CODES
-from jaxrnn.training.epochs import SteppedEpoch, make_sequential_epoch, make_windowed_epoch
+from jaxrnn.training.epochs import Epoch, SteppedEpoch, make_sequential_epoch, make_windowed_epoch
 from jaxrnn.training.fit import describe_divergence, fit
 from jaxrnn.training.lr_range import LRRangeTest, exponential_rates, lr_range_test
 from jaxrnn.training.model_files import load_model, save_model
@@ -53,6 +53,7 @@ __all__ = [
     "CheckpointStore",
     "Checkpoints",
     "EarlyStopping",
+    "Epoch",
     "LRRangeTest",
     "Restored",
     "Run",
