@@ -28,6 +28,7 @@ from jaxrnn.ops.step import (
     Projection,
     accumulation_dtype,
     apply_pointwise,
+    by_gate,
     cast,
     projected,
     recurrent_projection,
@@ -255,7 +256,9 @@ class RecurrentCell(nnx.RNNCellBase):
         carry = checked_carry(self, carry, inputs.shape)
         kernel, bias = self.recurrent_parameters(xw.dtype)
         pointwise, params = self.pure_pointwise()
-        return apply_pointwise(pointwise, params, carry, xw, recurrent_projection(carry, kernel, bias, None))
+        rh = recurrent_projection(carry, kernel, bias, None)
+        xw, rh = (by_gate(block, self.hidden_features) for block in (xw, rh))
+        return apply_pointwise(pointwise, params, carry, xw, rh)
 
 
 def steps_on_engine(cell: checks.Cell) -> TypeGuard[RecurrentCell]:

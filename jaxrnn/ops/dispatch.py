@@ -47,7 +47,7 @@ class Implementation(NamedTuple):
 IMPLEMENTATIONS = {
     "pallas": Implementation(pallas.pallas_recurrence, pallas.unable, pallas.not_preferred),
     "native": Implementation(native_recurrence, natively_unable, projects=True),
-    "scan": Implementation(scan_recurrence),
+    "scan": Implementation(scan_recurrence, projects=True),
     "reference": Implementation(reference_recurrence, not_preferred=_is_the_oracle),
 }
 """In the order in which they are tried. ``pallas``: one kernel for all steps, on a GPU or TPU. ``native``: the

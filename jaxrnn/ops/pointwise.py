@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
 from jaxrnn.ops.activations import Activation, by_output
 from jaxrnn.ops.step import Pointwise, matmul
@@ -39,24 +39,17 @@ def _lstm(c: Array, xw: tuple[Array, ...], rh: tuple[Array, ...]) -> tuple[Array
 
 
 def _lstm_forward(c, xw, rh):
-    # One tanh over the whole block of gates, since sigmoid(z) = (1 + tanh(z / 2)) / 2; the barrier keeps XLA from
-    # evaluating it again wherever a gate is used.
-    z = jnp.concatenate(xw, axis=-1) + jnp.concatenate(rh, axis=-1)
-    half = jnp.asarray([0.5, 0.5, 1.0, 0.5], z.dtype).repeat(c.shape[-1])
-    gates = lax.optimization_barrier(jnp.tanh(z * half) * half + (1 - half))
-    i, f, g, o = jnp.split(gates, 4, axis=-1)
+    z = [x + r for x, r in zip(xw, rh)]
+    i, f, o = (jax.nn.sigmoid(z[gate]) for gate in (0, 1, 3))
+    g = jnp.tanh(z[2])
     new_c = f * c + i * g
     tanh_c = jnp.tanh(new_c)
-    return (new_c, o * tanh_c), (c, gates, tanh_c)
+    return (new_c, o * tanh_c), (c, (i, f, g, o), tanh_c)
 
 
 def _lstm_backward(saved, cotangents):
-    c, gates, tanh_c = saved
-    return _lstm_gradients(c, jnp.split(gates, 4, axis=-1), tanh_c, *cotangents)
-
-
-def _lstm_gradients(c, gates, tanh_c, dc, dh):
-    i, f, g, o = gates
+    c, (i, f, g, o), tanh_c = saved
+    dc, dh = cotangents
     dc = dc + dh * o * (1 - tanh_c * tanh_c)
     dz = (dc * g * i * (1 - i), dc * c * f * (1 - f), dc * i * (1 - g * g), dh * tanh_c * o * (1 - o))
     return dc * f, dz, dz
@@ -75,32 +68,6 @@ def lstm_pointwise(params: None, carry: LSTMCarry, xw: tuple[Array, ...], rh: tu
     Cummins (2000), doi:10.1162/089976600300015015.
     """
     c, h = _lstm(carry.c, xw, rh)
-    return LSTMCarry(c, h), h
-
-
-@jax.custom_vjp
-def _lstm_gate_by_gate(c: Array, xw: tuple[Array, ...], rh: tuple[Array, ...]) -> tuple[Array, Array]:
-    return _lstm_gate_by_gate_forward(c, xw, rh)[0]
-
-
-def _lstm_gate_by_gate_forward(c, xw, rh):
-    z = [x + r for x, r in zip(xw, rh)]
-    i, f, o = (jax.nn.sigmoid(z[gate]) for gate in (0, 1, 3))
-    g = jnp.tanh(z[2])
-    new_c = f * c + i * g
-    tanh_c = jnp.tanh(new_c)
-    return (new_c, o * tanh_c), (c, (i, f, g, o), tanh_c)
-
-
-def _lstm_gate_by_gate_backward(saved, cotangents):
-    return _lstm_gradients(*saved, *cotangents)
-
-
-_lstm_gate_by_gate.defvjp(_lstm_gate_by_gate_forward, _lstm_gate_by_gate_backward)
-
-
-def _lstm_elementwise(params: None, carry: LSTMCarry, xw: tuple[Array, ...], rh: tuple[Array, ...]):
-    c, h = _lstm_gate_by_gate(carry.c, xw, rh)
     return LSTMCarry(c, h), h
 
 
@@ -161,7 +128,3 @@ def leaky_pointwise(params: Array, carry: Array, xw: tuple[Array, ...], rh: tupl
     a = jax.nn.sigmoid(params)
     h = (1 - a) * carry + a * jnp.tanh(xw[0] + rh[0])
     return h, h
-
-
-ELEMENTWISE_FORMS: dict[Pointwise, Pointwise] = {lstm_pointwise: _lstm_elementwise}
-"""The same equations gate by gate, for kernels, which cannot join and split arrays: of those written otherwise."""

@@ -12,7 +12,16 @@ Never optimised: its worth is that it is obviously right.
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxrnn.ops.step import Carry, Pointwise, Recurrence, apply_pointwise, recurrent_projection, select
+from jaxrnn.ops.step import (
+    Carry,
+    Pointwise,
+    Recurrence,
+    apply_pointwise,
+    by_gate,
+    hidden_state,
+    recurrent_projection,
+    select,
+)
 
 
 def reference_recurrence(
@@ -25,7 +34,8 @@ def reference_recurrence(
         if reset_t is not None:
             carry = select(reset_t, a.reset_carry, carry)
         rh = recurrent_projection(carry, a.recurrent_kernel, a.recurrent_bias, a.recurrent_scale)
-        new_carry, y = apply_pointwise(pointwise, a.params, carry, xw_t, rh)
+        hidden = hidden_state(carry).shape[-1]
+        new_carry, y = apply_pointwise(pointwise, a.params, carry, by_gate(xw_t, hidden), by_gate(rh, hidden))
         if valid_t is not None:
             new_carry, y = select(valid_t, new_carry, carry), jnp.where(valid_t[..., None], y, 0)
         return new_carry, y

@@ -33,11 +33,16 @@ from jax import Array, lax
 from jaxrnn.ops.step import (
     Carry,
     Pointwise,
+    Projection,
     Recurrence,
     apply_pointwise,
+    by_gate,
     cast,
+    hidden_state,
     kernel_gradient,
     matmul,
+    projected_by_gate,
+    projection_gradient,
     recurrent_projection,
     scaled_hidden,
     select,
@@ -127,12 +132,14 @@ def _forward(
 ) -> tuple[tuple[Carry, Array], Any]:
     """The forward loop; with ``save``, also what the backward loop needs of every step."""
     a = arrays
+    hidden = hidden_state(a.initial_carry).shape[-1]
 
     def body(carry, inputs):
         xw_t, valid_t, reset_t = inputs
         if reset_t is not None:
             carry = select(reset_t, a.reset_carry, carry)
         rh = recurrent_projection(carry, a.recurrent_kernel, a.recurrent_bias, a.recurrent_scale)
+        rh = by_gate(rh, hidden)
         step = functools.partial(apply_pointwise, pointwise)
         saved: Any = None
         if save:
@@ -153,8 +160,11 @@ def _forward(
             saved = (*saved, y)
         return new_carry, (out, saved)
 
-    carry, (ys, saved) = lax.scan(body, a.initial_carry, (a.xw, a.valid, a.resets), reverse=reverse, unroll=unroll)
-    return (carry, ys), (a._replace(xw=None), ys, saved)
+    # An array for each gate: on a CPU, XLA would cut one for all gates into gates at every step, which is slow.
+    inputs = (projected_by_gate(a.xw, hidden), a.valid, a.resets)
+    carry, (ys, saved) = lax.scan(body, a.initial_carry, inputs, reverse=reverse, unroll=unroll)
+    projection = a.xw if isinstance(a.xw, Projection) else None
+    return (carry, ys), (a._replace(xw=projection), ys, saved)
 
 
 def _backward(pointwise: Pointwise, reverse: bool, unroll: int, residuals: Any, cotangents: Any) -> Any:
@@ -176,7 +186,7 @@ def _backward(pointwise: Pointwise, reverse: bool, unroll: int, residuals: Any, 
         pull = pullback.restore({"output": [y], "carry": carry_in, "params": known_params})
         dcarry = jax.tree.map(lambda d, c: cast(d, c.dtype), dcarry, a.initial_carry)
         dparams_t, dcarry, dxw, drh = pull((dcarry, dy))
-        drh_narrow = cast(drh, kernel.dtype)
+        drh_narrow = cast(jnp.concatenate(drh, -1), kernel.dtype)
         dh = matmul(drh_narrow, kernel_t)
         if a.recurrent_scale is not None:
             dh = dh * a.recurrent_scale
@@ -191,7 +201,8 @@ def _backward(pointwise: Pointwise, reverse: bool, unroll: int, residuals: Any, 
             dcarry = select(reset_t, zeros, dcarry)
         dparams = jax.tree.map(_add, dparams, dparams_t)
         # Most cells add xw and rh: one array then serves as the gradient of both.
-        out = {"drh": drh_narrow} if dxw is drh and drh is drh_narrow else {"drh": drh_narrow, "dxw": dxw}
+        same = drh_narrow.dtype == dxw[0].dtype and all(dx is dr for dx, dr in zip(dxw, drh))
+        out = {"drh": drh_narrow} if same else {"drh": drh_narrow, "dxw": jnp.concatenate(dxw, -1)}
         return (dcarry, dreset, dparams), out
 
     state = (
@@ -202,6 +213,7 @@ def _backward(pointwise: Pointwise, reverse: bool, unroll: int, residuals: Any, 
     inputs = (dys, outputs, carries_in, pullbacks, a.valid, a.resets)
     (dcarry, dreset, dparams), out = lax.scan(body, state, inputs, reverse=not reverse, unroll=unroll)
     drh = out["drh"]
+    dxw = out.get("dxw", drh)
     h = scaled_hidden(carries_in[-1], kernel, a.recurrent_scale)
     dkernel = kernel_gradient(h, drh, kernel)
     dbias = None
@@ -214,7 +226,7 @@ def _backward(pointwise: Pointwise, reverse: bool, unroll: int, residuals: Any, 
     # None stands for no gradient: of the masks, and of recurrent_scale, which is one too.
     gradients = Recurrence(
         recurrent_kernel=like(dkernel, kernel),
-        xw=out.get("dxw", drh),
+        xw=dxw if a.xw is None else projection_gradient(a.xw, dxw),
         initial_carry=jax.tree.map(like, dcarry, a.initial_carry),
         params=jax.tree.map(_of_param, dparams, a.params),
         recurrent_bias=dbias,

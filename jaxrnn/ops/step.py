@@ -65,6 +65,23 @@ def projected(xw: "Array | Projection") -> Array:
     return cast(product if xw.bias is None else add_bias(product, xw.bias), xw.dtype)
 
 
+def projected_by_gate(xw: "Array | Projection", hidden: int) -> tuple[Array, ...]:
+    """xw as one array ``[time, *batch, hidden]`` per gate."""
+    if not isinstance(xw, Projection):
+        return by_gate(xw, hidden)
+    kernels = by_gate(xw.kernel, hidden)
+    biases = [None] * len(kernels) if xw.bias is None else by_gate(xw.bias, hidden)
+    return tuple(projected(Projection(xw.inputs, *of_gate)) for of_gate in zip(kernels, biases))
+
+
+def projection_gradient(xw: Projection, dxw: Array) -> Projection:
+    """The gradients of a projection's arrays for ``dxw [time, *batch, gates * hidden]``."""
+    dbias = None if xw.bias is None else cast(widen(dxw).sum(range(dxw.ndim - 1)), xw.bias.dtype)
+    dinputs = cast(matmul(dxw, jnp.swapaxes(xw.kernel, 0, 1)), xw.inputs.dtype)
+    dkernel = cast(kernel_gradient(xw.inputs, dxw, xw.kernel), xw.kernel.dtype)
+    return Projection(dinputs, dkernel, dbias, xw.batch_major)
+
+
 class Recurrence(NamedTuple):
     """The arrays of a recurrence, time first. Each but the first three may be None.
 
@@ -157,19 +174,19 @@ def scaled_hidden(h: Array, recurrent_kernel: Array, recurrent_scale: Array | No
     return cast(h, recurrent_kernel.dtype)
 
 
+def by_gate(block: Array, hidden: int) -> tuple[Array, ...]:
+    """``[..., gates * hidden]`` as one array ``[..., hidden]`` per gate."""
+    gates = block.shape[-1] // hidden
+    return (block,) if gates == 1 else tuple(jnp.split(block, gates, axis=-1))
+
+
 def apply_pointwise(
-    pointwise: Pointwise, params: Params, carry: Carry, xw: Array, rh: Array
+    pointwise: Pointwise, params: Params, carry: Carry, xw: tuple[Array, ...], rh: tuple[Array, ...]
 ) -> tuple[Carry, Array]:
     """The cell's own equations, in float32 or wider, with the dtypes of carry and output restored."""
-    hidden = hidden_state(carry).shape[-1]
-
-    def split(block: Array) -> tuple[Array, ...]:
-        gates = block.shape[-1] // hidden
-        return (block,) if gates == 1 else tuple(jnp.split(block, gates, axis=-1))
-
-    new_carry, y = checked_pointwise(pointwise, params, widen(carry), split(widen(xw)), split(rh))
+    new_carry, y = checked_pointwise(pointwise, params, widen(carry), widen(xw), rh)
     new_carry = jax.tree.map(lambda old, new: cast(new, old.dtype), carry, new_carry)
-    return new_carry, cast(y, xw.dtype)
+    return new_carry, cast(y, xw[0].dtype)
 
 
 def checked_pointwise(

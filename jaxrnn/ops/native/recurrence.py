@@ -99,7 +99,7 @@ def native_recurrence(
 ) -> tuple[Carry, Array]:
     """As :func:`jaxrnn.ops.scan.scan_recurrence`; there is nothing to unroll."""
     if 0 in arrays.xw.shape[:-1]:  # no steps or no rows
-        return scan_recurrence(pointwise, arrays._replace(xw=projected(arrays.xw)), reverse=reverse, unroll=unroll)
+        return scan_recurrence(pointwise, arrays, reverse=reverse, unroll=unroll)
     carry, outputs, _ = _run(pointwise, reverse, False, arrays)
     return carry, outputs
 

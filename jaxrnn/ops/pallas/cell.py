@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxrnn.ops.pointwise import ELEMENTWISE_FORMS
 from jaxrnn.ops.step import Pointwise, Recurrence, accumulation_dtype, checked_pointwise
 
 ELEMENTWISE = frozenset(
@@ -97,7 +96,7 @@ class Cell:
     """The equations of a cell on tiles, with the structure of its carry and parameters.
 
     Attributes:
-      pointwise: elementwise, see :data:`jaxrnn.ops.pointwise.ELEMENTWISE_FORMS`.
+      pointwise: elementwise.
       carry, params: structures of the pytrees.
       carry_dtypes, params_dtypes: of their leaves.
       gates, recurrent_gates: how many arrays xw and rh have.
@@ -123,7 +122,7 @@ class Cell:
 
         hidden = a.recurrent_kernel.shape[0]
         return Cell(
-            ELEMENTWISE_FORMS.get(pointwise, pointwise),
+            pointwise,
             jax.tree.structure(a.initial_carry),
             jax.tree.structure(a.params),
             dtypes(a.initial_carry),
