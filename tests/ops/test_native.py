@@ -83,9 +83,14 @@ def arguments(cell: str, shape: tuple[int, ...], dtype: Any, masks: bool, seed: 
     return found
 
 
+def split(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arguments that have gradients, and those that have none."""
+    fixed = {k: v for k, v in given.items() if k in ("recurrent_scale", "seq_lengths", "resets")}
+    return {k: v for k, v in given.items() if k not in fixed}, fixed
+
+
 def results_and_gradients(cell: str, given: dict[str, Any], implementation: str, reverse: bool):
-    smooth = {k: v for k, v in given.items() if k not in ("recurrent_scale", "seq_lengths", "resets")}
-    fixed = {k: v for k, v in given.items() if k not in smooth}
+    smooth, fixed = split(given)
 
     @jax.jit
     def run(smooth):

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrnn.ops import Projection, recurrence
+from jaxrnn.ops import Projection, dispatch, recurrence
 from jaxrnn.ops.native import recurrence as native
-from tests.ops.test_native import CELLS, arguments, needs_library, results_and_gradients
+from tests.ops.test_native import CELLS, arguments, needs_library, split
 
 # batch, time, in_features, hidden; the first two are divided by rows, the others by units where there are threads
 SHAPES = {
@@ -22,12 +23,7 @@ SHAPES = {
     "units": (5, 12, 9, 300),
     "one_row": (1, 12, 2, 515),
 }
-
-
-def bits(cell: str, given: dict) -> list[bytes]:
-    return [
-        np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(results_and_gradients(cell, given, "native", False))
-    ]
+THREADS = (1, 2, 0)
 
 
 def wide_inputs(given: dict) -> dict:
@@ -42,13 +38,36 @@ def wide_inputs(given: dict) -> dict:
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("cell", CELLS)
 def test_the_number_of_threads_does_not_matter(cell, shape, masks, monkeypatch):
-    with_inputs = arguments(cell, SHAPES[shape], jnp.float32, masks)
-    for given in (with_inputs, wide_inputs(with_inputs)):
-        found = []
-        for threads in (1, 2, 0):
+    """With inputs and with products of inputs; one program calls the library with every number of threads."""
+    given = arguments(cell, SHAPES[shape], jnp.float32, masks)
+    forms = {"inputs": given, "products": wide_inputs(given)}
+    smooth = {form: split(given)[0] for form, given in forms.items()}
+    fixed = split(given)[1]
+    # Within jit a call like an earlier one takes over its program, and that one's number of threads.
+    monkeypatch.setattr(dispatch, "_run", getattr(dispatch._run, "__wrapped__"))  # noqa: B009
+
+    def run(given):
+        results, pullback = jax.vjp(
+            lambda given: recurrence(CELLS[cell][0], **given, **fixed, implementation="native"), given
+        )
+        return results, pullback(jax.tree.map(lambda a: jnp.cos(a * 3), results))[0]
+
+    @jax.jit
+    def every_way(smooth):
+        found = {}
+        for threads in THREADS:
             monkeypatch.setattr(native, "MOST_THREADS", threads)
-            found.append(bits(cell, given))
-        assert found[0] == found[1] == found[2]
+            found[threads] = {form: run(given) for form, given in smooth.items()}
+        return found
+
+    program = every_way.lower(smooth)
+    assert {int(number) for number in re.findall(r"threads = (\d+)", program.as_text())} == set(THREADS)
+    found = jax.device_get(program.compile()(smooth))
+    for threads in THREADS[1:]:
+        for (path, a), b in zip(
+            jax.tree_util.tree_leaves_with_path(found[threads]), jax.tree.leaves(found[1]), strict=True
+        ):
+            assert a.tobytes() == b.tobytes(), (threads, jax.tree_util.keystr(path))
 
 
 def _spin() -> None:
@@ -74,8 +93,7 @@ def test_repeated_calls_on_a_busy_machine_give_the_same_bits(busy_machine):
     for cell in CELLS:
         for shape in ("rows", "units"):
             given = arguments(cell, SHAPES[shape], jnp.float32, masks=True)
-            smooth = {k: v for k, v in given.items() if k not in ("recurrent_scale", "seq_lengths", "resets")}
-            fixed = {k: v for k, v in given.items() if k not in smooth}
+            smooth, fixed = split(given)
 
             def loss(smooth, cell=cell, fixed=fixed):
                 carry, outputs = recurrence(CELLS[cell][0], **smooth, **fixed, implementation="native")
