@@ -1,11 +1,14 @@
 """Results of the C++ library are the same bits with any number of threads, on a quiet or on a busy machine."""
 
+import contextlib
+import functools
 import multiprocessing
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +18,8 @@ import pytest
 from jaxrnn.ops import Projection, dispatch, recurrence
 from jaxrnn.ops.native import recurrence as native
 from tests.ops.test_native import CELLS, arguments, needs_library, split
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 # batch, time, in_features, hidden; the first two are divided by rows, the others by units where there are threads
 SHAPES = {
@@ -75,35 +80,39 @@ def _spin() -> None:
         pass
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def busy_machine():
-    """Twice as many processes that compute as there are processors."""
+    """Twice as many processes that compute as there are processors. What compiles does so before."""
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=_spin, daemon=True) for _ in range(2 * (os.cpu_count() or 1))]
     for process in processes:
         process.start()
-    yield
-    for process in processes:
-        process.kill()
-        process.join()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
 
 
 @needs_library
-def test_repeated_calls_on_a_busy_machine_give_the_same_bits(busy_machine):
+def test_repeated_calls_on_a_busy_machine_give_the_same_bits():
+    def gradient_of(cell, fixed):
+        def loss(smooth):
+            carry, outputs = recurrence(CELLS[cell][0], **smooth, **fixed, implementation="native")
+            return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves((carry, outputs)))
+
+        return jax.jit(jax.value_and_grad(loss))
+
+    calls = {}
     for cell in CELLS:
         for shape in ("rows", "units"):
-            given = arguments(cell, SHAPES[shape], jnp.float32, masks=True)
-            smooth, fixed = split(given)
-
-            def loss(smooth, cell=cell, fixed=fixed):
-                carry, outputs = recurrence(CELLS[cell][0], **smooth, **fixed, implementation="native")
-                return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves((carry, outputs)))
-
-            gradient = jax.jit(jax.value_and_grad(loss))
-            patterns = {
-                tuple(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(gradient(smooth))) for _ in range(20)
-            }
-            assert len(patterns) == 1, (cell, shape)
+            smooth, fixed = split(arguments(cell, SHAPES[shape], jnp.float32, masks=True))
+            calls[cell, shape] = functools.partial(gradient_of(cell, fixed).lower(smooth).compile(), smooth)
+    with busy_machine():
+        for name, call in calls.items():
+            patterns = {tuple(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(call())) for _ in range(20)}
+            assert len(patterns) == 1, name
 
 
 TRAINING = """
@@ -121,20 +130,35 @@ optimizer = training.make_optimizer("sgd", 1e-6, clip_norm=100.0)
 epoch = training.make_windowed_epoch(
     apply, optimizer, training.huber, series, series[1:], jnp.asarray(data.window_starts(999, 30)),
     window=30, batch_size=32, every_step=False)
-run = training.Run.create(training.TrainState.create(params, optimizer), patience=9)
-run = training.fit(run, epoch, lambda state: {"valid_loss": jnp.zeros(())}, epochs=4)
-leaves = jax.tree.leaves(run.state.params)
+
+
+def train(epochs):
+    copy = jax.tree.map(jnp.copy, params)
+    run = training.Run.create(training.TrainState.create(copy, optimizer), patience=9)
+    return training.fit(run, epoch, lambda state: {"valid_loss": jnp.zeros(())}, epochs=epochs)
+
+train(1)  # what is compiled is kept
+print("ready", flush=True)
+input()
+leaves = jax.tree.leaves(train(4).state.params)
 print(hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in leaves)).hexdigest())
 """
 
 
 @needs_library
-def test_two_processes_train_the_same_model_on_a_busy_machine(busy_machine):
+def test_two_processes_train_the_same_model_on_a_busy_machine():
     command = [sys.executable, "-c", TRAINING]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    environment = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     processes = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
-        for _ in range(2)
+        subprocess.Popen(command, **pipes, env=environment, cwd=Path(__file__).parents[2]) for _ in range(2)
     ]
-    hashes = [process.communicate()[0] for process in processes]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    with busy_machine():
+        for process in processes:
+            process.stdin.write("\n")
+            process.stdin.flush()
+        hashes = [process.communicate()[0] for process in processes]
     assert hashes[0] == hashes[1]
     assert len(hashes[0]) == 65
