@@ -154,9 +154,10 @@ def test_two_processes_train_the_same_model_on_a_busy_machine():
         subprocess.Popen(command, **pipes, env=environment, cwd=Path(__file__).parents[2]) for _ in range(2)
     ]
     for process in processes:
-        assert process.stdout.readline() == "ready\n"
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
     with busy_machine():
         for process in processes:
+            assert process.stdin is not None
             process.stdin.write("\n")
             process.stdin.flush()
         hashes = [process.communicate()[0] for process in processes]
