@@ -12,6 +12,8 @@ from jaxrnn.ops import IMPLEMENTATIONS, explain, recurrence, simple_rnn_pointwis
 from jaxrnn.ops.step import Recurrence
 from tests.ops.interpreted import KERNELS
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 TANH = simple_rnn_pointwise(jnp.tanh)
 TIME, BATCH, HIDDEN = 4, 2, 3
 
