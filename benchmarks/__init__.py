@@ -17,5 +17,5 @@
 writes its tables, with the machine's name, to benchmarks/results/.
 
 The libraries are in :mod:`benchmarks.libraries`, one file each. What the commands share is in
-:mod:`benchmarks.common`, and reports that need more than that in :mod:`benchmarks.reports`.
+:mod:`benchmarks.common`.
 """

@@ -19,22 +19,21 @@ exit status is 1 where one does not. The table goes to benchmarks/results/aot-ja
 import functools
 import importlib
 import importlib.util
+import itertools
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import tyro
-from jax.sharding import SingleDeviceSharding
 
-from benchmarks.common.command import command, known
-from benchmarks.common.compilers import compiled_for_h200, h200_is_missing, tpu_device, tpu_is_missing
+from benchmarks.common.command import FolderOptions, command, known
+from benchmarks.common.compilers import compiled_for, missing
 from benchmarks.common.machine import version
-from benchmarks.common.report import RESULTS, Report, Table, console
+from benchmarks.common.report import RESULTS, Report, Table, check_writable, console
 from jaxrnn import ops
 from jaxrnn.ops.pallas import not_a_tile
 from jaxrnn.ops.pallas.mosaic_gpu import MOSAIC_GPU
@@ -47,17 +46,9 @@ BATCH, TIME = 128, 1024
 """Compiled with masks (seq_lengths and resets), which only add to what a kernel needs."""
 
 
-def leaky(params, carry, xw, rh):
-    """A user's cell: learned leaks, one for every unit."""
-    leak = jax.nn.sigmoid(params)
-    h = (1 - leak) * carry + leak * jnp.tanh(xw[0] + rh[0])
-    return h, h
-
-
 @dataclass(frozen=True)
 class Cell:
-    """A pointwise function, its gates, and what else it needs. ``carry`` makes a carry of two parts; None: h
-    alone."""
+    """A pointwise function, its gates, and what else it needs; ``carry`` makes a carry, ``params`` is a leak."""
 
     pointwise: Any
     gates: int
@@ -70,24 +61,16 @@ CELLS = {
     "SimpleRNN": Cell(ops.simple_rnn_pointwise(jnp.tanh), 1),
     "GRU": Cell(ops.gru_pointwise, 3, recurrent_bias=True),
     "LSTM": Cell(ops.lstm_pointwise, 4, carry=ops.LSTMCarry),
-    "leaky (a user's)": Cell(leaky, 1, params=True),
+    "leaky (a user's)": Cell(ops.leaky_pointwise, 1, params=True),
 }
 
-CLUSTER = "H200 cluster"
-
-DEVICES: dict[str, Device] = {
-    "H200": TRITON,
-    CLUSTER: MOSAIC_GPU,
-    "TPU v5e": MOSAIC_TPU,
-    "TPU v6e": MOSAIC_TPU,
+DEVICES: dict[str, tuple[Device, tuple[int, ...]]] = {
+    "H200": (TRITON, (64, 128, 256)),
+    "H200 cluster": (MOSAIC_GPU, (256, 512, 1024)),
+    "TPU v5e": (MOSAIC_TPU, (64, 128, 256, 512, 1024)),
+    "TPU v6e": (MOSAIC_TPU, (64, 128, 256, 512)),
 }
-
-SIZES = {
-    "H200": (64, 128, 256),
-    CLUSTER: (256, 512, 1024),
-    "TPU v5e": (64, 128, 256, 512, 1024),
-    "TPU v6e": (64, 128, 256, 512),
-}
+"""The kernels of each device, and the hidden sizes to compile."""
 
 PRECISIONS = {
     "bfloat16": ("bfloat16", None),
@@ -97,18 +80,14 @@ PRECISIONS = {
 
 
 @dataclass(frozen=True)
-class Options:
+class AotOptions(FolderOptions):
     """What to compile."""
 
-    devices: Annotated[tuple[str, ...], tyro.conf.arg(help=f"Of: {', '.join(SIZES)}.")] = tuple(SIZES)
-
-    out: Path = RESULTS
-    """Folder for the results."""
+    devices: tuple[str, ...] = tuple(DEVICES)
+    """What to compile for."""
 
 
-def shapes(
-    cell: Cell, hidden: int, dtype: str, *, batch: int = BATCH, time: int = TIME, masks: bool = True
-) -> Any:
+def shapes(cell: Cell, hidden: int, dtype: str, *, batch: int = BATCH, time: int = TIME) -> Any:
     """A recurrence of that cell, as shapes: no array is made."""
 
     def array(*shape, dtype=dtype) -> Any:
@@ -116,7 +95,7 @@ def shapes(
 
     h = array(batch, hidden)
     carry = h if cell.carry is None else cell.carry(h, h)
-    mask = array(time, batch, dtype="bool") if masks else None
+    mask = array(time, batch, dtype="bool")
     return Recurrence(
         recurrent_kernel=array(hidden, cell.gates * hidden),
         xw=array(time, batch, cell.gates * hidden),
@@ -125,13 +104,11 @@ def shapes(
         recurrent_bias=array(cell.gates * hidden) if cell.recurrent_bias else None,
         valid=mask,
         resets=mask,
-        reset_carry=carry if masks else None,
+        reset_carry=carry,
     )
 
 
-def forward_and_backward(
-    device: Device, cell: Cell, precision: str | None = None, *, reverse: bool = False
-) -> Any:
+def forward_and_backward(device: Device, cell: Cell, precision: str | None = None, *, reverse=False) -> Any:
     """A function of a recurrence's arrays: results, and gradients for ones as cotangents."""
 
     def run(arrays):
@@ -158,43 +135,36 @@ def unable(device: Device, cell: Cell, hidden: int, precision: str) -> str | Non
 
 def sizes(name: str, cell: Cell, precision: str) -> list[int]:
     """Hidden sizes to compile; the largest that the kernels say they run is always among them."""
-    claimed = [size for size in range(64, 8193, 64) if unable(DEVICES[name], cell, size, precision) is None]
+    device, asked = DEVICES[name]
+    claimed = [size for size in range(64, 8193, 64) if unable(device, cell, size, precision) is None]
     if not claimed:
         return []
     if precision == "float32, highest":  # larger sizes take the TPU's compiler many minutes
-        return [size for size in SIZES[name] if size <= 256]
-    return sorted({*SIZES[name], max(claimed)})
+        return [size for size in asked if size <= 256]
+    return sorted({*asked, max(claimed)})
 
 
 def compiled(name: str, cell: Cell, hidden: int, precision: str) -> dict[str, Any]:
-    """One row: whether the kernels run this, and what the compiler said."""
-    dtype, matmul_precision = PRECISIONS[precision]
-    device = DEVICES[name]
-    arrays = shapes(cell, hidden, dtype)
+    """Whether the kernels run this, and what the compiler said."""
+    device, _ = DEVICES[name]
     reason = unable(device, cell, hidden, precision)
     if reason is not None:
         return {"runs": False, "reason": reason}
-    run = forward_and_backward(device, cell, matmul_precision)
+    dtype, matmul_precision = PRECISIONS[precision]
 
     def program(arrays):
-        results, gradients = run(arrays)
+        results, gradients = forward_and_backward(device, cell, matmul_precision)(arrays)
         return results, without_masks_gradients(gradients)
 
     try:
-        if name in ("H200", CLUSTER):
-            return {"runs": True, **compiled_for_h200(program, arrays)}
-        sharding = SingleDeviceSharding(tpu_device(name))
-        placed = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), arrays)
-        jax.jit(program).trace(placed).lower().compile()
-        return {"runs": True}
+        return {"runs": True, **compiled_for(name, program, shapes(cell, hidden, dtype))}
     except Exception as error:  # each compiler has its own exceptions; any of them means that it failed
         return {"runs": True, "error": str(error).strip().splitlines()[0][:300]}
 
 
 def failed(row: dict[str, Any]) -> bool:
     """Whether kernels that should run did not compile, or spill registers."""
-    spills = any(kernel["spill_bytes"] for kernel in row.get("kernels", {}).values())
-    return "error" in row or spills
+    return "error" in row or any(kernel["spill_bytes"] for kernel in row.get("kernels", {}).values())
 
 
 def words(row: dict[str, Any]) -> str:
@@ -212,56 +182,54 @@ def words(row: dict[str, Any]) -> str:
     return "; ".join(found)
 
 
-def run(options: Options) -> int:
-    known("device", options.devices, SIZES)
-    absent, rows = {}, []
+def run(options: AotOptions) -> int:
+    known("device", options.devices, DEVICES)
+    check_writable(options.out)
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        prepare(Path(folder))
+        prepare(folder)
+        absent = {name: reason for name in options.devices if (reason := missing(name)) is not None}
         for name in options.devices:
-            reason = h200_is_missing() if name in ("H200", CLUSTER) else tpu_is_missing()
-            if reason is not None:
-                absent[name] = reason
-                console.print(f"{name}: skipped: {reason}", soft_wrap=True)
-                continue
-            for cell in CELLS:
-                for precision in PRECISIONS:
-                    for hidden in sizes(name, CELLS[cell], precision):
-                        row = compiled(name, CELLS[cell], hidden, precision)
-                        rows.append(
-                            {"device": name, "cell": cell, "hidden": hidden, "precision": precision, **row}
-                        )
-                        console.print(f"{name}, {cell}, H = {hidden}, {precision}: {words(row)}", soft_wrap=True)
+            if name in absent:
+                console.print(f"{name}: skipped: {absent[name]}", soft_wrap=True)
+            else:
+                rows += compiled_rows(name)
     if not rows:
         raise ValueError("nothing could be compiled: see python -m benchmarks.aot --help")
     packages = {p: version(p) for p in ("jax", "jaxlib", "jax-cuda12-plugin", "nvidia-cuda-nvcc-cu12", "libtpu")}
-    before = options.out / f"aot-jax-{packages['jax']}.json"
+    name = f"aot-jax-{packages['jax']}"
+    before = (options.out or RESULTS) / f"{name}.json"
     if before.exists():  # keep the rows of devices that were not asked for now
-        rows = [
-            row for row in json.loads(before.read_text())["rows"] if row["device"] not in options.devices
-        ] + rows
-    rows.sort(key=lambda row: list(SIZES).index(row["device"]))
-    write(options.out, rows, packages, absent)
-    return 1 if any(failed(row) for row in rows) else 0
+        rows += [row for row in json.loads(before.read_text())["rows"] if row["device"] not in options.devices]
+    rows.sort(key=lambda row: list(DEVICES).index(row["device"]))
+    record: dict[str, Any] = {"benchmark": "aot", "versions": packages, "batch": BATCH, "time": TIME}
+    report(rows, packages, absent).save(name, record | {"absent": absent, "rows": rows}, options.out)
+    return int(any(failed(row) for row in rows))
+
+
+def compiled_rows(name: str) -> Iterator[dict[str, Any]]:
+    """What the compiler says of every cell, precision and size for one device."""
+    for cell, precision in itertools.product(CELLS, PRECISIONS):
+        for hidden in sizes(name, CELLS[cell], precision):
+            row = compiled(name, CELLS[cell], hidden, precision)
+            console.print(f"{name}, {cell}, H = {hidden}, {precision}: {words(row)}", soft_wrap=True)
+            yield {"device": name, "cell": cell, "hidden": hidden, "precision": precision, **row}
 
 
 DUMP = "--xla_dump_hlo_as_text --xla_dump_emitter_re=ptx"
 """Makes XLA write the programs for ptxas, and how much shared memory every kernel is launched with."""
 
 
-def prepare(dumps: Path) -> None:
+def prepare(dumps: str) -> None:
     """Set what the compilers read from the environment, before anything of JAX runs."""
     jax.config.update("jax_platforms", "cpu")
-    os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"
-    os.environ["TPU_SKIP_MDS_QUERY"] = "1"
-    os.environ["MOSAIC_GPU_DUMP_TO"] = str(dumps)
+    os.environ |= {"JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1", "TPU_SKIP_MDS_QUERY": "1", "MOSAIC_GPU_DUMP_TO": dumps}
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_dump_to={dumps} {DUMP}"
     if importlib.util.find_spec("libtpu") is not None:
         os.environ["TPU_LIBRARY_PATH"] = importlib.import_module("libtpu").get_library_path()
 
 
-def write(folder: Path, rows: list[dict[str, Any]], packages: dict[str, Any], absent: dict[str, str]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"aot-jax-{packages['jax']}.md"
+def report(rows: list[dict[str, Any]], packages: dict[str, Any], absent: dict[str, str]) -> Report:
     made = Report(
         "Kernels compiled without a device",
         f"Forward and backward at batch {BATCH}, {TIME} steps, with seq_lengths and resets: what compilers say. "
@@ -269,28 +237,14 @@ def write(folder: Path, rows: list[dict[str, Any]], packages: dict[str, Any], ab
     )
     made.add(f"Versions: {', '.join(f'{name} {number}' for name, number in packages.items() if number)}.")
     made.add(*(f"Not compiled: {name}: {reason}." for name, reason in absent.items()))
-    for name in dict.fromkeys(row["device"] for row in rows):
-        lines = [
-            [f"{row['cell']}, {row['hidden']}, {row['precision']}", words(row)]
-            for row in rows
-            if row["device"] == name
-        ]
-        made.add(f"## {name}")
+    for device, group in itertools.groupby(rows, lambda row: row["device"]):
+        lines = [[f"{row['cell']}, {row['hidden']}, {row['precision']}", words(row)] for row in group]
+        made.add(f"## {device}")
         made.table(Table(["cell, hidden size, dtype", "compiler"], lines))
-    path.write_text(made.markdown())
-    record = {
-        "benchmark": "aot",
-        "versions": packages,
-        "batch": BATCH,
-        "time": TIME,
-        "absent": absent,
-        "rows": rows,
-    }
-    path.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
-    console.print(f"Written: {path.name} and .json, in {path.parent}", soft_wrap=True)
+    return made
 
 
-main = command(Options, run, "aot", __doc__)
+main = command(AotOptions, run, "aot", __doc__)
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -63,36 +63,29 @@ def errors(name: str, settings: Iterable[Setting] = SETTINGS) -> Iterator[Errors
     with jax.enable_x64(True):
         inputs = np.random.default_rng(0).normal(size=(BATCH, TIME, IN_FEATURES))
         for setting in settings:
-            x = jnp.asarray(inputs, setting.dtype)
-            params = nnx.state(_cell(name, setting.param_dtype, setting.param_dtype))
-            found = _results(name, setting, params, x)
-            wide = jax.tree.map(lambda a: a.astype("float64"), (params, x))
-            expected = _results(name, Setting("float64", "float64", "float64"), *wide)
-            worst = (max(map(_error, jax.tree.leaves(a), jax.tree.leaves(b))) for a, b in zip(found, expected))
-            yield Errors(*worst)
+            given = nnx.state(_cell(name, setting)), jnp.asarray(inputs, setting.dtype)
+            wide = jax.tree.map(lambda a: a.astype("float64"), given)
+            pairs = zip(_results(name, setting, *given), _results(name, Setting(*["float64"] * 3), *wide))
+            yield Errors(*(max(jax.tree.leaves(jax.tree.map(_error, *pair))) for pair in pairs))
 
 
-def _cell(name: str, dtype: str, param_dtype: str) -> jaxrnn.RecurrentCell:
-    return CELLS[name](IN_FEATURES, HIDDEN, dtype=dtype, param_dtype=param_dtype, rngs=nnx.Rngs(0))
+def _cell(name: str, setting: Setting) -> jaxrnn.RecurrentCell:
+    dtypes = {"dtype": setting.dtype, "param_dtype": setting.param_dtype}
+    return CELLS[name](IN_FEATURES, HIDDEN, **dtypes, rngs=nnx.Rngs(0))
 
 
 def _results(name: str, setting: Setting, params: Any, x: jax.Array) -> tuple[Any, Any]:
     """Outputs and gradients."""
-    cell = _cell(name, setting.dtype, setting.param_dtype)
-    graphdef, _ = nnx.split(cell)
+    cell = _cell(name, setting)
     carry = jax.tree.map(lambda a: a.astype(setting.carry), cell.initialize_carry((BATCH, IN_FEATURES)))
 
-    @jax.jit
-    def run(params, x):
-        def loss(params):
-            layer: Any = jaxrnn.RNN(nnx.merge(graphdef, params))
-            outputs = layer(x, initial_carry=carry)
-            return jnp.mean(outputs.astype("float64") ** 2), outputs
+    def loss(params, x):
+        layer: Any = jaxrnn.RNN(nnx.merge(nnx.graphdef(cell), params))
+        outputs = layer(x, initial_carry=carry)
+        return jnp.mean(outputs.astype("float64") ** 2), outputs
 
-        gradients, outputs = jax.grad(loss, has_aux=True)(params)
-        return outputs, gradients
-
-    return run(params, x)
+    gradients, outputs = jax.jit(jax.grad(loss, has_aux=True))(params, x)
+    return outputs, gradients
 
 
 def _error(found: jax.Array, expected: jax.Array) -> float:
@@ -100,14 +93,10 @@ def _error(found: jax.Array, expected: jax.Array) -> float:
     return float(jnp.abs(found.astype("float64") - expected).max()) / scale if scale else 0.0
 
 
-def table() -> Table:
-    """A row for each cell; in each setting, the errors of outputs and of gradients."""
-    rows = [[name, *(f"{error.outputs:.0e}, {error.gradients:.0e}" for error in errors(name))] for name in CELLS]
-    return Table(["cell", *map(str, SETTINGS)], rows)
-
-
 def main() -> None:
-    print(table().markdown(), end="")
+    """Print a row for each cell; in each setting, the errors of outputs and of gradients."""
+    rows = [[name, *(f"{error.outputs:.0e}, {error.gradients:.0e}" for error in errors(name))] for name in CELLS]
+    print(Table(["cell", *map(str, SETTINGS)], rows).markdown(), end="")
 
 
 if __name__ == "__main__":

@@ -9,20 +9,23 @@ The text between ``<!-- results: NAME -->`` and ``<!-- end -->`` belongs to this
 several machines, ``--machine`` names the one to show, as in the file names.
 """
 
+import itertools
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tyro
 
-from benchmarks.common.command import command, fail
+from benchmarks.common.command import command, known
 from benchmarks.common.report import RESULTS, Table, console, spread_text
 from benchmarks.common.timing import Spread
+from benchmarks.layers import AGAINST
 from benchmarks.libraries import label
-from benchmarks.reports.training import Result
+from benchmarks.training import Result, epoch_table
+from experiments.common.report import fail
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "benchmarks" / "README.md", ROOT / "README.md")
@@ -50,9 +53,7 @@ class Options:
 
 def run(options: Options) -> int:
     code = 0
-    for page in options.readme:
-        if not page.exists():
-            continue
+    for page in filter(Path.exists, options.readme):
         text = page.read_text()
         written, names = rewrite(text, options.results, options.machine)
         if not options.check:
@@ -65,22 +66,17 @@ def run(options: Options) -> int:
 
 
 def rewrite(text: str, results: Path, machine: str) -> tuple[str, list[str]]:
-    """The text with every table that has results written anew, and the names of these tables.
-
-    Raises:
-      ValueError: a table's name is unknown.
-    """
+    """The text with every table that has results written anew, and the names of these tables. A ValueError if the
+    name of a table is unknown."""
     names = []
 
     def table(match: re.Match[str]) -> str:
         opening, name, _, closing = match.groups()
-        if name not in TABLES:
-            raise ValueError(f"unknown results {name!r} in a README; available: {', '.join(TABLES)}")
-        for benchmark, make in TABLES[name]:
+        known("table", [name], TABLES)
+        for benchmark in ("training", "epoch") if name == "epoch" else (name,):
             path = results / f"{benchmark}-{machine}.json"
             record = json.loads(path.read_text()) if path.exists() else None
-            made = None if record is None else make(record)
-            if record is not None and made is not None:
+            if record is not None and (made := TABLES[name](record)) is not None:
                 names.append(name)
                 return f"{opening}{versions(record)}\n\n{made.markdown()}{closing}"
         return match[0]
@@ -94,41 +90,31 @@ def versions(record: Record) -> str:
     packages = {"jax": "jax", "keras": "Keras", "torch": "PyTorch"}
     found = [f"{name} {on[package]}" for package, name in packages.items() if on.get(package)]
     processor = re.sub(r"\((R|TM)\)", "", on["processor"])
-    # The epoch was once measured alone, all contestants in one process; benchmarks.training measures it now.
-    earlier = record["benchmark"] == "epoch"
-    command = "measured in one process" if earlier else f"`python -m benchmarks.{record['benchmark']}`"
+    command = f"`python -m benchmarks.{record['benchmark']}`"
+    if record["benchmark"] == "epoch":  # an earlier benchmark; benchmarks.training measures it now
+        command = "measured in one process"
     return f"{on['cores']} cores of an {processor}, {', '.join(found)} ({command}):"
 
 
-def _text(found: dict[str, float], unit: float = 1, *, quartiles: bool = True) -> str:
+def _text(found: Mapping[str, float], unit: float = 1, *, quartiles: bool = True) -> str:
     return spread_text(Spread(found["median"], found["low"], found["high"]), unit, quartiles=quartiles)
 
 
-EPOCH_COLUMNS = ("contestant", "ms an epoch", "divided by ours", "first epoch, s")
-
-
-def first_experiment(record: Record) -> Table | None:
-    """The first experiment's epoch; None where a training was measured without the other ways to run ours."""
-    rows = {row["library"]: row for row in record["results"] if row["task"] == "seq2vec"}
-    if not {"jaxrnn", "jaxrnn-reference"} <= set(rows):
-        return None
-    results = [Result(**{k: v for k, v in row.items() if k != "spread"}) for row in rows.values()]
-    baseline = next(result for result in results if result.library == "jaxrnn")
-    lines = []
-    for result in results:
-        ratio = "1" if result is baseline else spread_text(result.ratio(baseline))
-        epoch = _text(rows[result.library]["spread"], 1e-3)
-        lines.append([label(result.library), epoch, ratio, f"{result.first['seconds']:.2f}"])
-    return Table(EPOCH_COLUMNS, lines)
-
-
-def epoch(record: Record) -> Table:
-    """The same from the results of an earlier benchmark, which measured this epoch alone in one process."""
-    lines = []
-    for name, timing in record["timings"].items():
-        ratio = "1" if name == "jaxrnn" else _text(record["ratios_to_ours"][name])
-        lines.append([name, _text(timing, 1e-3), ratio, f"{timing['first_call_s']:.2f}"])
-    return Table(EPOCH_COLUMNS, lines)
+def epoch(record: Record) -> Table | None:
+    """The first experiment's epoch; None of a training that was measured without the other ways to run ours."""
+    if record["benchmark"] == "training":
+        rows = [row for row in record["results"] if row["task"] == "seq2vec"]
+        results = [Result(**{name: value for name, value in row.items() if name != "spread"}) for row in rows]
+        if not {"jaxrnn", "jaxrnn-reference"} <= {result.library for result in results}:
+            return None
+        lines = [line[:4] for line in epoch_table(results).rows]
+    else:
+        ratios = {name: _text(ratio) for name, ratio in record["ratios_to_ours"].items()} | {"jaxrnn": "1"}
+        lines = [
+            [name, _text(timing, 1e-3), ratios[name], f"{timing['first_call_s']:.2f}"]
+            for name, timing in record["timings"].items()
+        ]
+    return Table(("contestant", "ms an epoch", "divided by ours", "first epoch, s"), lines)
 
 
 _CELL_NAMES = {"simple_rnn": "SimpleRNN", "lstm": "LSTM", "gru": "GRU"}
@@ -136,15 +122,10 @@ _CELL_NAMES = {"simple_rnn": "SimpleRNN", "lstm": "LSTM", "gru": "GRU"}
 
 def layers(record: Record) -> Table:
     means = {(row["cell"], row["mode"]): row for row in record["geometric_means"]}
-    against = [
-        (mode, peer) for mode in ("train", "forward") for peer in ("fastest JAX peer", "fastest peer of all")
-    ]
-    lines = [
-        [_CELL_NAMES[cell], *(f"{means[cell, mode][peer]:.2f}" for mode, peer in against)]
-        for cell in dict.fromkeys(cell for cell, _ in means)
-    ]
-    columns = ["layer", "training step: JAX peers", "all peers", "forward: JAX peers", "all peers"]
-    return Table(columns, lines)
+    against = list(itertools.product(("train", "forward"), AGAINST))
+    cells = dict.fromkeys(cell for cell, _ in means)
+    lines = [[_CELL_NAMES[cell], *(f"{means[cell, mode][peer]:.2f}" for mode, peer in against)] for cell in cells]
+    return Table(["layer", "training step: JAX peers", "all peers", "forward: JAX peers", "all peers"], lines)
 
 
 def training(record: Record) -> Table:
@@ -152,14 +133,13 @@ def training(record: Record) -> Table:
     rows = {(row["task"], row["library"]): row for row in record["results"]}
     tasks, names = (list(dict.fromkeys(key[i] for key in rows)) for i in (0, 1))
     libraries = [name for name in names if all((task, name) in rows for task in tasks)]
-    lines = []
-    for task in tasks:
-        found = [rows[task, name] for name in libraries]
-        epochs = [_text(row["spread"], 1e-3, quartiles=False) for row in found]
-        lines.append([task, *epochs, *(f"{row['memory'] / 2**20:.0f}" for row in found)])
-    labels = [label(name) for name in libraries]
-    columns = ["training", *(f"ms an epoch: {n}" for n in labels), *(f"peak MiB: {n}" for n in labels)]
-    return Table(columns, lines)
+
+    def texts(task: str) -> dict[str, str]:
+        found = {label(name): rows[task, name] for name in libraries}
+        epochs = {f"ms an epoch: {n}": _text(row["spread"], 1e-3, quartiles=False) for n, row in found.items()}
+        return epochs | {f"peak MiB: {n}": f"{row['memory'] / 2**20:.0f}" for n, row in found.items()}
+
+    return Table.of("training", [(task, texts(task)) for task in tasks])
 
 
 def sweep(record: Record) -> Table:
@@ -169,25 +149,16 @@ def sweep(record: Record) -> Table:
 
 
 def streaming(record: Record) -> Table:
+    def title(row: Record) -> str:
+        return f"{_CELL_NAMES[row['cell']]}, {row['in_features']} to {record['hidden']}"
+
     rows = [row for row in record["rows"] if row["dispatch"] == "synchronous"]
-    names = list(dict.fromkeys(name for row in rows for name in row["timings"]))
-    lines = []
-    for row in rows:
-        medians = {name: f"{found['median'] * 1e6:.1f}" for name, found in row["timings"].items()}
-        title = f"{_CELL_NAMES[row['cell']]}, {row['in_features']} to {record['hidden']}"
-        lines.append([title, *(medians.get(name, "") for name in names)])
-    return Table(["microseconds a step", *names], lines)
+    texts = [{name: f"{t['median'] * 1e6:.1f}" for name, t in row["timings"].items()} for row in rows]
+    return Table.of("microseconds a step", zip(map(title, rows), texts))
 
 
-TABLES: dict[str, tuple[tuple[str, Callable[[Record], Table | None]], ...]] = {
-    "epoch": (("training", first_experiment), ("epoch", epoch)),
-    "layers": (("layers", layers),),
-    "training": (("training", training),),
-    "sweep": (("sweep", sweep),),
-    "streaming": (("streaming", streaming),),
-}
-"""By the name in the page: whose results it shows, and what makes the table; the first that gives one is taken."""
-
+TABLES = {"epoch": epoch, "layers": layers, "training": training, "sweep": sweep, "streaming": streaming}
+"""What makes the table of this name in a page."""
 
 main = command(Options, run, "readme", __doc__)
 

@@ -14,9 +14,11 @@ every rate. Contestants, interleaved in one process on one device (benchmarks/co
 Under vmap the scan turns its products into batched ones; a native call is a foreign function that is called once
 for each run, so vmap saves only the calls from Python there. Before timing, the losses of two epochs of every run
 must agree. Ratios are a contestant's time divided by that of the native one after the other: below 1, it is
-faster. The table goes to benchmarks/results/.
+faster.
 """
 
+import functools
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +32,7 @@ from jax import Array
 import jaxrnn
 from benchmarks.common import comparison
 from benchmarks.common.command import Options, command
-from benchmarks.common.report import Report, Table, console, progress, spread_text
+from benchmarks.common.report import Report, Table, console, medians, progress, spread_text
 from benchmarks.common.rows import Row
 from benchmarks.common.tasks import TASKS, data_of
 from benchmarks.common.timing import interleave, seconds_of
@@ -41,7 +43,6 @@ TASK = TASKS["seq2vec"]
 LOSSES = {"losses": comparison.Tolerance(1e-3, relative=True)}
 """Of one run in two ways."""
 
-CHECKED_EPOCHS = 2
 RATES = (1e-8, 3e-6)
 BASELINE = "one after the other, native"
 
@@ -70,19 +71,16 @@ def run(options: SweepOptions) -> None:
     repetitions = options.given(options.repetitions, quick=1, full=3)
     machine = options.start()
     sweeps = contestants(rates, seeds, options.hidden)
-    with progress(len(sweeps) * CHECKED_EPOCHS + repetitions) as update:
+    with progress(len(sweeps) + repetitions) as update:
         first, losses = {}, {}
         for name, sweep in sweeps.items():
-            for epoch in range(CHECKED_EPOCHS):
-                update(description=f"{name}: epoch {epoch + 1}, to compare")
-                kept: list[Array] = []
-                seconds = seconds_of(lambda sweep=sweep, kept=kept: kept.append(sweep()) or kept[0])
-                first.setdefault(name, seconds)
-                losses[name] = np.asarray(kept[0])
-                update(advance=1)
+            update(f"{name}: two epochs, to compare")
+            first[name] = seconds_of(sweep)
+            losses[name] = np.asarray(sweep())
+            update()
         largest = check(losses)
-        update(description="timing")
-        timings = interleave(sweeps, repetitions, first_calls=first, advance=lambda: update(advance=1))
+        update("timing")
+        timings = interleave(sweeps, repetitions, first_calls=first, advance=update)
     case = {"rates": rates, "seeds": seeds, "repetitions": repetitions, "largest_relative_difference": largest}
     row = Row(case, timings, BASELINE if BASELINE in timings else next(iter(timings)))
     made = report(row, options.hidden)
@@ -95,27 +93,19 @@ def contestants(rates: int, seeds: int, hidden: int) -> dict[str, Sweep]:
     """All ways of training ``rates * seeds`` runs, each from the same first states."""
     found: dict[str, Sweep] = {}
     for implementation in ("native", "scan"):
-        reason = _missing(implementation, hidden)
-        if reason is not None:
-            console.print(f"{implementation}: {reason}", markup=False, soft_wrap=True)
+        layer = jaxrnn.RNN(jaxrnn.SimpleRNNCell(1, hidden, rngs=nnx.Rngs(0)), implementation=implementation)
+        try:
+            layer(jnp.ones((1, 2, 1)))
+        except ValueError as error:  # this machine or this size is not supported
+            console.print(f"{implementation}: {error}", markup=False, soft_wrap=True)
             continue
         epoch, states = training(implementation, rates, seeds, hidden)
         found[f"one after the other, {implementation}"] = _one_after_the_other(epoch, states)
         found[f"vmap, {implementation}"] = _as_one_program(jax.vmap(epoch), states)
         if implementation == "scan" and rates * seeds > 8:
-            found["vmap by eights, scan"] = _as_one_program(
-                lambda states, epoch=epoch: jax.lax.map(epoch, states, batch_size=8), states
-            )
+            by_eights = functools.partial(jax.lax.map, epoch, batch_size=8)
+            found["vmap by eights, scan"] = _as_one_program(by_eights, states)
     return found
-
-
-def _missing(implementation: str, hidden: int) -> str | None:
-    cell = jaxrnn.SimpleRNNCell(1, hidden, rngs=nnx.Rngs(0))
-    try:
-        jaxrnn.RNN(cell, implementation=implementation)(jnp.ones((1, 2, 1)))
-    except ValueError as error:
-        return str(error)
-    return None
 
 
 def training(implementation: str, rates: int, seeds: int, hidden: int) -> tuple[Epoch, list[TrainState]]:
@@ -130,12 +120,8 @@ def training(implementation: str, rates: int, seeds: int, hidden: int) -> tuple[
     initialize = jax.jit(lambda seed: nnx.state(model(seed)))
     epoch = windowed_epoch(task, data_of(task), apply, optimizer)
     first = [TrainState.create(initialize(seed), optimizer, seed=seed) for seed in range(seeds)]
-    states = [
-        with_learning_rate(jax.tree.map(jnp.copy, state), float(rate))
-        for rate in np.geomspace(*RATES, rates)
-        for state in first
-    ]
-    return epoch, states
+    pairs = itertools.product(map(float, np.geomspace(*RATES, rates)), first)
+    return epoch, [with_learning_rate(jax.tree.map(jnp.copy, state), rate) for rate, state in pairs]
 
 
 def _one_after_the_other(epoch: Epoch, states: list[TrainState]) -> Sweep:
@@ -167,7 +153,7 @@ def check(losses: dict[str, np.ndarray]) -> float:
     """The largest relative difference between losses of one run; a ValueError if it is above the tolerance."""
     baseline = next(iter(losses))
     results = {name: {"losses": values} for name, values in losses.items()}
-    comparison.check(results, baseline, LOSSES, f"after {CHECKED_EPOCHS} epochs")
+    comparison.check(results, baseline, LOSSES, "after two epochs")
     return max(float(np.abs(values / losses[baseline] - 1).max()) for values in losses.values())
 
 
@@ -175,17 +161,14 @@ def report(row: Row, hidden: int) -> Report:
     rates, seeds, repetitions, largest = row.case.values()
     made = Report(
         f"A sweep: {rates} learning rates x {seeds} seeds",
-        f"Sequence-to-vector training of the forecast experiment, two layers of {hidden} units; learning rates "
-        f"from {RATES[0]:g} to {RATES[1]:g}. Seconds: median, and quartiles in parentheses, of {repetitions} "
-        "repetitions of 2 epochs of all runs, interleaved in one process; the fastest in bold. The first epoch "
-        f"includes tracing and compiling. After {CHECKED_EPOCHS} epochs the losses of every run agreed to "
-        f"{largest:.1g}, relatively ({LOSSES['losses'].largest:g} is allowed).",
+        f"{medians('Seconds', repetitions, '2 epochs of all runs')} Two layers of {hidden} units; learning rates "
+        f"from {RATES[0]:g} to {RATES[1]:g}. The first epoch includes tracing and compiling. After two epochs the "
+        f"losses of every run agreed to {largest:.1g}, relatively ({LOSSES['losses'].largest:g} is allowed).",
+        __doc__,
     )
-    ratios, lines = row.ratios(), []
-    for name, timing in row.timings.items():
-        text = spread_text(timing.spread)
-        ratio = spread_text(ratios[name]) if name in ratios else "1"
-        lines.append([name, f"**{text}**" if name == row.fastest() else text, ratio, f"{timing.first_call:.1f}"])
+    texts = row.texts()
+    ratios = {row.baseline: "1"} | {name: spread_text(ratio) for name, ratio in row.ratios().items()}
+    lines = [[name, texts[name], ratios[name], f"{t.first_call:.1f}"] for name, t in row.timings.items()]
     columns = ["way", f"s an epoch of all {rates * seeds} runs", f"divided by {row.baseline}", "first epoch, s"]
     made.table(Table(columns, lines), f"{rates} learning rates x {seeds} seeds")
     return made

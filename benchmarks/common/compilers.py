@@ -34,6 +34,18 @@ device_description_str: "NVIDIA H200"
 """
 
 TOPOLOGIES = {"TPU v5e": "v5e:2x2", "TPU v6e": "v6e:2x2"}
+"""Of the TPUs, by name; every other name is that of an H200."""
+
+
+def missing(name: str) -> str | None:
+    """Why nothing can be compiled for this device here, or None."""
+    if name in TOPOLOGIES:
+        return None if importlib.util.find_spec("libtpu") is not None else "libtpu is not installed"
+    if importlib.util.find_spec("jax_cuda12_plugin") is None:
+        return "jax-cuda12-plugin is not installed"
+    if ptxas() is None:
+        return "ptxas was not found: nvidia-cuda-nvcc-cu12 is not installed"
+    return None if h200_device() is not None else "this jax-cuda12-plugin does not compile without a device"
 
 
 @functools.cache
@@ -45,23 +57,6 @@ def h200_device() -> Any:
     return None
 
 
-def h200_is_missing() -> str | None:
-    if importlib.util.find_spec("jax_cuda12_plugin") is None:
-        return "jax-cuda12-plugin is not installed"
-    if ptxas() is None:
-        return "ptxas was not found: nvidia-cuda-nvcc-cu12 is not installed"
-    return None if h200_device() is not None else "this jax-cuda12-plugin does not compile without a device"
-
-
-def tpu_is_missing() -> str | None:
-    return None if importlib.util.find_spec("libtpu") is not None else "libtpu is not installed"
-
-
-@functools.cache
-def tpu_device(name: str) -> Any:
-    return topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGIES[name]).devices[0]
-
-
 KINDS = {"cuda": AbstractDevice("NVIDIA H200", None, "gpu"), "tpu": AbstractDevice("TPU v5 lite", 1, "tpu")}
 
 
@@ -70,15 +65,23 @@ def known_device(platform: str) -> Any:
     return use_abstract_mesh(AbstractMesh((), (), abstract_device=KINDS[platform]))
 
 
-def compiled_for_h200(function: Any, *shapes: Any) -> dict[str, Any]:
-    """Registers, spilled bytes and shared memory of every recurrence kernel in a function's program."""
+def compiled_for(name: str, function: Any, shapes: Any) -> dict[str, Any]:
+    """Compile a function of these arrays for a device. On an H200, returns the registers, spilled bytes and shared
+    memory of every recurrence kernel in the program."""
+
+    def compile_on(device: Any) -> None:
+        sharding = SingleDeviceSharding(device)
+        placed = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes)
+        jax.jit(function).trace(placed).lower().compile()
+
+    if name in TOPOLOGIES:
+        compile_on(topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGIES[name]).devices[0])
+        return {}
     dumps = Path(re.findall(r"--xla_dump_to=(\S+)", os.environ["XLA_FLAGS"])[-1])
     for file in dumps.glob("*"):
         file.unlink()
-    sharding = SingleDeviceSharding(h200_device())
-    placed = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes)
     with known_device("cuda"):
-        jax.jit(function).trace(*placed).lower().compile()
+        compile_on(h200_device())
     shared = {}
     for file in dumps.glob("*thunk_sequence.txt"):
         shared |= dict(re.findall(r"(recurrence_\w+).*shared_memory: (\d+)", file.read_text()))
@@ -86,8 +89,7 @@ def compiled_for_h200(function: Any, *shapes: Any) -> dict[str, Any]:
     for file in dumps.glob("*.ptx"):
         kernels |= _resources(file)
     for file in dumps.glob("recurrence_*.mlir-passes.log"):  # Mosaic's
-        size = re.search(r"dynamic_shared_memory_size %c(\d+)_i32", file.read_text())
-        if size:
+        if size := re.search(r"dynamic_shared_memory_size %c(\d+)_i32", file.read_text()):
             shared[re.sub(r"_\d+$", "", file.name.split(".")[0])] = size[1]
     for name, kernel in kernels.items():
         kernel["shared_bytes"] = int(shared[name]) if name in shared else None
@@ -105,16 +107,11 @@ def _resources(ptx: Path) -> dict[str, dict[str, Any]]:
     else:
         command = [str(ptxas()), "-v", "-arch=sm_90a", str(ptx), "-o", os.devnull]
         report = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-    pattern = (
-        r"Compiling entry function '(recurrence_\w+)'.*?(\d+) bytes spill stores, (\d+) bytes spill loads"
-        r".*?Used (\d+) registers"
-    )
+    spills = r"(\d+) bytes spill stores, (\d+) bytes spill loads"
+    pattern = rf"Compiling entry function '(recurrence_\w+)'.*?{spills}.*?Used (\d+) registers"
     return {
-        name.removesuffix("_mosaic_gpu_kernel"): {
-            "registers": int(registers),
-            "spill_bytes": int(stores) + int(loads),
-        }
-        for name, stores, loads, registers in re.findall(pattern, report, re.DOTALL)
+        name.removesuffix("_mosaic_gpu_kernel"): {"registers": int(used), "spill_bytes": int(stores) + int(loads)}
+        for name, stores, loads, used in re.findall(pattern, report, re.DOTALL)
     }
 
 
@@ -124,7 +121,6 @@ def ptxas() -> str | None:
         import nvidia  # pyright: ignore[reportMissingImports]
 
         for folder in nvidia.__path__:
-            found = sorted(Path(folder).glob("*/bin/ptxas"))
-            if found:
-                return str(found[0])
+            for found in sorted(Path(folder).glob("*/bin/ptxas")):
+                return str(found)
     return shutil.which("ptxas")

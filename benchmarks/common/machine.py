@@ -56,9 +56,8 @@ def file_suffix(machine: dict[str, Any]) -> str:
 def processor() -> str:
     """The processor's model name."""
     if sys.platform == "linux":
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-        if found:
-            return found[1].strip()
+        for name in re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE):
+            return name.strip()
     return platform.processor() or platform.machine()
 
 

@@ -1,22 +1,21 @@
 """What a benchmark shows while it runs, and the files that it writes."""
 
+import inspect
 import json
-import os
-import platform
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table as RichTable
 
-from benchmarks.common.machine import cores, describe, file_suffix, processor, version
+from benchmarks.common.machine import describe, file_suffix
 from benchmarks.common.timing import Spread
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -34,6 +33,17 @@ class Table:
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
+
+    @classmethod
+    def of(
+        cls, heading: str, rows: Iterable[tuple[str, Mapping[str, str]]], label: Callable[[str], str] = str
+    ) -> Self:
+        """From every row's name and its texts by column. Columns stand in the order in which they first appear;
+        ``label`` gives their titles. A text that a row lacks is left empty."""
+        rows = list(rows)
+        names = list(dict.fromkeys(name for _, texts in rows for name in texts))
+        lines = [[title, *(texts.get(name, "") for name in names)] for title, texts in rows]
+        return cls([heading, *map(label, names)], lines)
 
     def markdown(self) -> str:
         rule = ["---", *["---:"] * (len(self.columns) - 1)]
@@ -62,20 +72,15 @@ def spread_text(spread: Spread, unit: float = 1, *, quartiles: bool = True) -> s
 
 @contextmanager
 def progress(total: int) -> Iterator[Callable[..., None]]:
-    """Yields a function to call with ``description=...`` and ``advance=...``. The bar appears on a terminal
-    only."""
-    bar = Progress(
-        BarColumn(bar_width=20),
-        TextColumn("{task.description}"),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-        auto_refresh=False,  # a refreshing thread would take time from what is measured
-        disable=not console.is_terminal,
-    )
+    """Yields a function that shows the description it is given, and without one goes on by one step. The bar
+    appears on a terminal only."""
+    columns = BarColumn(bar_width=20), TextColumn("{task.description}"), TimeElapsedColumn()
+    # A refreshing thread would take time from what is measured.
+    options: Any = {"auto_refresh": False, "transient": True, "disable": not console.is_terminal}
+    bar = Progress(*columns, console=console, **options)
     with bar:
         task = bar.add_task("", total=total)
-        yield lambda **changes: bar.update(task, refresh=True, **changes)
+        yield lambda text=None: bar.update(task, description=text, advance=text is None, refresh=True)
 
 
 def check_writable(folder: Path | None) -> None:
@@ -89,12 +94,27 @@ def check_writable(folder: Path | None) -> None:
         raise OSError(f"cannot write into {folder}: {error.strerror}; choose another --out") from error
 
 
-class Report:
-    """The Markdown of a benchmark, whose tables and notes are also shown on the console."""
+def medians(unit: str, repetitions: int, calls: str = "2 calls") -> str:
+    """The sentence that says what the numbers of a table are."""
+    spread = f"median, and quartiles in parentheses, of {repetitions} repetitions of {calls}"
+    return f"{unit}: {spread}; the fastest in bold."
 
-    def __init__(self, title: str, text: str, notes: Iterable[str] = ()):
+
+class Report:
+    """The Markdown of a benchmark, whose tables and notes are also shown on the console.
+
+    Args:
+      title: of the page.
+      text: what comes first.
+      document: the docstring of the command. The page has all of it but its first line and the examples of use.
+      notes: a list of sentences.
+    """
+
+    def __init__(self, title: str, text: str, document: str | None = None, notes: Iterable[str] = ()):
+        paragraphs = inspect.cleandoc(document or "").split("\n\n")[1:]
+        said = [p if p.startswith(" ") else p.replace("\n", " ") for p in paragraphs if "python -m" not in p]
         self._notes = list(notes)
-        self._blocks = [f"# {title}", text, "\n".join(f"- {note}" for note in self._notes)]
+        self._blocks = [f"# {title}", "\n\n".join([text, *said]), "\n".join(f"- {note}" for note in self._notes)]
 
     def add(self, *blocks: str) -> None:
         self._blocks += blocks
@@ -109,46 +129,22 @@ class Report:
         return "\n\n".join(block.strip() for block in self._blocks if block) + "\n"
 
     def write(self, name: str, results: dict[str, Any], machine: dict[str, Any], folder: Path | None) -> Path:
-        """Write ``<name>-<machine>.md`` and ``.json``.
-
-        Args:
-          name: of the benchmark.
-          results: everything that was measured.
-          machine: the result of :func:`benchmarks.common.machine.machine`.
-          folder: where to write; benchmarks/results by default.
-
-        Returns:
-          The path of the Markdown file; other files of the same run go beside it under the same name.
-        """
-        folder = RESULTS if folder is None else folder
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{name}-{file_suffix(machine)}.md"
-        path.write_text(f"{self.markdown()}\nMachine: {describe(machine)}\n")
+        """Write ``<name>-<machine>.md`` and ``.json``, where ``machine`` is that of ``benchmarks.common.machine``.
+        Returns the path of the Markdown file; other files of the same run go beside it under the same name."""
+        self.add(f"Machine: {describe(machine)}")
         record = {"benchmark": name, "machine": machine, **results}
-        lines = ",\n".join(f"{json.dumps(key)}: {_json(value)}" for key, value in record.items())
-        path.with_suffix(".json").write_text(f"{{\n{lines}\n}}\n")
+        return self.save(f"{name}-{file_suffix(machine)}", record, folder)
+
+    def save(self, name: str, record: dict[str, Any], folder: Path | None) -> Path:
+        """Write ``<name>.md``, and ``<name>.json`` with the record: one line for each entry of a list."""
+        path = (folder or RESULTS) / f"{name}.md"
+        path.write_text(self.markdown())
+        lines = []
+        for key, value in record.items():
+            entries = ",\n".join(map(json.dumps, value)) if isinstance(value, list) else None
+            lines.append(f"{json.dumps(key)}: " + (f"[\n{entries}\n]" if entries else json.dumps(value)))
+        path.with_suffix(".json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
         for note in self._notes:
             console.print(note, markup=False, soft_wrap=True)
         console.print(f"Written: {path.name} and .json, in {path.parent}", soft_wrap=True)
         return path
-
-
-def _json(value: Any) -> str:
-    """One line for each entry of a list: neither one long line nor one for every number."""
-    if isinstance(value, list):
-        return "[\n" + ",\n".join(json.dumps(entry) for entry in value) + "\n]"
-    return json.dumps(value)
-
-
-def write_record(out: Path | None, name: str, packages: Sequence[str], found: dict[str, Any]) -> Path:
-    """Write a result without tables, with the machine and the versions of these packages, as one JSON file."""
-    record: dict[str, Any] = {
-        "machine": {"processor": processor(), "cores": cores(), "python": platform.python_version()},
-        "versions": {package: version(package) for package in packages},
-        "load_average": os.getloadavg()[0],
-        **found,
-    }
-    out = out or RESULTS / f"{name}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    return out

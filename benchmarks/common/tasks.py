@@ -4,8 +4,8 @@ Four tasks. The three of the forecast experiment learn from the first 1,000 valu
 steps, and are judged on the last 461: ``seq2vec`` forecasts after each window, ``seq2seq`` at every step of it,
 ``stateful`` reads consecutive windows one by one and passes its carry on. ``classification`` tells five
 frequencies apart: sequences of 64 steps of sin(2 pi f t / 64 + phase) + noise, where f is one of 2, 3, 4, 5, 6,
-  the phase is uniform and the noise is normal with standard deviation 0.7. There are 1,280 sequences to learn from
-  and 500 for validation; the model is a GRU of 64 units, trained with Adam.
+the phase is uniform and the noise is normal with standard deviation 0.7. There are 1,280 sequences to learn from
+and 500 for validation; the model is a GRU of 64 units, trained with Adam.
 """
 
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.common.shapes import Shape
+from benchmarks.common.rows import Shape
 from jaxrnn.data import course_series, window_starts
 
 CLASSES = 5
@@ -31,6 +31,8 @@ class Task:
       time, batch: steps in a window, and windows in a batch.
       series: how many series as long as the course's are learned from together; the others repeat the first.
       max_epochs: how long to wait for the target.
+      outputs, every_step: how many outputs, and whether they are wanted at every step or at the last.
+      stateful, classifies: whether the carry goes from window to window; whether the outputs are logits.
     """
 
     name: str
@@ -44,18 +46,10 @@ class Task:
     batch: int = 128
     series: int = 1
     max_epochs: int = 100
-
-    @property
-    def every_step(self) -> bool:
-        return self.name in ("seq2seq", "stateful")
-
-    @property
-    def classifies(self) -> bool:
-        return self.name == "classification"
-
-    @property
-    def outputs(self) -> int:
-        return CLASSES if self.classifies else 1
+    outputs: int = 1
+    every_step: bool = False
+    stateful: bool = False
+    classifies: bool = False
 
     @property
     def metric(self) -> str:
@@ -73,8 +67,8 @@ TASKS = {
     task.name: task
     for task in (
         Task("seq2vec"),
-        Task("seq2seq", learning_rate=1e-6),
-        Task("stateful", learning_rate=1e-7, batch=1),
+        Task("seq2seq", learning_rate=1e-6, every_step=True),
+        Task("stateful", learning_rate=1e-7, batch=1, every_step=True, stateful=True),
         Task(
             "classification",
             cell="gru",
@@ -85,6 +79,8 @@ TASKS = {
             target=0.9,
             time=64,
             batch=64,
+            outputs=CLASSES,
+            classifies=True,
         ),
     )
 }
@@ -114,7 +110,7 @@ class Data(NamedTuple):
 
     def judged(self, task: Task, outputs: np.ndarray) -> np.ndarray:
         """Those of a model's outputs for the validation data that ``valid_targets`` belong to."""
-        if task.name == "stateful":
+        if task.stateful:
             return outputs[0, -len(self.valid_targets) :]
         return outputs[:, -1] if task.every_step else outputs
 
@@ -126,7 +122,7 @@ def data_of(task: Task) -> Data:
     series = course_series()
     values, split = series.values.astype(np.float32), series.split
     length = split - 1
-    if task.name == "stateful":
+    if task.stateful:
         starts = np.arange(length // task.time) * task.time
         valid_inputs = values[None, :-1]
     else:
@@ -160,10 +156,7 @@ def _frequencies(task: Task, train: int = 1280, valid: int = 500) -> Data:
 
 def epoch_flops(task: Task) -> int:
     """Floating-point operations of the matrix products in one epoch of a simple RNN that is judged at the last
-    step.
-
-    The inputs of every layer but the first get a gradient.
-    """
+    step. The inputs of every layer but the first get a gradient."""
     windows = len(data_of(task).starts)
     flops, below = 0, 1
     for number, hidden in enumerate(task.hidden):

@@ -11,14 +11,12 @@ machine that slows down for a while slows both sides of a ratio.
 
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-
-Contestants = Mapping[str, Callable[[], object]]
 
 PAUSE = 0.010
 """Seconds between one contestant's calls and the next one's."""
@@ -82,12 +80,7 @@ def ratio(timing: Timing, baseline: Timing) -> Spread:
     >>> ratio(slow, fast)
     Spread(median=2.0, low=2.0, high=2.0)
     """
-    if len(timing.calls) != len(baseline.calls):
-        raise ValueError(
-            f"{len(timing.calls)} repetitions cannot be paired with {len(baseline.calls)}: "
-            "time both in one call of interleave"
-        )
-    return Spread.of([sum(a) / sum(b) for a, b in zip(timing.calls, baseline.calls)])
+    return Spread.of([sum(a) / sum(b) for a, b in zip(timing.calls, baseline.calls, strict=True)])
 
 
 def geometric_mean(values: list[float]) -> float:
@@ -95,8 +88,16 @@ def geometric_mean(values: list[float]) -> float:
     return float(np.exp(np.mean(np.log(values))))
 
 
+def turns(names: Iterable[str], repetitions: int, seed: int = 0) -> Iterator[list[str]]:
+    """The names in a new random order for every repetition."""
+    order, shuffled = list(names), random.Random(seed)
+    for _ in range(repetitions):
+        shuffled.shuffle(order)
+        yield order
+
+
 def interleave(
-    contestants: Contestants,
+    contestants: Mapping[str, Callable[[], object]],
     repetitions: int,
     *,
     first_calls: Mapping[str, float] | None = None,
@@ -116,10 +117,7 @@ def interleave(
         raise ValueError(f"{repetitions=} must be at least 1")
     first = first_calls or {name: seconds_of(call) for name, call in contestants.items()}
     calls: dict[str, list[tuple[float, ...]]] = {name: [] for name in contestants}
-    order = list(contestants)
-    shuffled = random.Random(seed)
-    for _ in range(repetitions):
-        shuffled.shuffle(order)
+    for order in turns(contestants, repetitions, seed):
         for name in order:
             seconds_of(contestants[name])
             calls[name].append(tuple(seconds_of(contestants[name]) for _ in range(TIMED_CALLS)))

@@ -5,6 +5,8 @@ has a function for. The packages that jaxrnn does not need itself come with ``pi
 PyTorch with ``pip install torch``. A library that is not installed is named in the report and left out.
 """
 
+from collections.abc import Iterable
+
 from benchmarks.common.rows import OURS
 from benchmarks.libraries import haiku, keras, linen, nnx, ours, torch
 from benchmarks.libraries.base import Library
@@ -30,6 +32,12 @@ STEPPERS = {name: library for name, library in LIBRARIES.items() if library.step
 
 TRAINERS = {name: library for name, library in LIBRARIES.items() if library.trainer is not None}
 """Those whose trainings are compared."""
+
+
+def installed(names: Iterable[str]) -> tuple[dict[str, Library], dict[str, str]]:
+    """The libraries that can take part, by name; and why the others cannot, by label."""
+    why = {name: LIBRARIES[name].missing() for name in names}
+    return {n: LIBRARIES[n] for n in why if not why[n]}, {label(n): reason for n, reason in why.items() if reason}
 
 
 def label(name: str) -> str:

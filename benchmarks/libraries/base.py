@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
-from benchmarks.common.shapes import Shape
+from benchmarks.common.rows import Shape
 
 
 class Weights(NamedTuple):
@@ -34,6 +35,11 @@ def by_gate(names: str, kernel: np.ndarray | None) -> dict[str, np.ndarray]:
     """A parameter split into its gates, each named by one letter, in our order."""
     assert kernel is not None, "this cell is compared with a recurrent bias"
     return dict(zip(names, np.split(kernel, len(names), axis=-1)))
+
+
+def joined(names: str, gates: Mapping[str, np.ndarray]) -> np.ndarray:
+    """A parameter from its gates, in another order."""
+    return np.concatenate([gates[name] for name in names], axis=-1)
 
 
 class Contestant(NamedTuple):
@@ -71,8 +77,7 @@ class PeerCell:
 
     Attributes:
       make: ``(in_features, hidden)`` to the library's cell. Keras and PyTorch have layers in place of cells: a
-        layer
-        over batch-first sequences that returns the output of every step.
+        layer over batch-first sequences that returns the output of every step.
       weights: our weights to the cell's parameters: pure dicts for Flax and Haiku, the list of ``set_weights``
         for Keras, the ``state_dict`` for PyTorch.
     """
@@ -141,6 +146,12 @@ def layer_in_jax(apply: Callable[[Any, Any], Any], params: Any, inputs: Any) -> 
     return Contestant(lambda: forward(params, x), lambda: train(params, x))
 
 
+def layer_in_nnx(module: Any, inputs: Any) -> Contestant:
+    """A layer from a Flax module whose state is only parameters."""
+    graphdef, params = nnx.split(module)
+    return layer_in_jax(lambda params, x: nnx.merge(graphdef, params)(x), params, inputs)
+
+
 def steps_in_jax(apply: Callable[[Any, Any, Any], tuple[Any, Any]], params: Any, carry: Any, inputs: Any) -> Steps:
     """Single steps from ``apply(params, carry, inputs)`` to ``(carry, output)``."""
     compiled = jax.jit(apply)
@@ -148,15 +159,16 @@ def steps_in_jax(apply: Callable[[Any, Any, Any], tuple[Any, Any]], params: Any,
     return repeated(lambda carry, x: compiled(params, carry, x), carry, jnp.asarray(inputs))
 
 
-def repeated(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, x: Any) -> Steps:
-    """Single steps from ``step(carry, x)``, each waited for."""
+def repeated(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, x: Any, *, wait: bool = True) -> Steps:
+    """Single steps from ``step(carry, x)``, each waited for if there is something to wait for."""
 
     def steps(number: int) -> Any:
         nonlocal carry
         y = None
         for _ in range(number):
             carry, y = step(carry, x)
-            jax.block_until_ready(y)
+            if wait:
+                jax.block_until_ready(y)
         return y
 
     return steps

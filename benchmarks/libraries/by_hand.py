@@ -64,7 +64,6 @@ def scan_by_hand(name: str, params: Any, inputs: Array, h: Array, *, hoisted: bo
     """The whole layer, which plain autodiff can differentiate.
 
     Args:
-      name: of the cell.
       params: a pure dict of the parameters of the cell that the page shows.
       inputs: ``[batch, time, in_features]``.
       h: ``[batch, hidden]``, before the first step.

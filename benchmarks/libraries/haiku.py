@@ -5,6 +5,7 @@ Haiku's GRU applies the reset gate before the matrix product, which makes it ano
 
 import functools
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -44,11 +45,7 @@ def _lstm_weights(w: base.Weights) -> dict[str, Any]:
     gates = base.by_gate("ifgo", np.concatenate([w.kernel, w.recurrent_kernel]))
     biases = base.by_gate("ifgo", w.bias)
     biases["f"] = biases["f"] - 1
-
-    def joined(part: dict[str, np.ndarray]) -> np.ndarray:
-        return np.concatenate([part[gate] for gate in "igfo"], axis=-1)
-
-    return {"core/linear": {"w": joined(gates), "b": joined(biases)}}
+    return {"core/linear": {"w": base.joined("igfo", gates), "b": base.joined("igfo", biases)}}
 
 
 CELLS = {
@@ -57,36 +54,30 @@ CELLS = {
 }
 
 
+def _pure(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that makes and calls modules as one that takes their parameters first."""
+    return _haiku().without_apply_rng(_haiku().transform(function)).apply
+
+
 def layer(
     cell: base.PeerCell, weights: base.Weights, inputs: np.ndarray, *, unroll: str = "dynamic_unroll"
 ) -> base.Contestant:
-    hk = _haiku()
-
     def outputs(x: Any) -> Any:
         core = cell.make(*weights.sizes)
-        return getattr(hk, unroll)(core, x, core.initial_state(x.shape[0]), time_major=False)[0]
+        return getattr(_haiku(), unroll)(core, x, core.initial_state(x.shape[0]), time_major=False)[0]
 
-    return base.layer_in_jax(hk.without_apply_rng(hk.transform(outputs)).apply, cell.weights(weights), inputs)
+    return base.layer_in_jax(_pure(outputs), cell.weights(weights), inputs)
 
 
 def steps(cell: base.PeerCell, weights: base.Weights, inputs: np.ndarray) -> base.Steps:
-    hk = _haiku()
-
     def core(carry: Any, x: Any) -> tuple[Any, Any]:
-        output, carry = cell.make(*weights.sizes)(x, carry)
-        return carry, output
+        return cell.make(*weights.sizes)(x, carry)[::-1]
 
-    carry = hk.without_apply_rng(hk.transform(lambda: cell.make(*weights.sizes).initial_state(1))).apply({})
-    apply = hk.without_apply_rng(hk.transform(core)).apply
-    return base.steps_in_jax(apply, cell.weights(weights), carry, inputs)
+    carry = _pure(lambda: cell.make(*weights.sizes).initial_state(1))({})
+    return base.steps_in_jax(_pure(core), cell.weights(weights), carry, inputs)
 
 
 HAIKU = base.Library("Haiku", {"haiku": "dm-haiku"}, CELLS, layer, steps)
 
-HAIKU_STATIC = base.Library(
-    "Haiku static_unroll",
-    {"haiku": "dm-haiku"},
-    CELLS,
-    functools.partial(layer, unroll="static_unroll"),
-    max_time=STATIC_UNROLL_LIMIT,
-)
+_static = functools.partial(layer, unroll="static_unroll")
+HAIKU_STATIC = base.Library("Haiku static_unroll", HAIKU.packages, CELLS, _static, max_time=STATIC_UNROLL_LIMIT)

@@ -35,12 +35,8 @@ def _weights(w: base.Weights) -> list[np.ndarray]:
 def _gru_weights(w: base.Weights) -> list[np.ndarray]:
     """Gates in the order z r h."""
     assert w.recurrent_bias is not None
-
-    def reorder(array: np.ndarray) -> np.ndarray:
-        gates = base.by_gate("rzn", array)
-        return np.concatenate([gates["z"], gates["r"], gates["n"]], axis=-1)
-
-    return [reorder(w.kernel), reorder(w.recurrent_kernel), reorder(np.stack([w.bias, w.recurrent_bias]))]
+    biases = np.stack([w.bias, w.recurrent_bias])
+    return [base.joined("zrn", base.by_gate("rzn", a)) for a in (w.kernel, w.recurrent_kernel, biases)]
 
 
 def _cell(name: str, weights: Any) -> base.PeerCell:
@@ -63,36 +59,31 @@ def layer(cell: base.PeerCell, weights: base.Weights, inputs: np.ndarray) -> bas
 
 
 def steps(cell: base.PeerCell, weights: base.Weights, inputs: np.ndarray) -> base.Steps:
-    made = cell.make(*weights.sizes)
-    made.build((1, *inputs.shape))
-    made.set_weights(cell.weights(weights))
-    params = [v.value for v in made.cell.trainable_variables]
-    rest = [v.value for v in made.cell.non_trainable_variables]
+    layer = cell.make(*weights.sizes)
+    layer.build((1, *inputs.shape))
+    layer.set_weights(cell.weights(weights))
+    made = layer.cell
+    params, rest = ([v.value for v in of] for of in (made.trainable_variables, made.non_trainable_variables))
 
     def apply(params: Any, carry: Any, x: Any) -> tuple[Any, Any]:
-        (output, carry), _ = made.cell.stateless_call(params, rest, x, carry)
+        (output, carry), _ = made.stateless_call(params, rest, x, carry)
         return list(carry), output
 
-    return base.steps_in_jax(apply, params, [jnp.asarray(a) for a in made.cell.get_initial_state(1)], inputs)
+    return base.steps_in_jax(apply, params, [jnp.asarray(a) for a in made.get_initial_state(1)], inputs)
 
 
 def trainer(task: Task, data: Data, *, shuffle: bool = True) -> base.Trainer:
     """On the backend that the environment variable KERAS_BACKEND names."""
     keras: Any = importlib.import_module("keras")
-    stateful = task.name == "stateful"
     layer = {"simple_rnn": keras.layers.SimpleRNN, "gru": keras.layers.GRU}[task.cell]
     top = len(task.hidden) - 1
-    model = keras.Sequential(
-        [
-            keras.layers.Input(batch_shape=(1, None, 1)) if stateful else keras.layers.Input((task.time, 1)),
-            *(
-                layer(size, return_sequences=number < top or task.every_step, stateful=stateful)
-                for number, size in enumerate(task.hidden)
-            ),
-            keras.layers.Dense(task.outputs),
-            keras.layers.Rescaling(task.output_scale),
-        ]
-    )
+    shape = {"batch_shape": (1, None, 1)} if task.stateful else {"shape": (task.time, 1)}
+    layers = [
+        layer(size, return_sequences=number < top or task.every_step, stateful=task.stateful)
+        for number, size in enumerate(task.hidden)
+    ]
+    head = [keras.layers.Dense(task.outputs), keras.layers.Rescaling(task.output_scale)]
+    model = keras.Sequential([keras.layers.Input(**shape), *layers, *head])
     start: Any = initial_model(task)
     weights = [array for cell in start.layers.cells for array in keras_weights(cell)] + head_weights(start)
     # Some versions list the carries of stateful layers among the weights.
@@ -104,14 +95,14 @@ def trainer(task: Task, data: Data, *, shuffle: bool = True) -> base.Trainer:
     loss = keras.losses.CategoricalCrossentropy(from_logits=True) if task.classifies else keras.losses.Huber()
     model.compile(optimizer=optimizer, loss=loss, jit_compile=True)
     inputs, targets = data.windows(task)
-    options = {"batch_size": task.batch, "shuffle": shuffle and not stateful, "epochs": 1, "verbose": 0}
+    options = {"batch_size": task.batch, "shuffle": shuffle and not task.stateful, "epochs": 1, "verbose": 0}
 
     def epoch() -> float:
         return float(model.fit(inputs, targets, **options).history["loss"][0])
 
     def predict() -> np.ndarray:
-        outputs = model.predict(data.valid_inputs, batch_size=512 if not stateful else 1, verbose=0)
-        return data.judged(task, outputs)
+        batch_size = 1 if task.stateful else 512
+        return data.judged(task, model.predict(data.valid_inputs, batch_size=batch_size, verbose=0))
 
     return base.Trainer(epoch, predict)
 

@@ -62,8 +62,7 @@ def layer(
 ) -> base.Contestant:
     cell = cell_with(name, weights, inputs.dtype)
     made = jaxrnn.RNN(cell, time_major=time_major, implementation=implementation)
-    graphdef, params = nnx.split(made)
-    return base.layer_in_jax(lambda params, x: nnx.merge(graphdef, params)(x), params, inputs)
+    return base.layer_in_nnx(made, inputs)
 
 
 def steps(name: str, weights: base.Weights, inputs: np.ndarray) -> dict[str, base.Steps]:
@@ -73,17 +72,9 @@ def steps(name: str, weights: base.Weights, inputs: np.ndarray) -> dict[str, bas
     compiled, donated_carry = streaming_step(cell, inputs, implementation="jax")
     graphdef, params = nnx.split(cell)
     carry = jax.tree.map(jnp.array, cell.initialize_carry(inputs.shape))
-
-    def without_waiting(number: int) -> Any:
-        # The C++ library returns NumPy arrays: there is nothing to wait for, and asking would take time.
-        nonlocal first_carry
-        y = None
-        for _ in range(number):
-            first_carry, y = native(first_carry, inputs)
-        return y
-
     return {
-        OURS: without_waiting,
+        # The C++ library returns NumPy arrays: there is nothing to wait for, and asking would take time.
+        OURS: base.repeated(native, first_carry, inputs, wait=False),
         COMPILED: base.repeated(compiled, donated_carry, jnp.asarray(inputs)),
         PLAIN: base.steps_in_jax(lambda p, carry, x: nnx.merge(graphdef, p)(carry, x), params, carry, inputs),
     }
@@ -91,15 +82,8 @@ def steps(name: str, weights: base.Weights, inputs: np.ndarray) -> dict[str, bas
 
 def initial_model(task: Task, key: Any = 0, implementation: str | None = None) -> jaxrnn.RNNForecaster:
     """The model that every library's training starts from."""
-    model = jaxrnn.RNNForecaster(
-        1,
-        task.hidden,
-        out_features=task.outputs,
-        cell=task.cell,
-        return_sequences=task.every_step,
-        output_scale=task.output_scale,
-        rngs=nnx.Rngs(key),
-    )
+    sizes: Any = {"cell": task.cell, "out_features": task.outputs, "output_scale": task.output_scale}
+    model = jaxrnn.RNNForecaster(1, task.hidden, return_sequences=task.every_step, rngs=nnx.Rngs(key), **sizes)
     model.layers.implementation = implementation
     return model
 
@@ -110,18 +94,10 @@ def head_weights(model: Any) -> list[np.ndarray]:
 
 def windowed_epoch(task: Task, data: Data, apply: Any, optimizer: Any, **options: Any) -> Epoch:
     """One epoch over shuffled windows, as one compiled program."""
-    return training.make_windowed_epoch(
-        apply,
-        optimizer,
-        optax.losses.softmax_cross_entropy if task.classifies else training.huber,
-        jnp.asarray(data.features),
-        jnp.asarray(data.targets),
-        jnp.asarray(data.starts),
-        window=task.time,
-        batch_size=task.batch,
-        every_step=task.every_step,
-        **options,
-    )
+    loss = optax.losses.softmax_cross_entropy if task.classifies else training.huber
+    arrays = map(jnp.asarray, (data.features, data.targets, data.starts))
+    sizes: Any = {"window": task.time, "batch_size": task.batch, "every_step": task.every_step}
+    return training.make_windowed_epoch(apply, optimizer, loss, *arrays, **sizes, **options)
 
 
 def trainer(
@@ -132,12 +108,11 @@ def trainer(
     apply, params = training.pure_apply(lambda: initial_model(task, implementation=implementation))
     optimizer = training.make_optimizer(task.optimizer, task.learning_rate)
     carry = None
-    if task.name == "stateful":
+    if task.stateful:
         carry = initial_model(task).initialize_carry(1)
-        arrays = jnp.asarray(data.features), jnp.asarray(data.targets), jnp.asarray(data.starts)[:, None]
-        epoch = training.make_sequential_epoch(
-            apply, optimizer, training.huber, *arrays, window=task.time, initial_carry=carry
-        )
+        arrays = map(jnp.asarray, (data.features, data.targets, data.starts[:, None]))
+        options: Any = {"window": task.time, "initial_carry": carry}
+        epoch = training.make_sequential_epoch(apply, optimizer, training.huber, *arrays, **options)
     else:
         mesh = None if one_device else batch_mesh(task.batch, None)
         epoch = windowed_epoch(task, data, apply, optimizer, shuffle=shuffle, mesh=mesh)
@@ -158,12 +133,10 @@ def trainer(
     return base.Trainer(train, predict)
 
 
-JAXRNN = base.Library(OURS, {"jax": "jax"}, trainer=trainer)
-ONE_DEVICE = base.Library(
-    "jaxrnn, one device", {"jax": "jax"}, trainer=functools.partial(trainer, one_device=True)
-)
-REFERENCE = base.Library(
-    "jaxrnn, reference",
-    {"jax": "jax"},
-    trainer=functools.partial(trainer, implementation="reference", one_device=True),
-)
+def _library(label: str, **options: Any) -> base.Library:
+    return base.Library(label, {"jax": "jax"}, trainer=functools.partial(trainer, **options))
+
+
+JAXRNN = _library(OURS)
+ONE_DEVICE = _library("jaxrnn, one device", one_device=True)
+REFERENCE = _library("jaxrnn, reference", implementation="reference", one_device=True)

@@ -52,21 +52,18 @@ def layer(cell: PeerCell, weights: Weights, inputs: Any, *, time_major: bool = F
         made.flatten_parameters()
     params = list(made.parameters())
 
-    def wait() -> None:
+    def waited(results: Any) -> Any:
         if x.is_cuda:
             torch.cuda.synchronize()
+        return results
 
     def forward() -> Any:
         with torch.inference_mode():
-            outputs = made(x)[0]
-        wait()
-        return outputs
+            return waited(made(x)[0])
 
     def train() -> tuple[Any, Any]:
         loss = made(x)[0].float().square().mean()
-        gradients = torch.autograd.grad(loss, params)
-        wait()
-        return loss.detach(), gradients
+        return waited((loss.detach(), torch.autograd.grad(loss, params)))
 
     return Contestant(forward, train)
 
@@ -100,7 +97,6 @@ def trainer(task: Task, data: Data, *, shuffle: bool = True) -> Trainer:
     """The usual loop over a ``DataLoader``."""
     torch = _torch()
     nn = torch.nn
-    stateful = task.name == "stateful"
 
     class Model(nn.Module):
         def __init__(self):
@@ -120,12 +116,11 @@ def trainer(task: Task, data: Data, *, shuffle: bool = True) -> Trainer:
     if task.cell == "simple_rnn":
         for name, parameter in model.layers.named_parameters():
             parameter.requires_grad = not name.startswith("bias_hh")
-    optimizer = torch.optim.SGD(model.parameters(), task.learning_rate, momentum=0.9)
-    if task.optimizer == "adam":
-        optimizer = torch.optim.Adam(model.parameters(), task.learning_rate)
+    make, options = {"sgd": (torch.optim.SGD, {"momentum": 0.9}), "adam": (torch.optim.Adam, {})}[task.optimizer]
+    optimizer = make(model.parameters(), task.learning_rate, **options)
     loss_of = nn.CrossEntropyLoss() if task.classifies else nn.HuberLoss()
     windows = torch.utils.data.TensorDataset(*map(torch.tensor, data.windows(task)))
-    loader = torch.utils.data.DataLoader(windows, batch_size=task.batch, shuffle=shuffle and not stateful)
+    loader = torch.utils.data.DataLoader(windows, batch_size=task.batch, shuffle=shuffle and not task.stateful)
     valid = torch.tensor(data.valid_inputs)
 
     def epoch() -> float:
@@ -136,7 +131,7 @@ def trainer(task: Task, data: Data, *, shuffle: bool = True) -> Trainer:
             loss = loss_of(outputs, targets)
             loss.backward()
             optimizer.step()
-            carry = carry.detach() if stateful else None
+            carry = carry.detach() if task.stateful else None
             total += loss.item() * len(inputs)
         return total / len(windows)
 

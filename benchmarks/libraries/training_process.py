@@ -15,9 +15,10 @@ from typing import Any
 
 BEGAN = time.perf_counter()
 
-from benchmarks.common.process import answer, peak_memory  # noqa: E402
+from benchmarks.common.process import answer, memory  # noqa: E402
 from benchmarks.common.rows import OURS  # noqa: E402
 from benchmarks.common.tasks import TASKS, Task, data_of, score  # noqa: E402
+from benchmarks.common.timing import seconds_of  # noqa: E402
 from benchmarks.libraries import TRAINERS  # noqa: E402
 from benchmarks.libraries.base import Trainer  # noqa: E402
 from experiments.common.devices import claim_devices  # noqa: E402
@@ -33,51 +34,39 @@ class Session:
     trainer: Trainer
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        return getattr(self, "_" + request.pop("do"))(**request)
+        began = time.perf_counter()
+        match request:
+            case {"do": "start", "library": library, "task": task, "sizes": sizes}:
+                self.library, self.task = library, TASKS[task].with_sizes(sizes)
+                if library == OURS:  # one device of JAX for every core, before anything of JAX runs
+                    claim_devices(None)
+                return {}
+            case {"do": "first"}:
+                self.trainer = self._make()
+                self.trainer.epoch()
+                now = time.perf_counter()
+                return {"seconds": now - began, "with_imports": now - BEGAN}
+            case {"do": "learn"}:  # the first epoch has been trained
+                wanted, reached = data_of(self.task).valid_targets, self.task.reached
+                values = [score(self.task, self.trainer.predict(), wanted)]
+                while not reached(values[-1]) and len(values) < self.task.max_epochs:
+                    self.trainer.epoch()
+                    values.append(score(self.task, self.trainer.predict(), wanted))
+                seconds = time.perf_counter() - began
+                return {"seconds": seconds, "values": values, "reached": reached(values[-1])}
+            case {"do": "memory"}:
+                return {"bytes": memory()}
+            case {"do": "check"}:
+                trainer = self._make(shuffle=False)
+                return {"losses": [trainer.epoch() for _ in range(CHECKED_EPOCHS)]}
+            case {"do": "epochs", "number": number}:
+                return {"seconds": [seconds_of(self.trainer.epoch) for _ in range(number)]}
+        raise ValueError(f"unknown request: {request}")
 
-    def _start(self, library: str, task: str, sizes: dict[str, Any]) -> dict[str, Any]:
-        self.library, self.task = library, TASKS[task].with_sizes(sizes)
-        if library == OURS:  # one device of JAX for every core, before anything of JAX runs
-            claim_devices(None)
-        return {}
-
-    def _make(self, task: Task, **options: Any) -> Trainer:
+    def _make(self, **options: Any) -> Trainer:
         make = TRAINERS[self.library].trainer
         assert make is not None
-        return make(task, data_of(task), **options)
-
-    def _first(self) -> dict[str, Any]:
-        began = time.perf_counter()
-        self.trainer = self._make(self.task)
-        self.trainer.epoch()
-        now = time.perf_counter()
-        return {"seconds": now - began, "with_imports": now - BEGAN}
-
-    def _learn(self) -> dict[str, Any]:
-        began, values = time.perf_counter(), []
-        wanted = data_of(self.task).valid_targets
-        while True:  # the first epoch has been trained
-            values.append(score(self.task, self.trainer.predict(), wanted))
-            if self.task.reached(values[-1]) or len(values) >= self.task.max_epochs:
-                break
-            self.trainer.epoch()
-        reached = self.task.reached(values[-1])
-        return {"seconds": time.perf_counter() - began, "values": values, "reached": reached}
-
-    def _memory(self) -> dict[str, Any]:
-        return {"bytes": peak_memory()}
-
-    def _check(self) -> dict[str, Any]:
-        trainer = self._make(self.task, shuffle=False)
-        return {"losses": [trainer.epoch() for _ in range(CHECKED_EPOCHS)]}
-
-    def _epochs(self, number: int) -> dict[str, Any]:
-        found = []
-        for _ in range(number):
-            began = time.perf_counter()
-            self.trainer.epoch()  # returns the loss as a number, so it has waited
-            found.append(time.perf_counter() - began)
-        return {"seconds": found}
+        return make(self.task, data_of(self.task), **options)
 
 
 if __name__ == "__main__":

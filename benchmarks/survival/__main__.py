@@ -2,8 +2,7 @@
 
     python -m benchmarks.survival                                    # the long form: about 20 minutes on two cores
     python -m benchmarks.survival --kills 6 --stops 3 --flips 20     # a short one: about 3 minutes
-    python -m benchmarks.survival --hidden 128                       # larger layers; sizes from 32 to 128 are
-    useful
+    python -m benchmarks.survival --hidden 128                       # larger layers, of 32 to 128 units
 
 Runs of ``experiments.forecast`` (seq2vec, seq2seq and stateful; Adam, clipping, a schedule, averaged parameters)
 save every third step, get signals at random instants, are resumed with ``--resume``, and at the end must equal an
@@ -12,23 +11,19 @@ anything was lost. Counts in capitals are failures; there should be none.
 """
 
 import os
-import sys
 import tempfile
 import time
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import tyro
-
-from benchmarks.common.report import write_record
+from benchmarks.common.command import RecordOptions, command
 from benchmarks.survival import damage, jobs
 
 
 @dataclass(frozen=True)
-class Options:
+class SurvivalOptions(RecordOptions):
     """What to do to the runs, and how often."""
 
     kills: int = 100
@@ -43,8 +38,8 @@ class Options:
     disks: bool = True
     """Fill up a disk, make it read-only, and delete the folder, each under a run."""
 
-    hidden: int = jobs.HIDDEN
-    """Units of the layers that the disturbed runs train."""
+    hidden: int = 64
+    """Units of the layers that the disturbed runs train; 64 share work between threads, as real trainings do."""
 
     seed: int = 0
     """Of the instants and the bits."""
@@ -52,69 +47,41 @@ class Options:
     workers: int = os.cpu_count() or 1
     """Runs at the same time."""
 
-    out: Path | None = None
-    """The file for the counts (default: benchmarks/results/survival.json)."""
 
-
-def main(arguments: list[str] | None = None) -> int:
-    options = tyro.cli(Options, prog="python -m benchmarks.survival", args=arguments, description=__doc__)
+def run(options: SurvivalOptions) -> int:
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="survival-") as folder:
         counts = count(Path(folder), options)
-    report: dict[str, Any] = {
-        "seed": options.seed,
-        "hidden": options.hidden,
-        "minutes": round((time.monotonic() - began) / 60, 1),
-        "counts": {name: dict(found) for name, found in counts.items()},
-    }
-    out = write_record(options.out, "survival", ("jax", "flax", "optax", "orbax-checkpoint"), report)
+    minutes = round((time.monotonic() - began) / 60, 1)
     for name, found in counts.items():
-        print(f"{name}:")
-        for what, number in found.items():
-            print(f"  {number:6d}  {what}")
-    print(f"{report['minutes']} minutes; counts are in {out}")
+        print(f"{name}:", *(f"  {number:6d}  {what}" for what, number in found.items()), sep="\n")
+    print(f"{minutes} minutes")
+    found = {"seed": options.seed, "hidden": options.hidden, "minutes": minutes, "counts": counts}
+    options.write("survival", ("jax", "flax", "optax", "orbax-checkpoint"), found)
     return int(any(failed(found) for found in counts.values()))
 
 
-def count(folder: Path, options: Options) -> dict[str, Counter]:
+def count(folder: Path, options: SurvivalOptions) -> dict[str, Counter]:
     """All counts, by what was done."""
     counts = {
         "damage": damage.damage(folder, options.flips, options.seed),
         "NaN in one batch of a stateful run": damage.not_a_number(epochs=5),
     }
+    found: dict[str, Future[Counter]] = {}
     with ThreadPoolExecutor(options.workers) as pool:
-        found = {
-            f"{task}, hit": pool.submit(
-                jobs.signals,
-                folder,
-                task,
-                share(options.kills, i),
-                share(options.stops, i),
-                options.seed,
-                hidden=options.hidden,
-            )
-            for i, task in enumerate(jobs.TASKS)
-        }
+        for i, task in enumerate(jobs.TASKS):
+            # The task's part of the signals: of 100, the three get 34, 33 and 33.
+            kills, stops = (len(range(i, number, len(jobs.TASKS))) for number in (options.kills, options.stops))
+            arguments = folder, task, kills, stops, options.seed
+            found[f"{task}, hit"] = pool.submit(jobs.signals, *arguments, hidden=options.hidden)
         if options.disks:
             found["disks"] = pool.submit(jobs.disks, folder / "disks", "stateful", 60, hidden=options.hidden)
-        return counts | {name: outcome(future) for name, future in found.items()}
-
-
-def outcome(future: "Future[Counter]") -> Counter:
-    """What was counted, or why it was stopped."""
-    try:
-        return future.result()
-    except jobs.Unexpected as error:
-        return Counter({f"BROKEN OFF: {error}": 1})
-
-
-def share(number: int, task: int) -> int:
-    """The part of ``number`` that one of the tasks gets.
-
-    >>> [share(100, task) for task in range(3)]
-    [34, 33, 33]
-    """
-    return number // len(jobs.TASKS) + (task < number % len(jobs.TASKS))
+    for name, future in found.items():
+        try:
+            counts[name] = future.result()
+        except jobs.Unexpected as error:
+            counts[name] = Counter({f"BROKEN OFF: {error}": 1})
+    return counts
 
 
 def failed(counts: Counter) -> bool:
@@ -122,5 +89,7 @@ def failed(counts: Counter) -> bool:
     return any(number and (name.split(":")[0].isupper() or "older" in name) for name, number in counts.items())
 
 
+main = command(SurvivalOptions, run, "survival", __doc__)
+
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -3,6 +3,7 @@
 import random
 import warnings
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,53 +12,28 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxrnn import data
+from jaxrnn import data, training
 from jaxrnn.models import RNNForecaster
-from jaxrnn.training import (
-    CheckpointStore,
-    Run,
-    TrainState,
-    fit,
-    huber,
-    make_optimizer,
-    make_sequential_epoch,
-    pure_apply,
-)
 
 WINDOW = 10
 
 
-def train_stateful(
-    series: np.ndarray, starts: np.ndarray, epochs: int, store: CheckpointStore | None = None
-) -> Run:
+def train_stateful(series: np.ndarray, starts: np.ndarray, epochs: int, store: Any = None) -> training.Run:
     """A small stateful run on ``series [time, 1]``; saves after every step."""
-    apply, params = pure_apply(_model)
-    optimizer = make_optimizer("adam", 1e-3)
-    carry = _model().initialize_carry(starts.shape[1])
+
+    def model() -> RNNForecaster:
+        return RNNForecaster(hidden_features=5, return_sequences=True, rngs=nnx.Rngs(0))
+
+    apply, params = training.pure_apply(model)
+    optimizer = training.make_optimizer("adam", 1e-3)
+    carry = model().initialize_carry(starts.shape[1])
     values = jnp.asarray(series, jnp.float32)
-    epoch = make_sequential_epoch(
-        apply,
-        optimizer,
-        huber,
-        values,
-        jnp.roll(values, -1, axis=0),
-        jnp.asarray(starts),
-        window=WINDOW,
-        initial_carry=carry,
-    )
-    state = TrainState.create(params, optimizer, carry=carry)
-    return fit(
-        Run.create(state),
-        epoch,
-        lambda state: {"valid_loss": float(state.totals.loss)},
-        epochs=epochs,
-        checkpoints=store,
-        save_every_steps=1,
-    )
-
-
-def _model() -> RNNForecaster:
-    return RNNForecaster(hidden_features=5, return_sequences=True, rngs=nnx.Rngs(0))
+    arrays = values, jnp.roll(values, -1, axis=0), jnp.asarray(starts)
+    made: Any = {"window": WINDOW, "initial_carry": carry}
+    epoch = training.make_sequential_epoch(apply, optimizer, training.huber, *arrays, **made)
+    run = training.Run.create(training.TrainState.create(params, optimizer, carry=carry))
+    saves: Any = {"checkpoints": store, "save_every_steps": 1}
+    return training.fit(run, epoch, lambda state: {"valid_loss": state.totals.loss}, epochs=epochs, **saves)
 
 
 def wave(steps: int = 101) -> np.ndarray:
@@ -77,44 +53,43 @@ def contents(tree: Any) -> list[bytes]:
 def damage(folder: Path, flips: int, seed: int) -> Counter:
     """Bits flipped in the newest checkpoint, and its files deleted, emptied and cut, one at a time."""
     counts: Counter = Counter()
-    store = CheckpointStore(folder / "damaged")
+    store = training.CheckpointStore(folder / "damaged")
     run = train_stateful(wave(), data.sequential_starts(100, WINDOW, 2), 2, store)
     known = {step: store.restore(run.arrays, step=step) for step in store.steps()}
     newest = store.steps()[-1]
     (latest,) = (folder / "damaged").glob(f"step_{newest:08d}*")
     files = sorted(path for path in latest.rglob("*") if path.is_file() and path.stat().st_size)
-
-    def check(what: str) -> None:
+    for what, path, left in damages(files, flips, random.Random(seed)):
+        intact = path.read_bytes()
+        path.unlink()
+        if left is not None:
+            path.write_bytes(left)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             restored = store.restore(run.arrays)
+        path.write_bytes(intact)
         right = known[restored.step]
         same = contents(restored.arrays) == contents(right.arrays) and restored.record == right.record
         fell_back = restored.step != newest
         if not same or fell_back != bool(caught):
             counts["WRONG VALUES ACCEPTED"] += 1
         counts[f"{what}: {'the checkpoint before was loaded' if fell_back else 'harmless, same values'}"] += 1
+    return counts
 
-    generator = random.Random(seed)
+
+def damages(files: list[Path], flips: int, generator: random.Random) -> Iterator[tuple[str, Path, bytes | None]]:
+    """What is done to which file, and what is left of its bytes (None: no file)."""
     sizes = [path.stat().st_size for path in files]
     for i in range(flips):
         # Half of them anywhere by size, half of them file by file, so that small files get their share.
         path = generator.choices(files, sizes)[0] if i % 2 else files[i // 2 % len(files)]
-        intact = path.read_bytes()
-        changed = bytearray(intact)
+        changed = bytearray(path.read_bytes())
         changed[generator.randrange(len(changed))] ^= 1 << generator.randrange(8)
-        path.write_bytes(changed)
-        check("bit flips")
-        path.write_bytes(intact)
+        yield "bit flips", path, bytes(changed)
     for path in files:
         intact = path.read_bytes()
         for what, left in (("deleted", None), ("emptied", b""), ("cut", intact[: len(intact) // 2])):
-            path.unlink()
-            if left is not None:
-                path.write_bytes(left)
-            check(f"files {what}")
-            path.write_bytes(intact)
-    return counts
+            yield f"files {what}", path, left
 
 
 def not_a_number(epochs: int) -> Counter:
@@ -131,8 +106,7 @@ def not_a_number(epochs: int) -> Counter:
     counts["steps taken"] = int(hurt.state.step) - counts["steps skipped"]
     finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((hurt.state.params, hurt.state.carry)))
     counts["parameters and carry finite" if finite else "PARAMETERS OR CARRY NOT FINITE"] += 1
-    same = contents((hurt.state.params, hurt.state.opt_state, hurt.state.carry)) == contents(
-        (clean.state.params, clean.state.opt_state, clean.state.carry)
-    )
+    left, expected = (contents((s.params, s.opt_state, s.carry)) for s in (hurt.state, clean.state))
+    same = left == expected
     counts["equal to a run without that batch, bit for bit" if same else "RUNS THAT DIFFER"] += 1
     return counts

@@ -159,8 +159,8 @@ class Forecasting:
             return None
         return jax.jit(lambda: self.make_model().initialize_carry(self.config.batch_size))()
 
-    def start(self, optimizer: optax.GradientTransformation) -> tuple[TrainState, Any]:
-        """A new train state, and the compiled epoch that moves it on."""
+    def start(self, optimizer: optax.GradientTransformation, **options: Any) -> tuple[TrainState, Any]:
+        """A new train state, and the compiled epoch that moves it on; the epoch is made with these options."""
         config = self.config
         carry = self.initial_carry()
         state = TrainState.create(
@@ -183,6 +183,7 @@ class Forecasting:
             jnp.asarray(self._train_starts()),
             window=config.window,
             average_decay=config.average or 0.0,
+            **options,
         )
         return state, epoch
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks.common import comparison
-from benchmarks.common.shapes import Shape
+from benchmarks.common.rows import Shape
 from benchmarks.layers import TOLERANCES, contestants
 from benchmarks.libraries import LIBRARIES, OURS, PEERS
 from benchmarks.libraries.ours import CELLS

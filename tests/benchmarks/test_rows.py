@@ -1,7 +1,6 @@
 """The tables that are made of rows."""
 
-from benchmarks.common.rows import OURS, Row, geometric_means, ratio_table, time_table
-from benchmarks.common.shapes import Shape
+from benchmarks.common.rows import OURS, Row, Shape, geometric_means, ratio_table, time_table
 from benchmarks.common.timing import Timing
 from benchmarks.libraries import label
 

@@ -6,7 +6,7 @@ import pytest
 from benchmarks.common.timing import Timing
 from benchmarks.libraries import LIBRARIES
 from benchmarks.libraries.ours import CELLS, OURS, PLAIN
-from benchmarks.libraries.streaming_process import check, contestants, measure
+from benchmarks.streaming import check, contestants, measure
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

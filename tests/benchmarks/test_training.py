@@ -10,8 +10,17 @@ import pytest
 from benchmarks.common.process import Process
 from benchmarks.common.tasks import TASKS, data_of, epoch_flops, score
 from benchmarks.libraries import LIBRARIES
-from benchmarks.reports.training import Result, as_json, epoch_table, growth_table, report
-from benchmarks.training import LOSSES, ONLY_FIRST_TASK, UNLIKE, check
+from benchmarks.training import (
+    LOSSES,
+    ONLY_FIRST_TASK,
+    UNLIKE,
+    Result,
+    as_json,
+    check,
+    epoch_table,
+    growth_table,
+    report,
+)
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

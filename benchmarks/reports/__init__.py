@@ -1,1 +1,0 @@
-"""The tables and pictures of single benchmarks that are more than :mod:`benchmarks.common.rows` makes."""
