@@ -309,7 +309,7 @@ def test_numbers_must_be_positive(name):
 
 def test_a_mesh_needs_an_epoch_that_can_be_spread():
     state, epoch = stateful()
-    with pytest.raises(ValueError, match="mesh= needs an epoch of make_windowed_epoch"):
+    with pytest.raises(ValueError, match="mesh= needs a SteppedEpoch: make train_epoch with make_windowed_epoch"):
         fit(Run.create(state), lambda s: epoch(s), evaluate, epochs=1, mesh=jax.make_mesh((1,), ("batch",)))
 
 

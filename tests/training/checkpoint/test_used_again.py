@@ -102,7 +102,7 @@ class TestFit:
 
         with (
             CheckpointStore(tmp_path / "ckpt") as store,
-            pytest.warns(UserWarning, match="was deleted from"),
+            pytest.warns(UserWarning, match="another program deleted"),
         ):
             run = fit(run, epoch, deleting, epochs=1, checkpoints=store, save_every_steps=6)
         assert (run.stopped, run.save_error) == ("epochs", None)
