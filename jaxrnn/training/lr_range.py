@@ -29,7 +29,7 @@ def exponential_rates(lowest: float, epochs: int, epochs_per_decade: float) -> l
     Raises:
       ValueError: ``lowest`` or ``epochs_per_decade`` is not a positive number.
 
-     [f"{rate:.0e}" for rate in exponential_rates(1e-7, 3, 1)]
+    >>> [f"{rate:.0e}" for rate in exponential_rates(1e-7, 3, 1)]
     ['1e-07', '1e-06', '1e-05']
     """
     for name, value in (("lowest", lowest), ("epochs_per_decade", epochs_per_decade)):

@@ -105,6 +105,10 @@ def with_learning_rate(state: TrainState, learning_rate: float) -> TrainState:
     Raises:
       ValueError: the optimiser takes its rate from a schedule, which would replace it before the next step, or it
         was not made by :func:`make_optimizer`.
+
+    >>> state = TrainState.create(jnp.zeros(2), make_optimizer("sgd", 0.5))
+    >>> learning_rate_of(with_learning_rate(state, 0.25))
+    0.25
     """
     opt_state: Any = state.opt_state
     hyperparams = _hyperparams(state)

@@ -23,7 +23,7 @@ class TestStore:
         store.close()
         again = CheckpointStore(store.directory)
         with pytest.raises(
-            CheckpointError, match=r"holds step 2 of an earlier run: .* instead of step=1\. Restore"
+            CheckpointError, match=r"holds step 2 of an earlier run: .* instead of step=1\. To continue that run"
         ):
             again.save(1, small(7))
         assert again.steps() == [1, 2]
