@@ -76,7 +76,7 @@ Raises:
     fit. The message shows the value and names the layer (the lowest is layer 0).
 
 Warns:
-  UserWarning: ``dropout`` with one layer, where it does nothing.
+  UserWarning: ``dropout`` with one layer, which has no effect.
 
 """
 

@@ -59,7 +59,7 @@ class StackedRNN(nnx.Module):
         value and names the layer (the lowest is layer 0).
 
     Warns:
-      UserWarning: ``dropout`` in a stack of one layer, where it does nothing.
+      UserWarning: ``dropout`` in a stack of one layer, which has no effect.
 
     >>> import jax.numpy as jnp
     >>> import jaxrnn

@@ -59,8 +59,8 @@ class SteppedEpoch:
         position = int(state.position)
         if position >= self.steps:
             raise ValueError(
-                f"the state stands before batch {position} of an epoch that has {self.steps}: it was saved with "
-                f"other data or another batch size"
+                f"the state is at batch {position}, but this epoch has only {self.steps} batches: the state was "
+                f"saved with other data or another batch size"
             )
         return self._program(state, min(position + steps, self.steps), fresh=False)
 

@@ -295,7 +295,9 @@ def test_a_state_of_a_longer_epoch_is_refused():
     state, epoch = stateful()
     state, _ = epoch.advance(state, 10)
     _, shorter = windowed()
-    with pytest.raises(ValueError, match="stands before batch 10 of an epoch that has 8: it was saved with other"):
+    with pytest.raises(
+        ValueError, match="the state is at batch 10, but this epoch has only 8 batches: the state was saved with"
+    ):
         fit(Run.create(state), shorter, evaluate, epochs=1)
 
 
