@@ -1,9 +1,9 @@
-"""Every recipe and task over several seeds, beside the forecasts that need no network: the README's table.
+"""Compare every recipe and task, over several seeds, with forecasts that need no network: the README's table.
 
     python -m experiments.compare
     python -m experiments.compare --seeds 0 --series seattle melbourne
 
-Prints a Markdown table and writes it, with every run's figures, to compare.md and compare.json.
+Prints a Markdown table, and writes it to compare.md, with the numbers of every run in compare.json.
 """
 
 import platform
@@ -30,11 +30,13 @@ from jaxrnn.training import Run, fit
 
 @dataclass(frozen=True)
 class Settings:
-    """What to compare."""
+    """The series and seeds to compare."""
 
-    series: Annotated[tuple[str, ...], arg(help="Which series.")] = available_series()
-    seeds: Annotated[tuple[int, ...], arg(help="Which seeds.")] = (0, 1, 2, 3, 4)
-    out: Annotated[Path, arg(metavar="DIR", help="Where compare.md and compare.json go.")] = Path("runs/compare")
+    series: Annotated[tuple[str, ...], arg(help="The series to forecast.")] = available_series()
+    seeds: Annotated[tuple[int, ...], arg(help="Seeds of the runs; the table shows their mean.")] = (0, 1, 2, 3, 4)
+    out: Annotated[Path, arg(metavar="DIR", help="The folder for compare.md and compare.json.")] = Path(
+        "runs/compare"
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -45,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         return fail(str(error))
     except KeyboardInterrupt:
-        fail("interrupted; nothing is written")
+        fail("interrupted; no results were written")
         return 130
     return 0
 
@@ -78,11 +80,11 @@ def compare(settings: Settings) -> None:
     machine = {"processor": platform.processor() or platform.machine(), "jax": jax.__version__}
     runs.write_json(settings.out / "compare.json", {"machine": machine, "baselines": known, "networks": rows})
     print(table)
-    say(f"table and figures are in {settings.out}")
+    say(f"the table and the numbers are in {settings.out}")
 
 
 def train_once(config: Config) -> dict[str, float]:
-    """Train, roll back to the best epoch, forecast."""
+    """Train, and forecast with the parameters of the best epoch."""
     forecasting = Forecasting(config, load(config), mesh=batch_mesh(config.batch_size, None))
     state, epoch = forecasting.start(forecasting.optimizer())
     run = fit(Run.create(state, patience=config.patience), epoch, forecasting.evaluate, epochs=config.epochs)
@@ -118,7 +120,7 @@ def _summary(config: Config, results: list[dict[str, float]], seeds: tuple[int, 
 
 
 def markdown(known: dict[str, dict[str, float]], rows: list[dict]) -> str:
-    """A row per forecast, a column per series; the best of each series in bold."""
+    """A Markdown table with a row per forecast and a column per series; the best of each series is bold."""
     cells: dict[str, dict[str, tuple[float, str]]] = {}
     for series, maes in known.items():
         for name, mae in maes.items():

@@ -3,7 +3,7 @@
     python -m experiments.forecast
 
 trains the lesson's sequence-to-vector network on the lesson's series (about 30 s on two cores). Its forecasts of
-the last part reach an MAE near 5.2; repeating the last value has an MAE of 5.94. Other things to try:
+the test part reach an MAE near 5.2; repeating the last value has an MAE of 5.94. Other things to try:
 
     python -m experiments.forecast --recipe tuned                  # about 4.27, within 10 s
     python -m experiments.forecast --task seq2seq                  # learn from every step of each window
@@ -72,7 +72,7 @@ class CtrlC:
     """Handle Ctrl-C outside of training: end the program at once.
 
     A KeyboardInterrupt can get lost: if it is raised in a callback of JAX that the garbage collector calls, Python
-    prints it, ignores it and goes on.
+    prints it and continues.
     """
 
     message: str
@@ -121,7 +121,7 @@ def run_with_others(settings: Settings) -> int:
             raise
         fail(
             f"process {jax.process_index()} of {jax.process_count()}: another process of this job is gone, so "
-            f"this one ends too. Start all of them again with --resume: they go on from the last checkpoint. "
+            f"this one ends too. Start all of them again with --resume to continue from the last checkpoint. "
             f"({str(error).splitlines()[0]})"
         )
         return LOST_PEER
@@ -156,7 +156,7 @@ def run_experiment(settings: Settings) -> int:
         processes.on_main(lambda: claim(folder, store, forecasting, new=record is None))
         if record is not None:
             run = restore(run, store)
-        ctrl_c.message = f"interrupted; what has been saved is in {folder}, and --resume goes on from there"
+        ctrl_c.message = f"interrupted; the checkpoints are in {folder}, and --resume continues from them"
         guard = runs.FolderGuard(folder, partial(write_config, folder, forecasting, new=False)) if main else None
         train(forecasting, run, train_epoch, store, settings, guard)
         if guard is not None:
@@ -177,7 +177,7 @@ def run_experiment(settings: Settings) -> int:
 
 
 def report_result(forecasting: Forecasting, run: Run, metrics: dict[str, Any]) -> None:
-    """Say in words how good the best model is, and what to try if something simpler is better."""
+    """Print the error of the best model, and a suggestion if a simpler forecast is better."""
     epoch, ours, maes = run.stopping.best_epoch, metrics["valid_mae"], metrics["baselines"]
     which = f"best model of epoch {epoch}" if epoch else "no epoch was finite: this is the untrained model"
     say(f"{which}; its MAE over the last {len(forecasting.actual)} values is {digits(ours)}")
@@ -252,7 +252,7 @@ def train(
 
 
 def finish(forecasting: Forecasting, run: Run, folder: Path) -> dict[str, Any]:
-    """Forecast with the best model; write metrics, forecasts and pictures into the folder."""
+    """Forecast with the best model; write metrics, forecasts and plots into the folder."""
     config, actual = forecasting.config, forecasting.actual
     forecast = forecasting.forecast(run.best_params)
     compared = baselines(forecasting)
@@ -304,8 +304,8 @@ def _reason(run: Run, config: Config) -> str:
         "epochs": f"all {config.epochs} epochs are done",
         "patience": f"no better validation loss for {config.patience} epochs",
         "diverged": "it diverged",
-        "interrupted": "Ctrl-C; --resume with this --out goes on",
-        "terminated": "SIGTERM, or the terminal was closed; --resume with this --out goes on",
+        "interrupted": "Ctrl-C; --resume with this --out continues the run",
+        "terminated": "SIGTERM, or the terminal was closed; --resume with this --out continues the run",
     }[run.stopped or "epochs"]
 
 

@@ -1,18 +1,18 @@
-"""See gradients vanish and explode: the norm of dL/dh_t along time, for tanh and ReLU at several recurrent gains.
+"""Show how gradients vanish and explode: the norm of dL/dh_t by step, for tanh and ReLU with several gains.
 
     python -m experiments.gradient_flow
 
-A layer of 64 units reads 100 steps of noise; the loss looks at the last hidden state only. Its gradient with
-respect to the hidden state at step t is what backpropagation through time has left after T - t products with the
-recurrent kernel, an orthogonal matrix times the gain, and with the activation's slope. Below a gain of one it
-vanishes. ReLU switches half of the units off, so its gradient keeps its size near a gain of 1.4. Above that,
-hidden state and gradient both grow with every step, without bound: at a gain of 2 by a factor of 1.4 a step.
-tanh keeps the hidden state within (-1, 1), though its gradient can explode too. Clipping (dashed) scales a whole
-gradient down to norm 1: it tames an explosion, but does not bring back what has vanished.
+A layer of 64 units reads 100 steps of noise, and the loss depends only on the last hidden state. Backpropagation
+through time multiplies its gradient T - t times by the recurrent kernel (an orthogonal matrix times the gain) and
+by the slope of the activation, until it reaches the hidden state at step t. With a gain below one, the gradient
+vanishes. ReLU turns half of the units off, so its gradient keeps its size near a gain of 1.4. Above that, hidden
+state and gradient both grow without bound: at a gain of 2, by a factor of 1.4 per step. tanh keeps the hidden
+state within (-1, 1), but its gradient can explode too. Clipping (dashed) scales the whole gradient down to norm 1.
+This limits an exploding gradient, but does not restore a vanished one.
 
-So ReLU can be used where the recurrent kernel begins as an orthogonal matrix (a gain of 1) and windows are short:
-on the course recipe of experiments.forecast (30 steps) it is better than tanh. See what larger gains and longer
-sequences do to it:
+So ReLU can be used if the initial recurrent kernel is orthogonal (a gain of 1) and windows are short: on the
+course recipe of experiments.forecast (30 steps) it is better than tanh. This shows the effect of larger gains and
+longer sequences:
 
     python -m experiments.gradient_flow --activations relu --gains 1 1.4 1.6 2 --steps 300
 
@@ -39,7 +39,7 @@ from jaxrnn import ops
 
 @dataclass(frozen=True)
 class Settings:
-    """What to draw."""
+    """The activations, gains and sizes to compare."""
 
     gains: Annotated[tuple[float, ...], arg(help="Factors on the orthogonal recurrent kernel.")] = (
         0.5,
@@ -49,25 +49,28 @@ class Settings:
         1.5,
         2.0,
     )
-    activations: Annotated[tuple[str, ...], arg(metavar="NAME", help=f"Of {', '.join(ops.ACTIVATIONS)}.")] = (
+    activations: Annotated[tuple[str, ...], arg(metavar="NAME", help=f"Any of {', '.join(ops.ACTIVATIONS)}.")] = (
         "tanh",
         "relu",
     )
     steps: Annotated[int, arg(metavar="T", help="Length of the sequence.")] = 100
     hidden: Annotated[int, arg(metavar="UNITS", help="Hidden units.")] = 64
-    batch: Annotated[int, arg(metavar="N", help="Sequences.")] = 16
+    batch: Annotated[int, arg(metavar="N", help="Number of sequences.")] = 16
     clip_norm: Annotated[float, arg(metavar="NORM", help="Global norm to clip to.")] = 1.0
     seed: Annotated[int, arg(metavar="N", help="Seed of the noise and of the kernel.")] = 0
-    out: Annotated[Path, arg(metavar="DIR", help="Where gradient_flow.png and .json go.")] = Path(
+    out: Annotated[Path, arg(metavar="DIR", help="The folder for gradient_flow.png and .json.")] = Path(
         "runs/gradient_flow"
     )
 
 
 @dataclass(frozen=True)
 class Flow:
-    """Norms of dL/dh_t, step by step, and of the recurrent kernel's gradient before and after clipping.
+    """The gradients of one activation and gain.
 
-    ``largest_hidden`` is the largest absolute value of the last hidden state.
+    Attributes:
+      hidden_norms: the norm of dL/dh_t for every step.
+      kernel_norm, clipped_norm: the norm of the recurrent kernel's gradient before and after clipping.
+      largest_hidden: the largest absolute value of the last hidden state.
     """
 
     hidden_norms: list[float]
@@ -80,28 +83,28 @@ def gradient_flow(activation: ops.Activation, kernel: Array, xw: Array, target: 
     """Gradients of the distance between the last hidden state and a target.
 
     Args:
-      activation: elementwise.
+      activation: an elementwise function.
       kernel: the recurrent kernel, ``[hidden, hidden]``.
-      xw: what the input contributes, ``[time, batch, hidden]``.
+      xw: the contribution of the input, ``[time, batch, hidden]``.
       target: ``[batch, hidden]``.
-      clip_norm: global norm that the kernel's gradient is clipped to.
+      clip_norm: the global norm that the kernel's gradient is clipped to.
     """
 
-    def nudged(params, carry, xw, rh):
+    def perturbed(params, carry, xw, rh):
         # A second block of xw is added to h itself, so that the gradient with respect to it is dL/dh_t.
         h = activation(xw[0] + rh[0]) + xw[1]
         return h, h
 
     hidden = kernel.shape[0]
 
-    def loss(kernel: Array, nudge: Array) -> tuple[Array, Array]:
-        both = jnp.concatenate([xw, nudge], axis=-1)
-        h, _ = ops.recurrence(nudged, kernel, both, jnp.zeros((xw.shape[1], hidden), xw.dtype))
+    def loss(kernel: Array, perturbation: Array) -> tuple[Array, Array]:
+        both = jnp.concatenate([xw, perturbation], axis=-1)
+        h, _ = ops.recurrence(perturbed, kernel, both, jnp.zeros((xw.shape[1], hidden), xw.dtype))
         return ((h - target) ** 2).sum(axis=-1).mean() / 2, jnp.abs(h).max()
 
     gradients = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
     (dkernel, dh), largest = gradients(kernel, jnp.zeros_like(xw))
-    # Squares of an exploded gradient overflow float32 long before the gradient itself does.
+    # In float64, because the squares of an exploded gradient overflow float32 before the gradient itself does.
     dkernel, dh = np.asarray(dkernel, np.float64), np.asarray(dh, np.float64)
     kernel_norm = float(np.linalg.norm(dkernel))
     hidden_norms = np.linalg.norm(dh, axis=-1).sum(axis=1)  # the mean over the batch is in the loss
@@ -143,7 +146,7 @@ def draw(settings: Settings) -> None:
 
     plots.plot_gradient_flow(settings.out / "gradient_flow.png", flows, settings.clip_norm)
     console.print(growth_table(flows, settings.steps))
-    say(f"picture and numbers are in {settings.out}")
+    say(f"the plot and the numbers are in {settings.out}")
 
 
 def _shown(share: float) -> str:
@@ -151,9 +154,9 @@ def _shown(share: float) -> str:
 
 
 def growth_table(flows: dict[str, dict[float, Flow]], steps: int) -> Table:
-    """How much of the gradient at the last step is left so many steps before it, and how large h gets."""
+    """A table of the gradient some steps before the last one, relative to the last one, and of the largest h."""
     lengths = sorted({min(length, steps - 1) for length in (10, 30, 100, steps - 1)})
-    table = Table(title="dL/dh so many steps before the last one, relative to the last one")
+    table = Table(title="dL/dh some steps before the last one, relative to the last one")
     table.add_column("activation, gain")
     for length in lengths:
         table.add_column(f"{length} before", justify="right")

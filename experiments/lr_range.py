@@ -1,9 +1,9 @@
-"""Find a learning rate: raise it every epoch, and watch where the loss falls and where it blows up.
+"""Find a learning rate: raise it every epoch, and see where the loss falls and where it diverges.
 
     python -m experiments.lr_range                       # all three tasks of the course recipe
     python -m experiments.lr_range --tasks seq2vec --series melbourne
 
-Draws loss against learning rate into lr_range.png, writes the numbers beside it, and suggests a tenth of the
+Plots loss against learning rate in lr_range.png, writes the numbers to lr_range.json, and suggests a tenth of the
 rate at which the loss is lowest.
 """
 
@@ -24,14 +24,14 @@ from experiments.common.recipes import TASKS, Task
 from experiments.common.report import console, fail, say
 from jaxrnn.training import LRRangeTest, exponential_rates, lr_range_test
 
-# As in the lesson, so that the pictures can be compared: the lowest rate, and epochs per factor of ten.
+# The lowest rate, and the epochs per factor of ten. These are the lesson's values, so the plots can be compared.
 COURSE_RAMPS = {"seq2vec": (1e-7, 20.0), "seq2seq": (1e-7, 30.0), "stateful": (1e-8, 30.0)}
 TUNED_RAMP = (1e-5, 20.0)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What to test."""
+    """The tasks and learning rates to test."""
 
     tasks: Annotated[tuple[Task, ...], arg(help="Which tasks to test.")] = TASKS
     recipe: Annotated[
@@ -45,7 +45,11 @@ class Settings:
     series: Annotated[str, arg(metavar="NAME|PATH.csv", help="The series to train on.")] = "course"
     column: Annotated[
         str | None,
-        arg(metavar="NAME", help="The column to forecast.", help_behavior_hint="(default: the series's own)"),
+        arg(
+            metavar="NAME",
+            help="The column to forecast.",
+            help_behavior_hint="(default: that of the named series, or a file's only numeric one)",
+        ),
     ] = None
     cell: Annotated[str, arg(metavar="CELL", help="Recurrent cell.")] = "simple_rnn"
     epochs: Annotated[int, arg(metavar="N", help="Rates to try, one epoch each.")] = 100
@@ -66,7 +70,7 @@ class Settings:
         ),
     ] = None
     seed: Annotated[int, arg(metavar="N", help="Seed of the initial parameters and of the shuffling.")] = 0
-    out: Annotated[Path, arg(metavar="DIR", help="Where lr_range.png and lr_range.json go.")] = Path(
+    out: Annotated[Path, arg(metavar="DIR", help="The folder for lr_range.png and lr_range.json.")] = Path(
         "runs/lr_range"
     )
 
@@ -79,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         return fail(str(error))
     except KeyboardInterrupt:
-        fail("interrupted; nothing is written")
+        fail("interrupted; no results were written")
         return 130
     return 0
 
@@ -97,7 +101,7 @@ def run_tests(settings: Settings) -> None:
     plots.plot_lr_range(settings.out / "lr_range.png", found)
     for task, test in found.items():
         say(f"{task}: try a learning rate of {test.suggestion:.1e}")
-    say(f"picture and numbers are in {settings.out}")
+    say(f"the plot and the numbers are in {settings.out}")
 
 
 def range_test(settings: Settings, task: Task) -> LRRangeTest:

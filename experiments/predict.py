@@ -2,9 +2,9 @@
 
     python -m experiments.forecast --recipe tuned --out runs/first
     python -m experiments.predict runs/first                       # the same series: the same numbers, bit for bit
-    python -m experiments.predict runs/first --series new.csv      # another series, scaled as the run's own
+    python -m experiments.predict runs/first --series new.csv      # another series, with the scale of the run
 
-Prints how good the forecasts of the series's last part are, and the forecast of the step after its end.
+Prints the error of the forecasts of the test part, and the forecast of the step after the end of the series.
 """
 
 import sys
@@ -37,7 +37,7 @@ from jaxrnn.training import CheckpointStore, Run
 
 @dataclass(frozen=True)
 class Settings:
-    """Which run, and which series."""
+    """The run and the series."""
 
     run: Annotated[Positional[Path], arg(metavar="RUN", help="Folder of a run of experiments.forecast.")]
     series: Annotated[
@@ -45,25 +45,25 @@ class Settings:
         arg(
             metavar="NAME|PATH.csv",
             help="The series to forecast.",
-            help_behavior_hint="(default: the run's own)",
+            help_behavior_hint="(default: that of the run)",
         ),
     ] = None
     column: Annotated[
         str | None,
-        arg(metavar="NAME", help="The column to forecast.", help_behavior_hint="(default: the run's own)"),
+        arg(metavar="NAME", help="The column to forecast.", help_behavior_hint="(default: that of the run)"),
     ] = None
     split: Annotated[
         int | None,
         arg(
             metavar="STEP",
             help="The first step to forecast.",
-            help_behavior_hint="(default: the series's own, or 70 % of a file)",
+            help_behavior_hint="(default: that of the named series, or 70 % of a file)",
         ),
     ] = None
     out: Annotated[
         Path | None,
         arg(
-            metavar="FILE.csv", help="Write the forecasts into this file.", help_behavior_hint="(default: nowhere)"
+            metavar="FILE.csv", help="Write the forecasts into this file.", help_behavior_hint="(default: no file)"
         ),
     ] = None
 
@@ -80,13 +80,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A run's best model, and all that is needed to forecast with it.
+    """A run's best model, and everything that is needed to forecast with it.
 
     Attributes:
-      model: takes prepared windows ``[batch, time, features]``, see ``forecasting.features``, and returns scaled
-        forecasts; a Flax module like any other.
-      forecasting: the experiment. ``forecasting.forecast(params)`` returns forecasts in the series's own units.
-      params: the parameters of the model, in the form that ``forecasting`` takes them.
+      model: a Flax module that takes prepared windows ``[batch, time, features]`` of ``forecasting.features`` and
+        returns scaled forecasts.
+      forecasting: the experiment. ``forecasting.forecast(params)`` returns forecasts in the units of the series.
+      params: the parameters of the model, as ``forecasting`` takes them.
       best_epoch: the epoch that they come from; 0 if no epoch was finite.
     """
 
@@ -99,16 +99,16 @@ class LoadedRun:
 def load_run(
     folder: Path | str, *, series: str | None = None, column: str | None = None, split: int | None = None
 ) -> LoadedRun:
-    """The best model of a run of experiments.forecast, from the run's folder.
+    """Load the best model of a run of experiments.forecast from the run's folder.
 
         run = load_run("runs/first")
         outputs = run.model(run.forecasting.features[None, -30:])     # scaled, as the model was trained
-        forecasts = run.forecasting.forecast(run.params)              # of the last part, in the series's own units
+        forecasts = run.forecasting.forecast(run.params)              # of the test part, in the series' units
 
     Args:
-      folder: what ``--out`` was.
-      series, column, split: forecast another series than the run's own, scaled as the run's own; None keeps the
-        run's.
+      folder: the folder that the run was given as ``--out``.
+      series, column, split: another series to forecast, which is scaled like that of the run; None keeps the
+        run's own.
 
     Raises:
       FileNotFoundError: there is no run in this folder.
@@ -144,12 +144,12 @@ def predict(settings: Settings) -> None:
     console.print(results_table(forecasting, compared, mae))
     count = len(forecasting.actual)
     say(f"best model of epoch {run.best_epoch}; its MAE over the last {count} values is {digits(mae)}")
-    say(f"step {len(forecasting.series.values)}, the one after the series: {digits(float(forecast[-1]))}")
-    if (words := comparison(compared, mae)) is not None:
-        say(words)
+    say(f"forecast of step {len(forecasting.series.values)}, after the series: {digits(float(forecast[-1]))}")
+    if (message := comparison(compared, mae)) is not None:
+        say(message)
     if settings.out is not None:
         runs.write_forecast(settings.out, forecasting.parts.test, forecasting.actual, forecast)
-        say(f"forecasts are in {settings.out}")
+        say(f"the forecasts are in {settings.out}")
 
 
 if __name__ == "__main__":

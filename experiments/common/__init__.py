@@ -1,1 +1,1 @@
-"""What the experiments share: settings, recipes, from a series to a forecast, run folders, reports."""
+"""The code that the experiments share: settings, recipes, training and forecasting, run folders, reports."""

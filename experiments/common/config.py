@@ -1,4 +1,4 @@
-"""The options of the command line, and how a recipe fills in those that are not given."""
+"""The options of the command line. A recipe fills in those that are not given."""
 
 import math
 import os
@@ -32,7 +32,8 @@ _POSITIVE = ("window", "batch_size", "epochs", "learning_rate", "clip_norm", "pa
 
 
 COPIES_IN_TRAINING = 5
-"""Parameters, gradients, the optimiser's, the best ones and those that are being saved."""
+"""Copies of the parameters' size in memory: the parameters, their gradients, the optimiser's state, the best
+parameters, and the copy that is being saved."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,9 @@ class Settings:
         Literal["course", "tuned"] | None,
         arg(
             metavar="{course,tuned}",
-            help="course: the lesson's experiment, raw values in, outputs times 200, stopped early by looking at "
-            "the validation part. tuned: a small network corrects a moving average, stopped early by looking at "
-            "the end of the training part, so that nothing is chosen on the part it is judged on.",
+            help="course: the lesson's experiment, with raw values, outputs times 200, and early stopping on the "
+            "validation part. tuned: a small network corrects a moving average, with early stopping on the end of "
+            "the training part, so that nothing is chosen on the part that is used for evaluation.",
             help_behavior_hint="(default: course for the course series, tuned for any other)",
         ),
     ] = None
@@ -53,8 +54,8 @@ class Settings:
         Task | None,
         arg(
             metavar="{seq2vec,seq2seq,stateful}",
-            help="seq2vec: forecast after each window. seq2seq: forecast at every step of it. "
-            "stateful: consecutive windows, the hidden state carried from one to the next.",
+            help="seq2vec: forecast after each window. seq2seq: forecast at every step of a window. "
+            "stateful: consecutive windows; the hidden state is carried from one to the next.",
             help_behavior_hint="(default: seq2vec)",
         ),
     ] = None
@@ -79,7 +80,7 @@ class Settings:
         arg(
             metavar="NAME",
             help="The column to forecast.",
-            help_behavior_hint="(default: the series's own, or a file's only numeric one)",
+            help_behavior_hint="(default: that of the named series, or a file's only numeric one)",
         ),
     ] = None
     further_columns: Annotated[
@@ -94,15 +95,15 @@ class Settings:
         int | None,
         arg(
             metavar="STEP",
-            help="The first step of the last part, whose forecasts are evaluated.",
-            help_behavior_hint="(default: the series's own, or 70 % of a file)",
+            help="The first step of the test part, whose forecasts are evaluated.",
+            help_behavior_hint="(default: that of the named series, or 70 % of a file)",
         ),
     ] = None
     season: Annotated[
         int | None,
         arg(
             metavar="STEPS",
-            help="Steps per season. The median of earlier seasons is subtracted; 0 turns it off. Tuned recipe.",
+            help="Steps per season; the median of earlier seasons is subtracted, 0 turns it off. Tuned recipe.",
             help_behavior_hint="(default: 365 for the course series, else 0)",
         ),
     ] = None
@@ -126,7 +127,7 @@ class Settings:
         tuple[int, ...] | None,
         arg(
             metavar="UNITS [UNITS ...]",
-            help="Hidden units, layer by layer.",
+            help="Hidden units of each layer.",
             help_behavior_hint=describe("hidden"),
         ),
     ] = None
@@ -152,8 +153,8 @@ class Settings:
         float | None,
         arg(
             metavar="RATE",
-            help="The highest learning rate; python -m experiments.lr_range helps to find one. "
-            "By task where there are three. On the course recipe, seq2vec with lstm or gru has 1.5e-05.",
+            help="The highest learning rate; python -m experiments.lr_range helps to find one. Three defaults are "
+            "those of the three tasks. On the course recipe, seq2vec with lstm or gru has 1.5e-05.",
             help_behavior_hint=describe("learning_rate"),
         ),
     ] = None
@@ -212,7 +213,7 @@ class Settings:
         Path | None,
         arg(
             metavar="DIR",
-            help="Keep compiled programs in this folder: the same experiment starts sooner the next time.",
+            help="Keep compiled programs in this folder, so that the same experiment starts faster the next time.",
             help_behavior_hint="(default: none)",
         ),
     ] = None
@@ -226,7 +227,7 @@ class Settings:
         ),
     ] = False
     save_every: Annotated[
-        float, arg(metavar="SECONDS", help="How often to save the latest and the best model.")
+        float, arg(metavar="SECONDS", help="Seconds between saves of the latest and the best model.")
     ] = 30.0
     save_every_steps: Annotated[
         int | None,
@@ -246,12 +247,16 @@ class Settings:
         ),
     ] = False
     heartbeat: Annotated[
-        int, arg(metavar="SECONDS", help="With --distributed: after this silence, a process is taken for dead.")
+        int,
+        arg(
+            metavar="SECONDS",
+            help="With --distributed: after this many seconds without a message, a process counts as dead.",
+        ),
     ] = 30
 
 
 def read_command_line(settings: type[T], name: str, description: str | None, arguments: list[str] | None) -> T:
-    """The settings from the command line; exits with a message and code 2 where they do not parse."""
+    """The settings from the command line. If they do not parse, exits with a message and code 2."""
     given_arguments = sys.argv[1:] if arguments is None else arguments
     if "" in given_arguments:
         place = given_arguments.index("")
@@ -260,7 +265,7 @@ def read_command_line(settings: type[T], name: str, description: str | None, arg
 
 
 def resolve(settings: Settings) -> Config:
-    """Complete the settings by the recipe; a ValueError says what does not fit."""
+    """Complete the settings with the recipe. Raises a ValueError if an option is invalid."""
     series = settings.series or "course"
     recipe = settings.recipe or ("course" if series == "course" else "tuned")
     if recipe == "course" and (settings.season or settings.level_width):
@@ -275,7 +280,7 @@ def resolve(settings: Settings) -> Config:
     config = replace(config, **given(settings))
     config = replace(
         config,
-        # An option that is left out takes the recipe's value, so that 0 must stand for None.
+        # An option that is left out takes the recipe's value, so 0 must mean None.
         clip_norm=config.clip_norm or None,
         patience=config.patience or None,
         season=config.season or None,
@@ -284,7 +289,7 @@ def resolve(settings: Settings) -> Config:
     _known("activation", config.activation, ACTIVATIONS)
     if config.cell in ("lstm", "gru", "leaky") and config.activation != "tanh":
         raise ValueError(
-            f"--activation {config.activation} is for --cell simple_rnn: {config.cell} has tanh built in"
+            f"--activation {config.activation} needs --cell simple_rnn, because {config.cell} always uses tanh"
         )
     _known("optimizer", config.optimizer, OPTIMIZERS)
     for name in _POSITIVE:
@@ -292,7 +297,9 @@ def resolve(settings: Settings) -> Config:
         if value is not None and not 0 < value < math.inf:
             raise ValueError(f"--{name.replace('_', '-')} must be positive and finite, not {value}")
     if not config.hidden or min(config.hidden) < 1:
-        raise ValueError(f"--hidden must name at least one layer of at least one unit, not {config.hidden}")
+        raise ValueError(
+            f"--hidden must have at least one layer, each with at least one unit, not {config.hidden}"
+        )
     _fits_into_memory(config)
     if not settings.save_every >= 0 or (settings.save_every_steps or 1) < 1 or settings.heartbeat < 1:
         raise ValueError(
@@ -300,14 +307,14 @@ def resolve(settings: Settings) -> Config:
             f"{settings.save_every}, {settings.save_every_steps} and {settings.heartbeat}"
         )
     if settings.distributed and settings.out is None:
-        raise ValueError("--distributed needs --out, a folder that process 0 can write to")
+        raise ValueError("--distributed needs --out: give a folder that process 0 can write to")
     if not 0 <= config.seed < 2**32:
-        raise ValueError(f"--seed must lie between 0 and {2**32 - 1}, not {config.seed}")
+        raise ValueError(f"--seed must be between 0 and {2**32 - 1}, not {config.seed}")
     return config
 
 
 def _fits_into_memory(config: Config) -> None:
-    """A ValueError if the parameters and what training adds to them need more memory than this machine has."""
+    """Raise a ValueError if training needs more memory for parameters and their copies than this machine has."""
     below = (1 + len(config.further_columns), *config.hidden)
     gates = CELLS[config.cell].num_gates
     count = sum(gates * (rows + units + 1) * units for rows, units in zip(below, config.hidden))
@@ -316,18 +323,18 @@ def _fits_into_memory(config: Config) -> None:
     if needed > memory:
         raise ValueError(
             f"--hidden {' '.join(map(str, config.hidden))} makes a network of {count:.2g} parameters. Training it "
-            f"needs about {needed / 2**30:.2g} GiB of memory, and this machine has {memory / 2**30:.2g}. Choose "
-            f"fewer units"
+            f"needs about {needed / 2**30:.2g} GiB of memory, but this machine has {memory / 2**30:.2g} GiB. "
+            f"Choose fewer units"
         )
 
 
 def given(settings: Settings) -> dict[str, Any]:
-    """The fields of a configuration that the settings name."""
+    """The fields of a configuration that the settings give a value."""
     return {name: value for name, value in vars(settings).items() if value is not None and name not in _RUN_ONLY}
 
 
 def option(name: str) -> str:
-    """A field as it is written on the command line.
+    """The option of the command line for a field.
 
     >>> option("learning_rate")
     '--learning-rate'
@@ -335,6 +342,6 @@ def option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def _known(what: str, name: str, available: Any) -> None:
+def _known(kind: str, name: str, available: Any) -> None:
     if name not in available:
-        raise ValueError(f"unknown {what} {name!r}; available: {', '.join(available)}")
+        raise ValueError(f"unknown {kind} {name!r}; available: {', '.join(available)}")

@@ -1,4 +1,4 @@
-"""Several processes that train one model: joining them, comparing them, and noticing that one is gone."""
+"""Several processes that train one model: joins them, compares their settings, and detects that one is lost."""
 
 import hashlib
 import os
@@ -27,28 +27,29 @@ _SIGNS_OF_A_LOST_PEER = (
 )
 
 _MAY_DIFFER = ("out", "compilation_cache")
-"""Folders: each machine may have them in another place."""
+"""Settings that may differ between processes: each machine may have these folders in another place."""
 
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
 def join_processes(heartbeat: int) -> None:
-    """Find the other processes of this job and join them. After :func:`claim_devices`, before all else on JAX.
+    """Find the other processes of this job and join them. Call it after :func:`claim_devices`, before using JAX.
 
     Args:
-      heartbeat: seconds after which a process that has not been heard of is dead, and the others end.
+      heartbeat: after this many seconds without a message from a process, the others end.
 
     Raises:
-      ValueError: the environment does not say where they are, or another program uses the port of process 0.
+      ValueError: the environment does not say where the processes are, or another program uses the port of
+        process 0.
     """
     address = os.environ.get("JAX_COORDINATOR_ADDRESS", "")
     if os.environ.get("JAX_PROCESS_ID") == "0":
         _require_free_port(address)
-    # Its handler of SIGTERM would exclude ours, which also stops all processes after the same step.
+    # JAX's handler for SIGTERM would replace ours, which stops all processes after the same step.
     jax.config.update("jax_enable_preemption_service", False)
     number, process = os.environ.get("JAX_NUM_PROCESSES"), os.environ.get("JAX_PROCESS_ID")
     where = f" (process 0 is expected at {address})" if address else ""
-    message = f"waiting for the other processes of this job{where}; after five minutes without them this one ends"
+    message = f"waiting for the other processes of this job{where}; after five minutes this process gives up"
     waiting = threading.Timer(5, print, [message], {"file": sys.stderr, "flush": True})
     waiting.daemon = True
     waiting.start()
@@ -70,16 +71,16 @@ def join_processes(heartbeat: int) -> None:
 
 
 def _require_free_port(address: str) -> None:
-    """A ValueError if another program listens on the port of this address.
+    """Raise a ValueError if another program listens on the port of this address.
 
-    JAX would not notice: its service shares a port with other programs, which then get the messages of half of
-    the processes, so that all wait for each other.
+    JAX does not check this. Its service would share the port with the other program, which would receive some of
+    the messages, and all processes would wait forever.
     """
     port = address.rpartition(":")[2]
     if not port.isdecimal():
-        return  # JAX says what is wrong with such an address
+        return  # JAX reports what is wrong with such an address
     with socket.socket() as probe:
-        # Without it, the connections of a job that has just ended would count as in use.
+        # Without SO_REUSEADDR, the port of a job that has just ended would count as in use.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("", int(port)))
@@ -92,13 +93,13 @@ def _require_free_port(address: str) -> None:
 
 
 def lost_peer(error: Exception) -> bool:
-    """Whether an error of JAX means that another process cannot be reached any more."""
+    """Whether an error of JAX means that another process cannot be reached."""
     text = str(error)
     return any(sign in text for sign in _SIGNS_OF_A_LOST_PEER)
 
 
 def require_same_everywhere(settings: Settings) -> None:
-    """Compare settings, series and versions of all processes; a difference is a ValueError in each of them."""
+    """Compare settings, series and versions of all processes. A difference raises a ValueError in all of them."""
 
     def describe() -> dict[str, Any]:
         config = resolve(settings)
@@ -106,7 +107,7 @@ def require_same_everywhere(settings: Settings) -> None:
         facts |= {option(name): value for name, value in vars(config).items()}
         facts |= {f"the version of {name}": metadata.version(name) for name in _LIBRARIES}
         facts["the version of jaxrnn"] = jaxrnn.__version__
-        # As float32: two kinds of processors may compute the last bits of the course series differently.
+        # In float32, because processors may differ in the last bits of the course series.
         values = load(config).values
         with np.errstate(over="ignore"):
             rounded = values.astype("<f4")
@@ -118,20 +119,20 @@ def require_same_everywhere(settings: Settings) -> None:
         processes.require_same(describe)
     except processes.ProcessesDiffer as error:
         raise processes.ProcessesDiffer(
-            f"process {jax.process_index()} of {jax.process_count()} cannot begin: {error}. Start all processes "
-            f"of a job with the same command, data and versions."
+            f"process {jax.process_index()} of {jax.process_count()} cannot start training: {error}. Start all "
+            f"processes of a job with the same command, data and versions."
         ) from error
 
 
 def leave() -> None:
-    """Leave the job in order: wait for the others, so that none of them takes this one for dead.
+    """Leave the job: wait for the other processes, so that none of them believes that this one has failed.
 
-    Process 0 runs the service that the others are connected to. If it ended first, they would be aborted before
-    they can say why they end.
+    Process 0 runs the service that the others are connected to. If it ended first, the others would be aborted
+    before they can report why they end.
     """
     try:
         jax.distributed.shutdown()
     except jax.errors.JaxRuntimeError as error:
         print(
-            f"warning: the other processes of this job do not end: {str(error).splitlines()[0]}", file=sys.stderr
+            f"warning: the other processes of this job did not end: {str(error).splitlines()[0]}", file=sys.stderr
         )

@@ -1,4 +1,4 @@
-"""From a configuration to something that trains, evaluates and forecasts."""
+"""Builds the training, the evaluation and the forecasts of a configured experiment."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,15 +37,17 @@ from jaxrnn.training import (
 from jaxrnn.training.distributed import batch_axis, local, padded, put
 
 MOST_STEPS = 2**31 - 1
-"""The train state counts its steps in int32."""
+"""The largest number of training steps, because the train state counts them in int32."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Which steps of a series serve what; a part is judged by the forecasts of the values in it.
+    """The parts of a series. A part is evaluated by the forecasts of the values in it.
 
-    train: values before this step are learned from. monitor: values from, and before, these steps decide which
-    epoch is best. test: values from this step on are what forecasts are judged on.
+    Attributes:
+      train: training uses the values before this step.
+      monitor: (begin, end); the values from begin to end - 1 decide which epoch is best.
+      test: forecasts are evaluated on the values from this step on.
     """
 
     train: int
@@ -54,11 +56,12 @@ class Parts:
 
 
 def divide(series: Series, config: Config) -> Parts:
-    """The recipe's parts: hold out the end of the training part, or (as the lesson) look at the last part."""
+    """The recipe's parts. The best epoch is chosen on the end of the training part or, as in the lesson, on the
+    test part itself."""
     if config.holdout:
         train = series.split - round(series.split * config.holdout)
         return Parts(train, (train, series.split), series.split)
-    # The lesson cuts its validation windows from the last part alone, so its first window is only input.
+    # The lesson cuts its validation windows from the test part alone, so the first window is only input.
     return Parts(series.split, (series.split + config.window, len(series.values)), series.split)
 
 
@@ -66,10 +69,13 @@ class Forecasting:
     """One configured experiment on one series.
 
     Args:
-      config: what to build.
-      series: what to train on, or to forecast.
-      preparation: a fitted one, to forecast with a run's own; None fits one to the training part.
+      config: the configuration.
+      series: the series to train on, or to forecast.
+      preparation: the fitted preparation of an earlier run; None fits one to the training part.
       mesh: devices over which to spread the rows of every batch; None for one device.
+
+    Raises:
+      ValueError: the series is too short for the configuration, or the run would have too many steps.
     """
 
     def __init__(
@@ -103,8 +109,8 @@ class Forecasting:
             cell=config.cell,
             return_sequences=self.every_step,
             output_scale=config.output_scale,
-            # A random head would start output_scale times its random sum off the mark; zero starts at the
-            # baseline. It also brings the seeds together.
+            # A random head would start with an error of output_scale times a random sum; a zero head starts with
+            # the baseline forecast. It also makes the results of different seeds more alike.
             head_init=nnx.initializers.zeros_init(),
             cell_options=_cell_options(config),
             rngs=nnx.Rngs(config.seed),
@@ -115,19 +121,19 @@ class Forecasting:
         usable = parts.train - first - 1
         if window > usable:
             raise ValueError(
-                f"--window {window} is longer than the training part: of {parts.train} steps, {usable} can be "
-                f"read before a value that is known. Shorten the window or give a longer series."
+                f"--window {window} is too long for the training part: of its {parts.train} steps, {usable} can "
+                f"be inputs. Shorten the window or use a longer series."
             )
         if parts.monitor[1] - parts.monitor[0] < 1:
             raise ValueError(
-                f"nothing is left to validate on: the series has {len(self.series.values)} steps, the last part "
-                f"begins at {parts.test}, and --window is {window}. Shorten the window or move the --split."
+                f"no values are left for validation: the series has {len(self.series.values)} steps, the test "
+                f"part begins at {parts.test}, and --window is {window}. Shorten the window or move the --split."
             )
         steps = self.config.epochs * self.batches_per_epoch
         if steps > MOST_STEPS:
             raise ValueError(
-                f"--epochs {self.config.epochs} makes {steps} training steps; at most {MOST_STEPS} can be "
-                f"counted. With --patience, a run stops by itself"
+                f"--epochs {self.config.epochs} makes {steps} training steps, but at most {MOST_STEPS} can be "
+                f"counted. Use fewer epochs; with --patience, a run stops by itself"
             )
 
     @property
@@ -154,13 +160,13 @@ class Forecasting:
         return make_optimizer(config.optimizer, rate, clip_norm=config.clip_norm)
 
     def initial_carry(self) -> Any:
-        """The carry that a stateful epoch begins with: zeros."""
+        """The initial carry of a stateful epoch, which is zero; None for the other tasks."""
         if not self.stateful:
             return None
         return jax.jit(lambda: self.make_model().initialize_carry(self.config.batch_size))()
 
     def start(self, optimizer: optax.GradientTransformation, **options: Any) -> tuple[TrainState, Any]:
-        """A new train state, and the compiled epoch that moves it on; the epoch is made with these options."""
+        """A new train state, and the compiled function that trains it for an epoch, made with these options."""
         config = self.config
         carry = self.initial_carry()
         state = TrainState.create(
@@ -190,13 +196,13 @@ class Forecasting:
     def evaluate(self, state: TrainState) -> dict[str, Array]:
         """Loss and mean absolute error over the monitored part.
 
-        A stateful model goes on from the carry at the end of the epoch's training pass, through the series
-        without a gap; a stateless one reads the window before each value.
+        A stateful model continues from the carry at the end of the training epoch, without a gap in the series. A
+        stateless model reads the window before each value.
         """
         begin, end = self.parts.monitor
         if self.stateful:
             after = int(self._train_starts()[-1, -1]) + self.config.window
-            # One series cannot be spread: one device of each process goes through it.
+            # One series cannot be spread over devices, so one device of each process reads it all.
             params, carry = local((state.best_guess, state.carry))
             carry = jax.tree.map(lambda a: a[-1:], carry)
             outputs = self._pass(params, self.features[after : end - 1], carry)[begin - 1 - after :]
@@ -206,11 +212,11 @@ class Forecasting:
         return self._monitor(state.best_guess)
 
     def _window_starts(self, begin: int, end: int) -> Array:
-        """Starts of the windows that are read to forecast the values begin .. end - 1."""
+        """The starts of the windows from which the values begin .. end - 1 are forecast."""
         if begin - self.config.window < self.prepared.first:
             raise ValueError(
-                f"--window {self.config.window} reaches back before step {self.prepared.first}, the first that "
-                f"can be read, to forecast step {begin}: shorten the window or move the --split"
+                f"--window {self.config.window} is too long to forecast step {begin}: it would begin before step "
+                f"{self.prepared.first}, the first with inputs. Shorten the window or move the --split"
             )
         return jnp.arange(begin, end) - self.config.window
 
@@ -219,7 +225,7 @@ class Forecasting:
         """The errors over the monitored windows as a compiled function of the parameters."""
         starts = np.asarray(self._window_starts(*self.parts.monitor))
         rows = np.arange(padded(len(starts), self.mesh))
-        weights = (rows < len(starts)) / len(starts)  # what fills up to equal shares counts nothing
+        weights = (rows < len(starts)) / len(starts)  # rows that only fill up the last device have weight zero
         starts = starts[np.minimum(rows, len(starts) - 1)]
         window = self.config.window
 
@@ -239,7 +245,7 @@ class Forecasting:
         return lambda params: compiled(params, *arrays)
 
     def _errors(self, outputs: Array, wanted: Array, weights: Array) -> dict[str, Array]:
-        """Weighted over rows; the loss over all steps of a row, the absolute error over its last."""
+        """The weighted means over the rows of the loss at all steps and of the absolute error at the last step."""
         losses = huber(outputs, wanted).reshape(len(weights), -1).mean(axis=1)
         last = jnp.abs(outputs - wanted).reshape(len(weights), -1)[:, -1]
         return {"valid_loss": losses @ weights, "valid_mae": last @ weights * self.prepared.scale}
@@ -257,12 +263,13 @@ class Forecasting:
         return jax.lax.map(outputs, starts, batch_size=512)
 
     def forecast(self, params: Any) -> np.ndarray:
-        """One-step forecasts of the last part and of the step after the series, float64 ``[steps + 1]``.
+        """One-step forecasts of the test part and of the step after the series, float64 ``[steps + 1]``.
 
-        A stateful model starts from a zero carry and reads the whole series in one pass.
+        A stateful model starts with a zero carry and reads the whole series in one pass.
         """
         begin, end = self.parts.test, len(self.series.values)
-        params = jax.device_put(params, jax.local_devices()[0])  # wherever they were trained: the same numbers
+        # Always on one device, so that the forecasts do not depend on how many devices the model was trained on.
+        params = jax.device_put(params, jax.local_devices()[0])
         if self.stateful:
             first = self.prepared.first
             outputs = self._pass(params, self.features[first:], None)[begin - 1 - first :]
@@ -273,7 +280,7 @@ class Forecasting:
 
     @property
     def actual(self) -> np.ndarray:
-        """The last part's values, float64."""
+        """The values of the test part, float64."""
         return self.series.values[self.parts.test :, 0]
 
 

@@ -1,4 +1,4 @@
-"""The pictures. Importing this module imports matplotlib; do so only when there is something to draw."""
+"""The plots of the experiments. Import this module only when it is needed, because it imports matplotlib."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +29,14 @@ plt.rcParams.update(
 def plot_forecast(
     path: Path, start: int, actual: np.ndarray, forecast: np.ndarray, naive: np.ndarray, title: str
 ) -> None:
-    """The last part as it was and as it was forecast, and a close look at its end."""
+    """Plot values and forecasts of the test part, and of its last 90 steps.
+
+    Args:
+      path: the file to write.
+      start: the first step of the test part.
+      actual, forecast, naive: ``[steps]``, the values, the network's forecasts and the naive ones.
+      title: the title of the figure.
+    """
     steps = start + np.arange(len(actual))
     figure, (whole, close) = plt.subplots(2, 1, figsize=(11, 7), height_ratios=(3, 2), layout="constrained")
     for axes, last in ((whole, len(steps)), (close, min(90, len(steps)))):
@@ -44,7 +51,7 @@ def plot_forecast(
 
 
 def plot_learning_curve(path: Path, history: Sequence[dict[str, Any]], best_epoch: int, title: str) -> None:
-    """Training and validation loss by epoch, the best epoch marked."""
+    """Plot training and validation loss by epoch, and mark the best epoch."""
     epochs = [row["epoch"] for row in history]
     figure, axes = plt.subplots(figsize=(9, 4.5), layout="constrained")
     marker = "o" if len(epochs) < 3 else None
@@ -65,7 +72,7 @@ def plot_learning_curve(path: Path, history: Sequence[dict[str, Any]], best_epoc
 
 
 def plot_lr_range(path: Path, tests: dict[str, Any]) -> None:
-    """Loss against learning rate, one panel per task, the suggested rate marked."""
+    """Plot loss against learning rate, one panel per task, and mark the suggested rate."""
     figure, panels = plt.subplots(
         1, len(tests), figsize=(4.6 * len(tests), 4), layout="constrained", squeeze=False
     )
@@ -79,7 +86,7 @@ def plot_lr_range(path: Path, tests: dict[str, Any]) -> None:
 
 
 def plot_gradient_flow(path: Path, flows: dict[str, dict[float, Any]], clip_norm: float) -> None:
-    """Norms of dL/dh_t along time, one panel per activation, one colour per gain; dashed after clipping."""
+    """Plot the norms of dL/dh_t by step, one panel per activation, one colour per gain; dashed after clipping."""
     figure, panels = plt.subplots(
         1, len(flows), figsize=(5.5 * len(flows), 4.5), layout="constrained", squeeze=False, sharey=True
     )
@@ -96,13 +103,13 @@ def plot_gradient_flow(path: Path, flows: dict[str, dict[float, Any]], clip_norm
         axes.plot([], [], "--", color=INK, linewidth=1, label=f"clipped to norm {clip_norm:g}")
         axes.set_title(name, loc="left")
         axes.set(xlabel="step t", ylabel="norm of dL/dh at step t" if axes is panels[0][0] else "")
-        axes.set_ylim(1e-12, 1e16)  # beyond, float32 has little left to say
+        axes.set_ylim(1e-12, 1e16)  # outside this range, float32 norms are mostly rounding errors
     panels[0][0].legend(ncols=2)
     _save(figure, path)
 
 
 def _log_losses(axes: Any) -> None:
-    """A logarithmic axis whose ticks read 5, 10, 20 even where it spans less than a factor of ten."""
+    """A logarithmic axis with ticks at 1, 2, 5 times powers of ten, for ranges of less than a factor of ten."""
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))

@@ -9,14 +9,19 @@ TASKS: tuple[Task, ...] = ("seq2vec", "seq2seq", "stateful")
 
 @dataclass(frozen=True)
 class Config:
-    """An experiment with every value filled in: what a run folder's config.json holds.
+    """An experiment with every value filled in, as config.json in a run folder holds it.
 
-    The fields that are not options of the command line: ``calendar``, the period of the sine and cosine that the
-    network reads; ``recurrent_gain``, the factor on the orthogonal recurrent kernel at the start;
-    ``output_scale``, what the head's outputs are multiplied by; ``warmup``, the share of all steps in which the
-    learning rate rises; ``decay``, whether it then falls along a cosine; ``average``, the decay of the running
-    average of the parameters, or None; ``holdout``, the share of the training part (its end) that decides which
-    epoch is best, or 0 to let the last part itself decide.
+    Most fields are options of the command line, see :class:`experiments.common.config.Settings`. The others are:
+
+    Attributes:
+      calendar: the period in steps of the sine and cosine that the network reads, or None.
+      recurrent_gain: the factor on the initial orthogonal recurrent kernel.
+      output_scale: the factor on the head's outputs.
+      warmup: the share of all steps in which the learning rate rises.
+      decay: whether the learning rate then falls along a cosine.
+      average: the decay of the running average of the parameters, or None.
+      holdout: the share of the training part, at its end, that decides which epoch is best; 0 lets the test part
+        itself decide.
     """
 
     recipe: str
@@ -51,11 +56,11 @@ class Config:
         names = {f.name for f in fields(cls)}
         if set(record) != names:
             wrong = ", ".join(sorted(set(record) ^ names))
-            raise ValueError(f"config.json does not fit this version: missing or unknown {wrong}")
+            raise ValueError(f"config.json is from another version: missing or unknown fields: {wrong}")
         for name, value in record.items():
             usual = getattr(_COURSE, name) if getattr(_COURSE, name) is not None else getattr(_TUNED, name)
             if usual is not None and value is not None and not _alike(usual, value):
-                raise ValueError(f"{name} is {value!r} in config.json, where something like {usual!r} belongs")
+                raise ValueError(f"{name} is {value!r} in config.json, but should be a value like {usual!r}")
         values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in record.items()}
         return cls(**values)
 
@@ -123,7 +128,7 @@ RECIPES: dict[str, dict[str, Config]] = {
         "seq2seq": replace(_COURSE, task="seq2seq", learning_rate=1e-6),
         "stateful": replace(_COURSE, task="stateful", learning_rate=1e-7, batch_size=1),
     },
-    # Chosen on t = 700..999 of the course series and on the ends of the training parts of the two real ones.
+    # Chosen on t = 700..999 of the course series, and on the ends of the training parts of the two real series.
     "tuned": {
         "seq2vec": _TUNED,
         "seq2seq": replace(_TUNED, task="seq2seq"),
@@ -132,18 +137,18 @@ RECIPES: dict[str, dict[str, Config]] = {
 }
 
 COURSE_RATES = {"lstm": 1.5e-5, "gru": 1.5e-5}
-"""Learning rates of the course recipe's seq2vec task for other cells than the lesson's.
+"""Learning rates of the course recipe's seq2vec task for cells that the lesson does not use.
 
 At the lesson's rate of 1.5e-6 they learn too slowly. After 60 epochs the LSTM has an MAE of 9.45, and of 5.61 at
-ten times the rate (seed 0). The GRU has 16.3 after eleven epochs, and comes to 6.14 in 60 at ten times the rate.
+ten times the rate (seed 0). The GRU has 16.3 after eleven epochs, and 6.14 after 60 at ten times the rate.
 """
 
 SEASONS = {"course": 365}
-"""Steps per season that the tuned recipe takes out; it made the forecasts of the real series worse."""
+"""Steps per season for the tuned recipe. The real series have none, because it made their forecasts worse."""
 
 
 def describe(name: str) -> str:
-    """What the recipes fill in for a field, for the help."""
+    """The recipes' values of a field, for the help text."""
     parts = []
     for recipe, tasks in RECIPES.items():
         values = [_short(getattr(config, name)) for config in tasks.values()]

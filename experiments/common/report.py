@@ -1,4 +1,4 @@
-"""What an experiment shows while it runs and when it ends."""
+"""The messages, progress lines and tables of the experiments."""
 
 import time
 import warnings
@@ -18,13 +18,13 @@ from jaxrnn.training import Run
 
 AR_ORDER = 30
 LINE_EVERY = 5.0
-"""Seconds between progress lines where no terminal can redraw one."""
+"""Seconds between progress lines if the output is not a terminal, which could redraw one line."""
 
 console = Console(highlight=False)
 
 
 def fail(message: str) -> int:
-    """Say what is wrong on stderr; returns the exit code."""
+    """Print an error message to stderr. Returns the exit code, 2."""
     Console(stderr=True, highlight=False).print(
         Text.assemble(("error:", "bold red"), f" {message}"), soft_wrap=True
     )
@@ -32,12 +32,12 @@ def fail(message: str) -> int:
 
 
 def say(message: object) -> None:
-    """Print a message as it is: not wrapped, and without markup, which a path in it could look like."""
+    """Print a message without wrapping and without markup, because a path may look like markup."""
     console.print(str(message), soft_wrap=True, markup=False)
 
 
 def digits(value: float) -> str:
-    """A figure with the digits that a reader needs; files hold all of them.
+    """A number with the digits that a reader needs; the files of a run hold all digits.
 
     >>> digits(5.187654321), digits(2202666.4), digits(0.000123456)
     ('5.188', '2.203e+06', '0.0001235')
@@ -46,13 +46,13 @@ def digits(value: float) -> str:
 
 
 def plain_warnings() -> None:
-    """Show warnings as messages, without the line of code that they came from."""
+    """Show warnings as plain messages, without the source line that caused them."""
     warnings.formatwarning = lambda message, *_args, **_options: f"warning: {message}\n"
 
 
 @contextmanager
 def epoch_progress(epochs: int, done: int = 0) -> Iterator[Callable[[Run], None]]:
-    """A function to call after every epoch: redraws one line on a terminal, prints a few elsewhere."""
+    """Yield a function to call after every epoch. It redraws one line on a terminal, else prints a few lines."""
     began = time.perf_counter()
 
     def describe(run: Run) -> str:
@@ -61,7 +61,7 @@ def epoch_progress(epochs: int, done: int = 0) -> Iterator[Callable[[Run], None]
             f"epoch {run.epochs_run}/{epochs} loss {row['loss']:.4g} validation MAE {row['valid_mae']:.4g} "
             f"best {run.best_row.get('valid_mae', float('nan')):.4g} ({run.stopping.best_epoch})"
         )
-        # The first epoch of this process compiles the program, so that its time says nothing about the others.
+        # The first epoch of this process includes the compilation, so it does not count.
         seconds = [row["seconds"] for row in run.history[done + 1 :]]
         if not seconds:
             return text
@@ -89,7 +89,7 @@ def epoch_progress(epochs: int, done: int = 0) -> Iterator[Callable[[Run], None]
 
 
 def baselines(forecasting: Forecasting) -> dict[str, np.ndarray]:
-    """The forecasts that the network is compared with, by name; each of the last part's values."""
+    """The forecasts that the network is compared with, by name; each covers the values of the test part."""
     values, start = forecasting.series.values[:, 0], forecasting.parts.test
     forecasts = {
         "naive": naive_forecast(values, start),
@@ -126,7 +126,7 @@ def results_table(forecasting: Forecasting, maes: dict[str, float], ours: float)
 
 
 def comparison(maes: dict[str, float], ours: float) -> str | None:
-    """In words, which forecasts without a network are better than ours; None if none is."""
+    """A sentence that names the forecasts without a network that are better than ours; None if there are none."""
     better = [f"{BASELINE_NAMES[name]} ({digits(mae)})" for name, mae in maes.items() if not ours <= mae]
     if not better:
         return None
@@ -135,17 +135,17 @@ def comparison(maes: dict[str, float], ours: float) -> str | None:
 
 
 def advice(forecasting: Forecasting, run: Run, maes: dict[str, float], ours: float) -> str | None:
-    """What to try after a run whose forecasts are worse than one without a network; None if they are not."""
+    """A suggestion for a run that is worse than a forecast without a network; None if it is not."""
     config = forecasting.config
     if all(ours <= mae for mae in maes.values()):
         return None
-    # The head starts at zero, so that the untrained model forecasts what the preparation puts under it.
+    # The head starts at zero, so the untrained model forecasts the baseline of the preparation.
     start = forecasting.parts.test
     untrained = float(np.abs(forecasting.prepared.baseline[start - 1 : -1] - forecasting.actual).mean())
     if run.stopped == "diverged" or not ours <= untrained:
         return (
             f"training made the forecasts worse, so the learning rate of {config.learning_rate:g} is too high. "
-            f"Try --learning-rate {config.learning_rate / 10:.2g}, or look for one with python -m "
+            f"Try --learning-rate {config.learning_rate / 10:.2g}, or find one with python -m "
             f"experiments.lr_range"
         )
     if ours <= maes["naive"]:

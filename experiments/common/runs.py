@@ -1,4 +1,4 @@
-"""The files of a run folder: written so that a crash leaves only whole files, and read back with checks."""
+"""The files of a run folder. A crash leaves only complete files, and reading checks them."""
 
 import csv
 import hashlib
@@ -25,7 +25,7 @@ RESUMABLE = ("epochs", "patience")
 
 
 def new_folder(config: Config) -> Path:
-    """A folder under runs/ that does not exist yet, named after what runs in it."""
+    """The path of a new folder under runs/, named after the time and the configuration."""
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     series = Path(config.series).stem
     base = Path("runs") / f"{stamp}-{series}-{config.task}-{config.cell}-{config.recipe}-seed{config.seed}"
@@ -37,11 +37,11 @@ def new_folder(config: Config) -> Path:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write to a temporary name and rename: a reader sees the old file or the new one, never half of it."""
+    """Write to a temporary name and rename, so that a reader sees the old file or the new one, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(json.dumps(_finite(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        fsync(temporary)  # else a power cut may leave the name with nothing in it
+        fsync(temporary)  # without it, a power cut may leave an empty file
         os.replace(temporary, path)
     except OSError:
         temporary.unlink(missing_ok=True)
@@ -49,7 +49,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def _finite(content: Any) -> Any:
-    """JSON has no infinity and no NaN: they become null."""
+    """Replace infinities and NaN by null, because JSON does not have them."""
     if isinstance(content, dict):
         return {name: _finite(value) for name, value in content.items()}
     if isinstance(content, (list, tuple)):
@@ -58,7 +58,7 @@ def _finite(content: Any) -> Any:
 
 
 def write_forecast(path: Path, start: int, actual: np.ndarray, forecast: np.ndarray) -> None:
-    """step, value and forecast of every step from ``start`` on, and of the one after the last value."""
+    """Write step, value and forecast of every step from ``start`` on, including the step after the last value."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["step", "value", "forecast"])
@@ -67,27 +67,25 @@ def write_forecast(path: Path, start: int, actual: np.ndarray, forecast: np.ndar
 
 
 def read_config(folder: Path) -> tuple[Config, Preparation]:
-    """The configuration of the run in that folder, and its fitted preparation.
+    """The configuration of the run in this folder, and its fitted preparation.
 
     Raises:
-      FileNotFoundError: there is no run.
+      FileNotFoundError: the folder holds no run.
       ValueError: config.json is damaged or of another version.
     """
     if not (folder / CONFIG).exists():
-        raise FileNotFoundError(f"{folder} holds no run: there is no {folder / CONFIG}")
+        raise FileNotFoundError(f"{folder} holds no run: {folder / CONFIG} does not exist")
     return parse_config(folder, read_record(folder))
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """What config.json of that folder holds, as plain JSON; a ValueError if it is damaged."""
+    """Read config.json of this folder as plain JSON. Raises a ValueError if it is damaged."""
     path = folder / CONFIG
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         record = {name: record[name] for name in ("config", "preparation", "series", "sha256")}
         if record != with_checksum(record):
-            raise ValueError(
-                f"{path} is damaged, or was edited: its checksum does not fit. {how_to_replace(folder)}"
-            )
+            raise ValueError(f"{path} is damaged, or was edited: its checksum is wrong. {how_to_replace(folder)}")
         return record
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ValueError(
@@ -96,15 +94,15 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def how_to_replace(folder: Path) -> str:
-    """What helps where only the record of the settings is lost."""
+    """Instructions for users who have lost config.json but not the checkpoints."""
     return (
-        f"The checkpoints beside it do not need it: begin the same run with another --out, stop it by Ctrl-C, and "
-        f"copy its {CONFIG} to {folder}; then --resume goes on"
+        f"The checkpoints do not depend on it: start the same run with another --out, stop it with Ctrl-C, and "
+        f"copy its {CONFIG} to {folder}; then --resume continues"
     )
 
 
 def parse_config(folder: Path, record: dict[str, Any]) -> tuple[Config, Preparation]:
-    """The configuration and the preparation in what :func:`read_record` returned."""
+    """The configuration and the preparation in a record from :func:`read_record`."""
     try:
         return Config.from_json(record["config"]), Preparation.from_json(record["preparation"])
     except (KeyError, TypeError) as error:
@@ -112,7 +110,7 @@ def parse_config(folder: Path, record: dict[str, Any]) -> tuple[Config, Preparat
 
 
 def find_run(folder: Path, *, resume: bool) -> dict[str, Any] | None:
-    """The record of the run to go on with, None for a new one; a ValueError if a new one may not go there."""
+    """The record of the run to continue, or None for a new run. Raises a ValueError if the folder is in use."""
     if resume and (folder / CONFIG).exists():
         return read_record(folder)
     check_free(folder)
@@ -120,13 +118,13 @@ def find_run(folder: Path, *, resume: bool) -> dict[str, Any] | None:
 
 
 def with_checksum(record: dict[str, Any]) -> dict[str, Any]:
-    """The record, in its form in a file, and in it the SHA-256 of all the rest of it."""
+    """The record as it is read from JSON, with the SHA-256 of all its other fields."""
     plain = json.loads(json.dumps(_finite({name: record[name] for name in record if name != "sha256"})))
     return plain | {"sha256": hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()}
 
 
 def describe_series(series: Series) -> dict[str, Any]:
-    """What tells it from another. Not a checksum: two processors may compute a series to other last bits."""
+    """Numbers that identify a series. Not a checksum, because processors may differ in the last bits."""
     place = np.arange(1, 1 + len(series.values)) / len(series.values)
     return {
         "shape": list(series.values.shape),
@@ -137,18 +135,18 @@ def describe_series(series: Series) -> dict[str, Any]:
 
 
 def check_series(folder: Path, record: dict[str, Any], series: Series) -> None:
-    """A ValueError if the series is not the one that the run began with."""
+    """Raise a ValueError if the series is not the one that the run began with."""
     had, has = record["series"], describe_series(series)
     same = (had["shape"], had["split"]) == (has["shape"], has["split"])
     if not same or not all(np.allclose(had[name], has[name], rtol=1e-9) for name in ("means", "moments")):
         raise ValueError(
-            f"{series.name} has changed since the run in {folder} began: it had {had['shape'][0]} steps and has "
-            f"{has['shape'][0]}, or other values. Go on with the series as it was, or begin a run in another --out"
+            f"{series.name} has changed since the run in {folder} began: it had {had['shape'][0]} steps and now "
+            f"has {has['shape'][0]}, or its values differ. Continue with the old series, or choose another --out"
         )
 
 
 def write_config(folder: Path, config: Config, preparation: Preparation, series: Series, *, new: bool) -> None:
-    """Write config.json, which makes the folder a run; a ValueError if it is to be ``new`` and there is one."""
+    """Write config.json, which makes the folder a run. With ``new``, raises a ValueError if it exists already."""
     path, description = folder / CONFIG, describe_series(series)
     record = with_checksum({"config": vars(config), "preparation": preparation.to_json(), "series": description})
     if not new:
@@ -157,7 +155,7 @@ def write_config(folder: Path, config: Config, preparation: Preparation, series:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     write_json(temporary, record)
     try:
-        os.link(temporary, path)  # fails if another run came first, be it by a moment
+        os.link(temporary, path)  # unlike a rename, it fails if another run has just written the file
     except FileExistsError:
         raise ValueError(another_run(folder)) from None
     finally:
@@ -166,9 +164,9 @@ def write_config(folder: Path, config: Config, preparation: Preparation, series:
 
 
 class FolderGuard:
-    """Notices when the folder of a run that is training is deleted, and makes it a run again.
+    """Notices if the folder of a run is deleted during training, and writes config.json again.
 
-    The checkpoint store makes its folder anew by itself, but without config.json nothing could resume the run.
+    The checkpoint store makes its folder again by itself, but without config.json the run could not be resumed.
 
     Args:
       folder: the run's folder, which has been claimed.
@@ -181,7 +179,7 @@ class FolderGuard:
         self._open()
 
     def check(self) -> None:
-        """Warn of what has been deleted since the last look, and write config.json anew where it is lost."""
+        """Warn about files that were deleted since the last check, and write a missing config.json again."""
         lost = []
         if not (self._folder / CONFIG).exists():
             lost.append(CONFIG)
@@ -189,17 +187,17 @@ class FolderGuard:
                 make_folder(self._folder)
                 self._write()
             except OSError as error:
-                lost[-1] += f" (which cannot be written anew: {error})"
+                lost[-1] += f" (which cannot be written again: {error})"
         here = _inode(self._checkpoints)
         if here != self._inode:
-            if self._inode is not None:  # else the loss has been reported, and a save has made the folder anew
+            if self._inode is not None:  # otherwise it was reported, and a save has made the folder again
                 lost.append("its checkpoints")
             self.close()
             self._open()
         if lost:
             warnings.warn(
-                f"of {self._folder}, {' and '.join(lost)} were deleted while the run was training. It goes on, "
-                f"and writes them anew; until the next save, nothing can be resumed",
+                f"in {self._folder}, {' and '.join(lost)} were deleted while the run was training. Training "
+                f"continues and writes them again; until the next save, the run cannot be resumed",
                 stacklevel=2,
             )
 
@@ -208,7 +206,7 @@ class FolderGuard:
             os.close(self._descriptor)
 
     def _open(self) -> None:
-        # While it is open, no other folder can get the same inode.
+        # While the folder is open, no other folder can get the same inode.
         try:
             self._descriptor = os.open(self._checkpoints, os.O_RDONLY)
             self._inode = os.fstat(self._descriptor).st_ino
@@ -224,22 +222,22 @@ def _inode(folder: Path) -> int | None:
 
 
 def another_run(folder: Path) -> str:
-    return f"{folder} holds another run: choose another --out, or go on with it by --resume"
+    return f"{folder} holds another run: choose another --out, or continue that run with --resume"
 
 
 def check_free(folder: Path) -> None:
-    """A ValueError if a new run may not go there."""
+    """Raise a ValueError if the folder holds a run, or checkpoints of one."""
     if (folder / CONFIG).exists():
         raise ValueError(another_run(folder))
     if any((folder / CHECKPOINTS).glob("*")):
         raise ValueError(
-            f"{folder / CHECKPOINTS} holds checkpoints of another run, or of this one, whose {CONFIG} is lost. In "
-            f"the first case choose another --out. {how_to_replace(folder)}"
+            f"{folder / CHECKPOINTS} holds checkpoints of another run, or of this run after its {CONFIG} was "
+            f"lost. If it is another run, choose another --out. If it is this run: {how_to_replace(folder)}"
         )
 
 
 def make_folder(folder: Path) -> None:
-    """Make the run's folder; an OSError says which and why not."""
+    """Make the run's folder. The OSError, if it cannot be made, names the folder and the reason."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -248,7 +246,7 @@ def make_folder(folder: Path) -> None:
 
 
 def check_resumable(saved: Config, settings: Settings) -> Config:
-    """The saved configuration with what may change on resuming; a ValueError names what may not."""
+    """The saved configuration with the new --epochs and --patience. Raises a ValueError for any other change."""
     wanted = given(settings)
     for name, value in wanted.items():
         if name not in RESUMABLE and getattr(saved, name) != value:

@@ -1,8 +1,7 @@
-"""Answer a signal that comes while JAX compiles or runs a long program.
+"""Answers a signal that arrives while JAX compiles or runs a long program.
 
-Python calls its signal handlers between two of its own instructions. A compilation is one call that may take
-minutes, and until it returns nothing happens. So a thread is told of every signal at once, and says that it was
-heard.
+Python calls signal handlers only between two of its own instructions. A compilation is one call that may take
+minutes, and no handler runs until it returns. So a thread that is told of every signal at once prints a message.
 """
 
 import os
@@ -14,20 +13,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 SECONDS = 2.0
-"""After so many seconds without an end, a signal is answered with a message."""
+"""How many seconds to wait for the program to stop before the message is printed."""
 
 _TO_STOP = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP} if hasattr(signal, "SIGHUP") else {signal.SIGINT}
 
 
 @contextmanager
 def answered(seconds: float = SECONDS) -> Iterator[None]:
-    """Within this context, a signal to stop that has no effect within ``seconds`` is answered on stderr.
+    """Within this context, print a message to stderr if a signal to stop has no effect within ``seconds``.
 
-    Where a handler says by an attribute ``at_once = True`` that it ends the program, it is called after that time,
-    whatever the main thread does. When the terminal is closed (SIGHUP), what is printed from then on is discarded:
-    an error about a terminal that is gone must not keep a run from being saved.
+    If the signal's handler has the attribute ``at_once = True``, it ends the program, so it is called after that
+    time, whatever the main thread does. When the terminal is closed (SIGHUP), later output is discarded, because
+    an error about the missing terminal must not prevent a run from being saved.
     """
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may ask for signals
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set this up
         yield
         return
     receiver, sender = socket.socketpair()
@@ -40,13 +39,16 @@ def answered(seconds: float = SECONDS) -> Iterator[None]:
             number = data[0]
             if hasattr(signal, "SIGHUP") and number == signal.SIGHUP:
                 _discard_output(terminals)
-            handler = signal.getsignal(number)  # the one that took the signal, not one set since
+            handler = signal.getsignal(number)  # now, because another one may be set while we wait
             if number in _TO_STOP and not ended.wait(seconds):
                 if getattr(handler, "at_once", False) and isinstance(handler, Callable):
                     handler(number, None)
-                what = f"{signal.Signals(number).name} received"
-                wait = "the program that is being compiled or run must finish first, then this stops"
-                print(f"{what}: {wait}", file=sys.stderr, flush=True)
+                print(
+                    f"{signal.Signals(number).name} received: the program that is being compiled or run must "
+                    f"finish first, then this stops",
+                    file=sys.stderr,
+                    flush=True,
+                )
 
     previous = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
     thread = threading.Thread(target=answer, name="signals", daemon=True)

@@ -1,13 +1,15 @@
-"""What every cell shares: its parameters, one step, and what it tells the engine.
+"""The base class of all cells: parameters, one step, and the interface to the engine.
 
-To write a cell, subclass :class:`RecurrentCell`, say how many gates it has and write its equations::
+To write a cell, subclass :class:`RecurrentCell`, set its number of gates if there are several, and write its
+equations::
 
     class LeakyCell(jaxrnn.RecurrentCell):
         def pointwise(self, carry, xw, rh):
             h = 0.9 * carry + 0.1 * jnp.tanh(xw[0] + rh[0])
             return h, h
 
-The engine derives the backward pass from ``pointwise``, for training as fast as the built-in cells.
+The engine derives the backward pass from ``pointwise``, so the cell gets the same backpropagation through time as
+the built-in ones.
 """
 
 from collections.abc import Callable
@@ -42,10 +44,10 @@ zeros = nnx.initializers.zeros_init()
 
 
 def orthogonal(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-    """A uniformly distributed orthogonal matrix, that of ``nnx.initializers.orthogonal()`` for this key.
+    """A uniformly distributed orthogonal matrix, the same as ``nnx.initializers.orthogonal()`` makes for this key.
 
-    Under ``vmap`` the matrices are made one after the other: several of jaxlib's batched QR decompositions in one
-    program wait for each other's threads on a CPU with few cores, and never end.
+    Under ``vmap`` the matrices are made one after the other. On a CPU with few cores, several of jaxlib's batched
+    QR decompositions in one program deadlock, because they wait for each other's threads.
     """
 
     @jax.custom_batching.sequential_vmap
@@ -61,27 +63,27 @@ _PROJECTIONS = ("kernel", "recurrent_kernel", "bias", "recurrent_bias")
 class RecurrentCell(nnx.RNNCellBase):
     """A recurrent cell made of two projections and one pointwise function.
 
-    The gates stand side by side on the last axis of every parameter::
+    The gates are concatenated along the last axis of every parameter::
 
         xw = x @ kernel + bias                            kernel           [in_features, gates * hidden]
         rh = h @ recurrent_kernel (+ recurrent_bias)      recurrent_kernel [hidden, gates * hidden]
         carry, y = pointwise(carry, xw, rh)
 
     Subclasses set ``num_gates`` and define :meth:`pointwise`; those whose carry is more than h also define
-    :meth:`carry_like`. Parameters of a subclass's own are attributes (``nnx.Param``), and get gradients.
+    :meth:`carry_like`. A subclass may have further parameters, as ``nnx.Param`` attributes; they get gradients.
 
     Args:
       in_features: size of the last axis of the inputs.
       hidden_features: size of the hidden state.
       use_bias: whether to add ``bias``.
-      use_recurrent_bias: whether to add ``recurrent_bias``, for cells that do not just add xw and rh.
-      kernel_init: initializer of ``kernel``; Glorot uniform, as in Keras.
-      recurrent_kernel_init: initializer of one gate's ``[hidden, hidden]`` block of ``recurrent_kernel``;
-        orthogonal, so that at first the recurrence neither shrinks nor grows the hidden state.
+      use_recurrent_bias: whether to add ``recurrent_bias``. Only useful in cells that do not just add xw and rh.
+      kernel_init: initializer of ``kernel``; by default Glorot uniform, as in Keras.
+      recurrent_kernel_init: initializer of one gate's ``[hidden, hidden]`` block of ``recurrent_kernel``. The
+        default is orthogonal: at first the recurrent product keeps the length of the hidden state.
       bias_init: initializer of both biases.
-      dtype: of the computation; None takes the widest of inputs and parameters. With bfloat16 or float16
-        products still accumulate in float32.
-      param_dtype: of the parameters.
+      dtype: the dtype of the computation; None takes the widest of inputs and parameters. With bfloat16 or
+        float16, products still accumulate in float32.
+      param_dtype: the dtype of the parameters.
       rngs: source of the initial parameters.
 
     Raises:
@@ -110,13 +112,13 @@ class RecurrentCell(nnx.RNNCellBase):
     num_gates: ClassVar[int] = 1
 
     output_is_hidden_state: ClassVar[bool] = False
-    """Whether every step's output is the hidden state, as in all built-in cells: layers that return only the last
-    output then need no others."""
+    """Whether every step's output is the hidden state, as in all built-in cells. Layers that return only the last
+    output then take it from the carry, and need not keep the others."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "pointwise" in vars(cls):
-            # The subclass has its own equations, so what its base class says about them is no longer true.
+            # The subclass has its own equations, so these declarations of its base class no longer hold.
             for name, value in (
                 ("pure_pointwise", RecurrentCell.pure_pointwise),
                 ("output_is_hidden_state", False),
@@ -153,8 +155,8 @@ class RecurrentCell(nnx.RNNCellBase):
         width = self.num_gates * hidden_features
 
         def blocks(init: Initializer, rows: int) -> nnx.Param:
-            # Gate by gate: fan-out and orthogonality are those of one gate's matrix. In float32 at least: the
-            # orthogonal one needs a decomposition that half-width types do not have.
+            # Gate by gate, because fan-out and orthogonality are meant for one gate's matrix. In at least float32,
+            # because QR decompositions do not support half precision.
             wide = accumulation_dtype(param_dtype)
             gates = [init(rngs.params(), (rows, hidden_features), wide) for _ in range(self.num_gates)]
             return nnx.Param(jnp.concatenate(gates, axis=-1).astype(param_dtype))
@@ -171,10 +173,10 @@ class RecurrentCell(nnx.RNNCellBase):
     def pointwise(self, carry: Carry, xw: tuple[Array, ...], rh: tuple[Array, ...]) -> tuple[Carry, Array]:
         """The cell's equations: ``(carry, xw, rh) -> (carry, y)``, all arrays ``[*batch, hidden]``.
 
-        It must be a pure function of its arguments and of the cell's variables: no random numbers, nothing
-        changed from within. An array that gradients are wanted of is an ``nnx.Param`` of the cell: one that comes
-        from outside, through a closure or a global, gets none. Plain attributes, those of the class and globals
-        are read when the program is compiled, and a later change of them may go unnoticed.
+        It must be a pure function of its arguments and of the cell's variables, without random numbers and side
+        effects. Arrays that need gradients must be ``nnx.Param`` attributes of the cell; arrays from a closure or
+        a global get no gradient. Other attributes and globals are read when the program is compiled, so a later
+        change of them may have no effect.
 
         Args:
           carry: as from :meth:`carry_like`.
@@ -187,7 +189,7 @@ class RecurrentCell(nnx.RNNCellBase):
         raise NotImplementedError(f"{type(self).__name__} must define pointwise(carry, xw, rh)")
 
     def carry_like(self, h: Array) -> Carry:
-        """A carry whose every part is shaped like ``h``; its last leaf must be the hidden state."""
+        """A carry with parts that are all shaped like ``h``; its last leaf must be the hidden state."""
         return h
 
     def initialize_carry(
@@ -196,12 +198,15 @@ class RecurrentCell(nnx.RNNCellBase):
         rngs: nnx.Rngs | nnx.RngStream | None = None,
         carry_init: Initializer | None = None,
     ) -> Carry:
-        """The first carry, zeros by default.
+        """The initial carry, zeros by default.
 
         Args:
-          input_shape: of one step's inputs, ``(*batch, in_features)``.
-          rngs: only needed for a random ``carry_init``.
+          input_shape: the shape of one step's inputs, ``(*batch, in_features)``.
+          rngs: needed only with ``carry_init``.
           carry_init: initializer of each part of the carry.
+
+        Raises:
+          ValueError: ``carry_init`` is given without ``rngs``.
         """
         shape = (*input_shape[:-1], self.hidden_features)
         dtype = self.dtype or self.param_dtype
@@ -225,7 +230,7 @@ class RecurrentCell(nnx.RNNCellBase):
         return projected(self._projection(inputs))
 
     def lazy_projection(self, inputs: Array, batch_major: bool) -> Array | Projection:
-        """What :meth:`input_projection` gives, not computed yet unless a subclass has one of its own."""
+        """Like :meth:`input_projection`, but not computed yet, unless a subclass overrides that method."""
         if type(self).input_projection is not RecurrentCell.input_projection:
             return self.input_projection(inputs)
         return self._projection(inputs, batch_major)
@@ -239,18 +244,26 @@ class RecurrentCell(nnx.RNNCellBase):
         return Projection(cast(inputs, dtype), cast(self.kernel[...], dtype), bias, batch_major)
 
     def recurrent_parameters(self, dtype: jnp.dtype) -> tuple[Array, Array | None]:
-        """recurrent_kernel in the computation's dtype, and recurrent_bias or None."""
+        """``recurrent_kernel`` in the computation's dtype, and ``recurrent_bias`` or None."""
         bias = None if self.recurrent_bias is None else self.recurrent_bias[...]
         return self.recurrent_kernel[...].astype(dtype), bias
 
     def pure_pointwise(self) -> tuple[Pointwise, Params]:
-        """:meth:`pointwise` as a pure function of parameters, and these parameters, for the engine."""
+        """For the engine: :meth:`pointwise` as a pure function of its parameters, and these parameters."""
         graphdef, projections, own = nnx.split(self, _is_projection, ...)
         leaves, treedef = jax.tree.flatten(projections)
         return _PurePointwise(graphdef, treedef, tuple(_Applied(a.shape, a.dtype) for a in leaves)), own
 
     def __call__(self, carry: Carry, inputs: Array) -> tuple[Carry, Array]:
-        """One step: ``carry`` and ``inputs [*batch, in_features]`` to the new carry and ``y [*batch, hidden]``."""
+        """Compute one step.
+
+        Args:
+          carry: the carry before the step, as from :meth:`initialize_carry`.
+          inputs: ``[*batch, in_features]``.
+
+        Returns:
+          The new carry, and the output ``[*batch, hidden]``.
+        """
         inputs = checks.array("inputs", inputs)
         xw = self.input_projection(inputs)
         carry = checked_carry(self, carry, inputs.shape)
@@ -276,7 +289,7 @@ def check_inputs(cell: Any, inputs: Array) -> None:
 
 
 def checked_carry(cell: checks.Cell, carry: Carry, input_shape: tuple[int, ...]) -> Carry:
-    """The carry as arrays. Raises a ValueError if it does not fit the cell and inputs of this shape."""
+    """The carry as arrays. Raises a ValueError if it does not fit the cell and the shape of a step's inputs."""
     expected = jax.eval_shape(lambda: cell.initialize_carry(input_shape, nnx.Rngs(0)))
     found = jax.tree.structure(carry)
     if found != jax.tree.structure(expected):
@@ -318,8 +331,8 @@ class _Applied:
 
     def __getitem__(self, index: Any) -> Any:
         raise ValueError(
-            f"pointwise reads a parameter {self.shape} of the projections, which have been applied: use what "
-            "they gave, xw and rh, or an nnx.Param of the cell's own"
+            f"pointwise reads a parameter {self.shape} of the projections, which have already been applied: use "
+            "their results, xw and rh, or add an nnx.Param to the cell"
         )
 
     __array__ = __jax_array__ = __getitem__
@@ -327,9 +340,9 @@ class _Applied:
 
 @dataclass(frozen=True)
 class _PurePointwise:
-    """A cell's pointwise method as a function of the cell's own parameters.
+    """A cell's pointwise method as a function of the parameters that the subclass added.
 
-    Equal for equal cells, so that compiled programs are found again.
+    It is hashable and equal for equal cells, so that JAX reuses compiled programs.
     """
 
     graphdef: Any

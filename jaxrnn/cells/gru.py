@@ -20,21 +20,22 @@ class GRUCell(RecurrentCell):
         n    = tanh(xw_n + (r * h) @ recurrent_kernel_n)                              reset_after=False
         h_t  = (1 - z) * n + z * h_{t-1}
 
-    The gates stand in the order r z n on the last axis of every parameter. The carry is h, and so is the output.
+    The order of the gates on the last axis of every parameter is r z n. The carry is h, ``[*batch, hidden]``, and
+    so is the output.
 
-    Two variants are in use, and weights of one do not serve the other. ``reset_after=True`` is that of cuDNN,
-    PyTorch, Keras by default, and version 3 of the paper; its ``recurrent_bias`` matters, since the reset gate
-    acts on it. ``reset_after=False`` is that of version 1 of the paper and of Keras with ``reset_after=False``;
-    it has no recurrent bias, needs a second product at every step, and so is slower. Flax's GRUCell is the first
-    one without recurrent bias: ``use_recurrent_bias=False``.
+    There are two variants, whose weights are not interchangeable. ``reset_after=True`` is that of cuDNN, PyTorch
+    and, by default, Keras. Its ``recurrent_bias`` is not redundant, because the reset gate multiplies it.
+    ``reset_after=False`` is that of the paper (version 3) and of Keras with ``reset_after=False``. It has no
+    recurrent bias, and it is slower, because it needs a second product at every step. Flax's GRUCell is the first
+    variant with ``use_recurrent_bias=False``.
 
     Args:
-      reset_after: which variant.
-      use_recurrent_bias: whether ``reset_after=True`` has its recurrent bias; None for as ``use_bias``.
-      The others as in :class:`jaxrnn.RecurrentCell`.
+      reset_after: which variant to use.
+      use_recurrent_bias: whether ``reset_after=True`` adds a recurrent bias; None means the same as ``use_bias``.
+      The other arguments are those of :class:`jaxrnn.RecurrentCell`.
 
     Raises:
-      ValueError: an argument, the inputs or the carry do not fit; the message shows the value.
+      ValueError: an argument is invalid, or the inputs or the carry do not fit; the message shows the value.
 
     >>> import jax.numpy as jnp
     >>> from flax import nnx
@@ -67,7 +68,7 @@ class GRUCell(RecurrentCell):
             "use_recurrent_bias", use_recurrent_bias, default=use_bias and reset_after
         )
         if use_recurrent_bias and not reset_after:
-            raise ValueError("use_recurrent_bias=True needs reset_after=True: reset before the product has none")
+            raise ValueError("use_recurrent_bias=True needs reset_after=True: the other variant has no such bias")
         super().__init__(
             in_features,
             hidden_features,

@@ -1,4 +1,4 @@
-"""The leaky, continuous-time cell of neuroscience."""
+"""The leaky, continuous-time cell, as in models of neurons and in reservoir computing."""
 
 from typing import Any
 
@@ -14,21 +14,22 @@ from jaxrnn.ops.step import Params, Pointwise
 
 
 class LeakyCell(RecurrentCell):
-    """A leaky, continuous-time recurrent cell: units that forget at a rate of their own.
+    """A leaky, continuous-time recurrent cell, in which each unit learns how fast it forgets.
 
         a   = sigmoid(leak)
         h_t = (1 - a) * h_{t-1} + a * tanh(x_t @ kernel + bias + h_{t-1} @ recurrent_kernel)
 
-    The Euler discretisation of tau dh/dt = -h + tanh(...) with a = dt / tau, and a learned for every unit. The
-    carry is h, and so is the output. Source: Jaeger, Lukosevicius, Popovici, Siewert (2007),
-    doi:10.1016/j.neunet.2007.04.016.
+    This is the Euler discretisation of tau dh/dt = -h + tanh(...) with a = dt / tau, where a is learned for every
+    unit. The carry is h, ``[*batch, hidden]``, and so is the output. Source: Jaeger, Lukosevicius, Popovici,
+    Siewert (2007), doi:10.1016/j.neunet.2007.04.016.
 
     Args:
       in_features, hidden_features, rngs and further keyword arguments: as in :class:`jaxrnn.RecurrentCell`.
-      initial_leak: a at the start, between 0 (never changes) and 1 (the simple RNN); one number, or one per unit.
+      initial_leak: the initial value of a, between 0 (h never changes) and 1 (the simple RNN), exclusive; one
+        number, or one per unit.
 
     Raises:
-      ValueError: an argument, the inputs or the carry do not fit; the message shows the value.
+      ValueError: an argument is invalid, or the inputs or the carry do not fit; the message shows the value.
 
     >>> import jax.numpy as jnp
     >>> from flax import nnx
@@ -53,7 +54,7 @@ class LeakyCell(RecurrentCell):
         a = np.asarray(initial_leak, np.float64)
         if a.shape not in ((), (self.hidden_features,)) or not ((a > 0) & (a < 1)).all():
             raise ValueError(
-                f"initial_leak must be one number or one per unit between 0 and 1, not {initial_leak}"
+                f"initial_leak must be one number between 0 and 1, or one per unit, not {initial_leak}"
             )
         self.leak = nnx.Param(jnp.broadcast_to(np.log(a / (1 - a)), self.hidden_features).astype(self.param_dtype))
 

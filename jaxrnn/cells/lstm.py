@@ -19,16 +19,16 @@ class LSTMCell(RecurrentCell):
         c_t     = f * c_{t-1} + i * g
         h_t     = o * tanh(c_t)
 
-    The gates stand in the order i f g o on the last axis of every parameter. The carry is an
-    :class:`jaxrnn.LSTMCarry` of c and h, the output is h.
+    The order of the gates on the last axis of every parameter is i f g o. The carry is an
+    :class:`jaxrnn.LSTMCarry` of c and h, each ``[*batch, hidden]``; the output is h.
 
     Args:
-      unit_forget_bias: begin with a forget bias of 1, so that the cell remembers until it learns to forget
-        (Jozefowicz, Zaremba, Sutskever 2015), as in Keras; False begins with ``bias_init`` throughout.
-      The others as in :class:`jaxrnn.RecurrentCell`.
+      unit_forget_bias: start with a forget bias of 1, so that the cell remembers until it learns to forget
+        (Jozefowicz, Zaremba, Sutskever 2015), as in Keras. With False, ``bias_init`` gives all biases.
+      The other arguments are those of :class:`jaxrnn.RecurrentCell`.
 
     Raises:
-      ValueError: an argument, the inputs or the carry do not fit; the message shows the value.
+      ValueError: an argument is invalid, or the inputs or the carry do not fit; the message shows the value.
 
     >>> import jax.numpy as jnp
     >>> from flax import nnx

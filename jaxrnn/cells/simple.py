@@ -1,4 +1,4 @@
-"""The simple recurrent cell: one dense layer whose output comes back as its input."""
+"""The simple recurrent cell: one dense layer that also reads its own previous output."""
 
 from typing import Any
 
@@ -17,17 +17,17 @@ class SimpleRNNCell(RecurrentCell):
 
         h_t = activation_fn(x_t @ kernel + bias + h_{t-1} @ recurrent_kernel)
 
-    The carry is h, ``[*batch, hidden_features]``, and so is the output. tanh keeps h within (-1, 1), whatever
-    the weights; with relu nothing bounds it, and a recurrent kernel with a gain above 1 makes h, and the
-    gradients, grow without limit over a long sequence.
+    The carry is h, ``[*batch, hidden_features]``, and so is the output. With tanh, h stays within (-1, 1) for any
+    weights. With relu it is not bounded: if the recurrent kernel has a gain above 1, h and the gradients grow
+    exponentially with the length of the sequence.
 
     Args:
-      activation_fn: elementwise function.
+      activation_fn: an elementwise function.
       in_features, hidden_features, use_bias, kernel_init, recurrent_kernel_init, bias_init, dtype,
         param_dtype, rngs: as in :class:`RecurrentCell`.
 
     Raises:
-      ValueError: an argument, the inputs or the carry do not fit; the message shows the value.
+      ValueError: an argument is invalid, or the inputs or the carry do not fit; the message shows the value.
 
     >>> import jax.numpy as jnp
     >>> from flax import nnx
@@ -76,7 +76,7 @@ class SimpleRNNCell(RecurrentCell):
         return simple_rnn_pointwise(self.activation_fn)((), carry, xw, rh)
 
     def __getstate__(self) -> dict[str, Any]:
-        """For pickle, which JAX's own functions do not go into: those known by name go by it."""
+        """Pickle cannot store JAX's own functions, so store the name of a known activation function instead."""
         state = super().__getstate__()
         names = [name for name, function in ACTIVATIONS.items() if function is self.activation_fn]
         return state | {"activation_fn": names[0]} if names else state

@@ -1,4 +1,4 @@
-"""Series, windows over them, and the forecasts that any model must be compared with."""
+"""Series, windows over them, batches of sequences, and baseline forecasts for comparison."""
 
 from jaxrnn.data.baselines import autoregressive_forecast, moving_average_forecast, naive_forecast
 from jaxrnn.data.buckets import Buckets, PaddedBatch, bucket_by_length

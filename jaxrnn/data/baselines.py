@@ -1,10 +1,13 @@
-"""What a forecast must be compared with: one-step forecasts that need no network."""
+"""Baselines: one-step forecasts without a network, which any model should be compared with."""
 
 import numpy as np
 
 
 def naive_forecast(values: np.ndarray, start: int) -> np.ndarray:
-    """The last value: forecasts of ``values[start:]``.
+    """Forecast each of ``values[start:]`` by the value before it.
+
+    Raises:
+      ValueError: ``start`` is not between 1 and ``len(values) - 1``.
 
     >>> naive_forecast(np.array([1.0, 2.0, 4.0]), 1)
     array([1., 2.])
@@ -14,7 +17,10 @@ def naive_forecast(values: np.ndarray, start: int) -> np.ndarray:
 
 
 def moving_average_forecast(values: np.ndarray, start: int, width: int) -> np.ndarray:
-    """The mean of the last ``width`` values (of all there are, at the very beginning).
+    """Forecast each of ``values[start:]`` by the mean of the ``width`` values before it, or of all if fewer exist.
+
+    Raises:
+      ValueError: ``start`` is not between 1 and ``len(values) - 1``, or ``width`` is below 1.
 
     >>> moving_average_forecast(np.array([1.0, 2.0, 3.0, 4.0]), 2, 2)
     array([1.5, 2.5])
@@ -29,10 +35,15 @@ def moving_average_forecast(values: np.ndarray, start: int, width: int) -> np.nd
 
 
 def autoregressive_forecast(values: np.ndarray, start: int, order: int) -> np.ndarray:
-    """A linear model of the last ``order`` values and a constant, fitted by least squares to ``values[:start]``.
+    """Forecast each of ``values[start:]`` by a linear function of the ``order`` values before it and a constant.
+
+    The coefficients are fitted to ``values[:start]`` by least squares.
 
     Raises:
-      ValueError: fewer than ``order + 1`` equations, which would not determine the model.
+      ValueError: ``start`` is below ``2 * order + 1``, so there are fewer equations than coefficients.
+
+    >>> autoregressive_forecast(np.array([1.0, 2.0, 4.0, 8.0, 16.0]), 3, 1).round(6)
+    array([ 8., 16.])
     """
     values = np.asarray(values, np.float64)
     if start < 2 * order + 1:
@@ -47,4 +58,4 @@ def autoregressive_forecast(values: np.ndarray, start: int, order: int) -> np.nd
 
 def _check_start(values: np.ndarray, start: int) -> None:
     if not 1 <= start < len(values):
-        raise ValueError(f"{start=} must have a value before it and lie within the {len(values)} values")
+        raise ValueError(f"{start=} must be between 1 and {len(values) - 1}, for {len(values)} values")

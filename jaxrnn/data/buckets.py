@@ -1,4 +1,4 @@
-"""Sequences of many lengths as batches of few shapes, so that calls reuse the compiled program."""
+"""Pads sequences of many lengths to batches of few shapes, so that calls reuse the compiled program."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from jaxrnn import checks
 
 
 class PaddedBatch(NamedTuple):
-    """Sequences side by side, zero-padded to one length.
+    """A batch of sequences, padded with zeros to one length.
 
     Attributes:
-      inputs: ``[batch, time, dims]`` (``[batch, time]`` for sequences of numbers).
+      inputs: ``[batch, time, dims]``, or ``[batch, time]`` if the sequences are ``[time]``.
       seq_lengths: int32 ``[batch]``; 0 for rows that only fill up the batch.
-      rows: int32 ``[batch]``, which sequence each row is; -1 for rows that only fill up the batch.
+      rows: int32 ``[batch]``, the index of each row's sequence; -1 for rows that only fill up the batch.
     """
 
     inputs: np.ndarray
@@ -25,9 +25,9 @@ class PaddedBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class Buckets:
-    """Sequences sorted into buckets, each padded to its longest.
+    """Sequences sorted into buckets. Each bucket is padded to its longest sequence.
 
-    Every batch has one of ``num_programs`` shapes, so a jitted function that takes it compiles that often.
+    Every batch has one of ``num_programs`` shapes, so a jitted function of a batch compiles that many times.
 
     Attributes:
       sequences: arrays ``[time, dims]`` or ``[time]`` that differ in time only.
@@ -51,15 +51,18 @@ class Buckets:
 
     @property
     def padding(self) -> float:
-        """The share of all steps in all batches that is padding."""
+        """The share of padding among all steps of all batches, between 0 and 1."""
         steps = sum(self.batch_size * length for length, _ in self._plan())
         return 1 - sum(map(len, self.sequences)) / steps
 
     def batches(self, rng: np.random.Generator | None = None) -> Iterator[PaddedBatch]:
-        """Every sequence once; with ``rng``, shuffled within buckets and batches in random order.
+        """Yield batches that contain every sequence once.
+
+        Args:
+          rng: shuffles the sequences within their buckets, and the order of the batches; None keeps both.
 
         Raises:
-          ValueError: ``rng`` is not a random generator of NumPy.
+          ValueError: ``rng`` is not a NumPy random generator.
         """
         if rng is not None and not isinstance(rng, (np.random.Generator, np.random.RandomState)):
             raise ValueError(f"rng must be np.random.default_rng(seed) or None, not {rng!r}")
@@ -71,7 +74,7 @@ class Buckets:
             yield self._pad(*plan[i])
 
     def _plan(self, rng: np.random.Generator | None = None) -> list[tuple[int, np.ndarray]]:
-        """For every batch its padded length, and which sequences it has."""
+        """For every batch, its padded length and the indices of its sequences."""
         of_bucket = np.searchsorted(self.lengths, [len(s) for s in self.sequences])
         plan = []
         for bucket, length in enumerate(self.lengths):
@@ -94,12 +97,13 @@ class Buckets:
 
 
 def bucket_by_length(sequences: Sequence[np.ndarray], *, batch_size: int, num_buckets: int = 4) -> Buckets:
-    """Sort sequences into at most ``num_buckets`` buckets of about equally many.
+    """Sort sequences by length into at most ``num_buckets`` buckets of about equal size; :class:`Buckets` has an
+    example.
 
     Args:
       sequences: arrays ``[time, dims]`` or ``[time]``, of one dtype, that differ in time only.
       batch_size: rows of every batch.
-      num_buckets: more of them pad less and compile more often.
+      num_buckets: with more buckets there is less padding, and more shapes to compile.
 
     Raises:
       ValueError: there are no sequences, they differ in more than length, or a number is not a positive integer.
@@ -110,7 +114,9 @@ def bucket_by_length(sequences: Sequence[np.ndarray], *, batch_size: int, num_bu
         raise ValueError("there are no sequences")
     kinds = {(np.shape(s)[1:], np.asarray(s).dtype) for s in sequences}
     if len(kinds) > 1 or any(np.ndim(s) < 1 for s in sequences):
-        raise ValueError(f"sequences must differ in their length only, but have {sorted(map(str, kinds))}")
+        raise ValueError(
+            f"sequences may only differ in length, but have different steps or dtypes: {sorted(map(str, kinds))}"
+        )
     ordered = np.sort([len(s) for s in sequences])
     ends = [part[-1] for part in np.array_split(ordered, num_buckets) if len(part)]
     return Buckets(sequences, tuple(sorted({max(1, int(end)) for end in ends})), batch_size)

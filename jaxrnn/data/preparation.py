@@ -1,14 +1,14 @@
-"""How a series becomes what a network reads and what it must say, fitted on the training part only.
+"""Turns a series into features and targets for a network. Everything is fitted on the training part only.
 
-Raw: the network reads the values and forecasts the next one. Differenced: a simple forecast stands underneath,
-and the network forecasts only what it misses, in units of the series's own noise::
+With raw values, the network reads the values and forecasts the next one. With differencing, a simple baseline
+forecast is subtracted, and the network forecasts only the rest, in units of the series' noise::
 
-    d_u       = x_u - seasonal_u                           seasonal_u: median of the same days of earlier years
-    level_u   = mean of d_{u-width} .. d_{u-1}
-    baseline  = seasonal_u + level_u
-    target    = (x_u - baseline_u) / scale
+    d_u        = x_u - seasonal_u                           seasonal_u: median of the same days of earlier years
+    level_u    = mean of d_{u-width} .. d_{u-1}
+    baseline_u = seasonal_u + level_u
+    target_u   = (x_u - baseline_u) / scale
 
-Everything at step u is known at step u - 1, so a forecast never looks ahead.
+``seasonal_u`` and ``level_u`` are known at step u - 1, so a forecast never uses later values.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -17,19 +17,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 LARGEST = 1e30
-"""Values beyond this leave no room in float32 for their errors."""
+"""Larger values are refused: they are too close to the largest float32, 3e38, to compute errors of them."""
 
 
 class Prepared(NamedTuple):
     """A series as arrays for training.
 
     Attributes:
-      features: float32 ``[time, dims]``, what the network reads at each step.
-      targets: float32 ``[time, 1]``; ``targets[t]`` is to be forecast after reading step t. Zero at the last
-        step, whose successor is not known.
+      features: float32 ``[time, dims]``, the network's inputs at each step.
+      targets: float32 ``[time, 1]``; ``targets[t]`` is to be forecast from the features up to and including t.
+        Zero at the last step, whose successor is not known.
       baseline: float64 ``[time]``; the forecast of ``values[t + 1]`` is ``baseline[t] + scale * output``.
-      scale: of the targets.
-      first: the first step from which features and baseline are whole.
+      scale: the unit of the targets, in units of the values.
+      first: the first step with complete features and baseline.
     """
 
     features: np.ndarray
@@ -41,16 +41,16 @@ class Prepared(NamedTuple):
 
 @dataclass(frozen=True)
 class Preparation:
-    """Which preparation, and the numbers that were fitted on the training part.
+    """The settings of the preparation, and the numbers that :meth:`fit` finds in the training part.
 
     Attributes:
-      level_width: None for raw values; else over how many steps the level is averaged.
-      season: steps per season; subtracts the median of the same time of earlier seasons. None for none.
-      season_width: steps on both sides of that time together that the median takes in, an odd number.
-      calendar: with a period, sine and cosine of the time within it are further features.
-      scale: of the targets; fitted.
+      level_width: the number of steps over which the level is averaged; None uses raw values.
+      season: steps per season; the median of the same time in earlier seasons is subtracted. None does not.
+      season_width: the number of steps around that time that the median includes, an odd number.
+      calendar: a period in steps; adds the sine and cosine of the time within it as features. None does not.
+      scale: the unit of the targets; fitted.
       drift: how much the series rises per season; fitted.
-      further_mean, further_std: of the further columns; fitted.
+      further_mean, further_std: mean and standard deviation of each further column; fitted.
 
     >>> values = np.arange(40.0)[:, None]
     >>> prepared = Preparation(level_width=4).fit(values[:30]).apply(values)
@@ -71,23 +71,30 @@ class Preparation:
         if self.level_width is not None and self.level_width < 1:
             raise ValueError(f"level_width must be at least 1, or None for raw values, not {self.level_width}")
         if self.season is not None and self.season <= self.season_width // 2:
-            raise ValueError(f"season={self.season} must be longer than half of {self.season_width=}")
+            raise ValueError(f"season={self.season} must be more than half of season_width={self.season_width}")
         if self.season_width < 1 or self.season_width % 2 == 0:
             raise ValueError(f"season_width must be odd, not {self.season_width}")
 
     @property
     def first(self) -> int:
-        """The first step from which features and baseline are whole."""
+        """The first step with complete features and baseline."""
         if self.level_width is None:
             return 0
         season = 0 if self.season is None else self.season + self.season_width // 2
         return season + self.level_width - 1
 
     def fit(self, values: np.ndarray) -> "Preparation":
-        """Scale and drift from the training part, ``values [time, dims]``."""
+        """A copy with the scale, the drift, and the statistics of the further columns of the training part.
+
+        Args:
+          values: the training part, ``[time, dims]``; the first column is the one to forecast.
+
+        Raises:
+          ValueError: the values are too large, there are too few, or the first column is constant.
+        """
         if not np.abs(values).max(initial=0) < LARGEST:
             raise ValueError(
-                f"values must be below {LARGEST:.0e} in size, not {np.abs(values).max()}: rescale them"
+                f"the absolute values must be below {LARGEST:.0e}, not {np.abs(values).max()}: rescale them"
             )
         further = values[:, 1:]
         std = further.std(axis=0)
@@ -100,23 +107,27 @@ class Preparation:
             return fitted
         if len(values) < self.first + 3:
             raise ValueError(
-                f"the training part has {len(values)} steps, but {self.season=} and {self.level_width=} "
-                f"use up {self.first} of them before the first one that can be learned from: choose a smaller "
-                f"level_width (--level-width), or raw values (--recipe course)"
+                f"the training part has {len(values)} steps, but season={self.season} and "
+                f"level_width={self.level_width} need {self.first} steps before the first target: choose a "
+                f"smaller level_width (--level-width), or raw values (--recipe course)"
             )
         x = values[:, 0]
         if self.season is not None:
             fitted = replace(fitted, drift=float(np.mean(x[self.season :] - x[: -self.season])))
-        # Differencing cancels what changes slowly, and doubles the variance of what is left: the noise.
+        # Differencing cancels slow changes and doubles the variance of the noise.
         noise = np.diff(x - fitted._seasonal(x, len(x)))
-        rounding = 1e-12 * float(np.abs(x).max())  # what differences of equal steps leave instead of zero
+        rounding = 1e-12 * float(np.abs(x).max())  # a smaller scale is only rounding error of a constant
         for scale in (float(np.nanstd(noise)) / np.sqrt(2), float(x.std())):
             if scale > rounding:
                 return replace(fitted, scale=float(scale))
-        raise ValueError(f"the training part is {x[0]} throughout: there is nothing to learn")
+        raise ValueError(f"all values of the training part are {x[0]}: there is nothing to learn")
 
     def apply(self, values: np.ndarray) -> Prepared:
-        """Features, targets and baseline of ``values [time, dims]``, which may reach past the training part."""
+        """Features, targets and baseline of ``values [time, dims]``, which may extend past the training part.
+
+        Raises:
+          ValueError: there are too few steps, or the number of columns differs from the fitted one.
+        """
         if len(values) < self.first + 2:
             raise ValueError(f"the series has {len(values)} steps, but at least {self.first + 2} are needed")
         x, further = values[:, 0], values[:, 1:]
@@ -148,7 +159,7 @@ class Preparation:
         return Prepared(features.astype(np.float32), targets.astype(np.float32), baseline, self.scale, self.first)
 
     def _seasonal(self, x: np.ndarray, length: int) -> np.ndarray:
-        """For steps 0 .. length - 1, the median of the same time of every earlier season, drift added."""
+        """For steps 0 .. length - 1, the median of the same time in all earlier seasons, with the drift added."""
         if self.season is None:
             return np.zeros(length)
         half = self.season_width // 2

@@ -1,4 +1,4 @@
-"""Series to forecast: the course's, two real ones that come with the package, and any CSV file."""
+"""Series to forecast: the synthetic one of a course, two real ones in the package, and any CSV file."""
 
 import csv
 import math
@@ -17,10 +17,10 @@ class Series:
     """A series, and where it comes from.
 
     Attributes:
-      name: what it is called.
+      name: its name, or that of its file.
       values: float64 ``[time, dims]``; the first column is the one to forecast, the others are further inputs.
       columns: the name of each column.
-      split: the first step of the last part, which forecasts are judged on.
+      split: the first step of the test part, on which forecasts are evaluated.
       season: steps per season, or None.
       source, licence: where the numbers come from and how they may be used.
     """
@@ -69,7 +69,7 @@ COURSE_SPLIT = 1000
 
 
 def available_series() -> tuple[str, ...]:
-    """The names that :func:`load_series` knows besides paths of CSV files.
+    """The names that :func:`load_series` accepts besides paths of CSV files.
 
     >>> available_series()
     ('course', 'seattle', 'melbourne')
@@ -78,7 +78,7 @@ def available_series() -> tuple[str, ...]:
 
 
 def course_series() -> Series:
-    """Four years of a made-up daily series: a trend, a yearly pattern and noise.
+    """Four years of a synthetic daily series: a trend, a yearly pattern and noise.
 
         value(t) = 10 + 0.05 t + 40 p((t mod 365) / 365) + 5 n_t,   t = 0..1460
         p(s)     = cos(2 pi s) for s < 0.4, else exp(-3 s)
@@ -113,19 +113,21 @@ def load_series(
     further_columns: Sequence[str] = (),
     split: int | None = None,
 ) -> Series:
-    """A series by name, or from a CSV file.
+    """Load a series by name, or from a CSV file.
 
     Args:
       name: one of :func:`available_series`, or the path of a CSV file with a header.
-      column: which column to forecast; None takes the series's own, or a file's only numeric column.
-      further_columns: columns that the model may read beside it.
-      split: the first step of the last part, which forecasts are judged on; None takes the series's own, or
-        70 percent of a file.
+      column: the column to forecast; None takes the default of a named series, or a file's only numeric column.
+      further_columns: columns that the model may read as further inputs.
+      split: the first step of the test part; None takes the default of a named series, or 70 percent of a file.
 
     Raises:
-      ValueError: the name or a column is unknown, a cell is not a number (row and column are named), the
-        series is empty or the split lies outside it.
-      FileNotFoundError: there is no such file.
+      ValueError: the name or a column is unknown, a cell is not a finite number (the message gives its row and
+        column), the series is empty, or the split lies outside it.
+      FileNotFoundError: the CSV file does not exist.
+
+    >>> load_series("seattle")
+    Series('seattle', 1461 steps of ('temp_max',), split=1000, season=365)
     """
     if name == "course":
         series = course_series()
@@ -151,9 +153,9 @@ def load_series(
 
 
 def read_csv(path: Path, wanted: Sequence[str | None]) -> tuple[tuple[str, ...], np.ndarray]:
-    """The wanted columns of a CSV file with a header, float64 ``[rows, columns]``; None means the only one.
+    """The names and values, float64 ``[rows, columns]``, of the wanted columns of a CSV file with a header.
 
-    Errors name the file, the row as an editor counts lines, and the column.
+    A wanted column of None means the only numeric one. Errors name the file, the line number, and the column.
     """
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; give the path of a CSV file with a header line")
@@ -174,7 +176,7 @@ def read_csv(path: Path, wanted: Sequence[str | None]) -> tuple[tuple[str, ...],
         raise ValueError(f"{path} has no header: its first line is {shown(','.join(header))}. Add column names.")
     columns = []
     for name in wanted:
-        # By its first rows, so that one bad cell is found as such, and not taken for a column of words.
+        # Look at the first rows only, so that a bad cell further down is reported as such.
         numeric = [
             h for i, h in enumerate(header) if any(i < len(row) and _is_number(row[i]) for _, row in body[:10])
         ]
@@ -197,15 +199,17 @@ def read_csv(path: Path, wanted: Sequence[str | None]) -> tuple[tuple[str, ...],
         for j, (place, name) in enumerate(zip(places, columns, strict=True)):
             cell = row[place].strip()
             if not _is_number(cell) or not math.isfinite(float(cell)):
-                what = "is empty" if not cell else f"holds {shown(cell)}, which is not a finite number"
-                raise ValueError(f"{path}, row {line}, column {name!r} {what}. Fill it in or leave the row out.")
+                problem = "is empty" if not cell else f"holds {shown(cell)}, which is not a finite number"
+                raise ValueError(
+                    f"{path}, row {line}, column {name!r} {problem}. Fill it in or leave the row out."
+                )
             values[i, j] = float(cell)
     return tuple(columns), values
 
 
 def _rows(path: Path) -> list[tuple[int, list[str]]]:
     """Every row that is not empty, with the number of its last line."""
-    # Only a strict reader tells of a quote that is never closed, but it refuses a blank after a closing quote.
+    # Only a strict reader reports a quote that is never closed, but it refuses a blank after a closing quote.
     try:
         return _read(path, strict=True)
     except csv.Error:
@@ -234,13 +238,13 @@ def _read(path: Path, *, strict: bool) -> list[tuple[int, list[str]]]:
 
 
 def _listed(names: Sequence[str]) -> str:
-    """Names for an error message, which must stay short also for a file of a million columns."""
+    """Names for an error message, shortened because a file may have very many columns."""
     some = ", ".join(name if len(name) <= 40 else f"{name[:37]}..." for name in names[:20])
     return some if len(names) <= 20 else f"{some} and {len(names) - 20} more"
 
 
 def _is_number(cell: str) -> bool:
-    if "_" in cell:  # Python reads 1_000 as a number, nobody else does
+    if "_" in cell:  # Python reads 1_000 as a number, but in a CSV file it is text
         return False
     try:
         float(cell)

@@ -1,8 +1,8 @@
-"""Series larger than memory: windows of a memory-mapped ``.npy`` file, and their order without a list of it.
+"""Series larger than memory: windows of a memory-mapped ``.npy`` file, and a random order that needs no memory.
 
-The file is mapped, not read: of what windows touch, the operating system keeps what it has room for. So that the
-resident memory of a long run stays steady, the pages are handed back after every so many megabytes; what is needed
-again comes from the operating system's cache of the file, or from the disk.
+The operating system reads only the pages that windows touch. They would count as resident memory of the process,
+so they are released after every :data:`RELEASE_AFTER` bytes; they come back from the operating system's cache of
+the file, or from the disk.
 """
 
 import math
@@ -14,24 +14,25 @@ from pathlib import Path
 import numpy as np
 from numpy.lib import format as npy
 
-HAND_BACK = 64 * 2**20
-"""Bytes of pages touched between two times that they are handed back."""
+RELEASE_AFTER = 64 * 2**20
+"""How many bytes of pages may be touched before they are released."""
 
 _ROUNDS = 4
+"""Rounds of the Feistel network."""
 
 
 class SeriesFile:
-    """A series in a ``.npy`` file, ``[time]`` or ``[time, dims]``, of which only windows are ever in memory.
+    """A series ``[time]`` or ``[time, dims]`` in a ``.npy`` file, of which only the windows in use are in memory.
 
-    ``file[1:]`` is the same series from step 1 on, as targets one step ahead of the features need it.
+    ``file[1:]`` is the same series from step 1 on, for targets one step ahead of the features.
 
     Args:
-      path: a file that ``numpy.save`` wrote, or ``numpy.lib.format.open_memmap``, in C order.
-      prepare: from the windows read, ``[..., window, dims]`` of the file's dtype, to what the network gets, as by
-        scaling. Called on each batch; None converts to float32.
+      path: a file in C order, from ``numpy.save`` or ``numpy.lib.format.open_memmap``.
+      prepare: a function of the windows, ``[..., window, dims]`` of the file's dtype, that returns the network's
+        inputs, for example scaled. It is called for each batch; None converts to float32.
 
     Raises:
-      ValueError: the file is not such a ``.npy`` file, or it is shorter than its header says.
+      ValueError: the file is not such a ``.npy`` file, it is empty, or it is shorter than its header says.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -67,7 +68,7 @@ class SeriesFile:
             if not needed:
                 raise ValueError(f"{path} is empty: {shape=}")
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        if hasattr(mmap, "MADV_RANDOM"):  # else a window of a hundred bytes brings in a hundred kilobytes
+        if hasattr(mmap, "MADV_RANDOM"):  # without it, a window of a hundred bytes reads a hundred kilobytes
             self._map.madvise(mmap.MADV_RANDOM)
         flat = np.frombuffer(self._map, dtype, math.prod(shape), offset)
         self._end = offset + needed
@@ -76,12 +77,12 @@ class SeriesFile:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Steps and dims."""
+        """``(time, dims)``."""
         return len(self._values) - self._first, self._values.shape[1]
 
     @property
     def dtype(self) -> np.dtype:
-        """Of what :meth:`take_windows` returns."""
+        """The dtype of the windows that :meth:`take_windows` returns."""
         return self.take_windows(np.zeros(1, np.int64), 1).dtype
 
     def __len__(self) -> int:
@@ -90,43 +91,53 @@ class SeriesFile:
     def __getitem__(self, steps: slice) -> "SeriesFile":
         first, stop, step = steps.indices(len(self))
         if step != 1 or stop != len(self) or first >= len(self):
-            raise ValueError(f"{steps} must be first: with a first step below {len(self)}")
+            raise ValueError(f"only file[first:] with first below {len(self)} is supported, not {steps}")
         other = object.__new__(SeriesFile)
         other.__dict__ |= self.__dict__ | {"_first": self._first + first}
         return other
 
     def take_windows(self, starts: np.ndarray | list[int], window: int) -> np.ndarray:
-        """The windows that start there, ``[*starts.shape, window, dims]``, read from the file.
+        """Read the windows that begin at ``starts``; returns ``[*starts.shape, window, dims]``.
 
         Raises:
-          IndexError: a window reaches out of the series.
+          IndexError: a window does not fit into the series.
           ValueError: the file has become shorter since it was opened.
         """
         starts = np.asarray(starts, np.int64)
         if starts.size and (starts.min() < 0 or starts.max() + window > len(self)):
             raise IndexError(
-                f"windows of {window} steps from {starts.min()} to {starts.max()} reach out of {len(self)}"
+                f"windows of {window} steps that start at {starts.min()} to {starts.max()} do not fit into the "
+                f"{len(self)} steps of the series"
             )
-        if (size := self._map.size()) < self._end:  # reading what is no longer there would end the process
+        if (size := self._map.size()) < self._end:  # reading past the end would kill the process with SIGBUS
             raise ValueError(
-                f"{self.path} was cut short after it was opened: {size} bytes of {self._end}. Do not write to a "
-                "series that is trained on."
+                f"{self.path} was cut short after it was opened, to {size} of {self._end} bytes. Do not write to "
+                "the file during training."
             )
         steps = starts[..., None] + np.arange(window) + self._first
         windows = self._values[steps]
         pages_of_a_window = windows.itemsize * windows.shape[-1] * window // mmap.PAGESIZE + 2
         self._read += starts.size * pages_of_a_window * mmap.PAGESIZE
-        if self._read > HAND_BACK and hasattr(mmap, "MADV_DONTNEED"):
+        if self._read > RELEASE_AFTER and hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)
             self._read = 0
         return windows.astype(np.float32) if self._prepare is None else self._prepare(windows)
 
 
 def shuffled(indices: np.ndarray, number: int, seed: int) -> np.ndarray:
-    """Where a random order of ``0 .. number - 1`` puts these indices, without the rest of the order.
+    """The places of these indices in a random permutation of ``0 .. number - 1``, without computing all of it.
 
-    A permutation for every seed, in no memory: a Feistel network over the next power of four, walked until it is
-    back below ``number`` (Black and Rogaway 2002, Ciphers with Arbitrary Finite Domains).
+    The permutation depends on the seed and needs no memory. It is a Feistel network over the next power of four,
+    applied again until the result is below ``number``. Source: Black and Rogaway (2002), Ciphers with arbitrary
+    finite domains, doi:10.1007/3-540-45760-7_9.
+
+    Args:
+      indices: integers from 0 to ``number - 1``.
+      number: the length of the permutation.
+      seed: selects the permutation.
+
+    Raises:
+      ValueError: an index is not below ``number``.
 
     >>> shuffled(np.arange(7), 7, seed=1).tolist() != list(range(7))
     True

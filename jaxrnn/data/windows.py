@@ -1,7 +1,7 @@
-"""Windows over a series as index arithmetic: where each starts, and one gather that takes them.
+"""Windows over a series: the steps at which they start, and one gather that takes a batch of them.
 
-The series stays on the device once; a batch of windows is ``series[starts[:, None] + arange(window)]``, inside
-whatever program uses it. Nothing is copied per window and no Python loop runs.
+The device holds the series once, and the compiled program takes each batch of windows from it, as
+``series[starts[:, None] + arange(window)]``. So overlapping windows need no memory of their own.
 """
 
 import jax.numpy as jnp
@@ -10,7 +10,10 @@ from jax import Array
 
 
 def window_starts(length: int, window: int, *, shift: int = 1) -> np.ndarray:
-    """Where the windows of a series of that length start: every ``shift`` steps, all of them whole.
+    """The start of each complete window in a series of this length, one every ``shift`` steps.
+
+    Raises:
+      ValueError: the window is longer than the series, or a number is below 1.
 
     >>> window_starts(6, 4)
     array([0, 1, 2])
@@ -24,14 +27,17 @@ def window_starts(length: int, window: int, *, shift: int = 1) -> np.ndarray:
 
 
 def sequential_starts(length: int, window: int, batch_size: int = 1) -> np.ndarray:
-    """Where consecutive windows start, for training that carries its state from batch to batch.
+    """The start of each window for stateful training, which passes the carry from batch to batch.
 
-    The series is cut into ``batch_size`` streams of equal length. Row b of batch k is the k-th window of stream
-    b, so that it goes on exactly where row b of batch k - 1 ended. What is left over at the end (fewer than
-    ``batch_size * window`` steps) is not used.
+    The series is cut into ``batch_size`` streams of equal length. Row b of batch k is the k-th window of stream b,
+    so it continues exactly where row b of batch k - 1 ended. The last steps, fewer than ``batch_size * window``,
+    are not used.
 
     Returns:
       int ``[num_batches, batch_size]``.
+
+    Raises:
+      ValueError: the series is too short, or a number is below 1.
 
     >>> sequential_starts(12, 3)
     array([[0],
@@ -48,15 +54,17 @@ def sequential_starts(length: int, window: int, batch_size: int = 1) -> np.ndarr
     batches = length // (window * batch_size)
     if batches < 1:
         raise ValueError(
-            f"a series of {length} steps has no {batch_size} streams of one {window=}: "
-            f"at most batch_size={length // window} fits"
+            f"a series of {length} steps is too short for {batch_size=} streams with a {window=} each: "
+            f"use at most batch_size={length // window}"
         )
     stream = batches * window
     return np.arange(batches)[:, None] * window + np.arange(batch_size) * stream
 
 
 def take_windows(series: Array, starts: Array | np.ndarray, window: int) -> Array:
-    """The windows that start there: ``series [time, ...]`` to ``[*starts.shape, window, ...]``.
+    """Take windows from ``series [time, ...]``; returns ``[*starts.shape, window, ...]``.
+
+    Indices outside the series are clipped to its first or last step, because a compiled program cannot raise.
 
     >>> take_windows(jnp.arange(6), jnp.array([0, 2]), 3)
     Array([[0, 1, 2],

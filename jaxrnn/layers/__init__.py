@@ -1,4 +1,4 @@
-"""Layers: cells over whole sequences, alone and stacked."""
+"""Layers, which apply cells over whole sequences, alone or stacked."""
 
 from jaxrnn.layers.kinds import GRU, LSTM, SimpleRNN
 from jaxrnn.layers.rnn import RNN, Bidirectional

@@ -1,4 +1,4 @@
-"""Any Flax cell over a sequence, scanned as it is: no engine, but the same meaning of lengths and resets."""
+"""Scans any Flax cell over a sequence without the engine, with the same meaning of lengths and resets."""
 
 from typing import Any
 
@@ -25,15 +25,16 @@ def scan_any_cell(
 ) -> tuple[Carry, Array]:
     """Scan a cell over ``inputs [time, *batch, *features]``.
 
-    What the cell keeps besides its parameters (statistics, random streams) goes along from step to step. Random
-    streams that ``broadcast_rngs`` selects begin every step where the first one began, so that a mask drawn from
-    them is the same at every step; the whole sequence counts as one use of them.
+    The cell's other variables (statistics, random streams) are carried from step to step, and updated in the cell
+    at the end. Random streams that ``broadcast_rngs`` selects start from the same state at every step, so that a
+    mask drawn from them is the same at every step; the whole sequence counts as one use of them.
     """
     batch = inputs.shape[1 : inputs.ndim - cell.num_feature_axes]
     valid = None if seq_lengths is None else valid_steps(seq_lengths, inputs.shape[0], batch)
     resets = checked_resets(resets, inputs.shape[0], batch, valid)
     repeated_filter = nnx.All(nnx.RngState, broadcast_rngs)
-    # Inside, the cell's repeated streams are new ones, drawn once from its own; outside, it has its own again.
+    # In this block the repeated streams are new ones, split off from the cell's own; afterwards the cell has its
+    # own streams again, advanced by one use.
     with nnx.split_rngs(cell, splits=1, only=broadcast_rngs, squeeze=True):
         graphdef, params, repeated, other = nnx.split(cell, nnx.Param, repeated_filter, ...)
 
@@ -42,7 +43,7 @@ def scan_any_cell(
         x, valid_t, reset_t = step
         if reset_t is not None:
             carry = _where(reset_t, initial_carry, carry)
-        # Mapping makes new variables, which Flax lets this trace update.
+        # Flax only lets this trace update variables that were made in it, so copy them.
         merged = nnx.merge(graphdef, params, jax.tree.map(lambda a: a, repeated), other)
         new_carry, y = merged(carry, x)
         _, _, other = nnx.state(merged, nnx.Param, repeated_filter, ...)
@@ -69,7 +70,9 @@ def _like(new: Array, old: Array) -> Array:
     if new.dtype != old.dtype and not (
         jnp.issubdtype(new.dtype, jnp.floating) and jnp.issubdtype(old.dtype, jnp.floating)
     ):
-        raise ValueError(f"the cell makes {new.dtype} of an initial_carry of {old.dtype}: begin with {new.dtype}")
+        raise ValueError(
+            f"the cell returns a carry of {new.dtype}, but initial_carry is {old.dtype}: pass {new.dtype} instead"
+        )
     return cast(new, old.dtype)
 
 

@@ -1,4 +1,4 @@
-"""What the calls of all layers share: their arguments, checked in the caller's own order of axes."""
+"""Checks the arguments that the calls of all layers share, and moves the time axis to the front."""
 
 import contextlib
 from collections.abc import Iterator
@@ -21,9 +21,9 @@ class TimeFirst(NamedTuple):
 
     Attributes:
       inputs: ``[time, *batch, *features]``.
-      seq_lengths: int32 ``[*batch]``, within time, or None.
+      seq_lengths: int32 ``[*batch]``, at most the number of steps, or None.
       resets: bool ``[time, *batch]``, or None.
-      time_axis: where time was in the inputs, and where it goes in the outputs.
+      time_axis: the time axis of the caller's inputs, and of the outputs to return.
     """
 
     inputs: Array
@@ -33,10 +33,10 @@ class TimeFirst(NamedTuple):
 
 
 def time_first(cell: Cell, inputs: Any, seq_lengths: Any, resets: Any, time_major: bool) -> TimeFirst:
-    """The arguments of a layer whose first cell this is.
+    """Check the arguments of a layer with this first cell, and move the time axis to the front.
 
     Raises:
-      ValueError: they do not fit the cell or one another; with shapes as the caller knows them.
+      ValueError: they do not fit the cell or each other. The message shows the shapes that the caller passed.
     """
     inputs, axes = checks.array("inputs", inputs), cell.num_feature_axes
     if inputs.ndim < axes + 1:
@@ -63,14 +63,16 @@ def time_first(cell: Cell, inputs: Any, seq_lengths: Any, resets: Any, time_majo
 
 
 def pair_of_carries(initial_carry: Any) -> tuple[Carry, Carry]:
-    """The first carries of both directions, or a ValueError."""
+    """The initial carries of both directions. Raises a ValueError unless they are a pair or None."""
     if initial_carry is None:
         return None, None
-    # A NamedTuple is one layer's carry, an LSTM's for instance.
+    # A NamedTuple is the carry of one layer, such as an LSTM.
     is_pair = isinstance(initial_carry, (tuple, list)) and not hasattr(initial_carry, "_fields")
     if not is_pair or len(initial_carry) != 2:
         structure = jax.tree.structure(initial_carry)
-        raise ValueError(f"initial_carry must be a pair, of the forward and the backward layer, not {structure}")
+        raise ValueError(
+            f"initial_carry must be a pair of carries, for the forward and the backward layer, not {structure}"
+        )
     forward, backward = initial_carry
     return forward, backward
 

@@ -1,19 +1,19 @@
-"""Flax's own cells on the engine: those whose equations are the ones of a cell of ours.
+"""Runs Flax's own cells on the engine, if they have the equations of one of this library's cells.
 
 ====================== ====================== ======================== ======================================
 Flax                   on the engine          gates                    bias
 ====================== ====================== ======================== ======================================
 nnx.SimpleCell         the simple RNN         one                      of the input
-nnx.GRUCell            the GRU, reset after   r z n                    of the input (the recurrent one that
-                                                                       its docstring has for n is not there)
+nnx.GRUCell            the GRU, reset after   r z n                    of the input (its docstring shows a
+                                                                       recurrent bias of n, its code has none)
 nnx.LSTMCell           the LSTM               i f g o, one by one      of h
 nnx.OptimizedLSTMCell  the LSTM               i f g o, side by side    of h
 ====================== ====================== ======================== ======================================
 
-As in flax 0.12.8 and 0.12.12. A cell that departs from this in any way is not translated but scanned as it is,
-which is slower, and certain to give Flax's numbers: a subclass, ``residual``, other gate or activation functions,
-a ``Linear`` that was replaced or has options of its own, half precision, and dtypes that differ between inputs,
-parameters and carry.
+This was checked with flax 0.12.8 and 0.12.12. Cells that differ from it are scanned instead, which is slower but
+always gives Flax's numbers. These are subclasses, cells with ``residual`` or with other gate or activation
+functions, cells whose ``Linear`` was replaced or has other options, half precision, and dtypes that differ between
+inputs, parameters and carry.
 """
 
 from typing import Any, NamedTuple
@@ -34,12 +34,12 @@ FLAX_CELLS = (nnx.SimpleCell, nnx.GRUCell, nnx.LSTMCell, nnx.OptimizedLSTMCell)
 
 
 def is_known(cell: Cell) -> bool:
-    """Is it known what inputs and what carry the cell takes?"""
+    """Whether the shapes of the cell's inputs and carry are known, so that they can be checked."""
     return isinstance(cell, RecurrentCell) or type(cell) in FLAX_CELLS
 
 
 class TranslatedCell(NamedTuple):
-    """What the engine asks of a :class:`jaxrnn.RecurrentCell`, made of the parameters of one of Flax's."""
+    """The part of :class:`jaxrnn.RecurrentCell` that the engine uses, made from the parameters of a Flax cell."""
 
     pointwise: Pointwise
     kernel: Array
@@ -64,7 +64,7 @@ class TranslatedCell(NamedTuple):
 
 
 def translated(cell: Cell, inputs: Array, carry: Carry) -> TranslatedCell | None:
-    """The same cell for the engine, or None where it is not known to be the same."""
+    """The cell in the form that the engine needs, or None if the engine might give other numbers."""
     pointwise = _pointwise_of(cell)
     if pointwise is None:
         return None
@@ -98,7 +98,7 @@ def translated(cell: Cell, inputs: Array, carry: Carry) -> TranslatedCell | None
 
 
 def carry_for_engine(carry: Carry) -> Carry:
-    """Flax's LSTMs carry a plain tuple of c and h."""
+    """An :class:`LSTMCarry` for the plain tuple of c and h that Flax's LSTMs use; other carries are unchanged."""
     return LSTMCarry(*carry) if isinstance(carry, tuple) else carry
 
 
@@ -108,7 +108,7 @@ def carry_for_flax(carry: Carry) -> Carry:
 
 def _pointwise_of(cell: Any) -> Pointwise | None:
     if type(cell) is nnx.SimpleCell:
-        # Those known to be elementwise functions without parameters of their own.
+        # Other functions may have parameters, or may not be elementwise.
         known = any(cell.activation_fn is activation for activation in ACTIVATIONS.values())
         return simple_rnn_pointwise(cell.activation_fn) if known and not cell.residual else None
     if type(cell) not in FLAX_CELLS or cell.gate_fn is not nnx.sigmoid or cell.activation_fn is not nnx.tanh:
@@ -117,7 +117,7 @@ def _pointwise_of(cell: Any) -> Pointwise | None:
 
 
 def _is_plain(part: Any, *, bias: bool) -> bool:
-    """Is this the ``Linear`` that the cell made for itself, and no other layer put in its place?"""
+    """Whether this is the ``Linear`` that the cell made, with its default options and not replaced."""
     return (
         type(part) is nnx.Linear
         and (part.bias is not None) == bias
@@ -129,6 +129,6 @@ def _is_plain(part: Any, *, bias: bool) -> bool:
 
 
 def _dtype_of(part: nnx.Linear, inputs: Array) -> jnp.dtype:
-    """The dtype in which it would multiply these inputs."""
+    """The dtype in which the layer multiplies these inputs."""
     bias = None if part.bias is None else part.bias[...]
     return jnp.dtype(canonicalize_dtype(inputs, part.kernel[...], bias, dtype=part.dtype))

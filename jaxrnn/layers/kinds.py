@@ -1,4 +1,4 @@
-"""SimpleRNN, LSTM and GRU: stacks of one kind of cell, with the cells made for you."""
+"""SimpleRNN, LSTM and GRU: stacks that make their cells, all of one kind."""
 
 import inspect
 from collections.abc import Sequence
@@ -31,39 +31,40 @@ def layer_sizes(hidden_features: int | Sequence[int], num_layers: int | None) ->
 _ARGUMENTS = """\
   in_features: size of the last axis of the inputs.
   hidden_features: size of every layer, or a sequence with one size per layer, the lowest first.
-  num_layers: how many layers; may be left out where ``hidden_features`` is a sequence.
-  bidirectional: run every layer both ways, each with its own parameters; the next layer reads both.
-  merge: of forward and backward outputs: ``"concat"`` (twice as many features), ``"sum"``, ``"mean"``, or a
-    function of both that keeps their shape.
+  num_layers: number of layers; by default 1, or the length of ``hidden_features`` if that is a sequence.
+  bidirectional: run every layer in both directions, each with its own parameters; the next layer reads both
+    outputs.
+  merge: how to merge forward and backward outputs: ``"concat"`` (twice as many features), ``"sum"``, ``"mean"``,
+    or a function of both that keeps their shape.
   dropout: share of a layer's outputs that are dropped before the next layer reads them.
   recurrent_dropout: share of the units that are dropped from h before the recurrent product, the same ones at
-    every step. Both kinds of dropout act until ``eval()`` and again from ``train()``.
+    every step. ``eval()`` turns both kinds of dropout off, and ``train()`` turns them on again.
   skip_connections: add the inputs of every layer but the lowest to its outputs.
-  return_sequences: return the outputs of every step; False returns only the one computed last.
+  return_sequences: return the outputs of all steps; False returns only the one computed last.
   time_major: inputs and outputs are ``[time, *batch, features]`` instead of ``[*batch, time, features]``.
   return_carry: return ``(carry, outputs)`` instead of ``outputs``.
   reverse: run from the last step to the first.
-  keep_order: with ``reverse``, leave the outputs aligned with the inputs instead of in the order in which they
+  keep_order: with ``reverse``, return the outputs in the order of the inputs instead of the order in which they
     were computed.
   unroll: steps per iteration of the compiled loop.
-  implementation: which implementation of the engine to use, see :func:`jaxrnn.ops.recurrence`; None picks.
-  remat_every: for training on long sequences, keep the carry of every so many steps only, and compute what lies
-    between again in the backward pass.
-  rngs: source of the initial parameters and of dropout masks.
+  implementation: which implementation of the engine to use, see :func:`jaxrnn.ops.recurrence`; None chooses.
+  remat_every: for training on long sequences. Keeps only the carry of every ``remat_every``-th step, and computes
+    the others again in the backward pass.
+  rngs: source of the initial parameters and of the dropout masks.
   use_bias: whether the cells have biases.
-  kernel_init, recurrent_kernel_init, bias_init: initializers; Glorot uniform, orthogonal, zeros.
-  dtype: of the computation; None takes the widest of inputs and parameters.
-  param_dtype: of the parameters.
+  kernel_init, recurrent_kernel_init, bias_init: initializers; by default Glorot uniform, orthogonal and zeros.
+  dtype: the dtype of the computation; None takes the widest of inputs and parameters.
+  param_dtype: the dtype of the parameters.
 """
 
 _CALL = """\
 The call is ``layers(inputs, *, initial_carry=None, seq_lengths=None, resets=None, return_carry=None)``:
-  inputs: ``[*batch, time, in_features]``, a single sequence ``[time, in_features]`` too.
-  initial_carry: a tuple of one carry per layer, as a call returns it (with ``bidirectional``, of pairs: forward,
-    backward); zeros by default.
-  seq_lengths: integers ``[*batch]``; a row's steps from its length on are padding, with outputs of zero.
+  inputs: ``[*batch, time, in_features]``; a single sequence ``[time, in_features]`` works too.
+  initial_carry: a tuple of one carry per layer, as a call returns it; with ``bidirectional``, a tuple of
+    (forward, backward) pairs. Zeros by default.
+  seq_lengths: integers ``[*batch]``. Steps beyond a row's length are padding; their outputs are zero.
   resets: bool ``[*batch, time]``; where true, the carry returns to ``initial_carry`` before that step.
-  return_carry: overrides the constructor's.
+  return_carry: overrides the constructor's argument.
 
 Returns:
   The outputs ``[*batch, time, hidden]`` of the top layer (with ``return_sequences=False``
@@ -75,13 +76,13 @@ Raises:
     fit. The message shows the value and names the layer (the lowest is layer 0).
 
 Warns:
-  UserWarning: ``dropout`` with one layer, where it does nothing.
+  UserWarning: ``dropout`` with one layer, which has no effect.
 
 """
 
 
 class _CellStackSignature(InitSignature):
-    """With the options that go to the cells by their names."""
+    """The signature of the constructor, with the names of the options that it passes on to the cells."""
 
     def parameters(self, owner: Any, own: list[inspect.Parameter]) -> list[inspect.Parameter]:
         if not own or own[-1].kind is not inspect.Parameter.VAR_KEYWORD or not hasattr(owner, "cell_type"):
@@ -93,7 +94,7 @@ class _CellStackSignature(InitSignature):
 
 
 class _CellStack(StackedRNN):
-    """A stack of one kind of cell, which subclasses name, and document as far as they differ."""
+    """A stack of one kind of cell. Subclasses set ``cell_type`` and document only what differs."""
 
     __signature__ = _CellStackSignature()
 
@@ -101,7 +102,7 @@ class _CellStack(StackedRNN):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        if "cell_type" in vars(cls) and cls.__doc__ is not None:  # there is none with python -OO
+        if "cell_type" in vars(cls) and cls.__doc__ is not None:  # None with python -OO
             doc = inspect.cleandoc(cls.__doc__)
             cls.__doc__ = doc.replace("Args:\n", "Args:\n" + _ARGUMENTS, 1).replace(">>> ", _CALL + ">>> ", 1)
 
@@ -159,13 +160,13 @@ class _CellStack(StackedRNN):
 
 
 class SimpleRNN(_CellStack):
-    """Layers of the simple recurrent network, :class:`jaxrnn.SimpleRNNCell`.
+    """One or several layers of the simple recurrent network, :class:`jaxrnn.SimpleRNNCell`.
 
     h_t = activation_fn(x_t @ kernel + bias + h_{t-1} @ recurrent_kernel). A layer's carry is h,
     ``[*batch, hidden]``, and so is its output.
 
     Args:
-      activation_fn: elementwise function.
+      activation_fn: an elementwise function.
 
     >>> import jax.numpy as jnp
     >>> from flax import nnx
@@ -178,12 +179,12 @@ class SimpleRNN(_CellStack):
 
 
 class LSTM(_CellStack):
-    """Layers of long short-term memory, :class:`jaxrnn.LSTMCell`, which has the equations.
+    """One or several layers of long short-term memory; :class:`jaxrnn.LSTMCell` has the equations.
 
     A layer's carry is a :class:`jaxrnn.LSTMCarry` of c and h, each ``[*batch, hidden]``; its output is h.
 
     Args:
-      unit_forget_bias: begin with a forget bias of 1.
+      unit_forget_bias: start with a forget bias of 1.
 
     >>> import jax.numpy as jnp
     >>> import jaxrnn
@@ -192,10 +193,10 @@ class LSTM(_CellStack):
     (8, 30, 32)
     >>> layers = LSTM(3, 16, num_layers=2, return_carry=True, rngs=nnx.Rngs(0))
     >>> carry, outputs = layers(jnp.ones((8, 30, 3)))
-    >>> carry, outputs = layers(jnp.ones((8, 20, 3)), initial_carry=carry)  # and on from there
+    >>> carry, outputs = layers(jnp.ones((8, 20, 3)), initial_carry=carry)  # continues from there
     >>> carry[1].c.shape, carry[1].h.shape
     ((8, 16), (8, 16))
-    >>> ones = jaxrnn.LSTMCarry(c=jnp.ones((8, 16)), h=jnp.ones((8, 16)))   # a carry of your own
+    >>> ones = jaxrnn.LSTMCarry(c=jnp.ones((8, 16)), h=jnp.ones((8, 16)))   # a carry made by hand
     >>> carry, outputs = layers(jnp.ones((8, 20, 3)), initial_carry=(ones, ones))
     """
 
@@ -203,13 +204,13 @@ class LSTM(_CellStack):
 
 
 class GRU(_CellStack):
-    """Layers of the gated recurrent unit, :class:`jaxrnn.GRUCell`, which has the equations of both variants.
+    """One or several layers of the gated recurrent unit; :class:`jaxrnn.GRUCell` has the equations.
 
     A layer's carry is h, ``[*batch, hidden]``, and so is its output.
 
     Args:
-      reset_after: the variant of cuDNN, PyTorch and Keras; False is the one first published.
-      use_recurrent_bias: whether ``reset_after=True`` has its recurrent bias; None for as ``use_bias``.
+      reset_after: True is the variant of cuDNN, PyTorch and Keras; False is the one of the paper.
+      use_recurrent_bias: whether ``reset_after=True`` adds a recurrent bias; None means the same as ``use_bias``.
 
     >>> import jax.numpy as jnp
     >>> from flax import nnx

@@ -1,4 +1,4 @@
-"""RNN and Bidirectional: one cell over a sequence, or two, with the faces of their namesakes in ``flax.nnx``."""
+"""RNN and Bidirectional: drop-in replacements for the layers of the same names in ``flax.nnx``."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -22,33 +22,33 @@ def concatenate_features(forward: Array, backward: Array) -> Array:
 
 
 class RNN(nnx.Module):
-    """Apply a recurrent cell at every step of a sequence: a drop-in for ``flax.nnx.RNN``.
+    """Apply a recurrent cell at every step of a sequence: a drop-in replacement for ``flax.nnx.RNN``.
 
-    A :class:`jaxrnn.RecurrentCell` runs on the engine: its input projection is one matmul before the loop,
-    its weight gradients are one matmul each after it. So do Flax's own SimpleCell, LSTMCell, OptimizedLSTMCell
-    and GRUCell, with their own parameters and carries. Any other ``nnx.RNNCellBase`` is scanned as it is, and so
-    is any other ``nnx.Module`` with ``__call__(carry, inputs)``, ``initialize_carry(input_shape, rngs)`` and
-    ``num_feature_axes``.
+    A :class:`jaxrnn.RecurrentCell` runs on the engine: its input projection is one matmul before the loop, and
+    each of its weight gradients is one matmul after it. Flax's own SimpleCell, LSTMCell, OptimizedLSTMCell and
+    GRUCell also run on the engine, with their own parameters and carries. Any other ``nnx.RNNCellBase`` runs in a
+    plain scan, and so does any other ``nnx.Module`` with ``__call__(carry, inputs)``,
+    ``initialize_carry(input_shape, rngs)`` and ``num_feature_axes``.
 
-    Where it differs from ``flax.nnx.RNN``, on purpose: outputs past ``seq_lengths`` are zero and get no
-    gradient, length 0 returns the initial carry, any number of batch axes works with ``seq_lengths``, calls
-    leave no trace in the module, and there is ``resets``.
+    It differs from ``flax.nnx.RNN`` on purpose: outputs past ``seq_lengths`` are zero and get no gradient, length
+    0 returns the initial carry, ``seq_lengths`` may have any number of batch axes, and there is ``resets``.
 
     Args:
       cell: the cell.
       time_major: inputs and outputs are ``[time, *batch, features]`` instead of ``[*batch, time, features]``.
       return_carry: return ``(carry, outputs)`` instead of ``outputs``.
       reverse: run from the last step to the first.
-      keep_order: with ``reverse``, leave the outputs aligned with the inputs instead of in the order in which
+      keep_order: with ``reverse``, return the outputs in the order of the inputs instead of the order in which
         they were computed.
       unroll: steps per iteration of the compiled loop.
-      state_axes: only Flax's default, ``{...: nnx.Carry}``, with or without ``nnx.Param: None``: whatever a cell
-        keeps besides its parameters goes along from step to step.
-      broadcast_rngs: for cells with random streams of their own (dropout), those that repeat at every step.
-      rngs: for cells with a random first carry.
+      state_axes: for compatibility with Flax. Only its default ``{...: nnx.Carry}`` is supported, with or without
+        ``nnx.Param: None``: a cell's other variables are carried from step to step.
+      broadcast_rngs: selects those random streams of the cell (for dropout) that repeat at every step.
+      rngs: for cells with a random initial carry.
       implementation: which implementation of the engine to use, see :func:`jaxrnn.ops.recurrence`.
-      remat_every: for training on long sequences, keep the carry of every so many steps only and compute what
-        lies between again in the backward pass. A divisor of time near its square root needs least memory.
+      remat_every: for training on long sequences. Keeps only the carry of every ``remat_every``-th step, and
+        computes the others again in the backward pass. Memory is lowest for a divisor of the number of steps near
+        its square root.
 
     Raises:
       ValueError: at construction, an argument is invalid; at the call, the inputs, lengths, resets or a carry
@@ -108,14 +108,14 @@ class RNN(nnx.Module):
         """Run the layer.
 
         Args:
-          inputs: ``[*batch, time, features]`` (``[time, *batch, features]`` with ``time_major``); a single
-            sequence ``[time, features]`` too.
-          initial_carry: the carry before the first step; zeros by default.
-          seq_lengths: integers ``[*batch]``; a row's steps from its length on are padding.
+          inputs: ``[*batch, time, features]``, or ``[time, *batch, features]`` with ``time_major``; a single
+            sequence ``[time, features]`` works too.
+          initial_carry: the carry before the first step; by default that of the cell's ``initialize_carry``.
+          seq_lengths: integers ``[*batch]``. Steps beyond a row's length are padding.
           resets: bool, shaped like the inputs without their features; where true, the carry returns to
             ``initial_carry`` before that step.
-          return_carry, time_major, reverse, keep_order: override the constructor's.
-          rngs: for cells with a random first carry.
+          return_carry, time_major, reverse, keep_order: override the constructor's arguments.
+          rngs: for cells with a random initial carry.
 
         Returns:
           The outputs ``[*batch, time, hidden]``, or ``(carry, outputs)``.
@@ -151,13 +151,13 @@ def _check_state_axes(state_axes: Any) -> None:
         axis is not nnx.Carry and not (axis is None and kind is nnx.Param) for kind, axis in axes
     ):
         raise ValueError(
-            f"state_axes={checks.shown(state_axes)} is not supported: what a cell keeps besides its parameters "
-            "goes along from step to step, as by Flax's default {...: nnx.Carry}"
+            f"state_axes={checks.shown(state_axes)} is not supported: leave it out, or pass Flax's default "
+            "{...: nnx.Carry}, which carries a cell's variables from step to step"
         )
 
 
 def _own_stream(rngs: nnx.Rngs | nnx.RngStream | bool) -> nnx.RngStream | None:
-    """The stream for random first carries; True and False, which Flax takes too, stand for none."""
+    """The stream for random initial carries. True and False, which Flax accepts too, mean no stream."""
     if isinstance(rngs, bool):
         return None
     if not isinstance(rngs, (nnx.Rngs, nnx.RngStream)):
@@ -166,15 +166,16 @@ def _own_stream(rngs: nnx.Rngs | nnx.RngStream | bool) -> nnx.RngStream | None:
 
 
 class Bidirectional(nnx.Module):
-    """Two recurrent layers over the same inputs, one in each direction, their outputs merged at every step.
+    """Run two recurrent layers over the same inputs, one in each direction, and merge their outputs at every step.
 
-    A drop-in for ``flax.nnx.Bidirectional``.
+    A drop-in replacement for ``flax.nnx.Bidirectional``.
 
     Args:
-      forward_rnn, backward_rnn: :class:`RNN` layers, or others with the same call; each has its own parameters.
-      merge_fn: of forward and backward outputs; concatenates their features by default.
+      forward_rnn, backward_rnn: :class:`RNN` layers, or other layers with the same call. Each has its own
+        parameters.
+      merge_fn: a function of the forward and the backward outputs; by default it concatenates their features.
       time_major, return_carry: as in :class:`RNN`; the carry is a pair.
-      rngs: for cells with a random first carry.
+      rngs: for cells with a random initial carry.
 
     Raises:
       ValueError: a layer cannot be called like an :class:`RNN`, both layers are the same object or share a cell,
@@ -202,11 +203,15 @@ class Bidirectional(nnx.Module):
         rngs: nnx.Rngs | nnx.RngStream | bool = True,
     ):
         if forward_rnn is backward_rnn:
-            raise ValueError("forward_rnn and backward_rnn are one object and would share parameters: make two")
+            raise ValueError(
+                "forward_rnn and backward_rnn are the same object and would share parameters: make two layers"
+            )
         self.forward_rnn = _checked_rnn("forward_rnn", forward_rnn)
         self.backward_rnn = _checked_rnn("backward_rnn", backward_rnn)
         if getattr(forward_rnn, "cell", None) is getattr(backward_rnn, "cell", self):
-            raise ValueError("forward_rnn and backward_rnn have one cell and would share parameters: make two")
+            raise ValueError(
+                "forward_rnn and backward_rnn have the same cell and would share parameters: make two cells"
+            )
         self.merge_fn = checks.function("merge_fn", merge_fn, "jnp.add")
         self.time_major = checks.flag("time_major", time_major)
         self.return_carry = checks.flag("return_carry", return_carry)
@@ -225,10 +230,10 @@ class Bidirectional(nnx.Module):
         keep_order: bool | None = None,
         resets: Array | None = None,
     ) -> Any:
-        """Run both layers; the arguments are those of :class:`RNN`, with a pair of carries.
+        """Run both layers. The arguments are those of :class:`RNN`, except that ``initial_carry`` is a pair.
 
-        ``reverse`` and ``keep_order`` change nothing, as in Flax: they are there so that this layer may be part of
-        another :class:`Bidirectional`.
+        ``reverse`` and ``keep_order`` have no effect, as in Flax. They exist so that another
+        :class:`Bidirectional` may contain this layer.
         """
         return_carry = checks.flag("return_carry", return_carry, self.return_carry)
         carries = pair_of_carries(initial_carry)
@@ -238,7 +243,7 @@ class Bidirectional(nnx.Module):
             time_major=checks.flag("time_major", time_major, self.time_major),
             rngs=self.rngs if rngs is None else rngs,
         )
-        if resets is not None:  # Flax's RNN does not know them
+        if resets is not None:  # Flax's RNN does not have this argument
             shared["resets"] = resets
         carry, outputs = self.forward_rnn(inputs, initial_carry=carries[0], **shared, reverse=False)
         back_carry, back_outputs = self.backward_rnn(
@@ -249,7 +254,7 @@ class Bidirectional(nnx.Module):
 
 
 _PASSED_ON = ("initial_carry", "seq_lengths", "return_carry", "time_major", "reverse", "keep_order", "rngs")
-"""What a Bidirectional calls its layers with."""
+"""The keyword arguments with which a Bidirectional calls its layers."""
 
 
 def _checked_rnn(name: str, rnn: Any) -> Any:
@@ -258,6 +263,6 @@ def _checked_rnn(name: str, rnn: Any) -> Any:
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"{name} must be a jaxrnn.RNN or another layer that is called like one, not {checks.shown(rnn)} "
-            f"({error}); stacks run both ways by themselves, with bidirectional=True"
+            f"({error}). For a stack, pass bidirectional=True to jaxrnn.LSTM, GRU or SimpleRNN instead"
         ) from error
     return rnn

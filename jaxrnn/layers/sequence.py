@@ -1,4 +1,4 @@
-"""A cell over a whole sequence, time first: on the engine where the cell allows it, scanned as it is otherwise."""
+"""Applies a cell over a whole sequence, time first: on the engine if the cell allows it, else in a plain scan."""
 
 import functools
 from typing import Any
@@ -37,20 +37,18 @@ def run_cell(
     """Apply a cell at every step.
 
     Args:
-      cell: any Flax cell; a :class:`jaxrnn.RecurrentCell` runs on the engine, and so do Flax's own.
+      cell: any Flax cell. A :class:`jaxrnn.RecurrentCell` runs on the engine, and so do Flax's own cells.
       inputs: ``[time, *batch, *features]``.
-      initial_carry: what the cell starts from; None for its own ``initialize_carry``.
+      initial_carry: the carry before the first step; None takes the cell's ``initialize_carry``.
       seq_lengths, resets, reverse, unroll, implementation, recurrent_scale: as in
-        :func:`jaxrnn.ops.recurrence`; the last two for cells on the engine only.
-      remat_every: for training on long sequences, keep the carry of every so many steps only and compute what
-        lies between again in the backward pass; for cells on the engine only. A divisor of time near its square
-        root needs least memory.
+        :func:`jaxrnn.ops.recurrence`; the last two only for cells on the engine.
+      remat_every: as in :class:`jaxrnn.RNN`; only for cells on the engine.
       last_only: return only the output that is computed last, ``[1, *batch, *features]``, so that with
         ``remat_every`` the others need no memory; not with ``seq_lengths``.
-      batch_major: a hint that ``inputs`` is an array with time after the batch, transposed, and that the outputs
-        will be transposed in the same way.
-      rngs: for cells whose first carry is random.
-      broadcast_rngs: for cells with random streams of their own, those that repeat at every step.
+      batch_major: a hint that ``inputs`` is the transpose of an array with time after the batch, and that the
+        outputs will be transposed back.
+      rngs: for cells with a random initial carry.
+      broadcast_rngs: as in :class:`jaxrnn.RNN`.
 
     Returns:
       The final carry, and the outputs ``[time, *batch, *features]``, aligned with the inputs.
@@ -90,8 +88,8 @@ def run_cell(
     for option, value in wanted.items():
         if value is not None:
             raise ValueError(
-                f"{option} needs a cell on the engine: a jaxrnn.RecurrentCell without a __call__ of its own, or "
-                f"one of Flax's as it comes; this {type(cell).__name__} is scanned as it is"
+                f"{option} needs a cell that runs on the engine: a jaxrnn.RecurrentCell that does not override "
+                f"__call__, or an unmodified Flax cell. This {type(cell).__name__} runs in a plain scan"
             )
     return scan_any_cell(cell, inputs, initial_carry, broadcast_rngs=broadcast_rngs, **options)
 
@@ -110,7 +108,7 @@ def _on_engine(
     seq_lengths, resets = options.pop("seq_lengths"), options.pop("resets")
 
     def block(carry: Carry, steps: tuple[Array, Array | None, Array | int]) -> tuple[Carry, Array]:
-        """The steps of a block, the first of which is the given step of the sequence."""
+        """Run the steps of a block: inputs, resets, and the number of its first step in the sequence."""
         x, resets, first = steps
         lengths = None if seq_lengths is None else jnp.clip(seq_lengths - first, 0, len(x))
         carry, outputs = recurrence(
@@ -144,7 +142,7 @@ def _on_engine(
 
 
 def first_carry(cell: Cell, inputs: Array, rngs: nnx.Rngs | nnx.RngStream | None) -> Carry:
-    """The cell's own; ours is as wide as the computation where the cell does not fix a dtype."""
+    """The cell's own initial carry; for our cells in the dtype of the computation, unless they set a dtype."""
     if not isinstance(cell, RecurrentCell):
         carry = cell.initialize_carry(inputs.shape[1:], nnx.Rngs(0) if rngs is None else rngs)
         return _sharded_like(inputs, carry, cell.num_feature_axes)
@@ -155,7 +153,7 @@ def first_carry(cell: Cell, inputs: Array, rngs: nnx.Rngs | nnx.RngStream | None
 
 
 def _sharded_like(inputs: Array, carry: Carry, num_feature_axes: int = 1) -> Carry:
-    """The carry with its batch axes where an Explicit mesh has those of ``inputs [time, *batch, *features]``."""
+    """On an explicit mesh, shard the carry's batch axes like those of ``inputs [time, *batch, *features]``."""
     sharding = jax.typeof(inputs).sharding
     batch = sharding.spec[1 : inputs.ndim - num_feature_axes]
     if not any(batch):
@@ -166,7 +164,7 @@ def _sharded_like(inputs: Array, carry: Carry, num_feature_axes: int = 1) -> Car
 def _in_blocks(
     block: Any, carry: Carry, inputs: Array, resets: Array | None, length: int, reverse: bool
 ) -> tuple[Carry, Array]:
-    """Scan a rematerialised block over the sequence; what does not fill a block comes last in running order."""
+    """Scan a rematerialised block over the sequence. A remaining shorter block is computed last."""
     time = inputs.shape[0]
     blocks, rest = divmod(time, length)
     start = rest if reverse else 0
@@ -188,7 +186,7 @@ def _in_blocks(
 
 
 def flip_time(array: Array, seq_lengths: Array | None) -> Array:
-    """``array [time, *batch, ...]`` backwards, row by row within its length; padding stays where it is."""
+    """Reverse each row of ``array [time, *batch, ...]`` within its length; padding stays where it is."""
     if seq_lengths is None:
         return jnp.flip(array, axis=0)
     lengths = checked_lengths(seq_lengths, array.shape[0], jnp.shape(seq_lengths))[None]

@@ -38,17 +38,17 @@ class StackedRNN(nnx.Module):
     """Recurrent layers on top of each other, from any cells.
 
     Args:
-      cells: one cell per layer, the lowest first; each reads as many features as the one below puts out.
-      backward_cells: with these, one per layer, every layer also runs backwards, and the next one reads both.
-      merge: of forward and backward outputs: ``"concat"``, ``"sum"``, ``"mean"``, or a function of both, which in
-        a stack of one layer may return any pytree of arrays.
+      cells: one cell per layer, the lowest first. Each reads as many features as the layer below returns.
+      backward_cells: one cell per layer, for the backward direction; the next layer reads both outputs.
+      merge: how to merge forward and backward outputs: ``"concat"``, ``"sum"``, ``"mean"``, or a function of both.
+        In a stack of one layer the function may return any pytree of arrays.
       dropout: share of a layer's outputs that are dropped before the next layer reads them.
       recurrent_dropout: share of the units that are dropped from h before the recurrent product, the same ones at
-        every step of a sequence (Gal and Ghahramani 2016, arXiv:1512.05287). Both kinds of dropout act until
-        ``model.eval()`` and again from ``model.train()``, as everywhere in Flax.
+        every step of a sequence (Gal and Ghahramani 2016, arXiv:1512.05287). ``model.eval()`` turns both kinds of
+        dropout off, and ``model.train()`` turns them on again, as everywhere in Flax.
       skip_connections: add the inputs of every layer but the lowest to its outputs.
-      return_sequences: return the outputs of every step, ``[*batch, time, hidden]``; False returns only the
-        one computed last, ``[*batch, hidden]`` (the last within ``seq_lengths``; zeros for length 0).
+      return_sequences: return the outputs of all steps, ``[*batch, time, hidden]``; False returns only the one
+        computed last, ``[*batch, hidden]`` (the last within ``seq_lengths``; zeros for length 0).
       time_major, return_carry, reverse, keep_order, unroll, implementation, remat_every: as in
         :class:`jaxrnn.RNN`.
       rngs: source of the dropout masks.
@@ -59,7 +59,7 @@ class StackedRNN(nnx.Module):
         value and names the layer (the lowest is layer 0).
 
     Warns:
-      UserWarning: ``dropout`` in a stack of one layer, where it does nothing.
+      UserWarning: ``dropout`` in a stack of one layer, which has no effect.
 
     >>> import jax.numpy as jnp
     >>> import jaxrnn
@@ -98,7 +98,7 @@ class StackedRNN(nnx.Module):
         if backward_cells and len(backward_cells) != len(cells):
             raise ValueError(f"{len(cells)} cells need as many backward_cells, not {len(backward_cells)}")
         if len({id(cell) for cell in cells + backward_cells}) < len(cells + backward_cells):
-            raise ValueError("one cell stands twice in the stack and would share its parameters: make two")
+            raise ValueError("the stack has the same cell twice, and both would share parameters: make two cells")
         self.reverse = checks.flag("reverse", reverse)
         if backward_cells and reverse:
             raise ValueError(
@@ -108,7 +108,9 @@ class StackedRNN(nnx.Module):
         recurrent_dropout = _checked_dropout("recurrent_dropout", recurrent_dropout, rngs)
         if dropout and len(cells) == 1:
             warnings.warn(
-                f"{dropout=} acts between layers, and does nothing in a stack of one", UserWarning, stacklevel=2
+                f"{dropout=} has no effect in a stack of one layer: it acts between layers",
+                UserWarning,
+                stacklevel=2,
             )
         self.cells = nnx.List(cells)
         self.backward_cells = nnx.List(backward_cells)
@@ -133,7 +135,7 @@ class StackedRNN(nnx.Module):
         return len(self.backward_cells) > 0
 
     def initialize_carry(self, input_shape: tuple[int, ...]) -> tuple[Carry, ...]:
-        """Every layer's first carry, for one step's inputs of shape ``(*batch, in_features)``."""
+        """Every layer's initial carry, for one step's inputs of shape ``(*batch, in_features)``."""
 
         def first(cells: nnx.List) -> tuple[Carry, ...]:
             return tuple(cell.initialize_carry(input_shape, nnx.Rngs(0)) for cell in cells)
@@ -154,7 +156,7 @@ class StackedRNN(nnx.Module):
 
         Args:
           inputs: ``[*batch, time, features]``, or ``[time, *batch, features]`` with ``time_major``.
-          initial_carry: one carry per layer (a pair of them where it runs both ways); zeros by default.
+          initial_carry: one carry per layer, or one pair per layer if it is bidirectional; zeros by default.
           seq_lengths, resets, return_carry: as in :class:`jaxrnn.RNN`.
 
         Returns:
@@ -193,7 +195,7 @@ class StackedRNN(nnx.Module):
                 if outputs.shape != sequence.shape:
                     raise ValueError(
                         f"skip_connections need layers of one width, but layer {layer} reads "
-                        f"{sequence.shape[-1]} features and puts out {outputs.shape[-1]}"
+                        f"{sequence.shape[-1]} features and returns {outputs.shape[-1]}"
                     )
                 outputs = outputs + sequence
                 last = last + self._last(sequence, seq_lengths, self.reverse)
@@ -212,11 +214,11 @@ class StackedRNN(nnx.Module):
     def _run_layer(
         self, layer: int, sequence: Array, initial_carry: Any, options: dict[str, Any]
     ) -> tuple[Carry, Array, Array]:
-        """One layer over ``sequence [time, *batch, features]``: carry, outputs, and the output computed last."""
+        """Run a layer over ``sequence [time, *batch, features]``. Returns carry, outputs, and the last output."""
         for cell in [self.cells[layer], *self.backward_cells[layer : layer + 1]]:
             reads: Any = getattr(cell, "in_features", None) if is_known(cell) else None
             if reads not in (None, sequence.shape[-1]):
-                raise ValueError(f"it reads {reads} features, but the layer below puts out {sequence.shape[-1]}")
+                raise ValueError(f"it reads {reads} features, but the layer below returns {sequence.shape[-1]}")
         lengths = options["seq_lengths"]
         top = layer == self.num_layers - 1
         last_only = top and not self.return_sequences and not self.skip_connections and lengths is None

@@ -1,16 +1,15 @@
-"""One step of a recurrence, as every implementation computes it.
+"""The parts of a step that all implementations of a recurrence share.
 
 A cell is its parameters and one pointwise function::
 
     carry, y = pointwise(params, carry, xw, rh)
 
-``xw`` and ``rh`` are tuples with one array ``[..., hidden]`` per gate: what the input and what the
-previous hidden state contribute. Everything else about a step (which part of the carry is the hidden
-state, which precision is used, what a reset or padding does) is written here, once, so that the
-implementations cannot differ in it.
+``xw`` and ``rh`` are tuples with one array ``[..., hidden]`` per gate: the contributions of the input and of the
+previous hidden state. The rest of a step (which part of the carry is the hidden state, which precision is used) is
+defined here once, so that the implementations cannot differ in it.
 
-Precision: matrix products accumulate in float32 or wider, the pointwise function runs in float32 or
-wider, the carry keeps the dtype of ``initial_carry`` and the outputs have the dtype of ``xw``.
+Precision: matrix products accumulate in float32 or wider, and the pointwise function runs in float32 or wider. The
+carry keeps the dtype of ``initial_carry``, and the outputs have the dtype of ``xw``.
 """
 
 import functools
@@ -28,14 +27,14 @@ from jax import Array, lax
 )
 @dataclass(frozen=True)
 class Projection:
-    """xw = inputs @ kernel + bias, not computed yet, for implementations that can do it as they go.
+    """xw = inputs @ kernel + bias, not computed yet, because some implementations compute it inside their loop.
 
     Attributes:
       inputs: ``[time, *batch, in_features]``.
       kernel: ``[in_features, gates * hidden]``.
       bias: ``[gates * hidden]``, or None.
-      batch_major: a hint that in memory time comes after the batch: ``inputs`` is such an array transposed,
-        and so should the outputs be.
+      batch_major: a hint that ``inputs`` is the transpose of an array with time after the batch, and that the
+        outputs will be transposed back.
     """
 
     inputs: Array
@@ -83,17 +82,17 @@ def projection_gradient(xw: Projection, dxw: Array) -> Projection:
 
 
 class Recurrence(NamedTuple):
-    """The arrays of a recurrence, time first. Each but the first three may be None.
+    """The arrays of a recurrence, time first. All but the first three may be None.
 
     Attributes:
       recurrent_kernel: ``[hidden, gates * hidden]``.
-      xw: ``[time, *batch, gates * hidden]``, or, for implementations that take it, its :class:`Projection`.
+      xw: ``[time, *batch, gates * hidden]``, or a :class:`Projection` for implementations that accept one.
       initial_carry: the carry before the first step.
-      params: of the pointwise function.
+      params: the parameters of the pointwise function.
       recurrent_bias: ``[gates * hidden]``.
       recurrent_scale: ``[*batch, hidden]``, multiplies h before the recurrent product at every step.
-      valid: bool ``[time, *batch]``; elsewhere the carry stays as it is and the output is zero.
-      resets: bool ``[time, *batch]``; there the carry returns to ``reset_carry`` before the step.
+      valid: bool ``[time, *batch]``; where false, the carry does not change and the output is zero.
+      resets: bool ``[time, *batch]``; where true, the carry returns to ``reset_carry`` before the step.
       reset_carry: shaped like ``initial_carry``.
     """
 
@@ -112,7 +111,7 @@ Carry = Any
 """Any pytree of arrays ``[*batch, hidden]``; its last leaf is the hidden state h."""
 
 Params = Any
-"""Any pytree of arrays without time or batch axes: what the pointwise function has of its own."""
+"""Any pytree of arrays without time or batch axes: the parameters of the pointwise function."""
 
 Pointwise = Callable[[Params, Carry, tuple[Array, ...], tuple[Array, ...]], tuple[Carry, Array]]
 
@@ -123,12 +122,12 @@ def hidden_state(carry: Carry) -> Array:
 
 
 def accumulation_dtype(dtype: jnp.dtype) -> jnp.dtype:
-    """float32 for half-width types, the type itself otherwise."""
+    """float32 for half precision, otherwise the type itself."""
     return jnp.promote_types(dtype, jnp.float32)
 
 
 def widen(tree: Any) -> Any:
-    """Every array of a pytree in its accumulation dtype (the same object where it already is)."""
+    """Cast every array of a pytree to its accumulation dtype; arrays that have it already are not copied."""
     return jax.tree.map(lambda a: cast(a, accumulation_dtype(a.dtype)), tree)
 
 
@@ -137,16 +136,16 @@ def cast(array: Array, dtype: jnp.dtype) -> Array:
 
 
 def matmul(a: Array, b: Array) -> Array:
-    """``a @ b`` accumulated, and returned, in float32 or wider."""
+    """``a @ b``, accumulated and returned in float32 or wider."""
     dtype = jnp.promote_types(a.dtype, b.dtype)
     return jnp.matmul(cast(a, dtype), cast(b, dtype), preferred_element_type=accumulation_dtype(dtype))
 
 
 def kernel_gradient(inputs: Array, doutputs: Array, kernel: Array) -> Array:
-    """d kernel of ``inputs @ kernel``: the sum over all leading axes of inputs.T @ doutputs."""
+    """The gradient of ``kernel`` in ``inputs @ kernel``: inputs.T @ doutputs, summed over all leading axes."""
     sharding = jax.typeof(kernel).sharding
     if any(jax.typeof(inputs).sharding.spec):
-        # An axis that an Explicit mesh shards cannot be merged with others, and a sum over it says where it goes.
+        # On an explicit mesh, a sharded axis cannot be merged with others, and a sum over it needs out_sharding.
         axes = tuple(range(inputs.ndim - 1))
         dtype = accumulation_dtype(inputs.dtype)
         return lax.dot_general(
@@ -164,12 +163,12 @@ def recurrent_projection(
 
 
 def add_bias(array: Array, bias: Array) -> Array:
-    """With the axes spelled out, for those who forbid NumPy to add them (``jax_numpy_rank_promotion``)."""
+    """``array + bias`` with explicit axes, because ``jax_numpy_rank_promotion`` may forbid implicit ones."""
     return array + bias.reshape((1,) * (array.ndim - 1) + bias.shape)
 
 
 def scaled_hidden(h: Array, recurrent_kernel: Array, recurrent_scale: Array | None) -> Array:
-    """The left factor of the recurrent product, in the dtype of the right one."""
+    """The left factor of the recurrent product, in the dtype of the right factor."""
     h = h if recurrent_scale is None else h * recurrent_scale
     return cast(h, recurrent_kernel.dtype)
 
@@ -183,7 +182,7 @@ def by_gate(block: Array, hidden: int) -> tuple[Array, ...]:
 def apply_pointwise(
     pointwise: Pointwise, params: Params, carry: Carry, xw: tuple[Array, ...], rh: tuple[Array, ...]
 ) -> tuple[Carry, Array]:
-    """The cell's own equations, in float32 or wider, with the dtypes of carry and output restored."""
+    """Apply the cell's equations in float32 or wider, and cast carry and output back to their dtypes."""
     new_carry, y = checked_pointwise(pointwise, params, widen(carry), widen(xw), rh)
     new_carry = jax.tree.map(lambda old, new: cast(new, old.dtype), carry, new_carry)
     return new_carry, cast(y, xw[0].dtype)
@@ -192,30 +191,34 @@ def apply_pointwise(
 def checked_pointwise(
     pointwise: Pointwise, params: Params, carry: Carry, xw: tuple[Array, ...], rh: tuple[Array, ...]
 ) -> tuple[Carry, Array]:
-    """``pointwise`` of these arguments, or a ValueError where it returns something else than it should."""
+    """Call ``pointwise``. Raises a ValueError if its result has the wrong structure or shapes."""
     try:
         result = pointwise(params, carry, xw, rh)
     except IndexError as error:
         raise ValueError(
             f"pointwise raised an IndexError ({error}): it gets {len(xw)} gate{'s' * (len(xw) > 1)} in xw and "
-            f"{len(rh)} in rh. A RecurrentCell that needs more of them sets num_gates in its class."
+            f"{len(rh)} in rh. If the cell needs more, set num_gates in its class."
         ) from error
     if not isinstance(result, tuple) or len(result) != 2:
         raise ValueError(f"pointwise must return (carry, output), not a {type(result).__name__}")
     new_carry, y = result
     expected, found = jax.tree.structure(carry), jax.tree.structure(new_carry)
     if expected != found:
-        raise ValueError(f"pointwise must return a carry of the structure it got, {expected}, not {found}")
+        raise ValueError(
+            f"pointwise must return a carry with the structure of its argument, {expected}, not {found}"
+        )
     for old, new in zip(jax.tree.leaves(carry), jax.tree.leaves(new_carry), strict=True):
         if old.shape != new.shape:
-            raise ValueError(f"pointwise must keep the shapes of the carry, but {old.shape} became {new.shape}")
+            raise ValueError(
+                f"pointwise must keep the shapes of the carry, but changed {old.shape} to {new.shape}"
+            )
     batch = hidden_state(carry).shape[:-1]
     if not isinstance(y, Array) or y.shape[:-1] != batch or y.ndim == 0:
-        found = f"an array {y.shape}" if isinstance(y, Array) else f"a {type(y).__name__}"
-        raise ValueError(f"pointwise must return an output {(*batch, 'features')}, not {found}")
+        found = f"an array of shape {y.shape}" if isinstance(y, Array) else f"a {type(y).__name__}"
+        raise ValueError(f"pointwise must return an output of shape {(*batch, 'features')}, not {found}")
     return new_carry, y
 
 
 def select(condition: Array, yes: Carry, no: Carry) -> Carry:
-    """Row by row, ``yes`` where ``condition [*batch]`` holds, else ``no``."""
+    """For each row of the batch, ``yes`` where ``condition [*batch]`` is true, else ``no``."""
     return jax.tree.map(lambda a, b: jnp.where(condition[..., None], a, b), yes, no)

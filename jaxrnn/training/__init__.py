@@ -1,7 +1,8 @@
 """Training: steps and epochs as compiled programs, early stopping, checkpoints, the learning-rate range test.
 
-The shortest training, of a model that forecasts the next value of a series ``[time, 1]`` from its last 20. Pass
-``progress=True`` to :func:`fit` to watch it, and ``evaluate=`` to choose the best epoch by validation metrics.
+The following is the shortest training run. The model forecasts the next value of a series ``[time, 1]`` from the
+last 20 values. Pass ``progress=True`` to :func:`fit` for a progress bar, and ``evaluate=`` to choose the best
+epoch by a validation metric.
 
 >>> import jax.numpy as jnp
 >>> from flax import nnx
@@ -18,13 +19,13 @@ The shortest training, of a model that forecasts the next value of a series ``[t
 >>> bool(abs(model(series[None, -21:-1]) - series[-1]).max() < 0.1)
 True
 
-:func:`save_model` and :func:`load_model` keep a trained model. To keep a training, which can then go on where it
-was stopped, give :func:`fit` a store of checkpoints and resume the run from it first. The same way leads from the
-folder of a training that has ended to its best model:
+:func:`save_model` and :func:`load_model` store a trained model. To store a training run that can be continued,
+resume the run from a checkpoint store, and give the store to :func:`fit`. The store also gives back the best model
+of a run that has ended:
 
 >>> import tempfile
 >>> with tempfile.TemporaryDirectory() as folder, training.CheckpointStore(folder) as store:
-...     for epochs in (1, 2):  # as two starts of one program
+...     for epochs in (1, 2):  # as if one program was started twice
 ...         run = training.Run.create(training.TrainState.create(params, optimizer)).resumed(store)
 ...         run = training.fit(run, epoch, epochs=epochs, checkpoints=store)
 ...     model = run.resumed(store).best_model(make)
@@ -35,7 +36,7 @@ folder of a training that has ended to its best model:
 from jaxrnn.training.apply import pure_apply
 from jaxrnn.training.checkpoint import CheckpointError, Checkpoints, CheckpointStore, Restored
 from jaxrnn.training.distributed import EXIT_CODES
-from jaxrnn.training.epochs import Epoch, SteppedEpoch, make_sequential_epoch, make_windowed_epoch
+from jaxrnn.training.epochs import make_sequential_epoch, make_windowed_epoch
 from jaxrnn.training.fit import describe_divergence, fit
 from jaxrnn.training.lr_range import LRRangeTest, exponential_rates, lr_range_test
 from jaxrnn.training.model_files import load_model, save_model
@@ -43,6 +44,7 @@ from jaxrnn.training.optimizers import OPTIMIZERS, learning_rate_of, make_optimi
 from jaxrnn.training.run import EarlyStopping, Run
 from jaxrnn.training.state import Batch, StepMetrics, Totals, TrainState
 from jaxrnn.training.step import huber, make_train_step, train_step
+from jaxrnn.training.stepped import Epoch, SteppedEpoch
 from jaxrnn.training.streams import make_streamed_epoch
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Models as functions of their parameters, and back."""
+"""Turns models into functions of their parameters, and parameters back into models."""
 
 import inspect
 from collections.abc import Callable
@@ -11,10 +11,10 @@ from flax import nnx
 from jax import Array
 
 Apply = Callable[[Any, Array, Any], tuple[Any, Array]]
-"""``(params, inputs, carry) -> (carry, predictions)``; a carry of None stands for the model's own first one."""
+"""``(params, inputs, carry) -> (carry, predictions)``; a carry of None means the model's own initial carry."""
 
 Model = nnx.Module | Callable[[], nnx.Module]
-"""A model, or a function that makes one."""
+"""A model, or a function without arguments that makes one."""
 
 _INTERFACE = "model(inputs), or model(inputs, initial_carry=carry, return_carry=True) to carry a state along"
 
@@ -35,15 +35,18 @@ class _ModelApply:
 
 
 def pure_apply(model: Model) -> tuple[Apply, Any]:
-    """A model as a function of its parameters, and the parameters.
+    """Split a model into a function of its parameters and the parameters.
 
     The function runs under plain ``jax.jit``. A model that takes ``initial_carry`` and ``return_carry``, as
     :class:`jaxrnn.RNNForecaster` and every recurrent layer do, gets the carry and returns the next one. Any other
     module is called with the inputs alone, and its carry is None.
 
     Args:
-      model: a model, or a function that makes one. A function is compiled as one program instead of
-        initialiser by initialiser.
+      model: a model, or a function that makes one. A function starts faster: all initialisers are compiled as one
+        program instead of one by one.
+
+    Returns:
+      The function, an :data:`Apply`, and the model's variables as an ``nnx.State``.
 
     Raises:
       ValueError: the model cannot be called with inputs alone.
@@ -66,16 +69,19 @@ def pure_apply(model: Model) -> tuple[Apply, Any]:
 
 
 def structure(model: Model) -> tuple[Any, Any]:
-    """A model's graph definition and state; of a function that makes one, the shapes alone."""
+    """A model's graph definition and state. For a function that makes a model, the state has only shapes."""
     return nnx.split(model if isinstance(model, nnx.Module) else nnx.eval_shape(_require_maker(model)))
 
 
 def model_with(model: Model, params: Any) -> Any:
-    """A new model of the same structure that holds a copy of these parameters.
+    """Make a new model of the same structure that holds a copy of these parameters.
 
     Args:
-      model: a model, or a function that makes one, of which nothing is computed.
+      model: a model, or a function that makes one; the function is only traced, so no initialiser runs.
       params: as :func:`pure_apply` returns them for that model.
+
+    Raises:
+      ValueError: the parameters have other names or shapes than the model's.
     """
     graphdef, expected = structure(model)
     shapes = [
@@ -88,11 +94,11 @@ def model_with(model: Model, params: Any) -> Any:
 
 
 def check_apply(apply: Any, *, with_carry: bool = False) -> None:
-    """A ValueError if this cannot be called as an :data:`Apply`, or not with a carry where it must."""
+    """Raise a ValueError unless this can be called as an :data:`Apply`, and takes a carry if ``with_carry``."""
     if isinstance(apply, nnx.Module) or not callable(apply) or not _accepts(apply, 3):
         raise ValueError(
-            f"apply must be a function (params, inputs, carry) -> (carry, predictions), not {_name(apply)}: of a "
-            f"model, apply, params = jaxrnn.training.pure_apply(model) makes one"
+            f"apply must be a function (params, inputs, carry) -> (carry, predictions), not {_name(apply)}. "
+            f"Make one from a model with apply, params = jaxrnn.training.pure_apply(model)"
         )
     if with_carry and isinstance(apply, _ModelApply) and not apply.takes_carry:
         raise ValueError(_no_carry(apply.model_type))
@@ -100,10 +106,11 @@ def check_apply(apply: Any, *, with_carry: bool = False) -> None:
 
 def _takes_carry(kind: type) -> bool:
     if not _accepts(kind.__call__, 2) or issubclass(kind, nnx.RNNCellBase):
-        hint = ": put the cell into jaxrnn.RNN(cell)" if issubclass(kind, nnx.RNNCellBase) else ""
+        hint = ". Wrap the cell in a layer: jaxrnn.RNN(cell)" if issubclass(kind, nnx.RNNCellBase) else ""
         raise ValueError(f"{kind.__name__} cannot be trained: a model is called as {_INTERFACE}{hint}")
     parameters = inspect.signature(kind.__call__).parameters
-    # A wrapper may pass keyword arguments on; Sequential passes them to its first layer only.
+    # A wrapper with **kwargs may pass both on to a layer. nnx.Sequential passes them to its first layer only, so
+    # the carry would get lost.
     passes_on = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     return {"initial_carry", "return_carry"} <= set(parameters) or (
         passes_on and not issubclass(kind, nnx.Sequential)
@@ -115,7 +122,7 @@ def _accepts(function: Any, positional: int) -> bool:
         inspect.signature(function).bind(*[None] * positional)
     except TypeError:
         return False
-    except ValueError:  # a function of C has no signature
+    except ValueError:  # a function written in C has no signature
         return True
     return True
 
@@ -128,7 +135,7 @@ def _require_maker(model: Any) -> Callable[[], nnx.Module]:
 
 
 def _no_carry(kind: type) -> str:
-    return f"{kind.__name__} takes no carry, but a stateful training needs one: call it as {_INTERFACE}"
+    return f"{kind.__name__} takes no carry, but stateful training needs a model that is called as {_INTERFACE}"
 
 
 def _name(value: Any) -> str:

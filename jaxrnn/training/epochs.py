@@ -1,12 +1,7 @@
-"""A whole epoch of steps as one compiled program, which can also be taken in parts and over many devices.
+"""Epochs over a series in memory, each one compiled program: stateless and shuffled, or stateful and in order."""
 
-The program loops from ``state.position`` to a given batch, so one compilation serves a whole epoch and any part
-of it, and where an epoch is interrupted does not show in a single bit of what comes out.
-"""
-
-from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,91 +14,9 @@ from jax.sharding import PartitionSpec as P
 from jaxrnn.data.windows import take_windows
 from jaxrnn.training.apply import Apply, check_apply
 from jaxrnn.training.distributed import batch_axis, padded, put
-from jaxrnn.training.state import Batch, StepMetrics, Totals, TrainState
+from jaxrnn.training.state import Batch, StepMetrics, TrainState
 from jaxrnn.training.step import Loss, train_step
-
-Epoch = Callable[[TrainState], tuple[TrainState, StepMetrics]]
-"""From a train state, which it may donate, to the state an epoch later and the epoch's mean metrics."""
-
-Step = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
-
-
-class Program(Protocol):
-    """Trains on the batches from ``state.position`` up to ``stop``, which is not included.
-
-    With ``fresh`` the call does not block: it computes the order again. Otherwise it waits for the state to
-    see which epoch it is in, and reuses the order that it has computed for that epoch.
-    """
-
-    def __call__(self, state: TrainState, stop: int, fresh: bool = True) -> tuple[TrainState, StepMetrics]: ...
-
-
-class SteppedEpoch:
-    """An epoch that can be taken in parts: call it for what is left of an epoch, or :meth:`advance` it.
-
-    Attributes:
-      steps: batches in an epoch.
-      mesh: the devices over which each batch is spread; None for one device.
-    """
-
-    def __init__(
-        self, steps: int, program: Program, mesh: Mesh | None, make: Callable[[Mesh | None], "SteppedEpoch"]
-    ):
-        self.steps, self.mesh = steps, mesh
-        self._program, self._make = program, make
-
-    def __call__(self, state: TrainState) -> tuple[TrainState, StepMetrics]:
-        """From ``state.position`` (normally 0) to the end of the epoch. Does not wait for the result."""
-        return self._program(state, self.steps)
-
-    def advance(self, state: TrainState, steps: int) -> tuple[TrainState, StepMetrics]:
-        """The next batches, at most ``steps`` of them and not beyond the end of the epoch."""
-        if steps < 1:
-            raise ValueError(f"{steps=} must be at least 1")
-        position = int(state.position)
-        if position >= self.steps:
-            raise ValueError(
-                f"the state stands before batch {position} of an epoch that has {self.steps}: it was saved with "
-                f"other data or another batch size"
-            )
-        return self._program(state, min(position + steps, self.steps), fresh=False)
-
-    def over(self, mesh: Mesh | None) -> "SteppedEpoch":
-        """The same epoch, with each batch spread over the devices of another mesh."""
-        return self if mesh == self.mesh else self._make(mesh)
-
-
-def begin(state: TrainState, initial_carry: Any = None) -> TrainState:
-    """At an epoch's first batch, reset the totals and the carry; later, change nothing."""
-    first = state.position == 0
-    old = (state.totals, state.carry)
-    totals, carry = jax.tree.map(lambda new, old: jnp.where(first, new, old), (Totals.zero(), initial_carry), old)
-    return state.replace(totals=totals, carry=carry)
-
-
-def count(state: TrainState, metrics: StepMetrics, weight: Array) -> TrainState:
-    """Add a step to the epoch's totals."""
-    taken = state.skipped_in_a_row == 0
-    totals = state.totals
-    add = partial(jnp.where, taken)
-    return state.replace(
-        position=state.position + 1,
-        totals=Totals(
-            loss=totals.loss + add(metrics.loss * weight, 0),
-            weight=totals.weight + add(weight, 0),
-            grad_norm=totals.grad_norm + add(metrics.grad_norm, 0),
-            taken=totals.taken + taken,
-            skipped=totals.skipped + ~taken,
-        ),
-    )
-
-
-def finish(state: TrainState, steps: int) -> tuple[TrainState, StepMetrics]:
-    """Count the epoch if all its batches are done; returns the mean metrics so far, NaN if no step was taken."""
-    done = state.position == steps
-    totals = state.totals
-    state = state.replace(epoch=state.epoch + done, position=jnp.where(done, 0, state.position))
-    return state, StepMetrics(totals.loss / totals.weight, totals.grad_norm / totals.taken)
+from jaxrnn.training.stepped import BatchPlan, SteppedEpoch, begin, checked_starts, count, finish
 
 
 def make_windowed_epoch(
@@ -122,45 +35,43 @@ def make_windowed_epoch(
     skip_non_finite: bool = True,
     mesh: Mesh | None = None,
 ) -> SteppedEpoch:
-    """A stateless epoch as one program: shuffle, gather each batch of windows, and step.
+    """Make a stateless epoch: it shuffles the windows, gathers each batch of them, and takes a step on it.
+
+    The package's docstring has an example.
 
     Args:
       apply, optimizer, loss: as in :func:`jaxrnn.training.train_step`.
       features: ``[time, dims]``.
-      targets: ``[time, out]``; ``targets[t]`` is to be forecast from the features up to and with t.
-      starts: where the windows start.
+      targets: ``[time, out]``; ``targets[t]`` is to be forecast from the features up to and including t.
+      starts: int ``[windows]``, the first step of each window.
       window: steps in a window.
-      batch_size: windows in a batch. The last batch may have fewer: it is filled up with rows of weight zero.
-      every_step: forecast at every step of a window (sequence-to-sequence), or only after its last.
-      shuffle: take the windows in a new random order, the same one for the same key and epoch.
+      batch_size: windows in a batch. If the last batch has fewer, rows of weight zero fill it up.
+      every_step: True forecasts at every step of a window (sequence-to-sequence), False only after its last.
+      shuffle: take the windows in a new random order each epoch, which depends only on the key and the epoch.
       average_decay, skip_non_finite: as in :func:`jaxrnn.training.train_step`.
-      mesh: spread each batch's rows over the devices of this mesh of one axis, and compute in parallel; a batch
-        that does not divide is filled up with rows of weight zero. The results differ by rounding only. On a CPU,
-        one device per core keeps all cores busy, where a single recurrence is too small for more than one:
-        ``jax.config.update("jax_num_cpu_devices", 2)`` before anything else.
+      mesh: a mesh of one axis, over whose devices each batch's rows are spread. A batch that does not divide is
+        filled up with rows of weight zero. The results differ by rounding only. A small recurrence keeps only one
+        CPU core busy, so on CPUs make one device per core, before anything else:
+        ``jax.config.update("jax_num_cpu_devices", 2)``.
 
     Returns:
       A compiled function from a train state, which is donated, to the next one and the mean metrics.
 
     Raises:
-      ValueError: windows reach out of features or targets, there are no windows, a number is not a positive
+      ValueError: a window does not fit into features or targets, there are no windows, a number is not a positive
         integer, or ``apply`` is not a function of parameters, inputs and carry.
     """
     check_apply(apply)
     starts = checked_starts(starts, 1, features, targets, window)
     if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
         raise ValueError(f"{batch_size=} must be an integer, at least 1")
-    number = starts.shape[0]
-    rows_in_batch = min(batch_size, number)
-    steps = -(-number // rows_in_batch)
+    plan = BatchPlan.of(starts.shape[0], batch_size)
+    steps = plan.steps
 
     def make(mesh: Mesh | None) -> SteppedEpoch:
         axis_name = None if mesh is None else batch_axis(mesh)[1]
-        rows = np.arange(padded(rows_in_batch, mesh))
-        # Row r of batch b is window b * rows_in_batch + r, where there is one.
-        place = np.arange(steps)[:, None] * rows_in_batch + rows
-        weights = ((rows < rows_in_batch) & (place < number)).astype(features.dtype)
-        place = np.minimum(place, number - 1)
+        place, filled = plan.rows(np.arange(steps)[:, None], np.arange(padded(plan.batch_size, mesh)))
+        weights = filled.astype(features.dtype)
         step = partial(
             train_step,
             apply,
@@ -184,13 +95,13 @@ def make_windowed_epoch(
         def reorder(key: Array, epoch: Array, starts: Array) -> Array:
             return jax.random.permutation(jax.random.fold_in(key, epoch), starts) if shuffle else starts
 
-        # The series is an argument and not a constant of the program: constants slow compilation down.
+        # The series is an argument of the program, because large constants slow compilation down.
         arrays = (starts, features, targets, jnp.asarray(place), jnp.asarray(weights))
         if mesh is None:
             return SteppedEpoch(steps, _Ordered(jax.jit(loop, donate_argnums=0), reorder, arrays), mesh, make)
         auto, axis = batch_axis(mesh)
         specs = (P(), P(), P(), P(), P(), P(None, axis), P(None, axis))
-        # No check of what varies over the mesh: the engine's own derivative does not say.
+        # check_vma=False: the engine's custom derivative does not declare which values vary over the mesh.
         loop = jax.shard_map(loop, mesh=auto, in_specs=specs, out_specs=P(), check_vma=False)
         arrays = tuple(put(array, auto, spec) for array, spec in zip(arrays, specs[2:]))
         return SteppedEpoch(steps, _Ordered(jax.jit(loop, donate_argnums=0), reorder, arrays, auto), mesh, make)
@@ -198,27 +109,8 @@ def make_windowed_epoch(
     return make(mesh)
 
 
-def checked_starts(starts: Any, axes: int, features: Array, targets: Array, window: int) -> Array:
-    """``starts`` as an array, or a ValueError if a window from one of them reaches out of the series."""
-    known = np.asarray(starts)
-    if known.ndim != axes or not known.size or not np.issubdtype(known.dtype, np.integer):
-        raise ValueError(f"starts must be integers on {axes} axes, at least one, not {known.dtype} {known.shape}")
-    if not isinstance(window, (int, np.integer)) or window < 1:
-        raise ValueError(f"{window=} must be an integer, at least 1")
-    for name, array in (("features", features), ("targets", targets)):
-        if np.ndim(array) < 2:
-            raise ValueError(f"{name} {np.shape(array)} must be [time, dims]: one series x needs x[:, None]")
-    least, most = int(known.min()), int(known.max())
-    if least < 0 or most + window > min(len(features), len(targets)):
-        raise ValueError(
-            f"windows of {window} steps, which start at {least} to {most}, reach out of the series: features have "
-            f"{len(features)} steps, targets {len(targets)}"
-        )
-    return jnp.asarray(starts)
-
-
 class _Ordered:
-    """A program that is given the order of the windows, which is computed once an epoch."""
+    """A program whose loop takes the order of the windows, which is computed once an epoch."""
 
     def __init__(self, loop: Any, reorder: Any, arrays: tuple[Array, ...], mesh: Mesh | None = None):
         self._loop, self._reorder, self._mesh = loop, jax.jit(reorder), mesh
@@ -228,7 +120,7 @@ class _Ordered:
     def __call__(self, state: TrainState, stop: int, fresh: bool = True) -> tuple[TrainState, StepMetrics]:
         if self._mesh is not None:
             state = put(state, self._mesh)
-        if fresh:  # reading the epoch's number would block until the epoch before is done
+        if fresh:  # reading the epoch's number would wait until the epoch before is done
             order = self._reorder(state.key, state.epoch, self._starts)
         else:
             epoch = int(state.epoch), np.asarray(jax.random.key_data(state.key)).tobytes()
@@ -252,20 +144,35 @@ def make_sequential_epoch(
     skip_non_finite: bool = True,
     mesh: Mesh | None = None,
 ) -> SteppedEpoch:
-    """A stateful epoch as one program: consecutive windows in order, the carry handed from batch to batch.
+    """Make a stateful epoch: it takes consecutive windows in order and passes the carry from batch to batch.
 
-    The carry returns to ``initial_carry`` when the epoch begins, and is detached at every border between
-    batches. Afterwards ``state.carry`` is the carry at the end of the last window.
+    Each epoch begins with ``initial_carry``. No gradient flows from one batch into the batch before. After the
+    epoch, ``state.carry`` is the carry at the end of the last window.
 
     Args:
-      starts: ``[batches, batch]`` of :func:`jaxrnn.data.sequential_starts`.
-      initial_carry: the model's first carry for that batch size; arrays ``[batch, ...]``.
-      mesh: spread the rows of every batch, and of the carry, over the devices of this mesh of one axis; rows that
-        do not divide are filled up with ones of weight zero. ``state.carry`` keeps its shape.
-      The others as in :func:`make_windowed_epoch`; the model forecasts at every step.
+      starts: int ``[batches, batch]``, of :func:`jaxrnn.data.sequential_starts`.
+      initial_carry: the model's initial carry for that batch size; arrays ``[batch, ...]``.
+      mesh: as in :func:`make_windowed_epoch`. The carry's rows are spread like those of the batch; ``state.carry``
+        keeps its shape.
+      The other arguments are those of :func:`make_windowed_epoch`; the model forecasts at every step.
 
     Raises:
       ValueError: as there, or a leaf of ``initial_carry`` has another number of rows than ``starts``.
+
+    >>> from flax import nnx
+    >>> from jaxrnn import RNNForecaster, data, training
+    >>> series = jnp.sin(jnp.arange(100.0) / 3)[:, None]
+    >>> make = lambda: RNNForecaster(hidden_features=4, return_sequences=True, rngs=nnx.Rngs(0))
+    >>> apply, params = training.pure_apply(make)
+    >>> carry, _ = apply(params, series[None, :1], None)
+    >>> carry = jax.tree.map(jnp.zeros_like, carry)
+    >>> optimizer = training.make_optimizer("adam", 1e-2)
+    >>> epoch = make_sequential_epoch(
+    ...     apply, optimizer, training.huber, series, series[1:], data.sequential_starts(99, 9), window=9,
+    ...     initial_carry=carry)
+    >>> state, metrics = epoch(training.TrainState.create(params, optimizer, carry=carry))
+    >>> epoch.steps, int(state.step)
+    (11, 11)
     """
     check_apply(apply, with_carry=True)
     starts = checked_starts(starts, 2, features, targets, window)

@@ -1,4 +1,4 @@
-"""Epoch after epoch until it stops getting better: early stopping, the best model, saving, stopping in order."""
+"""The training loop, with early stopping, the best parameters, checkpoints, and a clean stop on signals."""
 
 import math
 import signal
@@ -14,14 +14,14 @@ from jax.sharding import Mesh
 
 from jaxrnn.training.checkpoint import BackgroundSaver, Checkpoints, Saves, copied
 from jaxrnn.training.distributed import NAMES, StopSignals, local, processes
-from jaxrnn.training.epochs import Epoch, SteppedEpoch
 from jaxrnn.training.optimizers import learning_rate_of
 from jaxrnn.training.progress import epoch_progress
 from jaxrnn.training.run import Run
 from jaxrnn.training.state import StepMetrics, TrainState
+from jaxrnn.training.stepped import Epoch, SteppedEpoch
 
 SECONDS_PER_CALL = 0.5
-"""How long a signal may have to wait: so many seconds of steps run between two looks at the clock."""
+"""How many seconds of steps one call runs. Signals and the clock are checked between calls."""
 
 
 def fit(
@@ -42,62 +42,67 @@ def fit(
 ) -> Run:
     """Train until ``epochs`` are done, patience runs out, training diverges, or a signal asks it to stop.
 
-    The best parameters are copied in memory whenever the monitored metric improves, and written with the latest
-    state at the stated interval and at the end, by a thread of their own. A save that fails is a warning: training
-    goes on, and what was saved before is intact.
+    The best parameters are copied in memory whenever the monitored metric improves. A thread writes them and the
+    latest state at the given interval and at the end. If a save fails, there is a warning and training continues;
+    earlier checkpoints stay intact.
 
-    SIGTERM, SIGHUP and Ctrl-C let the running steps finish (about half a second of them), save, also in the middle
-    of an epoch, and return; a second Ctrl-C stops at once. Under ``jax.distributed`` every process calls this with
-    its own share of the devices in the mesh; a signal to one stops all of them after the same step, and the first
-    one saves.
+    After SIGTERM, SIGHUP or Ctrl-C, the running steps finish (about half a second of them), the state is saved,
+    also in the middle of an epoch, and the function returns. A second Ctrl-C stops at once. Under
+    ``jax.distributed`` every process calls this with its own share of the devices in the mesh; a signal to one
+    stops all of them after the same step, and the main process saves.
 
-    Steps whose loss or gradient is not finite are skipped (see :func:`jaxrnn.training.train_step`), counted in the
-    history and warned of.
+    Steps whose loss or gradient is not finite are skipped (see :func:`jaxrnn.training.train_step`). The history
+    counts them, and the first epoch that has any gives a warning.
 
     Args:
-      run: a new :meth:`Run.create`, or a restored one to go on with.
-      train_epoch: from a train state (which it may donate) to the next one and metrics with ``loss`` and
-        ``grad_norm``. One of :func:`jaxrnn.training.make_windowed_epoch` or
-        :func:`jaxrnn.training.make_sequential_epoch` can be stopped and saved between its steps, any other
-        function between epochs.
-      evaluate: from a train state to validation metrics, among them ``monitor``. None: there are none.
-      epochs: how many epochs in all, those of a restored run included.
-      monitor: the metric that decides which epoch is best: by default ``valid_loss``, and without ``evaluate`` the
-        ``loss`` of the training.
+      run: a new :meth:`Run.create`, or a restored run to continue.
+      train_epoch: a function from a train state (which it may donate) to the next state and metrics with ``loss``
+        and ``grad_norm``. A :class:`SteppedEpoch`, such as :func:`jaxrnn.training.make_windowed_epoch` makes, can
+        be stopped and saved between its steps; any other function only between epochs.
+      evaluate: a function from a train state to a dictionary of validation metrics that contains ``monitor``.
+      epochs: the number of epochs in all, including those of a restored run.
+      monitor: the metric that decides which epoch is best; lower is better. The default is ``valid_loss``, or
+        without ``evaluate`` the training ``loss``.
       on_epoch: called after every epoch.
       progress: show a progress bar on standard error, with the losses and the time left.
       checkpoints: where to save: a :class:`jaxrnn.training.CheckpointStore`, or an object with the same ``save``.
         Checkpoints are numbered by steps, or by epochs if ``train_epoch`` cannot be stopped between its steps.
-      save_every: seconds between saves; None for none by the clock.
-      save_every_steps: save after every so many steps too, counted from the run's first.
-      max_save_seconds: for how long training waits for the save before, when the next one is due, or at its end. A
-        save that takes longer is a warning, and training goes on without it; after a signal it waits for a minute
-        at most.
-      max_skipped: after so many skipped steps in a row the run has diverged, and stops.
-      mesh: spread every batch over the devices of this mesh of one axis.
+      save_every: seconds between saves; None does not save by the clock.
+      save_every_steps: also save after every multiple of this number of steps.
+      max_save_seconds: how long training waits for the previous save when the next is due, and for the last save.
+        After that there is a warning, and training continues without it. After a signal it waits for at most a
+        minute.
+      max_skipped: after this many skipped steps in a row, the run has diverged and stops.
+      mesh: a mesh of one axis, over whose devices every batch is spread.
 
     Returns:
-      The same run, further on. ``best_params`` holds the best epoch's parameters and ``stopped`` says why it
+      The same run, after training. ``best_params`` holds the best epoch's parameters and ``stopped`` says why it
       ended.
 
     Raises:
-      ValueError: a number is below 1, or a mesh is given for a function that cannot be spread over it.
+      ValueError: a number is out of range, ``evaluate`` does not return ``monitor``, or a mesh is given for a
+        function that cannot be spread over it.
       CheckpointError: ``checkpoints`` holds higher steps of an earlier run.
+
+    The docstring of :mod:`jaxrnn.training` has examples.
     """
     for name, value in (("epochs", epochs), ("save_every_steps", save_every_steps), ("max_skipped", max_skipped)):
         if value is not None and value < 1:
             raise ValueError(f"{name}={value} must be at least 1")
     if save_every is not None and not save_every >= 0:
-        raise ValueError(f"{save_every=} must be seconds, 0 or more, or None")
+        raise ValueError(f"{save_every=} must be a number of seconds, at least 0, or None")
     if not max_save_seconds > 0:
-        raise ValueError(f"{max_save_seconds=} must be above 0")
+        raise ValueError(f"{max_save_seconds=} must be positive")
     if checkpoints is not None and not hasattr(checkpoints, "save"):
         raise ValueError(f"checkpoints must be a CheckpointStore, not {checkpoints!r}")
     monitor = monitor or ("loss" if evaluate is None else "valid_loss")
     stepped = train_epoch if isinstance(train_epoch, SteppedEpoch) else None
     if mesh is not None:
         if stepped is None:
-            raise ValueError("mesh= needs an epoch of make_windowed_epoch or make_sequential_epoch")
+            raise ValueError(
+                "mesh= needs a SteppedEpoch: make train_epoch with make_windowed_epoch, make_sequential_epoch or "
+                "make_streamed_epoch"
+            )
         train_epoch = stepped = stepped.over(mesh)
     if isinstance(checkpoints, Checkpoints):
         processes.on_main(partial(checkpoints.require_newest, _number(run, stepped)))
@@ -139,7 +144,7 @@ def fit(
                 if run.stopping.update(row["epoch"], row[monitor]):
                     run.best_params = copied(local(run.state.best_guess))
                 run.history.append(row)
-                # A loss that is not finite although no step was skipped: a function that does not skip them.
+                # The loss is not finite although no step was skipped: train_epoch does not skip such steps.
                 if not math.isfinite(row[monitor]) or (not in_a_row and not math.isfinite(row["loss"])):
                     run.stopped = "diverged"
                 if row["skipped"] and not warned and run.stopped is None:
@@ -162,22 +167,22 @@ def fit(
 
 
 def describe_divergence(run: Run) -> str:
-    """What to tell a user whose run diverged: the epoch, the learning rate, and what helps."""
+    """A message for users whose run diverged, with the epoch, the learning rate, and what to try."""
     skipped = int(local(run.state.skipped_in_a_row))
-    in_which = run.epochs_run + (int(local(run.state.position)) > 0)
-    what = f"the last {skipped} steps were not" if skipped else "the loss was not"
+    epoch = run.epochs_run + (int(local(run.state.position)) > 0)
+    problem = f"the last {skipped} steps were not" if skipped else "the loss was not"
     return (
-        f"{what} finite in epoch {in_which}{_at_rate(run.state)}: the run stopped. "
-        f"Look for values that are not finite in the data; if there are none, a smaller learning rate or gradient "
-        f"clipping helps."
+        f"{problem} finite in epoch {epoch}{_at_rate(run.state)}: the run stopped. "
+        f"Look for values that are not finite in the data; if there are none, try a smaller learning rate or "
+        f"gradient clipping."
     )
 
 
 def _describe_skipped(run: Run, row: Mapping[str, Any]) -> str:
     return (
         f"{row['skipped']} steps of epoch {row['epoch']} were skipped{_at_rate(run.state)}: their loss or "
-        f"gradient was not finite. Look for values that are not finite in the data, or lower the rate; in further "
-        f"epochs they are only counted, in the history."
+        f"gradient was not finite. Look for values that are not finite in the data, or lower the learning rate. "
+        f"Later epochs only count skipped steps in the history."
     )
 
 
@@ -196,7 +201,7 @@ def _row(
         "skipped": int(local(run.state.totals.skipped)) if stepped is not None else 0,
     }
     row |= {name: float(value) for name, value in evaluated.items()}
-    # On different processors an evaluation may differ in its last bit, and all must come to the same decisions.
+    # Evaluations may differ in the last bit between processors, but all processes must decide the same.
     return processes.share(row | {"seconds": seconds})
 
 
@@ -210,23 +215,26 @@ def _number(run: Run, stepped: SteppedEpoch | None) -> int:
 
 
 def _agreed_signal(signals: StopSignals, pace: "_Pace") -> int:
-    """The strongest signal that any process has received, or 0; and the main process's idea of the next call."""
+    """The highest signal number that any process has received, or 0. Also agrees on the steps of the next call."""
     gathered = processes.gather([signals.received or 0, pace.steps])
     pace.steps = int(gathered[0, 1])
     return int(gathered[:, 0].max())
 
 
 class _Pace:
-    """How many steps to run before looking up, and when to save."""
+    """Decides how many steps each call runs, and when to save."""
 
     def __init__(self, save_every: float | None, save_every_steps: int | None):
-        self.steps = 1  # the first call compiles, and the second shows how long a step takes
+        self.steps = 1  # the first call compiles; the second is timed
         self._save_every, self._save_every_steps = save_every, save_every_steps
         self._saved_at, self._saved_step = time.perf_counter(), -1
         self._calls, self._step = 0, 0
 
     def advance(self, run: Run, epoch: SteppedEpoch) -> tuple[bool, int, StepMetrics]:
-        """(Whether the epoch is done, steps skipped in a row, the epoch's mean metrics so far), waited for."""
+        """Run a call's steps and wait for them.
+
+        Returns whether the epoch is done, the steps skipped in a row, and the epoch's mean metrics so far.
+        """
         before = self._step = int(local(run.state.step))
         steps = self.steps
         if self._save_every_steps is not None:

@@ -1,4 +1,4 @@
-"""The learning-rate range test: raise the rate every epoch and watch where the loss falls and where it blows up.
+"""The learning-rate range test: raise the rate every epoch, and see where the loss falls and where it diverges.
 
 Source: Smith (2017), Cyclical learning rates for training neural networks, arXiv:1506.01186.
 """
@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxrnn.training.epochs import Epoch
 from jaxrnn.training.optimizers import with_learning_rate
 from jaxrnn.training.state import TrainState
+from jaxrnn.training.stepped import Epoch
 
 
 @dataclass(frozen=True)
 class LRRangeTest:
-    """What a range test found: rates and losses epoch by epoch, and a rate to train with."""
+    """The result of a range test: the rate and the mean loss of each epoch, and a suggested rate."""
 
     learning_rates: list[float]
     losses: list[float]
@@ -24,7 +24,10 @@ class LRRangeTest:
 
 
 def exponential_rates(lowest: float, epochs: int, epochs_per_decade: float) -> list[float]:
-    """lowest * 10^(epoch / epochs_per_decade).
+    """The rates ``lowest * 10^(epoch / epochs_per_decade)`` for epochs 0, 1, ..., ``epochs - 1``.
+
+    Raises:
+      ValueError: ``lowest`` or ``epochs_per_decade`` is not a positive number.
 
     >>> [f"{rate:.0e}" for rate in exponential_rates(1e-7, 3, 1)]
     ['1e-07', '1e-06', '1e-05']
@@ -42,9 +45,9 @@ def lr_range_test(
     *,
     on_epoch: Callable[[float, float], None] | None = None,
 ) -> LRRangeTest:
-    """Train one epoch at every rate in turn, from low to high, without going back to the start.
+    """Train one epoch at each rate, from low to high, without resetting the parameters in between.
 
-    Ends early once the loss is no longer finite or ten times the lowest one seen.
+    The test ends early when the loss is not finite, or more than ten times the lowest loss so far.
 
     Args:
       state: a new train state whose optimiser was made by :func:`jaxrnn.training.make_optimizer` with a number as
@@ -54,10 +57,24 @@ def lr_range_test(
       on_epoch: called with every rate and its loss.
 
     Returns:
-      Rates, losses, and as suggestion a tenth of the rate at which the smoothed loss is lowest.
+      The rates, their losses, and as ``suggestion`` a tenth of the rate at which the smoothed loss is lowest.
 
     Raises:
-      ValueError: the loss is not finite at the very first rate, or the optimiser takes its rate from a schedule.
+      ValueError: the loss is not finite at the first rate, or the optimiser takes its rate from a schedule.
+
+    >>> import jax.numpy as jnp
+    >>> from flax import nnx
+    >>> from jaxrnn import RNNForecaster, training
+    >>> series = jnp.sin(jnp.arange(100.0) / 3)[:, None]
+    >>> apply, params = training.pure_apply(lambda: RNNForecaster(hidden_features=4, rngs=nnx.Rngs(0)))
+    >>> optimizer = training.make_optimizer("sgd", 1e-4)
+    >>> epoch = training.make_windowed_epoch(
+    ...     apply, optimizer, training.huber, series, series[1:], jnp.arange(90), window=9, batch_size=32,
+    ...     every_step=False)
+    >>> state = training.TrainState.create(params, optimizer)
+    >>> found = training.lr_range_test(state, epoch, training.exponential_rates(1e-4, 6, 2))
+    >>> len(found.losses), found.suggestion in [rate / 10 for rate in found.learning_rates]
+    (6, True)
     """
     rates, losses = [], []
     for rate in learning_rates:
@@ -77,6 +94,6 @@ def lr_range_test(
 
 
 def _smoothed(losses: Sequence[float], width: int = 5) -> np.ndarray:
-    """A centred moving average; at the ends, of what there is."""
+    """A centred moving average, over fewer values at both ends."""
     reach = width // 2
     return np.array([np.mean(losses[max(0, i - reach) : i + reach + 1]) for i in range(len(losses))])

@@ -1,4 +1,4 @@
-"""A trained model in a folder, and back."""
+"""Saves a trained model in a folder and loads it again."""
 
 import os
 from typing import Any
@@ -11,13 +11,13 @@ from jaxrnn.training.distributed import local
 
 
 def save_model(model: nnx.Module, folder: str | os.PathLike[str]) -> None:
-    """Save all variables of a model, in place of a model saved there before.
+    """Save all variables of a model. They replace a model that was saved in the folder before.
 
-    The folder holds a checkpoint of :class:`jaxrnn.training.CheckpointStore`: every byte has a checksum, and a
-    save that is interrupted leaves the model that was there.
+    The folder holds a checkpoint of :class:`jaxrnn.training.CheckpointStore`: every byte has a checksum, and if
+    the save is interrupted, the earlier model stays intact.
 
     Raises:
-      CheckpointError: the folder holds the checkpoints of a training, or another process writes there.
+      CheckpointError: the folder holds checkpoints of a training run, or another process writes to it.
       OSError: the folder cannot be written.
 
     >>> import tempfile
@@ -35,14 +35,15 @@ def save_model(model: nnx.Module, folder: str | os.PathLike[str]) -> None:
 
 
 def load_model(model: Model, folder: str | os.PathLike[str]) -> Any:
-    """A new model with the variables that :func:`save_model` wrote.
+    """Make a new model with the variables that :func:`save_model` wrote; see there for an example.
 
     Args:
-      model: a model of the same structure, which stays as it is, or a function that makes one.
-      folder: where it was saved.
+      model: a model of the same structure, which is not changed, or a function that makes one.
+      folder: the folder that was given to :func:`save_model`.
 
     Raises:
-      CheckpointError: there is no model, it is damaged, or it has other variables than ``model``; all are named.
+      CheckpointError: the folder holds no model, it is damaged, or its variables differ from those of ``model``;
+        the message names the differences.
     """
     _, state = structure(model)
     arrays = CheckpointStore(folder).restore(_arrays(state), step=_STEP).arrays

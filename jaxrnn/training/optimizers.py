@@ -1,4 +1,4 @@
-"""Optimisers by name, behind gradient clipping, with a learning rate that can be read and set."""
+"""Optimisers by name, with gradient clipping and a learning rate that can be read and set."""
 
 import functools
 from collections.abc import Callable
@@ -15,12 +15,12 @@ from jaxrnn.training.state import TrainState
 def make_optimizer(
     name: str, learning_rate: optax.ScalarOrSchedule, *, clip_norm: float | None = None, **options: Any
 ) -> optax.GradientTransformation:
-    """An Optax optimiser behind gradient clipping, with its learning rate readable and settable in its state.
+    """Make an Optax optimiser with gradient clipping, whose state holds the learning rate to read or set.
 
     Args:
-      name: ``"sgd"`` (momentum 0.9 unless told), ``"adam"``, ``"adamw"``, ``"rmsprop"`` or ``"nadam"``.
+      name: ``"sgd"`` (with momentum 0.9 by default), ``"adam"``, ``"adamw"``, ``"rmsprop"`` or ``"nadam"``.
       learning_rate: a number, or an Optax schedule over steps.
-      clip_norm: scale the gradient down to this global norm where it is longer; None leaves it alone.
+      clip_norm: scale gradients with a larger global norm down to this norm; None does not clip.
       options: further arguments of the optimiser, such as ``momentum`` or ``weight_decay``.
 
     Raises:
@@ -28,6 +28,10 @@ def make_optimizer(
 
     Source of the clipping: Pascanu, Mikolov, Bengio (2013), On the difficulty of training recurrent neural
     networks, arXiv:1211.5063.
+
+    >>> make_optimizer("adamw", optax.cosine_decay_schedule(1e-3, 1000), clip_norm=1.0, weight_decay=1e-4).init(
+    ...     jnp.zeros(2)).hyperparams["learning_rate"].item()
+    0.0010000000474974513
     """
     if name not in OPTIMIZERS:
         raise ValueError(f"unknown optimizer {name!r}; available: {', '.join(OPTIMIZERS)}")
@@ -44,9 +48,9 @@ def make_optimizer(
 
 
 def global_norm(tree: Any) -> Array:
-    """The square root of the sum of all squares, also where the sum itself is too large for its type.
+    """The square root of the sum of all squares, even if that sum overflows.
 
-    float32 ends at 3e38, so that squares overflow for gradients from 2e19 on.
+    The largest float32 is 3e38, so the squares of gradients above 2e19 overflow.
 
     >>> f"{global_norm({'kernel': jnp.array([3e20]), 'bias': jnp.array([4e20])}):.3g}"
     '5e+20'
@@ -60,12 +64,12 @@ def global_norm(tree: Any) -> Array:
         largest = functools.reduce(jnp.maximum, [jnp.abs(leaf).max().astype(norm.dtype) for leaf in leaves])
         return largest * optax.tree.norm([leaf.astype(norm.dtype) / largest for leaf in leaves])
 
-    # The plain sum wherever it is finite: it costs less, and its bits are those of every run so far.
+    # The plain sum costs less, and it keeps results equal to those of earlier versions bit for bit.
     return lax.cond(jnp.isfinite(norm), lambda: norm, scaled)
 
 
 def _clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
-    """``optax.clip_by_global_norm`` with :func:`global_norm`: Optax's own makes very large gradients zero."""
+    """``optax.clip_by_global_norm`` with :func:`global_norm`; Optax's turns very large gradients into zeros."""
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         norm = global_norm(updates)
@@ -87,16 +91,24 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 
 
 def learning_rate_of(state: TrainState) -> float:
-    """The learning rate that the last step used, for an optimiser of :func:`make_optimizer`."""
+    """The learning rate of the last step, for an optimiser made by :func:`make_optimizer`.
+
+    Raises:
+      ValueError: the optimiser was not made by :func:`make_optimizer`.
+    """
     return float(_hyperparams(state)["learning_rate"])
 
 
 def with_learning_rate(state: TrainState, learning_rate: float) -> TrainState:
-    """The state with another learning rate, for an optimiser of :func:`make_optimizer` that was given a number.
+    """The state with another learning rate, for an optimiser that :func:`make_optimizer` made with a number.
 
     Raises:
       ValueError: the optimiser takes its rate from a schedule, which would replace it before the next step, or it
         was not made by :func:`make_optimizer`.
+
+    >>> state = TrainState.create(jnp.zeros(2), make_optimizer("sgd", 0.5))
+    >>> learning_rate_of(with_learning_rate(state, 0.25))
+    0.25
     """
     opt_state: Any = state.opt_state
     hyperparams = _hyperparams(state)

@@ -11,12 +11,12 @@ from jaxrnn.training.run import Run
 def epoch_progress(
     epochs: int, monitor: str, *, done: int = 0, console: Any = None
 ) -> Iterator[Callable[[Run], None]]:
-    """A function to call after every epoch, which redraws a bar with the losses and the time left.
+    """Show a progress bar with the losses and the time left. Yields the function to call after every epoch.
 
     Args:
       epochs: how many epochs there are in all.
       monitor: the metric to show beside the loss, with its best value.
-      done: how many epochs a resumed run begins with.
+      done: how many of the epochs a resumed run has done already.
       console: a ``rich.console.Console``; standard error by default.
     """
     from rich.console import Console

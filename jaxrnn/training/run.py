@@ -1,4 +1,4 @@
-"""A training run as it stands: its state, its history, its best model, and when it should stop."""
+"""A training run: its state, its history, its best parameters, and when it should stop."""
 
 import math
 from collections.abc import Mapping
@@ -15,8 +15,13 @@ from jaxrnn.training.state import TrainState
 class EarlyStopping:
     """Stop when a metric has not improved for ``patience`` epochs; lower is better.
 
-    RNN losses jump, so one bad epoch must not end a run: that is what patience is for. A metric that is not
-    finite is never an improvement.
+    The losses of recurrent networks vary between epochs, so one bad epoch must not end a run. A metric that is
+    not finite never counts as an improvement.
+
+    Attributes:
+      patience: after how many epochs without an improvement to stop; None never stops early.
+      best: the lowest value so far.
+      best_epoch: the epoch with that value, counted from 1; 0 before there is one.
 
     >>> stopping = EarlyStopping(patience=2)
     >>> [stopping.update(epoch, loss) for epoch, loss in enumerate([3.0, 2.0, float("nan"), 2.5], start=1)]
@@ -34,7 +39,7 @@ class EarlyStopping:
             raise ValueError(f"patience must be at least 1, or None to never stop early, not {self.patience}")
 
     def update(self, epoch: int, value: float) -> bool:
-        """Take in an epoch's metric; True if it is the best so far."""
+        """Record the metric of an epoch. Returns whether it is the best so far."""
         improved = math.isfinite(value) and value < self.best
         if improved:
             self.best, self.best_epoch = value, epoch
@@ -46,14 +51,15 @@ class EarlyStopping:
 
 @dataclass
 class Run:
-    """A training run at some moment: all that is needed to go on exactly, or to use the best model.
+    """A training run: everything that is needed to continue it exactly, or to use its best model.
 
     Attributes:
       state: the latest train state.
       best_params: the parameters of the best epoch so far.
       stopping: the early-stopping counters.
-      history: a dict per epoch: epoch, loss, grad_norm, how many steps were skipped because they were not finite,
-        the validation metrics, seconds (of the part since the last resume).
+      history: one dictionary per epoch: ``epoch``, ``loss``, ``grad_norm``, ``skipped`` (how many steps were
+        skipped because they were not finite), the validation metrics, and ``seconds`` (wall time; for an epoch
+        that was resumed, of the part since then).
       stopped: why the run ended: "epochs" (all are done), "patience", "diverged", "interrupted" (Ctrl-C),
         "terminated" (SIGTERM or SIGHUP), or None.
       save_error: why the last checkpoint could not be saved, or None.
@@ -84,15 +90,18 @@ class Run:
         }
 
     def restored(self, arrays: Any, record: Mapping[str, Any]) -> "Run":
-        """This run with the arrays and the record of a checkpoint in place of its own."""
+        """A run with this one's patience, and the arrays and the record of a checkpoint."""
         stopping = EarlyStopping(self.stopping.patience, record["best"], record["best_epoch"])
         history = [dict(row) for row in record["history"]]
         return Run(arrays["state"], arrays["best_params"], stopping, history, record["stopped"])
 
     def resumed(self, checkpoints: Checkpoints) -> "Run":
-        """This run as its newest undamaged checkpoint has it, or as it is if there is none yet.
+        """Continue from the newest undamaged checkpoint; without any checkpoint, returns this run unchanged.
 
-        Of several processes the main one reads, and all get what it has read.
+        If several processes train together, the main one reads and sends the values to the others.
+
+        Raises:
+          CheckpointError: no checkpoint can be loaded, or the checkpoint has other shapes than this run.
         """
         arrays = [self.arrays]
 
@@ -107,16 +116,16 @@ class Run:
         return self if record is None else self.restored(processes.share_arrays(arrays[0]), record)
 
     def best_model(self, model: Model) -> Any:
-        """A new model with the best epoch's parameters.
+        """Make a new model with the best epoch's parameters.
 
         Args:
-          model: what :func:`jaxrnn.training.pure_apply` was given: a model, or a function that makes one.
+          model: the argument of :func:`jaxrnn.training.pure_apply`: a model, or a function that makes one.
         """
         return model_with(model, self.best_params)
 
     @property
     def best_row(self) -> dict[str, Any]:
-        """The history's row of the best epoch; empty before there is one."""
+        """The best epoch's row of the history; empty if no epoch has improved yet."""
         return self.history[self.stopping.best_epoch - 1] if self.stopping.best_epoch else {}
 
     @property

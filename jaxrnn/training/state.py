@@ -1,4 +1,4 @@
-"""The train state: everything that training changes, and what a step takes in and gives out."""
+"""The train state, which holds everything that training changes, and the inputs and metrics of a step."""
 
 import functools
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from jax import Array
 
 
 class Totals(NamedTuple):
-    """Sums over the steps of the running epoch, or of the one just finished. Scalars.
+    """Sums over the steps of the running epoch or, between epochs, of the last one. All are scalars.
 
     Attributes:
-      loss: of the losses times their rows' weights, over the steps that were taken.
-      weight: of the rows' weights of those steps.
-      grad_norm: of the gradients' norms of those steps.
+      loss: the sum of the losses times their rows' weights, over the steps that were taken.
+      weight: the sum of the rows' weights of those steps.
+      grad_norm: the sum of the gradient norms of those steps.
       taken, skipped: int32, how many steps were taken, and how many skipped because they were not finite.
     """
 
@@ -50,17 +50,17 @@ class Totals(NamedTuple):
 )
 @dataclass(frozen=True)
 class TrainState:
-    """Everything that training changes, as one pytree: what a checkpoint must hold to go on exactly.
+    """Everything that training changes, as one pytree. A run restored from it continues exactly.
 
     Attributes:
       params: the model's parameters.
       opt_state: the optimiser's state.
-      step, epoch: int32, how many of each are done; a skipped step is one of them.
+      step, epoch: int32, how many steps and epochs are done. Skipped steps count.
       key: the random key that every epoch's shuffle is derived from; it does not change.
       position: int32, how many batches of the running epoch are done; 0 between epochs.
-      skipped_in_a_row: int32, how many of the last steps in a row were skipped because they were not finite.
-      totals: of the running epoch, or (between epochs) of the last one.
-      carry: of a stateful model, the carry after the last batch; None for a stateless one.
+      skipped_in_a_row: int32, how many steps were skipped since the last one that was taken.
+      totals: sums over the steps of the running epoch or, between epochs, of the last one.
+      carry: for stateful training, the carry after the last batch; otherwise None.
       average: a running average of the parameters, or None; see :func:`jaxrnn.training.train_step`.
     """
 
@@ -77,7 +77,7 @@ class TrainState:
 
     @property
     def best_guess(self) -> Any:
-        """The parameters to evaluate and keep: their average where there is one."""
+        """The parameters to evaluate and keep: the average if there is one, otherwise ``params``."""
         return self.params if self.average is None else self.average
 
     @classmethod
@@ -90,9 +90,17 @@ class TrainState:
         carry: Any = None,
         average: bool = False,
     ) -> "TrainState":
-        """The state before the first step. Everything is copied, since training donates its state."""
+        """The state before the first step. It holds copies, because training donates its state.
+
+        Args:
+          params: the model's parameters, of :func:`jaxrnn.training.pure_apply`.
+          optimizer: an Optax optimiser.
+          seed: of the random key that shuffles the windows.
+          carry: for stateful training, a carry of the right shapes.
+          average: whether to keep a running average of the parameters.
+        """
         params, carry = jax.tree.map(jnp.array, (params, carry))
-        # Buffers of their own for equal values: a buffer that two leaves share can be donated only once.
+        # Equal values need separate buffers, because a buffer that two leaves share can be donated only once.
         step, epoch, position, skipped = (jnp.array(0, jnp.int32) for _ in range(4))
         return cls(
             params=params,
@@ -108,7 +116,7 @@ class TrainState:
         )
 
     def replace(self, **changes: Any) -> "TrainState":
-        """This state with other values for the fields named."""
+        """A copy of this state with other values for the named fields."""
         return TrainState(**{**vars(self), **changes})
 
 
@@ -121,7 +129,7 @@ class Batch(NamedTuple):
 
 
 class StepMetrics(NamedTuple):
-    """Loss, and norm of the gradient before clipping: of one step, or means over the steps taken in an epoch."""
+    """The loss, and the norm of the gradient before clipping, of one step or as means over an epoch's steps."""
 
     loss: Array
     grad_norm: Array

@@ -14,14 +14,20 @@ from jaxrnn.training.optimizers import global_norm
 from jaxrnn.training.state import Batch, StepMetrics, TrainState
 
 Loss = Callable[[Array, Array], Array]
-"""Elementwise: ``(predictions, targets) -> losses`` of the same shape."""
+"""An elementwise function: ``(predictions, targets) -> losses``, all of one shape."""
 
 
 def huber(predictions: Array, targets: Array) -> Array:
-    """Quadratic up to an error of 1, linear beyond, so that outliers do not rule (Huber 1964).
+    """The Huber loss of each element: quadratic up to an error of 1 and linear beyond, which limits outliers.
+
+    Source: Huber (1964), Robust estimation of a location parameter, doi:10.1214/aoms/1177703732.
 
     Raises:
-      ValueError: predictions and targets have different shapes, which NumPy's rules could make a table of.
+      ValueError: predictions and targets have different shapes. Broadcasting would compare every prediction with
+        every target.
+
+    >>> huber(jnp.array([0.5, 3.0]), jnp.zeros(2)).tolist()
+    [0.125, 2.5]
     """
     if jnp.shape(predictions) != jnp.shape(targets):
         raise ValueError(f"predictions {jnp.shape(predictions)} and targets {jnp.shape(targets)} differ in shape")
@@ -39,21 +45,30 @@ def train_step(
     skip_non_finite: bool = True,
     axis_name: str | None = None,
 ) -> tuple[TrainState, StepMetrics]:
-    """One step of gradient descent. A stateful model's carry goes in detached and comes out.
+    """Take one optimiser step on one batch. Not compiled; :func:`make_train_step` compiles it.
 
-    Detached: gradients do not reach back into the batch before. That is backpropagation through time
-    truncated to the length of one batch's windows.
+    A stateful model gets ``state.carry``, and the new state holds the carry after the batch. No gradient flows
+    into the batch before: this is backpropagation through time, truncated to the windows of one batch.
 
-    Where the state has an average of the parameters, it moves towards them by ``1 - average_decay``, faster
-    in the first steps (Polyak and Juditsky 1992, doi:10.1137/0330046).
+    If the loss, the gradient or the new carry is not finite, the step is skipped: parameters, optimiser state,
+    average and carry keep their values. ``state.skipped_in_a_row`` counts the skipped steps, and the metrics show
+    the values that were not finite.
 
-    Where the loss, the gradient or the new carry is not finite, the step is skipped: parameters, optimiser state,
-    average and carry stay as they were, so that the next batch trains as if this one had not been.
-    ``state.skipped_in_a_row`` counts, and the metrics show what was not finite. ``skip_non_finite=False`` takes
-    every step.
+    Args:
+      apply: the model, as :func:`jaxrnn.training.pure_apply` returns it.
+      optimizer: an Optax optimiser, the one that ``state.opt_state`` belongs to.
+      loss: elementwise, such as :func:`huber`. A row's loss is the mean over its steps and features; the batch's
+        loss is the mean of its rows, weighted by ``batch.weights``.
+      state: the train state. If it holds an average of the parameters, the average moves towards them.
+      batch: inputs, targets and row weights.
+      average_decay: how much of the average each step keeps; less in the first steps. Source: Polyak and Juditsky
+        (1992), doi:10.1137/0330046.
+      skip_non_finite: False takes every step, whatever its values.
+      axis_name: within ``jax.shard_map``, the mesh axis over whose devices the batch's rows are spread. Each
+        device computes the gradient of its own rows, and all take the same step with the sum.
 
-    Within ``jax.shard_map``, ``axis_name`` names the mesh axis over whose devices the batch's rows are spread:
-    each computes the gradient of its own rows, and all take the same step with the sum.
+    Returns:
+      The next state, and the batch's loss and gradient norm.
     """
     carry_in = lax.stop_gradient(state.carry)
     total_weight = batch.weights.sum()
@@ -82,7 +97,7 @@ def train_step(
     if skip_non_finite:
         fine = jnp.isfinite(value) & jnp.isfinite(grad_norm) & (bad_carries == 0)
         old = (state.params, state.opt_state, carry_in, state.average)
-        # A select and not a product: zero times NaN is NaN.
+        # Multiplying by zero would not remove a NaN, so choose.
         params, opt_state, carry, average = jax.tree.map(
             lambda new, old: jnp.where(fine, new, old), (params, opt_state, carry, average), old
         )
@@ -99,7 +114,7 @@ def train_step(
 
 
 def _count_not_finite(carry: Any) -> Array:
-    """How many leaves of a carry hold something that is not finite, as float32 to be summed with the gradients."""
+    """How many leaves of a carry have values that are not finite; in float32, to be summed with the gradients."""
     bad = [~jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(carry) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
     return sum((b.astype(jnp.float32) for b in bad), jnp.zeros((), jnp.float32))
 
@@ -107,6 +122,17 @@ def _count_not_finite(carry: Any) -> Array:
 def make_train_step(
     apply: Apply, optimizer: optax.GradientTransformation, loss: Loss = huber
 ) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
-    """A compiled :func:`train_step`. The state passed in is donated: use only the one that comes out."""
+    """Compile :func:`train_step`. The state that is passed in is donated: use only the returned one.
+
+    >>> from flax import nnx
+    >>> from jaxrnn import RNNForecaster, training
+    >>> apply, params = training.pure_apply(lambda: RNNForecaster(hidden_features=4, rngs=nnx.Rngs(0)))
+    >>> optimizer = training.make_optimizer("sgd", 0.1)
+    >>> step = make_train_step(apply, optimizer)
+    >>> batch = Batch(jnp.ones((8, 20, 1)), jnp.ones((8, 1)), jnp.ones(8))
+    >>> state, metrics = step(TrainState.create(params, optimizer), batch)
+    >>> int(state.step), metrics.loss.shape
+    (1, ())
+    """
     check_apply(apply)
     return jax.jit(functools.partial(train_step, apply, optimizer, loss), donate_argnums=0)

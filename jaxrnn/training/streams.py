@@ -1,4 +1,4 @@
-"""Epochs over a series larger than memory: each batch is read from its file while the one before is computed."""
+"""Epochs over a series larger than memory: a thread reads the next batches while the device computes."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,11 +14,11 @@ from jax.sharding import PartitionSpec as P
 from jaxrnn.data.series_file import SeriesFile, shuffled
 from jaxrnn.training.apply import Apply, check_apply
 from jaxrnn.training.distributed import batch_axis, padded, put
-from jaxrnn.training.epochs import SteppedEpoch, begin, count, finish
 from jaxrnn.training.state import Batch, StepMetrics, TrainState
 from jaxrnn.training.step import Loss, train_step
+from jaxrnn.training.stepped import BatchPlan, SteppedEpoch, begin, count, finish
 
-_AHEAD = 2
+_BATCHES_AHEAD = 2
 
 
 def make_streamed_epoch(
@@ -37,30 +37,46 @@ def make_streamed_epoch(
     skip_non_finite: bool = True,
     mesh: Mesh | None = None,
 ) -> SteppedEpoch:
-    """What :func:`jaxrnn.training.make_windowed_epoch` is to arrays, for series that are read from files.
+    """Make an epoch like that of :func:`jaxrnn.training.make_windowed_epoch` whose series are read from files.
 
-    Batch k of an epoch is a function of the key, the epoch and k, so an interrupted run goes on at the exact
-    window. With several processes each reads the rows of its own devices and no others.
+    The windows of batch k depend only on the key, the epoch and k, so an interrupted run continues at the exact
+    window. If several processes train together, each reads only the rows of its own devices.
 
     Args:
       features: the series, ``[time, dims]``.
-      targets: ``targets[t]`` is to be forecast from the features up to and with t: often ``features[1:]``.
-      starts: where the windows start: a range, since a list of them would not fit into memory either.
-      The others as in :func:`jaxrnn.training.make_windowed_epoch`. The random order is another one.
+      targets: ``targets[t]`` is to be forecast from the features up to and including t; often ``features[1:]``.
+      starts: where the windows start. It is a range, because a list of them might not fit into memory either.
+      The other arguments are those of :func:`jaxrnn.training.make_windowed_epoch`, but the random order differs
+      from that function's.
 
     Raises:
-      ValueError: windows reach out of the series, or a number is below 1.
+      ValueError: a window does not fit into the series, or a number is below 1.
+
+    >>> import tempfile
+    >>> from flax import nnx
+    >>> from jaxrnn import RNNForecaster, data, training
+    >>> apply, params = training.pure_apply(lambda: RNNForecaster(hidden_features=4, rngs=nnx.Rngs(0)))
+    >>> optimizer = training.make_optimizer("adam", 1e-2)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.save(f"{folder}/series.npy", np.sin(np.arange(101) / 3).astype(np.float32))
+    ...     series = data.SeriesFile(f"{folder}/series.npy")
+    ...     epoch = make_streamed_epoch(
+    ...         apply, optimizer, training.huber, series, series[1:], range(80), window=20, batch_size=32,
+    ...         every_step=False)
+    ...     state, metrics = epoch(TrainState.create(params, optimizer))
+    >>> epoch.steps, int(state.step)
+    (3, 3)
     """
     check_apply(apply)
     if batch_size < 1 or window < 1 or not len(starts):
         raise ValueError(f"{batch_size=}, {window=} and the number of {starts=} must be at least 1")
     if min(starts) < 0 or max(starts) + window > min(len(features), len(targets)):
         raise ValueError(
-            f"windows of {window} steps from {starts} reach out of the series: features have {len(features)} "
+            f"windows of {window} steps from {starts} do not fit into the series: features have {len(features)} "
             f"steps, targets {len(targets)}"
         )
-    rows_in_batch = min(batch_size, len(starts))
-    steps = -(-len(starts) // rows_in_batch)
+    plan = BatchPlan.of(len(starts), batch_size)
+    steps = plan.steps
 
     def make(mesh: Mesh | None) -> SteppedEpoch:
         axis_name = None if mesh is None else batch_axis(mesh)[1]
@@ -87,17 +103,16 @@ def make_streamed_epoch(
             specs = (P(), Batch(along, along, along))
             one = jax.shard_map(one, mesh=auto, in_specs=specs, out_specs=P(), check_vma=False)
         compiled = jax.jit(one, donate_argnums=0)
-        rows = np.arange(padded(rows_in_batch, mesh))
+        rows = np.arange(padded(plan.batch_size, mesh))
 
         def read(order: int | None, batch: int, chosen: np.ndarray) -> Batch:
-            """Some of a batch's rows."""
-            place = batch * rows_in_batch + chosen
-            weights = ((chosen < rows_in_batch) & (place < len(starts))).astype(np.float32)
-            place = np.minimum(place, len(starts) - 1)
+            """Read the chosen rows of a batch."""
+            place, filled = plan.rows(batch, chosen)
+            weights = filled.astype(np.float32)
             if order is not None:
                 place = shuffled(place, len(starts), order)
             first = starts.start + place * starts.step
-            wanted = targets.take_windows(first, window) if every_step else _last(targets, first, window)
+            wanted = targets.take_windows(first, window) if every_step else _last_step(targets, first, window)
             arrays: Any = (features.take_windows(first, window), wanted, weights)
             return Batch(*arrays)
 
@@ -110,7 +125,7 @@ def make_streamed_epoch(
             order = _seed(state) if shuffle else None
             done: list[StepMetrics] = []
             for batch in _read_ahead(partial(load, order), range(int(state.position), stop)):
-                if len(done) > _AHEAD:  # else what has been read and not yet used would pile up
+                if len(done) > _BATCHES_AHEAD:  # otherwise batches that wait for the device would fill the memory
                     jax.block_until_ready(done.pop(0))
                 state, metrics = compiled(state, batch)
                 done.append(metrics)
@@ -122,21 +137,21 @@ def make_streamed_epoch(
 
 
 def _read_ahead(load: Any, batches: range) -> Iterator[Batch]:
-    """The batches in turn, each read by a thread while those before are used."""
+    """Yield the batches in order. A thread reads the next ones while the earlier ones are used."""
     with ThreadPoolExecutor(1) as pool:
-        waiting = [pool.submit(load, batch) for batch in batches[:_AHEAD]]
+        waiting = [pool.submit(load, batch) for batch in batches[:_BATCHES_AHEAD]]
         for batch in batches:
-            if batch + _AHEAD < batches.stop:
-                waiting.append(pool.submit(load, batch + _AHEAD))
+            if batch + _BATCHES_AHEAD < batches.stop:
+                waiting.append(pool.submit(load, batch + _BATCHES_AHEAD))
             yield waiting.pop(0).result()
 
 
-def _last(targets: SeriesFile, first: np.ndarray, window: int) -> np.ndarray:
+def _last_step(targets: SeriesFile, first: np.ndarray, window: int) -> np.ndarray:
     return targets.take_windows(first + window - 1, 1)[..., 0, :]
 
 
 def _seed(state: TrainState) -> int:
-    """Of an epoch's order: the same for the same key and epoch."""
+    """The seed of an epoch's random order. It depends only on the key and the epoch."""
     words = np.asarray(jax.random.key_data(state.key)).ravel().tolist()
     return int.from_bytes(
         b"".join(int(word).to_bytes(4, "little") for word in [*words, int(state.epoch)]), "little"
@@ -144,7 +159,7 @@ def _seed(state: TrainState) -> int:
 
 
 def _spread(read: Any, rows: np.ndarray, mesh: Mesh) -> Batch:
-    """A batch over the mesh, of which this process reads only what its own devices need."""
+    """Spread a batch over the mesh. This process reads only the rows that its own devices need."""
     sharding = NamedSharding(mesh, P(mesh.axis_names[0]))
     mine = sorted(
         {

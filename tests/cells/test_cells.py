@@ -220,7 +220,7 @@ def test_a_leaky_cell_begins_with_the_leak_asked_for(leak):
 
 @pytest.mark.parametrize("leak", [0, 1.0, float("nan"), [0.5, 0.5], [0.5, 2.0, 0.5]])
 def test_a_leak_that_is_none_is_refused(leak):
-    with pytest.raises(ValueError, match="initial_leak must be one number or one per unit between 0 and 1, not"):
+    with pytest.raises(ValueError, match="initial_leak must be one number between 0 and 1, or one per unit, not"):
         jaxrnn.LeakyCell(2, 3, initial_leak=leak, rngs=nnx.Rngs(0))
 
 

@@ -61,11 +61,11 @@ def test_lengths_from_7_to_361_compile_as_many_programs_as_it_says():
     ("sequences", "options", "message"),
     [
         ([], {}, "no sequences"),
-        ([np.ones((3, 2)), np.ones((3, 1))], {}, "differ in their length only"),
-        ([np.ones(3), np.ones(3, np.float32)], {}, "differ in their length only"),
+        ([np.ones((3, 2)), np.ones((3, 1))], {}, "may only differ in length"),
+        ([np.ones(3), np.ones(3, np.float32)], {}, "may only differ in length"),
         ([np.ones(3)], {"num_buckets": 0}, "num_buckets must be a positive integer, not 0"),
         ([np.ones(3)], {"batch_size": 2.0}, "batch_size must be a positive integer, not 2.0"),
-        ([np.ones(())], {}, "differ in their length only"),
+        ([np.ones(())], {}, "may only differ in length"),
     ],
 )
 def test_what_does_not_fit_is_said(sequences, options, message):

@@ -118,7 +118,7 @@ def test_the_shortest_series_that_is_accepted_works_and_a_shorter_one_is_refused
     assert np.isfinite(fitted.scale) and fitted.scale > 0
     prepared = fitted.apply(VALUES[: preparation.first + 2])
     assert np.isfinite(prepared.baseline[preparation.first :]).all()
-    with pytest.raises(ValueError, match=r"has 14 steps, but self\.season=8 and self\.level_width=4"):
+    with pytest.raises(ValueError, match=r"has 14 steps, but season=8 and level_width=4 need 14 steps"):
         preparation.fit(VALUES[: preparation.first + 2])
     with pytest.raises(ValueError, match=f"has {length} steps, but at least {preparation.first + 2} are needed"):
         fitted.apply(VALUES[:length])
@@ -128,10 +128,10 @@ def test_the_shortest_series_that_is_accepted_works_and_a_shorter_one_is_refused
     ("call", "message"),
     [
         (lambda: Preparation(level_width=0), "level_width must be at least 1, or None for raw values, not 0"),
-        (lambda: Preparation(level_width=1, season=3), "season=3 must be longer than half of self.season_width=7"),
+        (lambda: Preparation(level_width=1, season=3), "season=3 must be more than half of season_width=7"),
         (lambda: Preparation(season_width=4), "season_width must be odd, not 4"),
         (lambda: Preparation(season_width=-1), "season_width must be odd, not -1"),
-        (lambda: Preparation(level_width=3).fit(np.full((20, 1), 4.0)), "the training part is 4.0 throughout"),
+        (lambda: Preparation(level_width=3).fit(np.full((20, 1), 4.0)), "all values of the training part are 4.0"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_its_values(call, message):

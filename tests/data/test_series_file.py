@@ -45,11 +45,11 @@ def test_windows_out_of_the_series_are_refused(path):
     series = SeriesFile(path)
     series.take_windows([7], 3)
     for start in (8, -1):
-        with pytest.raises(IndexError, match=r"windows of 3 steps from .* reach out of 10"):
+        with pytest.raises(IndexError, match=r"windows of 3 steps that start at .* do not fit into the 10 steps"):
             series.take_windows([start], 3)
-    with pytest.raises(IndexError, match="reach out of 9"):
+    with pytest.raises(IndexError, match="do not fit into the 9 steps"):
         series[1:].take_windows([7], 3)
-    with pytest.raises(ValueError, match="must be first:"):
+    with pytest.raises(ValueError, match=r"only file\[first:\] with first below 10 is supported"):
         series[1:3]
 
 
@@ -123,7 +123,7 @@ except ValueError as error:
 def test_a_file_that_was_cut_after_it_was_opened_is_an_error_and_does_not_kill_the_process(path):
     done = subprocess.run([sys.executable, "-c", TRUNCATE, path], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, (done.returncode, done.stderr)
-    assert f"{path} was cut short after it was opened: 4096 bytes" in done.stdout
+    assert f"{path} was cut short after it was opened, to 4096 of" in done.stdout
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

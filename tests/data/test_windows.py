@@ -47,7 +47,10 @@ def test_every_row_continues_where_it_ended_in_the_batch_before(length, window, 
         (lambda: sequential_starts(3, 4), "window=4 is longer than the series"),
         (lambda: sequential_starts(3, 0), "window=0 must be at least 1"),
         (lambda: sequential_starts(9, 3, 0), "batch_size=0 must be at least 1"),
-        (lambda: sequential_starts(9, 3, 4), "9 steps has no 4 streams of one window=3: at most batch_size=3"),
+        (
+            lambda: sequential_starts(9, 3, 4),
+            "9 steps is too short for batch_size=4 streams with a window=3 each: use at most batch_size=3",
+        ),
     ],
 )
 def test_windows_that_do_not_fit_are_refused_with_their_sizes(call, message):

@@ -60,7 +60,7 @@ def test_a_run_writes_what_it_promises_and_predict_says_the_same(task, tmp_path,
         check=True,
     )
     assert f"the last 461 values is {metrics['valid_mae']:.3f}\n" in again.stdout
-    assert f"the one after the series: {metrics['next_value']:.3f}\n" in again.stdout
+    assert f"after the series: {metrics['next_value']:.3f}\n" in again.stdout
     assert (tmp_path / "again.csv").read_bytes() == (out / "forecast.csv").read_bytes()
 
 
@@ -218,19 +218,19 @@ def test_a_folder_with_another_run_is_refused(tmp_path, capsys):
         (["--cell", "lstmm"], "unknown cell 'lstmm'; available: simple_rnn"),
         (["--activation", "tahn"], "unknown activation 'tahn'; available: tanh"),
         (["--optimizer", "sdg"], "unknown optimizer 'sdg'; available: sgd"),
-        (["--window", "2000"], "--window 2000 is longer than the training part"),
-        (["--window", "990"], "nothing is left to validate on"),
+        (["--window", "2000"], "--window 2000 is too long for the training part"),
+        (["--window", "990"], "no values are left for validation"),
         (["--window", "0"], "--window must be positive and finite, not 0"),
         (["--season", "7"], "belong to the tuned recipe"),
-        (["--seed", "99999999999999999999"], "--seed must lie between 0 and"),
-        (["--hidden", "0"], "--hidden must name at least one layer"),
+        (["--seed", "99999999999999999999"], "--seed must be between 0 and"),
+        (["--hidden", "0"], "--hidden must have at least one layer"),
         (["--epochs", "-1"], "--epochs must be positive and finite, not -1"),
         (["--learning-rate", "nan"], "--learning-rate must be positive and finite, not nan"),
         (["--learning-rate", "inf"], "--learning-rate must be positive and finite, not inf"),
         (["--split", "5000"], "split=5000 must lie within the 1461 steps"),
         (["--task", "stateful", "--batch-size", "500"], "at most batch_size=33"),
         (["--recipe", "tuned", "--season", "900"], "the training part has"),
-        (["--devices", "100000"], "--devices 100000 is more than this machine can have"),
+        (["--devices", "100000"], "--devices 100000 is too many for this machine"),
         (["--hidden", "1000000"], "--hidden 1000000 makes a network of 1e+12 parameters"),
         (
             ["--epochs", "99999999999999999999"],

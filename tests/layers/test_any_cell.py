@@ -77,7 +77,7 @@ def test_a_plain_module_streams():
 
 
 def test_what_only_the_engine_offers_is_refused():
-    with pytest.raises(ValueError, match="this PlainCell is scanned as it is"):
+    with pytest.raises(ValueError, match="This PlainCell runs in a plain scan"):
         jaxrnn.RNN(plain(), implementation="scan")(X)
 
 

@@ -66,9 +66,9 @@ def test_a_class_a_lone_cell_and_one_cell_twice_are_refused():
     assert_refused(lambda: stack([jaxrnn.GRUCell]), "cells[0] is the class GRUCell: make one, GRUCell(...)")
     assert_refused(lambda: stack(cell()), "cells must be a sequence of cells, one per layer, not a SimpleRNNCell")
     one = cell()
-    assert_refused(lambda: stack([one, one]), "one cell stands twice in the stack")
-    assert_refused(lambda: stack([one], backward_cells=[one]), "one cell stands twice in the stack")
-    assert_refused(lambda: both(rnn(one), rnn(one)), "have one cell and would share parameters: make two")
+    assert_refused(lambda: stack([one, one]), "the stack has the same cell twice")
+    assert_refused(lambda: stack([one], backward_cells=[one]), "the stack has the same cell twice")
+    assert_refused(lambda: both(rnn(one), rnn(one)), "have the same cell and would share parameters: make two")
 
 
 @pytest.mark.parametrize("rngs", [0, "seed", np.random.default_rng(0), jax.random.key(0)], ids=str)
@@ -142,7 +142,7 @@ def test_integers_are_of_any_integral_type_and_no_bools(name):
             "recurrent_dropout must be a number of at least 0 and below 1, not",
         ),
         (lambda: rnn(state_axes={...: None}), "state_axes={Ellipsis: None} is not supported"),
-        (lambda: rnn(state_axes=0), "state_axes=0 is not supported: what a cell keeps besides its parameters"),
+        (lambda: rnn(state_axes=0), "state_axes=0 is not supported: leave it out, or pass Flax's default"),
     ],
 )
 def test_what_is_none_is_refused_at_construction(call, message):
@@ -183,7 +183,7 @@ def test_shapes_are_said_in_the_caller_s_axes(make):
 
 def test_errors_of_a_stack_name_the_layer():
     assert_refused(
-        lambda: stack([cell(), cell(3)])(X), "layer 1: it reads 3 features, but the layer below puts out 4"
+        lambda: stack([cell(), cell(3)])(X), "layer 1: it reads 3 features, but the layer below returns 4"
     )
     zeros = jnp.zeros((3, 4))
     assert_refused(lambda: stack()(X, initial_carry=(zeros, zeros[:1])), "layer 1: the carry is float32 (1, 4)")
@@ -193,5 +193,5 @@ def test_errors_of_a_stack_name_the_layer():
 
 
 def test_dropout_with_one_layer_is_warned_of():
-    with pytest.warns(UserWarning, match=r"dropout=0.5 acts between layers, and does nothing in a stack of one"):
+    with pytest.warns(UserWarning, match=r"dropout=0.5 has no effect in a stack of one layer"):
         lstm(dropout=0.5)

@@ -202,8 +202,8 @@ def test_a_random_first_carry_is_drawn_from_the_rngs_given(make, where, stream):
         (lambda: jaxrnn.RNN(ours())(inputs(3, 5, 7)), "ends in 7, but in_features is 2"),
         (
             lambda: jaxrnn.RNN(FlaxRandomStart(2, 4, rngs=nnx.Rngs(0)), implementation="scan")(inputs()),
-            "implementation='scan' needs a cell on the engine: a jaxrnn.RecurrentCell without a __call__ of its "
-            "own, or one of Flax's as it comes; this FlaxRandomStart is scanned as it is",
+            "implementation='scan' needs a cell that runs on the engine: a jaxrnn.RecurrentCell that does not "
+            "override __call__, or an unmodified Flax cell. This FlaxRandomStart runs in a plain scan",
         ),
         (lambda: jaxrnn.RNN(ours(), implementation="fast")(inputs()), "unknown implementation 'fast'"),
         (

@@ -121,7 +121,7 @@ def test_the_activation_reaches_every_layer():
         ),
         (
             lambda: stack(bidirectional=True)(X, initial_carry=(jnp.zeros((3, 4)),) * 2),
-            "initial_carry must be a pair, of the forward and the backward layer, not PyTreeDef(*)",
+            "initial_carry must be a pair of carries, for the forward and the backward layer, not PyTreeDef(*)",
         ),
         (lambda: stack()(X[0, 0]), "has 1 axes, but needs time"),
     ],

@@ -93,7 +93,7 @@ def test_skip_connections_add_what_a_layer_reads():
     assert_close(skipping(X), plain(X) + below)
     last = jaxrnn.StackedRNN(list(plain.cells), skip_connections=True, return_sequences=False)
     assert_close(last(X), (plain(X) + below)[:, -1])
-    with pytest.raises(ValueError, match="reads 4 features and puts out 5"):
+    with pytest.raises(ValueError, match="reads 4 features and returns 5"):
         jaxrnn.SimpleRNN(2, (4, 5), skip_connections=True, rngs=nnx.Rngs(0))(X)
 
 
@@ -203,7 +203,7 @@ def test_rematerialised_blocks_change_no_number(kind, remat_every, reverse, mask
         ),
         (
             lambda r: jaxrnn.Bidirectional(*([jaxrnn.RNN(jaxrnn.GRUCell(2, 4, rngs=r))] * 2)),
-            "one object and would share parameters",
+            "the same object and would share parameters",
         ),
     ],
 )

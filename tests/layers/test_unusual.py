@@ -54,7 +54,7 @@ def test_a_call_of_its_own_is_what_a_cell_does():
     step, carry = streaming_step(cell, X[:, 0])
     expected: Any = nnx.RNN(cell)(X)
     np.testing.assert_allclose(step(carry, X[:, 0])[1], expected[:, 0], atol=1e-6)
-    with pytest.raises(ValueError, match="without a __call__ of its own"):
+    with pytest.raises(ValueError, match="that does not override __call__"):
         jaxrnn.RNN(cell, remat_every=5)(X)
 
 
@@ -106,14 +106,17 @@ class Output(jaxrnn.RecurrentCell):
     [
         (
             lambda: jaxrnn.RNN(Unknown(4, 5, rngs=nnx.Rngs(0)))(X, initial_carry=jnp.ones((3, 5), jnp.int32)),
-            "makes float32 of an initial_carry of int32",
+            "returns a carry of float32, but initial_carry is int32",
         ),
-        (lambda: jaxrnn.RNN(Output(lambda h: h.sum(-1)))(X), r"output \(3, 'features'\), not an array \(3,\)"),
-        (lambda: jaxrnn.RNN(Output(lambda h: h[..., None]))(X), r"not an array \(3, 5, 1\)"),
+        (
+            lambda: jaxrnn.RNN(Output(lambda h: h.sum(-1)))(X),
+            r"of shape \(3, 'features'\), not an array of shape \(3,\)",
+        ),
+        (lambda: jaxrnn.RNN(Output(lambda h: h[..., None]))(X), r"not an array of shape \(3, 5, 1\)"),
         (lambda: jaxrnn.RNN(Output(lambda h: None))(X), "not a NoneType"),
         (
             lambda: jaxrnn.RNN(ResetTwice(4, 5, reset_after=False, rngs=nnx.Rngs(0)))(X),
-            "projections, which have been applied",
+            "projections, which have already been applied",
         ),
         (
             lambda: jaxrnn.Bidirectional(*(jaxrnn.RNN(jaxrnn.GRUCell(4, 5, rngs=nnx.Rngs(0))) for _ in "fb"))(

@@ -74,7 +74,7 @@ def test_arguments_that_do_not_fit_are_refused_with_their_values(changes, messag
     ("pointwise", "message"),
     [
         (lambda params, carry, xw, rh: ((carry, carry), carry), "pointwise must return a carry of the structure"),
-        (lambda params, carry, xw, rh: (carry[..., :1], carry), r"\(2, 3\) became \(2, 1\)"),
+        (lambda params, carry, xw, rh: (carry[..., :1], carry), r"changed \(2, 3\) to \(2, 1\)"),
     ],
 )
 def test_a_pointwise_function_that_changes_its_carry_is_refused(pointwise, message, implementation):

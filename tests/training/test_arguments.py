@@ -37,12 +37,12 @@ def sequential(**changes: Any) -> Any:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"window": 50}, "windows of 50 steps, which start at 0 to .* reach out"),
+        ({"window": 50}, "windows of 50 steps that start at 0 to .* do not fit"),
         ({"window": 2.5}, "window=2.5 must be an integer"),
         ({"targets": SERIES[1:8]}, "targets 7"),
-        ({"targets": SERIES[1:, 0]}, r"targets \(19,\) must be \[time, dims\]"),
-        ({"starts": jnp.zeros((3, 0), jnp.int32)}, "starts must be integers"),
-        ({"starts": [0.5]}, "starts must be integers"),
+        ({"targets": SERIES[1:, 0]}, r"targets have the shape \(19,\), not \[time, dims\]"),
+        ({"starts": jnp.zeros((3, 0), jnp.int32)}, "starts must be a non-empty array of integers"),
+        ({"starts": [0.5]}, "starts must be a non-empty array of integers"),
     ],
 )
 def test_windows_that_do_not_fit_are_refused(make, changes, message):

@@ -101,8 +101,8 @@ def test_every_window_is_read_once_an_epoch_in_another_order(series, monkeypatch
 def test_what_does_not_fit_is_refused(series):
     apply, _ = pure_apply(lambda: RNNForecaster(hidden_features=4, rngs=nnx.Rngs(0)))
     for starts, batch_size, message in (
-        (range(57), 8, r"windows of 5 steps from range\(0, 57\) reach out"),
-        (range(-1, 5), 8, "reach out"),
+        (range(57), 8, r"windows of 5 steps from range\(0, 57\) do not fit"),
+        (range(-1, 5), 8, "do not fit into the series"),
         (range(0), 8, "must be at least 1"),
         (range(5), 0, "must be at least 1"),
     ):

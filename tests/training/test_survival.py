@@ -295,7 +295,9 @@ def test_a_state_of_a_longer_epoch_is_refused():
     state, epoch = stateful()
     state, _ = epoch.advance(state, 10)
     _, shorter = windowed()
-    with pytest.raises(ValueError, match="stands before batch 10 of an epoch that has 8: it was saved with other"):
+    with pytest.raises(
+        ValueError, match="the state is at batch 10, but this epoch has only 8 batches: the state was saved with"
+    ):
         fit(Run.create(state), shorter, evaluate, epochs=1)
 
 
@@ -309,7 +311,7 @@ def test_numbers_must_be_positive(name):
 
 def test_a_mesh_needs_an_epoch_that_can_be_spread():
     state, epoch = stateful()
-    with pytest.raises(ValueError, match="mesh= needs an epoch of make_windowed_epoch"):
+    with pytest.raises(ValueError, match="mesh= needs a SteppedEpoch: make train_epoch with make_windowed_epoch"):
         fit(Run.create(state), lambda s: epoch(s), evaluate, epochs=1, mesh=jax.make_mesh((1,), ("batch",)))
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints: a store that survives damage and kills, and the thread that writes to it beside the training."""
+"""Checkpoints: a store that detects damage and survives kills, and a thread that saves during training."""
 
 from jaxrnn.training.checkpoint.background import BackgroundSaver, Checkpoints, Saves, copied
 from jaxrnn.training.checkpoint.files import CheckpointError, fsync

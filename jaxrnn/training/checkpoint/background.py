@@ -1,4 +1,4 @@
-"""Saving beside the training: the loop pays for a copy in memory, a thread of its own for the disk."""
+"""Saves checkpoints in a thread: the training loop waits only for a copy in memory, not for the disk."""
 
 import copy
 import threading
@@ -15,25 +15,26 @@ from jaxrnn.training.checkpoint.files import CheckpointError
 from jaxrnn.training.checkpoint.store import Restored
 from jaxrnn.training.distributed import local
 
-# Training donates its state, so what is to be kept must be a copy.
+# Training donates its state, so a value that must stay valid has to be a copy.
 copied = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
 
 
 SECONDS_WHEN_STOPPING = 60.0
-"""For how long to wait for a save once the program has been asked to stop."""
+"""How many seconds to wait for a save after the program has been asked to stop."""
 
-_SECONDS_BETWEEN_LOOKS = 0.5
+_POLL_SECONDS = 0.5
+"""How many seconds may pass before a wait notices that the program has been asked to stop."""
 
 
 class Saves(Protocol):
-    """The least that :func:`jaxrnn.training.fit` needs to save a run."""
+    """The one method that :func:`jaxrnn.training.fit` needs to save a run."""
 
     def save(self, step: int, arrays: Any, record: Mapping[str, Any] | None = None) -> None: ...
 
 
 @runtime_checkable
 class Checkpoints(Saves, Protocol):
-    """All that a training needs to be saved and resumed; :class:`jaxrnn.training.CheckpointStore` has it."""
+    """The methods needed to save and resume a run, as :class:`jaxrnn.training.CheckpointStore` has them."""
 
     def require_newest(self, step: int) -> None:
         """Raise an error if an earlier run's checkpoints would be restored instead of one saved at this step."""
@@ -44,23 +45,23 @@ class Checkpoints(Saves, Protocol):
         ...
 
     def restore(self, abstract: Any, *, step: int | None = None) -> Restored:
-        """The newest checkpoint, or that of a step, in the structure of ``abstract``."""
+        """Load the newest checkpoint, or that of a step, in the structure of ``abstract``."""
         ...
 
 
 class BackgroundSaver:
-    """Saves one checkpoint at a time in a thread; a context, which waits for the last one at its end.
+    """Saves one checkpoint at a time in a thread. As a context manager, it waits for the last save at its end.
 
-    A save that fails (a full disk, a folder that may not be written) is a warning and not an end: what was saved
-    before is intact, the next save may succeed, and :attr:`error` says what happened to the last.
+    If a save fails (a full disk, a folder without write permission), there is only a warning: earlier checkpoints
+    are intact, and the next save may succeed. :attr:`error` describes the failure of the last save, or is None.
 
-    A save that takes longer than ``max_wait`` is a warning too: training goes on, and no other save begins until
-    that one has ended.
+    If a save takes longer than ``max_wait``, there is a warning too. Training continues, and no other save begins
+    until that one has ended.
 
     Args:
-      checkpoints: where to save to; None saves nothing.
-      max_wait: for how many seconds to wait for a save before it is left alone.
-      stopping: whether the program has been asked to stop. If so, ``max_wait`` is at most
+      checkpoints: where to save; None saves nothing.
+      max_wait: how many seconds to wait for a save.
+      stopping: returns whether the program has been asked to stop. If so, ``max_wait`` is at most
         :data:`SECONDS_WHEN_STOPPING`.
     """
 
@@ -83,7 +84,7 @@ class BackgroundSaver:
         self.wait()
 
     def save(self, step: int, arrays: Any, record: Mapping[str, Any]) -> None:
-        """Copy the arrays and the record as they are now, and begin to save them; waits for the save before."""
+        """Wait for the previous save, copy the arrays and the record, and start to save the copies."""
         self.wait()
         if self._checkpoints is None or self._hangs:
             return
@@ -92,8 +93,10 @@ class BackgroundSaver:
         self._running.start()
 
     def wait(self) -> None:
-        """Until nothing is being saved, or it takes too long; warns of a failure, and raises what is a mistake in
-        the program."""
+        """Wait until the running save ends or takes too long.
+
+        A failure to write gives a warning. Any other exception of the save, such as a TypeError, is raised.
+        """
         save = self._running
         if save is None:
             return
@@ -101,8 +104,8 @@ class BackgroundSaver:
             if not self._hangs:
                 self._hangs = True
                 self.error = (
-                    f"step {save.step} is still being saved after {time.monotonic() - save.began:.0f} s: going on "
-                    f"without it, and without other saves until it ends. The checkpoints saved before are intact"
+                    f"step {save.step} is still being saved after {time.monotonic() - save.began:.0f} s: training "
+                    f"continues, without other saves until this one ends. Earlier checkpoints are intact"
                 )
                 warnings.warn(self.error, stacklevel=3)
             return
@@ -120,13 +123,13 @@ class BackgroundSaver:
             left = 0.0 if self._hangs else began + limit - time.monotonic()
             if left <= 0:
                 return False
-            save.join(min(left, _SECONDS_BETWEEN_LOOKS))
+            save.join(min(left, _POLL_SECONDS))
         return True
 
 
 class _Save(threading.Thread):
     def __init__(self, checkpoints: Saves, step: int, *arguments: Any):
-        # A daemon: a save that hangs must not keep the program from ending. Others have been waited for.
+        # A daemon thread, so that a save that hangs does not keep the program from ending.
         super().__init__(name="checkpoint", daemon=True)
         self.step, self.began = step, time.monotonic()
         self.failure: BaseException | None = None

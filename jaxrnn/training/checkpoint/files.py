@@ -1,7 +1,7 @@
-"""The files of one checkpoint: writing them, and reading them only where every byte is what was written.
+"""Writes the files of one checkpoint, and reads them only if their checksums are right.
 
 Orbax writes and reads the arrays (:mod:`jaxrnn.training.checkpoint.orbax_io`). `record.json` beside them holds
-what the user gave, the path, shape, dtype and SHA-256 of each leaf, the SHA-256 of each file, and of itself.
+the user's record, the path, shape, dtype and SHA-256 of each leaf, the SHA-256 of each file, and of itself.
 """
 
 import errno
@@ -25,21 +25,21 @@ FORMAT = 1
 RECORD = "record.json"
 _ARRAYS = "arrays"
 _OVERHEAD = 8192
-"""Bytes that Orbax needs for an array beside its data, and for the folder; rather too many."""
+"""An upper bound of the bytes that Orbax writes for each array besides its data, and once for the folder."""
 
 
 class CheckpointError(ValueError):
-    """A checkpoint could not be loaded or written: none there, damaged, or not what was asked for."""
+    """A checkpoint could not be loaded or written: it is missing, damaged, or does not match the request."""
 
 
 class Damaged(CheckpointError):
-    """This checkpoint is of no use to anyone; an older one may be fine."""
+    """This checkpoint cannot be loaded at all, whatever the caller expects; an older one may be intact."""
 
 
 class Leaf(NamedTuple):
-    data: Any  # plain array or its ShapeDtypeStruct; of a PRNG key, its key data
-    dtype: str  # of the leaf itself: for a PRNG key something like key<fry>
-    key_impl: str | None
+    data: Any  # a plain array or its ShapeDtypeStruct; for a PRNG key, its key data
+    dtype: str  # of the leaf itself: for a PRNG key, a name like key<fry>
+    key_impl: str | None  # None for plain arrays
 
 
 def is_complete(folder: Path) -> bool:
@@ -51,15 +51,20 @@ def sha256(data: bytes) -> str:
 
 
 def flatten(tree: Any, *, shapes_only: bool = False) -> tuple[dict[str, Leaf], Any]:
-    """The leaves by their path, and the structure. With `shapes_only` they may be abstract, or donated."""
+    """The leaves by their path, and the tree structure. With `shapes_only`, leaves may be abstract or donated.
+
+    Raises:
+        TypeError: a leaf is not an array of numbers or booleans, nor a number.
+        ValueError: two leaves have the same path.
+    """
     with_path, treedef = jax.tree_util.tree_flatten_with_path(tree)
     leaves = {}
     for key_path, leaf in with_path:
         path = jax.tree_util.keystr(key_path)
         if path in leaves:
-            raise ValueError(f"two leaves have the path {path}: give each its own key")
+            raise ValueError(f"two leaves have the path {path}: give each a key that prints differently")
         if isinstance(leaf, bool | int | float | complex) and not isinstance(leaf, np.generic):
-            # As jit sees it, so that a state saved before the first step fits one after it.
+            # The dtype that jit gives it, so that a state has one dtype before and after its first step.
             leaf = np.asarray(leaf, jnp.result_type(leaf))
         dtype, key_impl = getattr(leaf, "dtype", np.dtype(object)), None
         if jnp.issubdtype(dtype, jax.dtypes.prng_key) and shapes_only:
@@ -73,20 +78,22 @@ def flatten(tree: Any, *, shapes_only: bool = False) -> tuple[dict[str, Leaf], A
 
 
 def place(array: np.ndarray, key_impl: str | None, like: Any) -> Any:
+    """The array as a jax array or PRNG key, with the sharding of `like` if it has one."""
     if jax.dtypes.canonicalize_dtype(array.dtype) != array.dtype:
-        return array
+        return array  # JAX would round it
     leaf = array if key_impl is None else jax.random.wrap_key_data(jnp.asarray(array), impl=key_impl)
-    # An uncommitted array may follow others to their device; putting it on its own would tie it there.
+    # JAX moves uncommitted arrays to the device of the arrays they are used with. A sharding would commit it.
     uncommitted = isinstance(like, jax.Array) and not like.committed
     return jax.device_put(leaf, None if uncommitted else getattr(like, "sharding", None))
 
 
 def require_plain_json(value: Any, where: str) -> None:
-    # Exact types: json would take a tuple, an IntEnum or np.float64, and give back something else.
+    """Raise a TypeError unless JSON gives this value back unchanged; `where` names it in the message."""
+    # Compare exact types: json accepts tuples, IntEnums and np.float64, but reads them back as other types.
     if type(value) is dict:
         for key, item in value.items():
             if type(key) is not str:
-                raise TypeError(f"{where} has the key {key!r} of {type(key)}: JSON keys are strings")
+                raise TypeError(f"{where} has the key {key!r} of {type(key)}: JSON keys must be strings")
             require_plain_json(item, f"{where}[{key!r}]")
     elif type(value) is list:
         for i, item in enumerate(value):
@@ -96,11 +103,12 @@ def require_plain_json(value: Any, where: str) -> None:
 
 
 def _numbered(arrays: list[np.ndarray]) -> dict[str, np.ndarray]:
-    # Not by path, which may hold any character; and without the arrays of no elements, which Orbax refuses.
+    # Paths may hold any character, so number the arrays. Orbax refuses arrays without elements.
     return {f"leaf_{i:05d}": array for i, array in enumerate(arrays) if array.size}
 
 
 def write(folder: Path, content: dict[str, Any], leaves: dict[str, Leaf]) -> None:
+    """Write the leaves and `record.json` into an empty folder, and sync everything to disk."""
     arrays = [np.asarray(leaf.data) for leaf in leaves.values()]
     _require_space(folder, sum(array.nbytes for array in arrays) + _OVERHEAD * (1 + len(arrays)))
     if tree := _numbered(arrays):
@@ -117,16 +125,16 @@ def write(folder: Path, content: dict[str, Any], leaves: dict[str, Leaf]) -> Non
     content["files"] = {name: sha256(path.read_bytes()) for name, path in _files(folder).items()}
     checked = {"sha256": sha256(json.dumps(content).encode()), "content": content}
     (folder / RECORD).write_text(json.dumps(checked, indent=1))
-    # Older checkpoints are deleted on the strength of this one: it must be on disk, not in the page cache.
+    # Older checkpoints are deleted after this one is saved, so it must be on disk, not only in the page cache.
     for root, _, names in os.walk(folder, topdown=False):
         for path in (*(os.path.join(root, name) for name in names), root):
             fsync(path)
 
 
 def _require_space(folder: Path, size: int) -> None:
-    """Have that many bytes allocated and freed again: an OSError where disk or quota has no room for them.
+    """Raise an OSError if the disk or the quota has no room for that many bytes; allocates and frees them.
 
-    On a full disk Orbax fails too, but goes on writing for a while to where it has failed.
+    Orbax also fails on a full disk, but then its threads keep writing to the folder for a while.
     """
     if not hasattr(os, "posix_fallocate"):
         return
@@ -135,7 +143,7 @@ def _require_space(folder: Path, size: int) -> None:
     try:
         os.posix_fallocate(descriptor, 0, size)
     except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):  # this file system cannot tell
+        if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):  # not supported by the file system
             raise
     finally:
         os.close(descriptor)
@@ -151,22 +159,22 @@ def fsync(path: str | Path) -> None:
 
 
 def could_not_save(error: Exception, step: int, directory: Path) -> Exception:
-    """The error as a user should see it: an OSError where the file system refused, and what became of the rest."""
+    """The error to show to a user: an OSError if the file system refused to write, else a CheckpointError."""
     number = getattr(error, "errno", None)
     # TensorStore raises a ValueError with the errno in its text.
     if match := re.search(r"os_error_code='([0-9]+)'", str(error)):
         number = int(match[1])
     elif "RESOURCE_EXHAUSTED" in str(error):
         number = errno.ENOSPC
-    # And with a page of its own settings around it, which __cause__ keeps.
-    where = getattr(error, "filename", None)
-    reason = os.strerror(number) + (f": {where}" if where else "") if number else str(error)
+    # strerror instead of TensorStore's own text, which is a page of settings; __cause__ keeps it.
+    filename = getattr(error, "filename", None)
+    reason = os.strerror(number) + (f": {filename}" if filename else "") if number else str(error)
     message = f"could not save {step=} in {directory}: {reason}; the checkpoints saved before are intact"
     return OSError(number, message) if number else CheckpointError(message)
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """Every file below, by relative name. Refuses links, which can lead out, and pipes, which would block."""
+    """All files in the folder, by relative path. Refuses links, which may lead outside, and pipes, which block."""
     files = {}
     for path in [folder, *(Path(root, n) for root, dirs, names in os.walk(folder) for n in dirs + names)]:
         mode = os.lstat(path).st_mode
@@ -178,7 +186,12 @@ def _files(folder: Path) -> dict[str, Path]:
 
 
 def load(folder: Path, step: int, expected: Mapping[str, Leaf]) -> tuple[dict[str, tuple[Any, Any]], Any]:
-    """(array, key_impl) by path, and the user's record."""
+    """Read a checkpoint and check it. Returns (array, key_impl) by path, and the user's record.
+
+    Raises:
+        Damaged: the checkpoint cannot be loaded.
+        CheckpointError: it has another format, or other leaves than `expected`.
+    """
     try:
         files = _files(folder)
         if RECORD not in files:
@@ -186,7 +199,7 @@ def load(folder: Path, step: int, expected: Mapping[str, Leaf]) -> tuple[dict[st
         checked = json.loads(files[RECORD].read_bytes())
         content = checked["content"]
         if sha256(json.dumps(content).encode()) != checked["sha256"]:
-            raise Damaged(f"{files[RECORD]} is damaged: its checksum does not fit")
+            raise Damaged(f"{files[RECORD]} is damaged: its checksum is wrong")
         if content["format"] != FORMAT:
             raise CheckpointError(f"{folder} has format {content['format']}, but this jaxrnn reads {FORMAT}")
         if content["step"] != step:
@@ -204,16 +217,16 @@ def load(folder: Path, step: int, expected: Mapping[str, Leaf]) -> tuple[dict[st
         for i, (path, leaf) in enumerate(saved.items()):
             loaded[path] = tree.get(f"leaf_{i:05d}", arrays[i]), leaf["key_impl"]
             if sha256(loaded[path][0].tobytes()) != leaf["sha256"]:
-                raise Damaged(f"{folder}: leaf {path} is not what was saved: its checksum does not fit")
+                raise Damaged(f"{folder}: leaf {path} is not what was saved: its checksum is wrong")
         return loaded, content["record"]
     except CheckpointError:
         raise
-    except Exception as error:  # from json, Orbax or the file system: whichever, this one cannot be used
+    except Exception as error:  # json, Orbax and the file system raise many types, which all mean damage
         raise Damaged(f"{folder} cannot be read: {type(error).__name__}: {error}") from error
 
 
 def _require_key_impls(folder: Path, saved: Mapping[str, Any], expected: Mapping[str, Leaf]) -> None:
-    """`place` will make keys of the kind that is named in the record: it must be the kind that was saved."""
+    """Check that each leaf's `key_impl`, from which `place` makes keys, agrees with the dtype that was saved."""
     for path, leaf in saved.items():
         data, key_impl = expected[path].data, leaf["key_impl"]
         dtype = data.dtype
@@ -234,4 +247,6 @@ def _require_same(folder: Path, saved: Mapping[str, Any], expected: Mapping[str,
     ]
     if problems:
         listing = "\n  ".join(problems[:10] + [f"and {len(problems) - 10} more"] * (len(problems) > 10))
-        raise CheckpointError(f"{folder} does not fit; use the code and settings it is from:\n  {listing}")
+        raise CheckpointError(
+            f"{folder} does not match; use the code and settings that it was saved with:\n  {listing}"
+        )

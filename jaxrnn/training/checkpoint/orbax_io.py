@@ -1,7 +1,7 @@
-"""Arrays to a folder and back, by Orbax: the only module that touches it.
+"""Writes arrays to a folder and reads them with Orbax. No other module uses Orbax.
 
-Orbax expects all processes of a job to save together and has them wait for each other. Ours train on while one
-saves, so with several processes Orbax works in a process of its own, which knows nothing of the others.
+Orbax makes all processes of a job save together and wait for each other. Here one process saves while the others
+continue to train. So if there are several processes, Orbax runs in a child process that is not part of the job.
 """
 
 import contextlib
@@ -25,29 +25,29 @@ from jaxrnn.training.distributed import STOPPING
 
 Arrays = dict[str, np.ndarray]
 
-_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+_PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
 
 def save(path: Path, arrays: Arrays) -> None:
     """Write NumPy arrays into a new folder; raises OSError or, from TensorStore, ValueError."""
     if jax.process_count() > 1:
-        _elsewhere("save", path, arrays)
+        _in_child_process("save", path, arrays)
         return
-    with _plain(path) as plain, _orbax() as ocp:
+    with _plain_path(path) as plain, _orbax() as ocp:
         ocp.save(plain, arrays)
 
 
 def load(path: Path, like: Arrays) -> Arrays:
-    """The arrays in a folder, of the names, shapes and dtypes of ``like``."""
+    """Read the arrays in a folder, which must have the names, shapes and dtypes of ``like``."""
     if jax.process_count() > 1:
-        return _elsewhere("load", path, like)
-    with _plain(path) as plain, _orbax() as ocp:
+        return _in_child_process("load", path, like)
+    with _plain_path(path) as plain, _orbax() as ocp:
         _require_sizes(ocp.metadata(plain).metadata, like)
         return ocp.load(plain, like)
 
 
 def _require_sizes(metadata: Any, like: Arrays) -> None:
-    """A ValueError if the files describe other arrays, before Orbax makes room for what they describe."""
+    """Raise a ValueError if the files describe other arrays, before Orbax allocates memory for those."""
     for name, array in like.items():
         found = metadata[name]
         chunk = found.storage_metadata.chunk_shape or ()
@@ -60,10 +60,10 @@ def _require_sizes(metadata: Any, like: Arrays) -> None:
 
 
 @contextlib.contextmanager
-def _plain(path: Path) -> Iterator[str]:
-    """The path; by way of a link where it holds characters that Orbax may not take as they are.
+def _plain_path(path: Path) -> Iterator[str]:
+    """The path, or a symbolic link to it if the path has characters that Orbax may misread.
 
-    It takes a folder for a pattern: below one called ``a[b]`` or ``a\\b`` it saves what it cannot load any more.
+    Orbax treats a path as a pattern: in a folder called ``a[b]`` or ``a\\b`` it saves files that it cannot load.
     """
     whole = os.fspath(path)
     if os.name == "nt" or re.fullmatch(r"[\w ./,=@~+-]*", whole):
@@ -77,24 +77,27 @@ def _plain(path: Path) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _orbax() -> Iterator[Any]:
-    """Orbax, without its log: twenty lines per call at INFO, and two hundred when the disk is full."""
+    """Orbax without its log, which has twenty lines per call at INFO, and two hundred if the disk is full."""
     from orbax.checkpoint import v1
 
     logger = logging.getLogger("absl")
     level, hook = logger.level, sys.unraisablehook
-    logger.setLevel(logging.CRITICAL)  # what fails is raised as well: no need of its tracebacks
-    if not isinstance(hook, _WithoutLateAnswers):
-        sys.unraisablehook = _WithoutLateAnswers(hook)
+    logger.setLevel(logging.CRITICAL)  # errors are raised as well, so their logged tracebacks add nothing
+    if not isinstance(hook, _IgnoreClosedLoop):
+        sys.unraisablehook = _IgnoreClosedLoop(hook)
     try:
         yield v1
-        sys.unraisablehook = hook  # after a failure it must stay: late answers come at any time
+        sys.unraisablehook = hook  # not after a failure: TensorStore's late errors come at any time
     finally:
         logger.setLevel(level)
 
 
-class _WithoutLateAnswers:
-    """Of a save that failed Orbax closes the event loop while TensorStore still writes. The traceback that each of
-    these writes then ends with, in a thread of TensorStore's own, says nothing: why the save failed was raised."""
+class _IgnoreClosedLoop:
+    """An unraisable hook that ignores TensorStore's errors after a failed save.
+
+    When a save fails, Orbax closes the event loop while TensorStore still writes. Each of these writes then ends
+    with a traceback in a TensorStore thread. They add nothing: the reason for the failure has been raised.
+    """
 
     def __init__(self, other: Callable[[Any], object]):
         self._other = other
@@ -105,13 +108,13 @@ class _WithoutLateAnswers:
             self._other(unraisable)
 
 
-def _elsewhere(what: str, path: Path, arrays: Arrays) -> Any:
-    """Call :func:`save` or :func:`load` in a process of its own."""
+def _in_child_process(action: str, path: Path, arrays: Arrays) -> Any:
+    """Call :func:`save` or :func:`load` in a child process."""
     root = os.fspath(Path(__file__).parents[3])
     known = os.environ.get("PYTHONPATH")
     environment = os.environ | {
         "PYTHONPATH": root + (os.pathsep + known if known else ""),
-        "JAX_PLATFORMS": "cpu",  # the accelerators are this process's
+        "JAX_PLATFORMS": "cpu",  # this process uses the accelerators
     }
     pipe = subprocess.PIPE
     with _stop_signals_blocked():
@@ -123,10 +126,13 @@ def _elsewhere(what: str, path: Path, arrays: Arrays) -> Any:
             env=environment,
         )
     with child:
-        answer, errors = child.communicate(pickle.dumps((what, path, arrays)))
+        answer, errors = child.communicate(pickle.dumps((action, path, arrays)))
     if child.returncode:
-        raise RuntimeError(f"the process that was to {what} ended with {child.returncode}: {errors[-2000:]!r}")
-    number, message, result = pickle.loads(answer)  # by our own child, from what we gave it
+        raise RuntimeError(
+            f"the child process that should {action} the arrays ended with exit code {child.returncode}: "
+            f"{errors[-2000:]!r}"
+        )
+    number, message, result = pickle.loads(answer)  # safe: our own child process wrote it
     if message is not None:
         raise OSError(number, message) if number else ValueError(message)
     return result
@@ -134,8 +140,10 @@ def _elsewhere(what: str, path: Path, arrays: Arrays) -> Any:
 
 @contextlib.contextmanager
 def _stop_signals_blocked() -> Iterator[None]:
-    """For a child process that is started here, which inherits the block and keeps it. A terminal sends Ctrl-C and
-    SIGHUP to every process of a run, and a scheduler SIGTERM, but a save that has begun should be finished."""
+    """Block the signals to stop while a child process is started; it inherits the blocked signals.
+
+    Terminals and schedulers send these signals to every process of a run, but a save that has begun should finish.
+    """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -147,22 +155,22 @@ def _stop_signals_blocked() -> Iterator[None]:
 
 
 def _serve() -> None:
-    """The other side of :func:`_elsewhere`: one call from stdin, its result or error to stdout."""
+    """Runs in the child process: reads one call from stdin, and writes its result or error to stdout."""
     _end_with_parent()
-    what, path, arrays = pickle.load(sys.stdin.buffer)
+    action, path, arrays = pickle.load(sys.stdin.buffer)
     try:
-        answer = None, None, {"save": save, "load": load}[what](path, arrays)
+        answer = None, None, {"save": save, "load": load}[action](path, arrays)
     except Exception as error:
         answer = getattr(error, "errno", None), str(error), None
     sys.stdout.buffer.write(pickle.dumps(answer))
     sys.stdout.flush()
-    os._exit(0)  # of a save that failed Orbax leaves threads behind that Python would wait for
+    os._exit(0)  # after a failed save Orbax leaves threads running, and a normal exit would wait for them
 
 
 def _end_with_parent() -> None:
-    """On Linux: a process whose parent was killed must not go on writing where the next run may write."""
+    """On Linux, end together with the parent process, or this process might disturb the next run's saves."""
     if sys.platform == "linux":
         parent = os.getppid()
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
-        if os.getppid() != parent:  # it was gone before that
+        if os.getppid() != parent:  # the parent had already ended
             os._exit(1)

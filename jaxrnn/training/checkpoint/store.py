@@ -1,25 +1,27 @@
-"""Numbered checkpoints: a pytree of arrays and a small JSON record, in one folder that outlives crashes.
+"""Numbered checkpoints in one folder: each holds a pytree of arrays and a small JSON record.
 
-Orbax writes and reads the arrays. What is added, and why:
+Orbax writes and reads the arrays. This module adds the following guarantees:
 
-- A folder is a checkpoint by its name alone. It is written and synced under a `.tmp` name and renamed once,
-  to `step_00000012`; deletion first renames to `.trash`. So a kill leaves a whole checkpoint or none. No two
-  attempts share a `.tmp` name: of one that failed Orbax may still be writing when the next has begun.
-- Nothing is overwritten. A step saved again becomes `step_00000012.1`, and only then does the older folder
-  go: with one name for both there would be an instant with neither.
-- One writes. The first `save` (or `claim`) locks the folder until `close`; the kernel frees a dead writer's lock.
-- Every byte is checked (:mod:`jaxrnn.training.checkpoint.files`). Orbax loads a flipped bit as a wrong number
-  without a word. So `record.json` holds the SHA-256 of each file, checked before Orbax reads it, of each leaf,
-  checked after, and of itself.
-- Damage falls back, a mismatch does not. The checkpoint before a damaged one is as good, only older. A shape
-  that does not fit means that the code or its settings are wrong; an older step would only hide it.
-- An older run never hides a newer one. `restore` takes the highest step, so a run that begins anew in a folder
-  with higher steps of an earlier run would get those back. Its first save is an error; `overwrite=True` replaces
-  what is there.
-- The structure comes from the caller. Stored is a flat list of leaves, so None, NamedTuples, dataclasses and
-  optax states need no code of their own, and no file can name a class to build.
+- A kill at any time leaves a complete checkpoint or none. A folder is written and synced under a `.tmp` name and
+  then renamed, to `step_00000012`; before it is deleted, it is renamed to `.trash`. Every attempt to save has its
+  own `.tmp` name, because the threads of a failed attempt may still be writing when the next one begins.
+- Nothing is overwritten. If a step is saved again, it becomes `step_00000012.1`, and the older folder is deleted
+  after that. With one name for both, there would be a moment without any checkpoint.
+- There is one writer. The first `save` (or `claim`) locks the folder until `close`. If the writer dies, the kernel
+  releases the lock.
+- Every byte is checked (:mod:`jaxrnn.training.checkpoint.files`), because Orbax loads a flipped bit as a wrong
+  number without an error. `record.json` holds the SHA-256 of each file, checked before Orbax reads it, of each
+  leaf, checked afterwards, and of itself.
+- If a checkpoint is damaged, the one before it is loaded, with a warning. If its shapes do not match, that is an
+  error: then the code or its settings are wrong, and an older step would only hide the mistake.
+- An older run never hides a newer one. `restore` takes the highest step. So a new run in a folder with higher
+  steps of an earlier run would get those back, and its first save is an error. `overwrite=True` replaces the old
+  checkpoints instead.
+- The caller gives the tree structure; the files hold only a flat list of leaves. So None, NamedTuples, dataclasses
+  and Optax states need no special code, and no file can name a class to construct.
 
-For arrays of which this process can address all. Of several processes that train together, one saves its copy.
+This process must be able to address all parts of the arrays. If several processes train together, one of them
+saves its copy.
 """
 
 import dataclasses
@@ -41,7 +43,7 @@ from jaxrnn.training.checkpoint.files import CheckpointError, Damaged
 
 try:
     import fcntl
-except ImportError:  # not on Windows: there, that only one writes is up to the user
+except ImportError:  # Windows has no fcntl: there, nothing prevents a second writer
     fcntl = None
 
 _NAME = re.compile(r"step_([0-9]{8,})(?:\.([0-9]+))?")
@@ -60,18 +62,18 @@ class Restored:
 class CheckpointStore:
     """Numbered checkpoints of a pytree of arrays plus a small JSON record, in one folder.
 
-    One writer at a time, which holds a lock on the folder. Readers may come and go while it writes; they never
+    There is one writer at a time, which holds a lock on the folder. Others may read while it writes; readers never
     change anything. Saving is synchronous: when `save` returns, the checkpoint is on disk.
 
-    A folder that is used again: to go on with the run in it, call `restore` and save higher steps. A run that
-    begins anew there is refused as long as the folder holds higher steps, since `restore` would return those
-    instead of what was saved last. Choose another folder then, or pass ``overwrite=True``.
+    To continue the run in a folder, call `restore` and then save higher steps. A new run cannot save to a folder
+    with higher steps, because `restore` would return those instead of the new ones. Use another folder for a new
+    run, or pass ``overwrite=True``.
 
     Args:
-        directory: the folder; made by the first `save`, with its parents.
-        keep: how many checkpoints stay: the one saved last, then those with the highest steps.
-        overwrite: replace whatever the folder holds from before. This store neither lists nor restores it, and the
-            first `save` deletes it as soon as the new checkpoint is on disk.
+        directory: the folder; the first `save` makes it, with its parents.
+        keep: how many checkpoints to keep: the one saved last, then those with the highest steps.
+        overwrite: replace the checkpoints that the folder holds already. This store neither lists nor restores
+            them, and its first `save` deletes them when the new checkpoint is on disk.
 
     Raises:
         ValueError: `keep` is below 1.
@@ -88,7 +90,7 @@ class CheckpointStore:
 
     def __init__(self, directory: str | os.PathLike[str], *, keep: int = 2, overwrite: bool = False) -> None:
         if keep < 1:
-            raise ValueError(f"{keep=} must be at least 1, else the checkpoint just saved would be deleted")
+            raise ValueError(f"{keep=} must be at least 1, otherwise the new checkpoint would be deleted")
         self.directory = Path(os.path.abspath(directory))
         self.keep, self.overwrite = keep, overwrite
         self._closed = False
@@ -103,15 +105,15 @@ class CheckpointStore:
         self.close()
 
     def close(self) -> None:
-        """Ends writing: a later `save` raises ValueError. Nothing is pending, since saving is synchronous."""
+        """Release the lock. A later `save` raises a ValueError; reading still works."""
         self._closed = True
         self._release()
 
     def claim(self) -> None:
-        """Makes the folder, and makes this store its only writer until `close`; `save` does so too.
+        """Make the folder, and become its only writer until `close`; the first `save` does this too.
 
         Raises:
-            CheckpointError: another store, of this process or another, writes there.
+            CheckpointError: another store, in this process or another, writes to the folder.
             OSError: the folder cannot be made.
         """
         self._require_open()
@@ -121,8 +123,8 @@ class CheckpointStore:
         if fcntl is None or self._holds_lock():
             return
         self._release()
-        # On the folder itself, so that nothing is left over. It is freed with its file descriptor: by close(), by
-        # the garbage collector, or by the kernel when the process is gone, however it ended.
+        # Lock the folder itself, so that no lock file is left over. Closing the descriptor releases the lock; this
+        # is done by close(), by the garbage collector, or by the kernel when the process ends in any way.
         descriptor = os.open(self.directory, os.O_RDONLY)
         self._lock = weakref.finalize(self, os.close, descriptor)
         try:
@@ -130,13 +132,13 @@ class CheckpointStore:
         except BlockingIOError:
             self._release()
             raise CheckpointError(
-                f"another process writes checkpoints to {self.directory}: wait for its end, or use another folder"
+                f"another process writes checkpoints to {self.directory}: wait until it ends, or use another one"
             ) from None
         except OSError:
-            pass  # this file system has no locks
+            pass  # the file system does not support locks
 
     def _holds_lock(self) -> bool:
-        """Whether the folder that is locked is still the one at that path; it may have been deleted meanwhile."""
+        """Whether this store has locked the folder that is now at the path; somebody may have replaced it."""
         held = None if self._lock is None else self._lock.peek()
         return held is not None and os.path.samestat(os.fstat(held[2][0]), os.stat(self.directory))
 
@@ -147,44 +149,43 @@ class CheckpointStore:
 
     def _require_open(self) -> None:
         if self._closed:
-            raise ValueError(f"the store of {self.directory} is closed: open a new one to save to it")
+            raise ValueError(f"the CheckpointStore for {self.directory} is closed: make a new one to save")
 
     def steps(self) -> list[int]:
-        """The steps of the complete checkpoints, ascending. `restore` checks their content, this does not."""
+        """The steps of the complete checkpoints, ascending. Only `restore` checks their content."""
         return sorted({step for step, _, folder in self._found() if files.is_complete(folder)})
 
     def require_newest(self, step: int) -> None:
-        """Checks that a checkpoint saved now at `step` would be the one that `restore` returns.
+        """Check that `restore` would return a checkpoint that is saved now at `step`.
 
         Raises:
-            CheckpointError: the folder holds a higher step that another store has saved. Those that this store has
-                found to be damaged do not count.
+            CheckpointError: the folder holds a higher step that this store has neither saved nor found damaged.
         """
         others = [found for found in self._found() if found[2] not in self._saved | self._refused]
         higher = [number for number, _, folder in others if number > step and files.is_complete(folder)]
         if higher:
             raise CheckpointError(
                 f"{self.directory} holds step {max(higher)} of an earlier run: restore would return it instead of "
-                f"{step=}. Restore that step first to go on with the run, use another folder, or delete what is "
-                f"there with CheckpointStore(..., overwrite=True)"
+                f"{step=}. To continue that run, restore it first. To start a new run, use another folder, or "
+                f"replace the old checkpoints with CheckpointStore(..., overwrite=True)"
             )
 
     def save(self, step: int, arrays: Any, record: Mapping[str, Any] | None = None) -> None:
-        """Saves a checkpoint, replacing one of the same step, and deletes those that `keep` does not cover.
+        """Save a checkpoint in place of one of the same step, and delete those beyond `keep`.
 
         Args:
-            step: its number, at least 0.
-            arrays: a pytree of arrays, PRNG keys and numbers. A Python number is stored with the dtype jit
-                gives it (a float as float32, without x64): what must stay exact belongs in `record`.
-            record: plain JSON values with string keys: dict, list, str, int, float, bool, None. NaN and the
-                infinities are written as Python's json does: NaN, Infinity.
+            step: the number of the checkpoint, at least 0.
+            arrays: a pytree of arrays, PRNG keys and numbers. A Python number is stored with the dtype that jit
+                gives it (a float as float32, without x64); put numbers that must stay exact into `record`.
+            record: plain JSON values with string keys: dict, list, str, int, float, bool, None. NaN and infinity
+                are written as Python's json module writes them: NaN, Infinity.
 
         Raises:
             TypeError: a leaf is not an array or number, or a value of `record` is not plain JSON.
-            OSError: full disk, read-only folder, ...; the checkpoints saved before are intact.
-            CheckpointError: another store writes there, an earlier run has left higher steps there (see
-                `require_newest`), or Orbax could not write for another reason; the earlier checkpoints are intact
-                as well.
+            ValueError: `step` is negative, the store is closed, or two leaves have the same path.
+            OSError: the disk is full, the folder is read-only, or similar. Earlier checkpoints are intact.
+            CheckpointError: another store writes to the folder, an earlier run has left higher steps there (see
+                `require_newest`), or Orbax could not write for another reason. Earlier checkpoints are intact.
         """
         self._require_open()
         step, record = operator.index(step), dict(record or {})
@@ -198,7 +199,7 @@ class CheckpointStore:
             self._warn_of_deleted()
             self.claim()
             for name in os.listdir(self.directory):
-                if _LEFTOVER.fullmatch(name):  # its writer is dead, or has failed: there is only one, here
+                if _LEFTOVER.fullmatch(name):  # its writer died or failed, because this store holds the lock
                     shutil.rmtree(self.directory / name, ignore_errors=True)
             revisions = [revision for other, revision, _ in self._listed() if other == step]
             final = self.directory / (f"step_{step:08d}" + (f".{revisions[-1] + 1}" if revisions else ""))
@@ -218,30 +219,31 @@ class CheckpointStore:
         self._saved -= deleted
         if deleted:
             names = ", ".join(sorted(folder.name for folder in deleted))
-            what = names if self.directory.is_dir() else f"the folder, with {names} in it,"
             warnings.warn(
-                f"{what} was deleted from {self.directory} by somebody else: a new one is written there",
+                f"another program deleted {names} from {self.directory}: saving a new checkpoint there",
                 stacklevel=3,
             )
 
     def restore(self, abstract: Any, *, step: int | None = None) -> Restored:
-        """Loads the newest undamaged checkpoint, or the one of `step`.
+        """Load the newest undamaged checkpoint, or that of `step`.
 
         Args:
-            abstract: a pytree of arrays or `jax.ShapeDtypeStruct`: the structure, shapes and dtypes saved.
-            step: load this one or raise. None: the highest; if it is damaged, warn and take the one before.
+            abstract: a pytree of arrays or `jax.ShapeDtypeStruct` with the structure, shapes and dtypes that were
+                saved.
+            step: the step to load; it is an error if that one is damaged. None loads the highest step; if that
+                one is damaged, there is a warning and the next lower one is loaded.
 
         Returns:
-            The step, the arrays and the record. Leaves are jax arrays, with the sharding of `abstract`'s leaf
-            if it has one; only what JAX would round (64-bit NumPy leaves, without x64) stays a NumPy array.
+            The step, the arrays and the record. Leaves are jax arrays, with the sharding of `abstract`'s leaf if
+            it has one. Leaves that JAX would round (64-bit NumPy arrays, without x64) stay NumPy arrays.
 
         Raises:
-            CheckpointError: none there, none undamaged (with the reason for each), or a leaf is missing,
-                unexpected, or of another shape or dtype.
+            CheckpointError: there is no checkpoint, all are damaged (with the reason for each), or a leaf is
+                missing, unexpected, or of another shape or dtype.
         """
         expected, treedef = files.flatten(abstract, shapes_only=True)
         refused: dict[Path, str] = {}
-        # Listed anew each time: the writer may delete this one, and save a newer one, while it is being read.
+        # List the folder again each time: the writer may save a newer one and delete this one while we read it.
         while found := [f for f in self._found() if f[2] not in refused and step in (None, f[0])]:
             number, _, folder = found[-1]
             try:
@@ -260,7 +262,7 @@ class CheckpointStore:
             return Restored(number, jax.tree_util.tree_unflatten(treedef, leaves), record)
         if refused:
             reasons = "\n  ".join(
-                reason or f"{folder} was deleted meanwhile" for folder, reason in refused.items()
+                reason or f"{folder} was deleted while it was read" for folder, reason in refused.items()
             )
             raise CheckpointError(f"no checkpoint in {self.directory} can be loaded:\n  {reasons}")
         if not self.directory.is_dir():
@@ -269,8 +271,10 @@ class CheckpointStore:
         raise CheckpointError(f"no checkpoint{which} in {self.directory}; the steps there are {self.steps()}")
 
     def _found(self) -> list[tuple[int, int, Path]]:
-        """(step, revision, folder) of all that is named like a checkpoint, complete or not, oldest first; with
-        `overwrite` only of what this store has saved."""
+        """(step, revision, folder) of each checkpoint, complete or not, lowest first.
+
+        With `overwrite`, only those that this store has saved.
+        """
         return [found for found in self._listed() if not self.overwrite or found[2] in self._saved]
 
     def _listed(self) -> list[tuple[int, int, Path]]:
@@ -282,8 +286,8 @@ class CheckpointStore:
         return sorted((int(match[1]), int(match[2] or 0), self.directory / match[0]) for match in matches)
 
     def _prune(self, saved: int) -> None:
-        # What this store could not load must not push out what can be loaded. It stays, for another look at it,
-        # until it is not the newest any more.
+        # Damaged checkpoints do not count towards `keep`, or they would replace intact ones. They stay, so that a
+        # user can examine them, until a newer step is saved.
         found = [(step, folder) for step, _, folder in self._listed() if not folder.is_symlink()]
         if self.overwrite:
             loadable = [(step, folder) for step, folder in found if folder in self._saved]
@@ -291,7 +295,7 @@ class CheckpointStore:
             found = [(step, folder) for step, folder in found if folder not in self._refused or step <= saved]
             loadable = [(step, folder) for step, folder in found if folder not in self._refused]
         newest = {step: folder for step, folder in loadable if files.is_complete(folder)}
-        # The saved step first: it may be below others, if this run goes on from an earlier step than they.
+        # Keep the step just saved in any case: it is below others if this run continues from an earlier step.
         kept = sorted(newest, key=lambda step: (step == saved, step))[-self.keep :]
         for folder in {folder for _, folder in found} - {newest[step] for step in kept}:
             trash = folder.with_name(f"{folder.name}.trash")

@@ -1,4 +1,4 @@
-"""Training on several devices and in several processes: what is divided, and what all must agree on."""
+"""Training on several devices and in several processes: sharding, agreement between processes, and signals."""
 
 from jaxrnn.training.distributed import processes
 from jaxrnn.training.distributed.sharding import batch_axis, local, padded, put

@@ -1,7 +1,7 @@
-"""What several processes that train together must agree on. With one process, nothing here costs anything.
+"""Agreement between several processes that train together (``jax.distributed``). One process skips all of it.
 
-Each of them runs the same program (``jax.distributed``). They may differ in their clocks, and in when a signal
-reaches them, but must take the same number of steps: one that stops alone leaves the others waiting.
+All processes run the same program and must take the same number of steps: if one stops alone, the others wait for
+it. But their clocks differ, and a signal reaches them at different times, so they exchange these values.
 """
 
 import collections
@@ -18,16 +18,16 @@ _WORKED, _FAILED = 0, 1
 
 
 class ProcessesDiffer(ValueError):
-    """The processes of one job do not agree on what they are to do."""
+    """The processes of one job have different settings, data or devices."""
 
 
 def is_main() -> bool:
-    """Whether this is the process that writes checkpoints and logs, and whose clock counts."""
+    """Whether this is the main process, which writes checkpoints and logs, and whose clock is used."""
     return jax.process_index() == 0
 
 
 def gather(numbers: Sequence[int]) -> np.ndarray:
-    """Every process's numbers, int32 ``[processes, len(numbers)]``. All must call it, and wait for each other.
+    """Every process's numbers, int32 ``[processes, len(numbers)]``. Blocks until all processes have called it.
 
     >>> gather([3, 4]).tolist()
     [[3, 4]]
@@ -41,7 +41,7 @@ def gather(numbers: Sequence[int]) -> np.ndarray:
 
 
 def gather_json(value: Any) -> list[Any]:
-    """Every process's value (plain JSON), in the order of the processes. All must call it, and wait for all.
+    """Every process's value (plain JSON), in the order of the processes. Blocks until all have called it.
 
     >>> gather_json({"seed": 0})
     [{'seed': 0}]
@@ -61,18 +61,18 @@ def gather_json(value: Any) -> list[Any]:
 def require_same(describe: Callable[[], Mapping[str, Any]]) -> None:
     """Check that all processes agree, before they train one model together.
 
-    Without this check, processes with different learning rates or data train a model that belongs to neither, and
-    processes with different numbers of steps wait for each other for minutes.
+    Without this check, processes with different learning rates or data would train a model that fits neither, and
+    processes with different numbers of steps would wait for each other for minutes.
 
     Args:
-      describe: returns what must be the same everywhere, by name (plain JSON). Every process calls its own; where
-        one raises a ValueError or an OSError, all processes raise.
+      describe: returns the values that must be equal in all processes, by name (plain JSON). Every process calls
+        its own function. If one raises a ValueError or an OSError, all processes raise.
 
     Raises:
-      ProcessesDiffer: the same error in every process; it names each difference and the processes' values.
+      ProcessesDiffer: in every process, with the same message, which names each difference and both values.
     """
     counts = collections.Counter(device.process_index for device in jax.devices())
-    if len(set(counts.values())) > 1:  # then the processes could not even exchange messages
+    if len(set(counts.values())) > 1:  # with unequal counts the processes cannot exchange messages
         each = [counts[i] for i in range(jax.process_count())]
         raise ProcessesDiffer(_difference("the number of devices (--devices)", each))
     facts, error = {}, None
@@ -97,7 +97,7 @@ def _difference(name: str, values: Sequence[Any]) -> str:
 
 
 def share(value: Any) -> Any:
-    """The main process's value, on all of them; plain JSON. The others' own values are not looked at.
+    """The main process's value (plain JSON), in all processes. The values of the others are ignored.
 
     >>> share({"loss": 0.1, "bad": float("nan")})
     {'loss': 0.1, 'bad': nan}
@@ -110,9 +110,9 @@ def share(value: Any) -> Any:
 
 
 def share_arrays(tree: Any) -> Any:
-    """The main process's arrays, as NumPy arrays on all of them; PRNG keys stay keys.
+    """The main process's arrays, in all processes; as NumPy arrays, except that PRNG keys stay keys.
 
-    The others pass arrays of the same shapes and dtypes.
+    The other processes must pass arrays of the same shapes and dtypes. One process gets its own tree back.
     """
     if jax.process_count() == 1:
         return tree
@@ -120,7 +120,7 @@ def share_arrays(tree: Any) -> Any:
 
     leaves, treedef = jax.tree.flatten(tree)
     keys = [str(jax.random.key_impl(leaf)) if _is_key(leaf) else None for leaf in leaves]
-    # As bytes: what is summed must come back with every bit, NaN, -0.0 and integers of 64 bits included.
+    # As bytes: the broadcast is a sum, which would change the bits of NaN, -0.0 and 64-bit integers.
     plain = [np.asarray(jax.random.key_data(leaf) if key else leaf) for leaf, key in zip(leaves, keys)]
     sent = [np.frombuffer(np.ascontiguousarray(array).tobytes(), _MESSAGE) for array in plain]
     got = multihost_utils.broadcast_one_to_all(sent)
@@ -134,7 +134,10 @@ def share_arrays(tree: Any) -> Any:
 
 
 def on_main(function: Callable[[], Any]) -> Any:
-    """Call a function in the main process only; its result (plain JSON), or its ValueError or OSError, on all.
+    """Call a function in the main process only. All processes get its result (plain JSON).
+
+    If it raises a ValueError or an OSError, the main process raises that, and the others a ValueError with the
+    same message.
 
     >>> on_main(lambda: 3)
     3
@@ -154,12 +157,12 @@ def on_main(function: Callable[[], Any]) -> Any:
     return result
 
 
-def wait_for_all(where: str) -> None:
-    """Go on when every process has come here."""
+def wait_for_all(name: str) -> None:
+    """Block until every process has called this with the same name."""
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
-        multihost_utils.sync_global_devices(where)
+        multihost_utils.sync_global_devices(name)
 
 
 def _is_key(leaf: Any) -> bool:

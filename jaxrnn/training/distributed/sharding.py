@@ -1,7 +1,7 @@
-"""Arrays on a mesh of devices, which may belong to several processes: copies on each, or rows spread over them.
+"""Arrays on a mesh of devices, which may belong to several processes.
 
-The train state is whole on every device, so that a checkpoint is the same whatever it was trained on and any
-process can write it. Only the rows of a batch are spread.
+The train state is replicated on every device. So a checkpoint does not depend on the number of devices, and any
+process can write it. Only the rows of a batch are sharded.
 """
 
 from typing import Any
@@ -14,22 +14,22 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 WHOLE = P()
-"""The sharding of what is whole on every device."""
+"""The partition of an array that is replicated on every device."""
 
 
 def batch_axis(mesh: Mesh) -> tuple[Mesh, str]:
-    """The mesh with an axis that the compiler manages, whichever kind was given, and the name of that axis.
+    """The same mesh with an axis of type Auto, whatever type it had, and the name of that axis.
 
     Raises:
-      ValueError: the mesh has another number of axes than one.
+      ValueError: the mesh does not have exactly one axis.
     """
     if len(mesh.axis_names) != 1:
-        raise ValueError(f"the mesh must have one axis, for the rows of a batch, not {mesh.axis_names}")
+        raise ValueError(f"the mesh must have one axis, for the rows of a batch, not the axes {mesh.axis_names}")
     return Mesh(mesh.devices, mesh.axis_names), mesh.axis_names[0]
 
 
 def padded(rows: int, mesh: Mesh | None) -> int:
-    """So many rows as ``rows`` or more, that they divide over the devices of the mesh.
+    """``rows``, rounded up to a multiple of the number of devices in the mesh.
 
     >>> padded(7, None), padded(7, jax.make_mesh((1,), ("batch",)))
     (7, 7)
@@ -39,7 +39,7 @@ def padded(rows: int, mesh: Mesh | None) -> int:
 
 
 def put(tree: Any, mesh: Mesh, spec: P = WHOLE) -> Any:
-    """The arrays on the mesh: by default whole on every device. Every process must hold all of their values."""
+    """Place arrays on the mesh, by default replicated on every device. Every process must hold all values."""
     sharding = NamedSharding(mesh, spec)
 
     def one(leaf: Any) -> Array:
@@ -50,7 +50,7 @@ def put(tree: Any, mesh: Mesh, spec: P = WHOLE) -> Any:
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             data = one(jax.random.key_data(local(leaf)))
             return jax.random.wrap_key_data(data, impl=str(jax.random.key_impl(leaf)))
-        # device_put would have all processes compare their values first, a message per array.
+        # device_put would first compare the values between all processes, with a message per array.
         values = np.asarray(leaf)
         return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
 
@@ -58,7 +58,7 @@ def put(tree: Any, mesh: Mesh, spec: P = WHOLE) -> Any:
 
 
 def local(tree: Any) -> Any:
-    """One device's copy of arrays that are whole on every device; other leaves as they are."""
+    """One device's copy of each array that is replicated on several devices. Other leaves stay unchanged."""
 
     def one(leaf: Any) -> Any:
         if not isinstance(leaf, Array) or len(leaf.sharding.device_set) == 1:

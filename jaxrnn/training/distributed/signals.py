@@ -1,6 +1,6 @@
-"""Ctrl-C, SIGTERM and SIGHUP as requests to stop, which are looked at between steps.
+"""Records Ctrl-C, SIGTERM and SIGHUP, so that the training loop can stop between two steps.
 
-An exception in the middle of a step would lose the state, whose buffers were donated to that step.
+An exception in the middle of a step would lose the state, because its buffers were donated to that step.
 """
 
 import signal
@@ -8,25 +8,25 @@ import threading
 from typing import Any
 
 NAMES = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
-"""What a run that such a signal stopped calls its end."""
+"""The value of ``Run.stopped`` after each signal."""
 
 EXIT_CODES = {"interrupted": 128 + signal.SIGINT, "terminated": 128 + signal.SIGTERM}
-"""The exit code for each, as a shell shows it: 130 and 143."""
+"""The exit code of a program whose run was stopped so, as shells count: 130 and 143."""
 
 
 _TERMINATING = {signal.SIGTERM} | ({signal.SIGHUP} if hasattr(signal, "SIGHUP") else set())
-"""Whoever sends one of these does not wait long. A closed terminal sends SIGHUP."""
+"""The signals that count as SIGTERM. A closed terminal sends SIGHUP, which Windows does not have."""
 
 STOPPING = {signal.SIGINT} | _TERMINATING
-"""The signals that ask a training to stop."""
+"""The signals that ask a training run to stop."""
 
 
 class StopSignals:
-    """A context in which SIGINT, SIGTERM and SIGHUP are only recorded; a second Ctrl-C acts as usual.
+    """A context manager that only records SIGINT, SIGTERM and SIGHUP; a second Ctrl-C raises KeyboardInterrupt.
 
-    Schedulers send SIGTERM before they take a machine away, some of them more than once. A SIGHUP counts as a
-    SIGTERM, except where it is ignored, as ``nohup`` has it. Only the main thread gets signals: in another thread
-    this does nothing.
+    Schedulers send SIGTERM before they take a machine away, and some send it more than once. SIGHUP counts as
+    SIGTERM, unless the process ignores it, as under ``nohup``. Python delivers signals to the main thread only, so
+    in another thread this does nothing.
 
     >>> import os
     >>> with StopSignals() as stop:
@@ -49,7 +49,7 @@ class StopSignals:
 
     def __exit__(self, *exc_info: object) -> None:
         for number, previous in self._previous.items():
-            # None: it was not set by Python, and Python cannot set it again.
+            # None means that the handler was not installed from Python, which cannot restore it.
             signal.signal(number, signal.SIG_DFL if previous is None else previous)
 
     def _handle(self, number: int, frame: Any) -> None:

@@ -32,7 +32,7 @@ def test_a_save_that_hangs_is_left_alone_until_it_ends():
     hangs = Hangs()
     with BackgroundSaver(hangs, max_wait=0.2) as saver:
         saver.save(1, ARRAYS, {})
-        with pytest.warns(UserWarning, match="step 1 is still being saved after 0 s: going on without it"):
+        with pytest.warns(UserWarning, match="step 1 is still being saved after 0 s: training continues"):
             saver.save(2, ARRAYS, {})
         assert "step 1 is still being saved" in (saver.error or "")
         with warnings.catch_warnings(action="error"):  # once is enough
@@ -49,7 +49,7 @@ def test_a_save_that_hangs_is_left_alone_until_it_ends():
 
 def test_once_a_program_is_asked_to_stop_it_waits_less(monkeypatch):
     monkeypatch.setattr(background, "SECONDS_WHEN_STOPPING", 0.2)
-    monkeypatch.setattr(background, "_SECONDS_BETWEEN_LOOKS", 0.05)
+    monkeypatch.setattr(background, "_POLL_SECONDS", 0.05)
     hangs, asked = Hangs(), threading.Event()
     saver = BackgroundSaver(hangs, stopping=asked.is_set)
     saver.save(1, ARRAYS, {})

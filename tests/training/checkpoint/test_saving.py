@@ -232,7 +232,7 @@ class TestOneWriter:
 
     def test_a_folder_deleted_under_the_writer_is_made_and_locked_anew(self, store: CheckpointStore) -> None:
         shutil.rmtree(store.directory)
-        with pytest.warns(UserWarning, match="with step_00000001, step_00000002 in it, was deleted"):
+        with pytest.warns(UserWarning, match="another program deleted step_00000001, step_00000002 from"):
             store.save(3, small(3))
         store.save(4, small(4))  # without a further warning
         assert store.steps() == [3, 4]
@@ -241,7 +241,9 @@ class TestOneWriter:
 
     def test_a_checkpoint_deleted_under_the_writer_is_said(self, store: CheckpointStore) -> None:
         shutil.rmtree(store.directory / "step_00000002")
-        with pytest.warns(UserWarning, match="step_00000002 was deleted from .*a new one is written there"):
+        with pytest.warns(
+            UserWarning, match="another program deleted step_00000002 from .*saving a new checkpoint there"
+        ):
             store.save(3, small(3))
         assert store.steps() == [1, 3]
 

@@ -23,7 +23,7 @@ class TestStore:
         store.close()
         again = CheckpointStore(store.directory)
         with pytest.raises(
-            CheckpointError, match=r"holds step 2 of an earlier run: .* instead of step=1\. Restore"
+            CheckpointError, match=r"holds step 2 of an earlier run: .* instead of step=1\. To continue that run"
         ):
             again.save(1, small(7))
         assert again.steps() == [1, 2]
@@ -102,7 +102,7 @@ class TestFit:
 
         with (
             CheckpointStore(tmp_path / "ckpt") as store,
-            pytest.warns(UserWarning, match="was deleted from"),
+            pytest.warns(UserWarning, match="another program deleted"),
         ):
             run = fit(run, epoch, deleting, epochs=1, checkpoints=store, save_every_steps=6)
         assert (run.stopped, run.save_error) == ("epochs", None)

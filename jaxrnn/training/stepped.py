@@ -1,0 +1,156 @@
+"""The parts that all stepped epochs share: the epoch itself, its batches, and its totals.
+
+An epoch is one compiled program that loops from ``state.position`` to a given batch. So one compilation serves a
+whole epoch and any part of it, and an interrupted epoch gives the same bits as one that was not interrupted.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+
+from jaxrnn.training.state import StepMetrics, Totals, TrainState
+
+Epoch = Callable[[TrainState], tuple[TrainState, StepMetrics]]
+"""From a train state, which it may donate, to the state an epoch later and the epoch's mean metrics."""
+
+
+class Program(Protocol):
+    """Trains on the batches from ``state.position`` to ``stop``, exclusive.
+
+    With ``fresh=True`` the call does not block: it computes the order of the windows again. With ``fresh=False``
+    it waits for the state to read the number of the epoch, and reuses that epoch's order.
+    """
+
+    def __call__(self, state: TrainState, stop: int, fresh: bool = True) -> tuple[TrainState, StepMetrics]: ...
+
+
+class SteppedEpoch:
+    """An epoch that can be run in parts: call it for the rest of an epoch, or :meth:`advance` it by some steps.
+
+    Attributes:
+      steps: batches in an epoch.
+      mesh: the devices over which each batch is spread; None for one device.
+    """
+
+    def __init__(
+        self, steps: int, program: Program, mesh: Mesh | None, make: Callable[[Mesh | None], "SteppedEpoch"]
+    ):
+        self.steps, self.mesh = steps, mesh
+        self._program, self._make = program, make
+
+    def __call__(self, state: TrainState) -> tuple[TrainState, StepMetrics]:
+        """Run from ``state.position`` (usually 0) to the end of the epoch. Does not wait for the result."""
+        return self._program(state, self.steps)
+
+    def advance(self, state: TrainState, steps: int) -> tuple[TrainState, StepMetrics]:
+        """Run the next ``steps`` batches, or those that are left of the epoch if they are fewer.
+
+        Raises:
+          ValueError: ``steps`` is below 1, or the state comes from an epoch with more batches than this one.
+        """
+        if steps < 1:
+            raise ValueError(f"{steps=} must be at least 1")
+        position = int(state.position)
+        if position >= self.steps:
+            raise ValueError(
+                f"the state is at batch {position}, but this epoch has only {self.steps} batches: the state was "
+                f"saved with other data or another batch size"
+            )
+        return self._program(state, min(position + steps, self.steps), fresh=False)
+
+    def over(self, mesh: Mesh | None) -> "SteppedEpoch":
+        """The same epoch, with each batch spread over the devices of another mesh."""
+        return self if mesh == self.mesh else self._make(mesh)
+
+
+class BatchPlan(NamedTuple):
+    """Divides the windows of an epoch into batches of one size.
+
+    >>> plan = BatchPlan.of(windows=5, batch_size=3)
+    >>> plan.steps, plan.rows(1, np.arange(3))
+    (2, (array([3, 4, 4]), array([ True,  True, False])))
+    """
+
+    windows: int
+    batch_size: int
+
+    @classmethod
+    def of(cls, windows: int, batch_size: int) -> "BatchPlan":
+        return cls(windows, min(batch_size, windows))
+
+    @property
+    def steps(self) -> int:
+        """Batches in an epoch."""
+        return -(-self.windows // self.batch_size)
+
+    def rows(self, batch: Any, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The position of each row's window in the epoch's order, and whether the row has a window at all.
+
+        Rows without one fill up the last batch, or a batch that does not divide over the devices. They repeat the
+        last window, so that they are finite, and need the weight zero.
+        """
+        place = batch * self.batch_size + rows
+        filled = (rows < self.batch_size) & (place < self.windows)
+        return np.minimum(place, self.windows - 1), filled
+
+
+def begin(state: TrainState, initial_carry: Any = None) -> TrainState:
+    """Reset the totals and the carry if the state is at the start of an epoch."""
+    first = state.position == 0
+    old = (state.totals, state.carry)
+    totals, carry = jax.tree.map(lambda new, old: jnp.where(first, new, old), (Totals.zero(), initial_carry), old)
+    return state.replace(totals=totals, carry=carry)
+
+
+def count(state: TrainState, metrics: StepMetrics, weight: Array) -> TrainState:
+    """Add a step with these rows' total weight to the epoch's totals, and move on to the next batch."""
+    taken = state.skipped_in_a_row == 0
+    totals = state.totals
+    add = partial(jnp.where, taken)
+    return state.replace(
+        position=state.position + 1,
+        totals=Totals(
+            loss=totals.loss + add(metrics.loss * weight, 0),
+            weight=totals.weight + add(weight, 0),
+            grad_norm=totals.grad_norm + add(metrics.grad_norm, 0),
+            taken=totals.taken + taken,
+            skipped=totals.skipped + ~taken,
+        ),
+    )
+
+
+def finish(state: TrainState, steps: int) -> tuple[TrainState, StepMetrics]:
+    """Count the epoch if all its batches are done. Returns the mean metrics so far; NaN if no step was taken."""
+    done = state.position == steps
+    totals = state.totals
+    state = state.replace(epoch=state.epoch + done, position=jnp.where(done, 0, state.position))
+    return state, StepMetrics(totals.loss / totals.weight, totals.grad_norm / totals.taken)
+
+
+def checked_starts(starts: Any, axes: int, features: Array, targets: Array, window: int) -> Array:
+    """``starts`` as an array. Raises a ValueError if a window that starts there does not fit into the series."""
+    known = np.asarray(starts)
+    if known.ndim != axes or not known.size or not np.issubdtype(known.dtype, np.integer):
+        raise ValueError(
+            f"starts must be a non-empty array of integers with {axes} axes, not {known.dtype} {known.shape}"
+        )
+    if not isinstance(window, (int, np.integer)) or window < 1:
+        raise ValueError(f"{window=} must be an integer, at least 1")
+    for name, array in (("features", features), ("targets", targets)):
+        if np.ndim(array) < 2:
+            raise ValueError(
+                f"{name} have the shape {np.shape(array)}, not [time, dims]: pass a series x as x[:, None]"
+            )
+    least, most = int(known.min()), int(known.max())
+    if least < 0 or most + window > min(len(features), len(targets)):
+        raise ValueError(
+            f"windows of {window} steps that start at {least} to {most} do not fit into the series: features have "
+            f"{len(features)} steps, targets {len(targets)}"
+        )
+    return jnp.asarray(starts)
