@@ -112,7 +112,7 @@ def _on_engine(
     def block(carry: Carry, steps: tuple[Array, Array | None, Array | int]) -> tuple[Carry, Array]:
         """The steps of a block, the first of which is the given step of the sequence."""
         x, resets, first = steps
-        lengths = None if seq_lengths is None else jnp.clip(seq_lengths - first, 0, len(x))
+        lengths = None if seq_lengths is None else jnp.clip(seq_lengths - first, 0, x.shape[0])
         carry, outputs = recurrence(
             pointwise,
             kernel,
