@@ -23,7 +23,7 @@ def test_import_loads_no_format():
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(("package", "function"), [("safetensors", "save_safetensors")])
+@pytest.mark.parametrize(("package", "function"), [("safetensors", "save_safetensors"), ("onnx", "to_onnx")])
 def test_a_package_that_is_missing_is_named_with_its_extra(package, function, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)  # as Python's documentation says to forbid an import
     layers = jaxrnn.GRU(1, 2, rngs=nnx.Rngs(0))
