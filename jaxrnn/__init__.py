@@ -10,7 +10,7 @@ from jaxrnn.models import RNNForecaster
 from jaxrnn.ops import LSTMCarry
 
 if TYPE_CHECKING:
-    from jaxrnn import training
+    from jaxrnn import export, training
 
 __version__ = "0.1.0"
 
@@ -29,6 +29,7 @@ __all__ = [
     "SimpleRNNCell",
     "StackedRNN",
     "data",
+    "export",
     "interop",
     "ops",
     "streaming_step",
@@ -37,9 +38,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded when it is first used: who only runs layers needs neither optimisers nor checkpoints.
-    if name == "training":
-        return importlib.import_module("jaxrnn.training")
+    # Loaded when they are first used: who only runs layers needs no optimisers, checkpoints or other formats.
+    if name in ("export", "training"):
+        return importlib.import_module(f"jaxrnn.{name}")
     raise AttributeError(f"module 'jaxrnn' has no attribute {name!r}")
 
 

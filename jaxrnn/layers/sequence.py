@@ -110,7 +110,7 @@ def _on_engine(
     def block(carry: Carry, steps: tuple[Array, Array | None, Array | int]) -> tuple[Carry, Array]:
         """Run the steps of a block: inputs, resets, and the number of its first step in the sequence."""
         x, resets, first = steps
-        lengths = None if seq_lengths is None else jnp.clip(seq_lengths - first, 0, len(x))
+        lengths = None if seq_lengths is None else jnp.clip(seq_lengths - first, 0, x.shape[0])
         carry, outputs = recurrence(
             pointwise,
             kernel,

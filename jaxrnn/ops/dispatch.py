@@ -55,6 +55,11 @@ built-in cells in C++, on CPUs. ``scan``: ``lax.scan`` with hand-written backpro
 cell on every device. ``reference``: plain autodiff."""
 
 
+exported_programs = jax.make_user_context(False)
+"""``with exported_programs(True):`` what is traced must run on other machines, and without this package. It is the
+scan, whatever implementation is named, or the reference where that one is named."""
+
+
 class Choice(NamedTuple):
     """Which implementation runs, and why each of the others does not."""
 
@@ -142,6 +147,8 @@ def recurrence(
     arrays = Recurrence(
         recurrent_kernel, xw, initial_carry, params, recurrent_bias, recurrent_scale, valid, resets, reset_carry
     )
+    if exported_programs.value and implementation != "reference":
+        implementation = "scan"
     name = implementation or _choose(pointwise, arrays, _platform(arrays)).chosen
     if implementation is not None:
         reason = IMPLEMENTATIONS[name].unable(pointwise, arrays, _platform(arrays))

@@ -2,10 +2,11 @@
 
 import pytest
 
-from experiments import compare, forecast, gradient_flow, lr_range, predict
+from experiments import compare, export, forecast, gradient_flow, lr_range, predict
 
 MODULES = {
     "compare": compare,
+    "export": export,
     "forecast": forecast,
     "gradient_flow": gradient_flow,
     "lr_range": lr_range,

@@ -1,0 +1,83 @@
+"""Export the best model of a run, for programs without jaxrnn.
+
+    python -m experiments.forecast --recipe tuned --out runs/first
+    python -m experiments.export runs/first --to onnx              # runs/first/model.onnx
+    python -m experiments.export runs/first --to stablehlo         # runs/first/model.stablehlo: for JAX alone
+    python -m experiments.export runs/first --to safetensors       # runs/first/model.safetensors: the parameters
+
+The ONNX and StableHLO models read windows [batch, time, features], float32, as the network was trained on them,
+and return forecasts in the units of the series. With the course recipe the windows are raw values, and the outputs
+are the forecasts themselves. The network of the tuned recipe corrects a moving average: load_run, of
+experiments.predict, gives the windows (forecasting.features) and the baseline to which the outputs are added
+(forecasting.prepared.baseline). A stateful network also takes the carry that it begins with, zeros at first, and
+returns the next one.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from experiments.common.config import read_command_line
+from experiments.common.devices import claim_devices
+from experiments.common.report import fail, plain_warnings, say
+from experiments.predict import load_run
+from jaxrnn.export import save_safetensors, to_onnx, to_stablehlo
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Which run, and which format."""
+
+    run: Annotated[Positional[Path], arg(metavar="RUN", help="Folder of a run of experiments.forecast.")]
+    to: Annotated[
+        Literal["onnx", "stablehlo", "safetensors"],
+        arg(
+            metavar="{onnx,stablehlo,safetensors}",
+            help="onnx: for ONNX Runtime and others, without Python. stablehlo: one program for JAX, on a CPU, "
+            "GPU or TPU. safetensors: the parameters alone, by their names.",
+        ),
+    ]
+    out: Annotated[
+        Path | None,
+        arg(
+            metavar="FILE",
+            help="Where to write it; a file that exists is not replaced.",
+            help_behavior_hint="(default: model.onnx, model.stablehlo or model.safetensors in RUN)",
+        ),
+    ] = None
+
+
+def main(arguments: list[str] | None = None) -> int:
+    plain_warnings()
+    try:
+        settings = read_command_line(Settings, "export", __doc__, arguments)
+        export(settings)
+    except (ValueError, OSError, ImportError) as error:
+        return fail(str(error))
+    return 0
+
+
+def export(settings: Settings) -> None:
+    claim_devices(None)
+    run = load_run(settings.run)
+    path = settings.out or settings.run / f"model.{settings.to}"
+    scale, model = run.forecasting.prepared.scale, run.model
+    if settings.to == "safetensors":
+        save_safetensors(model, path)
+        say(f"the parameters of epoch {run.best_epoch} are in {path}")
+        return
+    model.output_scale *= scale  # from the network's units to those of the series
+    write = to_onnx if settings.to == "onnx" else to_stablehlo
+    stateful = run.forecasting.stateful
+    write(model, path, initial_carry=stateful, return_carry=stateful)
+    features = run.forecasting.features.shape[1]
+    say(f"the model of epoch {run.best_epoch} is in {path}; it reads [batch, time, {features}], float32")
+    if run.forecasting.preparation.level_width is not None:
+        say("a forecast is its output plus the baseline, which python -m experiments.export --help explains")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,293 @@
+"""Cells as ONNX operators: one RNN, LSTM or GRU operator for a layer, both of its directions included.
+
+=============== =========================== ==================================================================
+                jaxrnn                      ONNX
+=============== =========================== ==================================================================
+kernels         [in_features, gates * h]    [directions, gates * h, in_features]
+LSTM gates      i f g o                     i o f c (c is g)
+GRU gates       r z n                       z r h (h is n)
+GRU update      (1 - z) * n + z * h_{t-1}   (1 - z) * h + z * H_{t-1}: the same
+GRU variant     reset_after                 linear_before_reset
+biases          one; GRU reset_after: two   [directions, 2 * gates * h]: of the input, then of the recurrence
+=============== =========================== ==================================================================
+
+Source: https://onnx.ai/onnx/operators/onnx__RNN.html, onnx__LSTM.html and onnx__GRU.html there.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jaxrnn.cells.base import RecurrentCell, steps_on_engine
+from jaxrnn.checks import Cell
+from jaxrnn.export.onnx_graph import Graph
+from jaxrnn.export.onnx_scan import SCANNED, scan_cell
+from jaxrnn.layers.flax_cells import carry_for_engine, translated
+from jaxrnn.layers.sequence import first_carry
+from jaxrnn.ops.activations import ACTIVATIONS
+from jaxrnn.ops.pointwise import gru_pointwise, gru_reset_before_pointwise, lstm_pointwise, simple_rnn_pointwise
+from jaxrnn.ops.step import Pointwise, Projection
+
+
+class ExportedCell(NamedTuple):
+    """What the engine knows of a cell, in NumPy's float32.
+
+    Attributes:
+      kind: the name of its class.
+      pointwise: its equations.
+      params: of the equations.
+      kernel: ``[in_features, gates * hidden]``.
+      recurrent_kernel: ``[hidden, gates * hidden]``.
+      bias, recurrent_bias: ``[gates * hidden]``, or None.
+      initial_carry: leaves ``[hidden]`` of the cell's own first carry; None for zeros.
+      parts: names of the leaves of its carry.
+    """
+
+    kind: str
+    pointwise: Pointwise
+    params: Any
+    kernel: np.ndarray
+    recurrent_kernel: np.ndarray
+    bias: np.ndarray | None
+    recurrent_bias: np.ndarray | None
+    initial_carry: tuple[np.ndarray, ...] | None
+    parts: tuple[str, ...]
+
+    @property
+    def in_features(self) -> int:
+        return self.kernel.shape[0]
+
+    @property
+    def hidden(self) -> int:
+        return self.recurrent_kernel.shape[0]
+
+
+class Operator(NamedTuple):
+    """An ONNX operator that computes a cell.
+
+    Attributes:
+      name: RNN, LSTM or GRU.
+      gates: the cell's gates in the operator's order.
+      attributes: of one direction, each a list but ``linear_before_reset``.
+    """
+
+    name: str
+    gates: tuple[int, ...]
+    attributes: dict[str, Any]
+
+
+_ACTIVATIONS: dict[str, dict[str, Any]] = {
+    "tanh": {"activations": ["Tanh"]},
+    "relu": {"activations": ["Relu"]},
+    "sigmoid": {"activations": ["Sigmoid"]},
+    "softsign": {"activations": ["Softsign"]},
+    "identity": {"activations": ["Affine"], "activation_alpha": [1.0], "activation_beta": [0.0]},
+}
+
+OPERATORS: dict[Pointwise, Operator] = {
+    lstm_pointwise: Operator("LSTM", (0, 3, 1, 2), {}),
+    gru_pointwise: Operator("GRU", (1, 0, 2), {"linear_before_reset": 1}),
+    gru_reset_before_pointwise: Operator("GRU", (1, 0, 2), {"linear_before_reset": 0}),
+} | {
+    simple_rnn_pointwise(ACTIVATIONS[name]): Operator("RNN", (0,), attributes)
+    for name, attributes in _ACTIVATIONS.items()
+}
+
+
+class Direction(NamedTuple):
+    """What a layer computes in one direction.
+
+    Attributes:
+      outputs: ``[time, batch, hidden]``, aligned with the inputs, zero past the lengths.
+      carry: each part ``[batch, hidden]``.
+    """
+
+    outputs: str
+    carry: tuple[str, ...]
+
+
+def exported_cell(cell: Cell) -> ExportedCell:
+    """The cell as the export needs it, or a ValueError that names it."""
+    kind = type(cell).__name__
+    in_features = getattr(cell, "in_features", None)
+    if not isinstance(in_features, int):
+        raise ValueError(f"a {kind} cannot be exported to ONNX: jaxrnn does not know its equations")
+    x = jnp.zeros((1, 2, in_features), jnp.float32)
+    carry = first_carry(cell, x, None)
+    if steps_on_engine(cell):
+        engine_cell: Any = cell
+    else:
+        engine_cell = translated(cell, x, carry)
+        carry = carry_for_engine(carry)
+    if engine_cell is None:
+        raise ValueError(
+            f"a {kind} cannot be exported to ONNX: it is no jaxrnn.RecurrentCell, or has a __call__ of its own, "
+            "and it is not one of Flax's cells as they come"
+        )
+    projection = engine_cell.lazy_projection(x, False)
+    if not isinstance(projection, Projection):
+        raise ValueError(f"a {kind} cannot be exported to ONNX: it has an input_projection of its own")
+    pointwise, params = engine_cell.pure_pointwise()
+    recurrent_kernel, recurrent_bias = engine_cell.recurrent_parameters(jnp.dtype(jnp.float32))
+    if pointwise is gru_reset_before_pointwise:
+        recurrent_kernel = jnp.concatenate([recurrent_kernel, params], axis=-1)
+    if pointwise not in OPERATORS and pointwise not in SCANNED:
+        raise ValueError(f"a {kind} cannot be exported to ONNX: {_why_not(cell)}")
+    leaves = [np.asarray(leaf, np.float32) for leaf in jax.tree.leaves(carry)]
+    if any((leaf[0] != leaf[1]).any() for leaf in leaves):
+        raise ValueError(f"a {kind} with a random first carry cannot be exported: pass initial_carry=True")
+    return ExportedCell(
+        kind,
+        pointwise,
+        jax.tree.map(_single, params),
+        _single(projection.kernel),
+        _single(recurrent_kernel),
+        None if projection.bias is None else _single(projection.bias),
+        None if recurrent_bias is None else _single(recurrent_bias),
+        tuple(leaf[0] for leaf in leaves) if any(leaf.any() for leaf in leaves) else None,
+        getattr(type(carry), "_fields", ("h",)),
+    )
+
+
+def run_layer(
+    graph: Graph,
+    cells: Sequence[ExportedCell],
+    x: str,
+    lengths: str | None,
+    carries: Sequence[Any],
+    *,
+    reverse: bool,
+) -> list[Direction]:
+    """Append one layer.
+
+    Args:
+      graph: what to append to.
+      cells: one cell, or those of both directions, the forward one first.
+      x: ``[time, batch, in_features]``.
+      lengths: int32 ``[batch]``, or None.
+      carries: for each cell the parts of its first carry, each ``[batch, hidden]``; None for the cell's own.
+      reverse: whether a single cell runs from the last step to the first.
+
+    Returns:
+      What each cell computes.
+    """
+    reverses = [reverse] if len(cells) == 1 else [False, True]
+    carries = [_first(graph, cell, x, carry) for cell, carry in zip(cells, carries, strict=True)]
+    if len(cells) == 2 and _fit_one_operator(*cells):
+        return _run_operator(graph, cells, x, lengths, carries, "bidirectional")
+    results = []
+    for cell, carry, backwards in zip(cells, carries, reverses, strict=True):
+        if cell.pointwise in OPERATORS:
+            results += _run_operator(graph, [cell], x, lengths, [carry], "reverse" if backwards else "forward")
+        else:
+            outputs, last = scan_cell(graph, cell, x, lengths, carry, reverse=backwards)
+            results.append(Direction(outputs, last))
+    return results
+
+
+def _run_operator(
+    graph: Graph,
+    cells: Sequence[ExportedCell],
+    x: str,
+    lengths: str | None,
+    carries: Sequence[tuple[str, ...] | None],
+    direction: str,
+) -> list[Direction]:
+    operator, hidden, parts = OPERATORS[cells[0].pointwise], cells[0].hidden, cells[0].parts
+    attributes = {
+        name: value * len(cells) if isinstance(value, list) else value
+        for name, value in operator.attributes.items()
+    }
+    kernels, recurrent_kernels, biases = (np.stack(arrays) for arrays in zip(*map(_operator_weights, cells)))
+    initial = dict.fromkeys(parts, "")
+    if any(carry is not None for carry in carries):
+        given = [_zeros(graph, cell, x) if carry is None else carry for cell, carry in zip(cells, carries)]
+        for part, leaves in zip(parts, zip(*given)):
+            rows = [graph.add("Unsqueeze", leaf, graph.integers(0)) for leaf in leaves]
+            initial[part] = rows[0] if len(rows) == 1 else graph.add("Concat", *rows, axis=0)
+    inputs = [
+        x,
+        graph.constant(kernels, name=f"{operator.name}_kernel"),
+        graph.constant(recurrent_kernels, name=f"{operator.name}_recurrent_kernel"),
+        graph.constant(biases, name=f"{operator.name}_bias") if biases.any() else "",
+        lengths or "",
+        *(initial[part] for part in ("h", "c") if part in initial),
+    ]
+    while not inputs[-1]:
+        inputs.pop()
+    outputs, *states = graph.add_many(
+        operator.name, inputs, 1 + len(parts), direction=direction, hidden_size=hidden, **attributes
+    )
+    last: dict[str, str] = dict(zip(("h", "c"), states))
+    results = []
+    for number, carry in enumerate(carries):
+        index = graph.constant(number, np.int64)
+        leaves = []
+        for place, part in enumerate(parts):
+            leaf = graph.add("Gather", last[part], index, axis=0)
+            if lengths is not None and carry is not None:
+                # The operators do not say what becomes of a row without steps; ONNX Runtime returns zeros.
+                empty = graph.add("Equal", lengths, graph.constant(0, np.int32))
+                leaf = graph.add("Where", graph.add("Unsqueeze", empty, graph.integers(1)), carry[place], leaf)
+            leaves.append(leaf)
+        results.append(Direction(graph.add("Gather", outputs, index, axis=1), tuple(leaves)))
+    return results
+
+
+def _operator_weights(cell: ExportedCell) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Kernel, recurrent kernel and both biases of one direction, in the operator's order."""
+    gates = OPERATORS[cell.pointwise].gates
+    hidden = cell.hidden
+
+    def ordered(kernel: np.ndarray) -> np.ndarray:
+        """``[rows, gates * hidden]`` to ``[gates * hidden, rows]``."""
+        blocks = kernel.reshape(len(kernel), len(gates), hidden)[:, gates]
+        return blocks.reshape(len(kernel), -1).T
+
+    zeros = np.zeros(len(gates) * hidden, np.float32)
+    biases = [zeros if bias is None else bias for bias in (cell.bias, cell.recurrent_bias)]
+    return (
+        ordered(cell.kernel),
+        ordered(cell.recurrent_kernel),
+        np.concatenate([ordered(bias[None])[:, 0] for bias in biases]),
+    )
+
+
+def _fit_one_operator(forward: ExportedCell, backward: ExportedCell) -> bool:
+    same = forward.pointwise is backward.pointwise and forward.hidden == backward.hidden
+    return same and forward.pointwise in OPERATORS
+
+
+def _first(graph: Graph, cell: ExportedCell, x: str, carry: Any) -> tuple[str, ...] | None:
+    """The parts of the first carry: those given, or the cell's own; None for zeros."""
+    if carry is not None or cell.initial_carry is None:
+        return carry
+    return tuple(_rows(graph, x, leaf) for leaf in cell.initial_carry)
+
+
+def _zeros(graph: Graph, cell: ExportedCell, x: str) -> tuple[str, ...]:
+    return (_rows(graph, x, np.zeros(cell.hidden, np.float32)),) * len(cell.parts)
+
+
+def _rows(graph: Graph, x: str, values: np.ndarray) -> str:
+    """``values [hidden]`` for every row of ``x [time, batch, in_features]``."""
+    batch = graph.add("Gather", graph.add("Shape", x), graph.integers(1))
+    shape = graph.add("Concat", batch, graph.integers(len(values)), axis=0)
+    return graph.add("Expand", graph.constant(values), shape)
+
+
+def _why_not(cell: Any) -> str:
+    activation = getattr(cell, "activation_fn", None)
+    if activation is not None and isinstance(cell, (nnx.SimpleCell, RecurrentCell)):
+        name = next((name for name, known in ACTIVATIONS.items() if known is activation), None)
+        shown = name or getattr(activation, "__name__", repr(activation))
+        return f"its activation {shown} is not one of {', '.join(_ACTIVATIONS)}"
+    return "it has equations of its own"
+
+
+def _single(array: Any) -> np.ndarray:
+    return np.asarray(array, np.float32)

@@ -1,0 +1,117 @@
+"""An ONNX graph that is built operator by operator."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxrnn.export.files import package
+
+Dim = int | str
+"""A size, or the name of one that is known when the model runs."""
+
+
+class Graph:
+    """Operators, constants, inputs and outputs of a graph, or of the body of a loop in one.
+
+    Every value has a name of its own in the whole model, and is passed on by it. Constants of a loop's body are
+    those of the graph around it.
+    """
+
+    def __init__(self, outer: "Graph | None" = None):
+        self._onnx = package("onnx") if outer is None else outer._onnx
+        self._root: Graph = self if outer is None else outer._root
+        self._nodes: list[Any] = []
+        self._inputs: list[Any] = []
+        self._outputs: list[Any] = []
+        self._counts: dict[str, int] = {}
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        self._initializers: list[Any] = []
+
+    def input(self, name: str, shape: Sequence[Dim], dtype: Any = np.float32) -> str:
+        self._inputs.append(self._value(name, shape, dtype))
+        return name
+
+    def output(self, name: str, value: str, shape: Sequence[Dim], dtype: Any = np.float32) -> None:
+        """Make a value an output of this name."""
+        self._nodes.append(self._onnx.helper.make_node("Identity", [value], [name]))
+        self._outputs.append(self._value(name, shape, dtype))
+
+    def constant(self, value: Any, dtype: Any = np.float32, name: str = "constant") -> str:
+        """A constant; the same one again where it is there already."""
+        array = np.asarray(value, dtype)
+        root, key = self._root, (str(array.dtype), array.shape, array.tobytes())
+        if key not in root._constants:
+            root._constants[key] = self.new_name(name)
+            root._initializers.append(
+                self._onnx.numpy_helper.from_array(
+                    np.ascontiguousarray(array).reshape(array.shape), root._constants[key]
+                )
+            )
+        return root._constants[key]
+
+    def integers(self, *values: int) -> str:
+        """A constant of axes, sizes or indices."""
+        return self.constant(values, np.int64)
+
+    def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
+        """Append an operator with one output, whose name is returned. An empty name stands for no input."""
+        return self.add_many(operator, inputs, 1, **attributes)[0]
+
+    def add_many(self, operator: str, inputs: Sequence[str], outputs: int, **attributes: Any) -> tuple[str, ...]:
+        """Append an operator with several outputs."""
+        names = tuple(self.new_name(operator) for _ in range(outputs))
+        self._nodes.append(self._onnx.helper.make_node(operator, list(inputs), list(names), **attributes))
+        return names
+
+    def new_name(self, name: str) -> str:
+        counts = self._root._counts
+        counts[name] = counts.get(name, 0) + 1
+        return name if counts[name] == 1 else f"{name}_{counts[name]}"
+
+    def body(self, name: str) -> Any:
+        """The graph itself, as the body of a loop."""
+        return self._onnx.helper.make_graph(self._nodes, name, self._inputs, self._outputs)
+
+    def finish(self, name: str, opset: int, version: str, description: dict[str, Any]) -> bytes:
+        """The checked and serialised model.
+
+        Args:
+          name: of the graph.
+          opset: version of the set of operators.
+          version: of this package.
+          description: for the model's metadata; what is not a string is written as JSON.
+
+        Raises:
+          ValueError: the model is larger than ONNX allows in one file.
+        """
+        helper = self._onnx.helper
+        graph = helper.make_graph(self._nodes, name, self._inputs, self._outputs, self._initializers)
+        opsets = [helper.make_opsetid("", opset)]
+        model = helper.make_model(
+            graph,
+            opset_imports=opsets,
+            ir_version=helper.find_min_ir_version_for(opsets),
+            producer_name="jaxrnn",
+            producer_version=version,
+        )
+        description |= {
+            "inputs": [self._described(value) for value in self._inputs],
+            "outputs": [self._described(value) for value in self._outputs],
+        }
+        texts = {key: text if isinstance(text, str) else json.dumps(text) for key, text in description.items()}
+        helper.set_model_props(model, texts)
+        if model.ByteSize() >= 2**31:
+            raise ValueError(f"the model has {model.ByteSize()} bytes, but an ONNX file must have less than 2 GiB")
+        self._onnx.checker.check_model(model, full_check=True)
+        return model.SerializeToString()
+
+    def _value(self, name: str, shape: Sequence[Dim], dtype: Any) -> Any:
+        kind = self._onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        return self._onnx.helper.make_tensor_value_info(name, kind, list(shape))
+
+    @staticmethod
+    def _described(value: Any) -> dict[str, Any]:
+        dims = value.type.tensor_type.shape.dim
+        return {"name": value.name, "shape": [dim.dim_param or dim.dim_value for dim in dims]}

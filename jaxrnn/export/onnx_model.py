@@ -1,0 +1,131 @@
+"""Models as ONNX files."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jaxrnn import checks
+from jaxrnn.export.files import PathLike, free_path, package, version, write_file
+from jaxrnn.export.onnx_graph import Dim, Graph
+from jaxrnn.export.onnx_layers import plan_of, run_plan, width_of
+from jaxrnn.export.stablehlo import require_evaluation, require_parameters
+
+OLDEST_OPSET = 14
+"""The first with today's RNN, LSTM and GRU."""
+
+
+def to_onnx(
+    model: nnx.Module,
+    path: PathLike | None = None,
+    *,
+    batch: int | None = None,
+    time: int | None = None,
+    seq_lengths: bool = False,
+    initial_carry: bool = False,
+    return_carry: bool | None = None,
+    opset: int = 17,
+    overwrite: bool = False,
+) -> bytes:
+    """Export layers or a forecaster as an ONNX model, weights included.
+
+    A layer of SimpleRNN, LSTM or GRU becomes one operator, both directions included; a leaky layer becomes a
+    ``Scan``. The model computes in float32: half-precision weights are widened, and nothing is rounded in between.
+
+    Inputs and outputs of the ONNX model, all float32 but ``seq_lengths``; time comes first with ``time_major``:
+
+    - ``inputs [batch, time, in_features]``; ``seq_lengths``, int32 ``[batch]``, if asked for;
+    - ``initial_carry_0_h [batch, hidden]`` and so on, if asked for: the layer's number in a stack, ``forward`` or
+      ``backward`` where it runs both ways, and ``h`` (an LSTM's: ``c``, then ``h``), in the order of
+      ``jax.tree.leaves`` of the model's carry;
+    - ``outputs``, of a forecaster ``forecasts``; ``carry_0_h`` and so on, if the carry is returned.
+
+    Args:
+      model: :class:`jaxrnn.RNN`, :class:`jaxrnn.Bidirectional`, :class:`jaxrnn.SimpleRNN`, :class:`jaxrnn.LSTM`,
+        :class:`jaxrnn.GRU`, :class:`jaxrnn.StackedRNN` or :class:`jaxrnn.RNNForecaster`, of built-in cells or
+        Flax's own.
+      path: of the file to write; None only returns the bytes.
+      batch, time: fixed sizes of these axes; with None the model takes any size of at least 1.
+      seq_lengths: whether the model also takes ``seq_lengths``, from 0 to time.
+      initial_carry: whether the model also takes the first carry.
+      return_carry: whether it returns the final carry; None does what the model does.
+      opset: version of ONNX's operators, 14 or later; runtimes know those up to their own.
+      overwrite: whether a file that exists may be replaced.
+
+    Returns:
+      The serialised model, which ``onnx.checker`` has checked. Its metadata name the versions, the model, its
+      cells, and the names and shapes of inputs and outputs.
+
+    Raises:
+      ValueError: a cell, merge or model cannot be exported: the message names it; or an argument is invalid, the
+        model is training with dropout or computes in float64, or the path exists already.
+      ImportError: the package onnx is not installed.
+      OSError: the file cannot be written.
+
+    Source: https://onnx.ai/onnx/operators/onnx__RNN.html; onnx__LSTM.html, onnx__GRU.html and onnx__Scan.html
+    beside it.
+
+    >>> import jaxrnn
+    >>> import numpy as np
+    >>> import onnxruntime
+    >>> from flax import nnx
+    >>> model = jaxrnn.RNNForecaster(hidden_features=(20, 20), output_scale=200.0, rngs=nnx.Rngs(0))
+    >>> session = onnxruntime.InferenceSession(to_onnx(model), providers=["CPUExecutionProvider"])
+    >>> inputs = np.ones((8, 30, 1), np.float32)
+    >>> (forecasts,) = session.run(None, {"inputs": inputs})
+    >>> bool(np.allclose(forecasts, model(inputs), rtol=1e-5))
+    True
+    """
+    if not isinstance(model, nnx.Module):
+        raise ValueError(f"model must be a layer or model, not {checks.shown(model)}")
+    onnx = package("onnx")
+    free = None if path is None else free_path(path, overwrite)
+    seq_lengths, initial_carry = (
+        checks.flag("seq_lengths", seq_lengths),
+        checks.flag("initial_carry", initial_carry),
+    )
+    return_carry = checks.flag("return_carry", return_carry, default=bool(getattr(model, "return_carry", False)))
+    opset, newest = checks.positive_integer("opset", opset), onnx.defs.onnx_opset_version()
+    if not OLDEST_OPSET <= opset <= newest:
+        raise ValueError(f"opset must be from {OLDEST_OPSET} to {newest}, the newest of onnx {onnx.__version__}")
+    require_evaluation(model)
+    plan = plan_of(model)
+    require_parameters(model, seq_lengths=seq_lengths)
+    if any(getattr(leaf, "dtype", None) == jnp.float64 for leaf in jax.tree.leaves(nnx.state(model))):
+        raise ValueError("the model has float64 parameters, but an ONNX export computes in float32: convert them")
+    batch_size: Dim = "batch" if batch is None else checks.positive_integer("batch", batch)
+    steps: Dim = "time" if time is None else checks.positive_integer("time", time)
+    lead: list[Dim] = [steps, batch_size] if plan.time_major else [batch_size, steps]
+
+    graph = Graph()
+    inputs = graph.input("inputs", [*lead, plan.layers[0].cells[0].in_features])
+    lengths = graph.input("seq_lengths", [batch_size], np.int32) if seq_lengths else None
+    carries: list[list[Any]] = [[None] * len(layer.cells) for layer in plan.layers]
+    if initial_carry:
+        carries = [
+            [
+                tuple(graph.input(f"initial_carry_{name}", [batch_size, cell.hidden]) for name in names)
+                for names, cell in zip(layer.carry_names, layer.cells)
+            ]
+            for layer in plan.layers
+        ]
+    outputs, finals = run_plan(graph, plan, inputs, lengths, carries)
+    shape = [*lead, width_of(plan)] if plan.return_sequences else [batch_size, width_of(plan)]
+    graph.output("outputs" if plan.head is None else "forecasts", outputs, shape)
+    if return_carry:
+        for layer, directions in zip(plan.layers, finals):
+            for names, cell, parts in zip(layer.carry_names, layer.cells, directions):
+                for name, part in zip(names, parts):
+                    graph.output(f"carry_{name}", part, [batch_size, cell.hidden])
+    description = {
+        "model": type(model).__name__,
+        "cells": [[f"{c.kind} {c.in_features} -> {c.hidden}" for c in layer.cells] for layer in plan.layers],
+        "jaxrnn_version": version(),
+        "jax_version": jax.__version__,
+    }
+    data = graph.finish(type(model).__name__, opset, version(), description)
+    if free is not None:
+        write_file(free, data)
+    return data

@@ -1,0 +1,84 @@
+"""Cells that no ONNX operator computes, as a ``Scan`` over their own equations.
+
+The input projection is one product before the loop, as in the engine. Source:
+https://onnx.ai/onnx/operators/onnx__Scan.html.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from jaxrnn.export.onnx_graph import Graph
+from jaxrnn.ops.pointwise import leaky_pointwise
+from jaxrnn.ops.step import Pointwise
+
+Equations = Callable[[Graph, Any, tuple[str, ...], str, str], tuple[tuple[str, ...], str]]
+"""``(body, params, carry, xw, rh) -> (carry, y)``: appends a cell's equations to the body of the loop."""
+
+
+def _leaky(body: Graph, params: Any, carry: tuple[str, ...], xw: str, rh: str) -> tuple[tuple[str, ...], str]:
+    a = 1 / (1 + np.exp(-np.asarray(params, np.float64)))
+    candidate = body.add("Tanh", body.add("Add", xw, rh))
+    kept = body.add("Mul", body.constant(1 - a, name="keep"), carry[0])
+    h = body.add("Add", kept, body.add("Mul", body.constant(a, name="leak"), candidate))
+    return (h,), h
+
+
+SCANNED: dict[Pointwise, Equations] = {leaky_pointwise: _leaky}
+
+
+def scan_cell(
+    graph: Graph, cell: Any, x: str, lengths: str | None, carry: tuple[str, ...] | None, *, reverse: bool
+) -> tuple[str, tuple[str, ...]]:
+    """Append one direction of a layer: its outputs ``[time, batch, hidden]`` and the parts of its final carry."""
+    xw = graph.add("MatMul", x, graph.constant(cell.kernel, name="kernel"))
+    if cell.bias is not None:
+        xw = graph.add("Add", xw, graph.constant(cell.bias, name="bias"))
+    shape = graph.add("Shape", x)
+    if carry is None:
+        batch = graph.add("Gather", shape, graph.integers(1))
+        zeros = graph.add("ConstantOfShape", graph.add("Concat", batch, graph.integers(cell.hidden), axis=0))
+        carry = (zeros,) * len(cell.parts)
+    sequences = [xw]
+    if lengths is not None:
+        sequences.append(_valid_steps(graph, shape, lengths))
+    body = Graph(graph)
+    before = tuple(body.input(graph.new_name(f"{part}_before"), ["batch", cell.hidden]) for part in cell.parts)
+    gates = cell.kernel.shape[1]
+    xw_t = body.input(graph.new_name("xw"), ["batch", gates])
+    valid = body.input(graph.new_name("valid"), ["batch", 1], np.bool_) if lengths is not None else None
+    rh = body.add("MatMul", before[-1], body.constant(cell.recurrent_kernel, name="recurrent_kernel"))
+    if cell.recurrent_bias is not None:
+        rh = body.add("Add", rh, body.constant(cell.recurrent_bias, name="recurrent_bias"))
+    after, y = SCANNED[cell.pointwise](body, cell.params, before, xw_t, rh)
+    if valid is not None:
+        after = tuple(body.add("Where", valid, new, old) for new, old in zip(after, before))
+        y = body.add("Where", valid, y, body.constant(0.0))
+    for part, value in zip(cell.parts, after):
+        body.output(graph.new_name(f"{part}_after"), value, ["batch", cell.hidden])
+    body.output(graph.new_name("y"), y, ["batch", cell.hidden])
+    *last, outputs = graph.add_many(
+        "Scan",
+        [*carry, *sequences],
+        len(cell.parts) + 1,
+        body=body.body(f"{cell.kind}_step"),
+        num_scan_inputs=len(sequences),
+        scan_input_directions=[int(reverse)] * len(sequences),
+        scan_output_directions=[int(reverse)],
+    )
+    return outputs, tuple(last)
+
+
+def _valid_steps(graph: Graph, shape: str, lengths: str) -> str:
+    """bool ``[time, batch, 1]``: which steps lie within each row's length."""
+    steps = graph.add(
+        "Range",
+        graph.constant(0, np.int64),
+        graph.add("Gather", shape, graph.constant(0, np.int64)),
+        graph.constant(1, np.int64),
+    )
+    rows = graph.add("Unsqueeze", graph.add("Cast", lengths, to=7), graph.integers(0))  # 7: int64
+    return graph.add(
+        "Unsqueeze", graph.add("Less", graph.add("Unsqueeze", steps, graph.integers(1)), rows), graph.integers(2)
+    )
