@@ -1,6 +1,9 @@
 """What tests of several packages share."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 import jax
 import pytest
@@ -20,6 +23,17 @@ if jax.__version_info__ < (0, 11):
     flags = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
 
+# Many tests, and the child processes of tests, compile the same programs. A compiled program is kept on disk for
+# the rest of the run. With several workers, the process that starts them makes the folder, which they all share.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxrnn-compiled-")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
 if jax.__version_info__ >= (0, 12):
     # What interprets a cluster of blocks runs each of them as a program of its own, and they wait for each other:
     # with fewer of XLA's threads than blocks, forever.
@@ -28,8 +42,13 @@ if jax.__version_info__ >= (0, 12):
 
 @pytest.fixture(scope="module")
 def quick_compilation():
-    """Without XLA's optimisations, which would cost most of the time, and win nothing at the sizes of a test."""
+    """Without XLA's optimisations, which would cost most of the time, and win nothing at the sizes of a test.
+
+    Also in the child processes of the tests, since some compare the bits of a child with those of this process.
+    """
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        yield
     jax.config.update("jax_disable_most_optimizations", before)

@@ -1,12 +1,18 @@
 """Forecasts with a run that is there already, and runs that are damaged."""
 
 import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 
 from experiments import predict
 from experiments.common import runs
-from tests.experiments.runs_of_tests import SMALL, read_json, run_forecast
+from tests.experiments.runs_of_tests import read_json, run_forecast
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_predict_forecasts_another_series_with_the_run_s_scaling(waves, tmp_path, capsys):
@@ -23,9 +29,8 @@ def test_predict_forecasts_another_series_with_the_run_s_scaling(waves, tmp_path
     assert "holds no run" in capsys.readouterr().err
 
 
-def test_predict_says_when_a_run_is_damaged(tmp_path, capsys):
-    out = tmp_path / "run"
-    assert run_forecast(out, *SMALL) == 0
+def test_predict_says_when_a_run_is_damaged(finished, tmp_path, capsys):
+    out = shutil.copytree(finished, tmp_path / "run")
     config = out / "config.json"
     whole = config.read_text()
     config.write_text("{")
@@ -42,14 +47,20 @@ def test_predict_says_when_a_run_is_damaged(tmp_path, capsys):
     assert "window is 'ten' in config.json" in " ".join(capsys.readouterr().err.split())
 
 
-def test_load_run_gives_the_best_model_of_a_run_folder(tmp_path):
-    out = tmp_path / "run"
-    assert run_forecast(out, *SMALL) == 0
-    run = predict.load_run(out)
+def test_load_run_gives_the_best_model_of_a_run_folder(finished):
+    run = predict.load_run(finished)
     window = run.forecasting.config.window
     last = run.forecasting.features[None, -window:]
-    next_value = read_json(out / "metrics.json")["next_value"]
+    next_value = read_json(finished / "metrics.json")["next_value"]
     scaled = float(run.model(last)[0, 0]) * run.forecasting.prepared.scale
     assert np.isclose(run.forecasting.prepared.baseline[-1] + scaled, next_value, rtol=1e-5)
     assert run.forecasting.forecast(run.params)[-1] == next_value
-    assert run.best_epoch == read_json(out / "metrics.json")["best_epoch"]
+    assert run.best_epoch == read_json(finished / "metrics.json")["best_epoch"]
+
+
+def test_another_process_forecasts_the_same(finished, tmp_path):
+    command = [sys.executable, "-m", "experiments.predict", str(finished), "--out", str(tmp_path / "again.csv")]
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    metrics = read_json(finished / "metrics.json")
+    assert f"the last 461 values is {metrics['valid_mae']:.3f}\n" in again.stdout
+    assert (tmp_path / "again.csv").read_bytes() == (finished / "forecast.csv").read_bytes()

@@ -1,6 +1,7 @@
 """Over eight devices every cell trains as over one, with and without state, from memory and from a file. In a
 process of its own, since the number of devices is fixed once JAX runs."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -68,5 +69,6 @@ for kind in ("windowed", "stateful", "streamed"):
 @pytest.mark.parametrize("cell", CELLS)
 def test_eight_devices_equal_one_after_twenty_steps(cell, tmp_path):
     command = [sys.executable, "-W", "error", "-c", CODE, cell, str(tmp_path / "series.npy")]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    on_the_cpu = os.environ | {"JAX_PLATFORMS": "cpu"}
+    run = subprocess.run(command, cwd=ROOT, env=on_the_cpu, capture_output=True, text=True, check=False)
     assert run.stdout == "windowed agree\nstateful agree\nstreamed agree\n", run.stdout + run.stderr

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,8 @@ from jaxrnn.training import (
     with_learning_rate,
 )
 from jaxrnn.training.optimizers import global_norm
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 ROOT = Path(__file__).parents[2]
 WINDOW = 5
@@ -117,13 +120,16 @@ for mesh in (None, jax.make_mesh((3,), ("batch",))):
 assert_trees_close(*results)
 print(len(jax.devices()), "devices agree")
 """
-    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    on_the_cpu = os.environ | {"JAX_PLATFORMS": "cpu"}
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=on_the_cpu, capture_output=True, text=True, check=False
+    )
     assert run.stdout == "3 devices agree\n", run.stderr
 
 
 def test_a_mesh_must_have_one_axis():
     apply, _ = pure_apply(model())
-    mesh = jax.make_mesh((1, 1), ("a", "b"))
+    mesh = jax.make_mesh((1, 1), ("a", "b"), devices=jax.devices("cpu")[:1])
     with pytest.raises(ValueError, match="one axis"):
         make_windowed_epoch(
             apply,

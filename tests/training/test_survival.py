@@ -47,6 +47,8 @@ def signals_that_are_not_ignored():
         signal.signal(number, handler)
 
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 WINDOW = 5
 OPTIMIZER = make_optimizer("adam", 0.01, clip_norm=1.0)
 STOPS = [(signal.SIGTERM, "terminated"), (signal.SIGHUP, "terminated"), (signal.SIGINT, "interrupted")]
@@ -311,8 +313,9 @@ def test_numbers_must_be_positive(name):
 
 def test_a_mesh_needs_an_epoch_that_can_be_spread():
     state, epoch = stateful()
+    mesh = jax.make_mesh((1,), ("batch",), devices=jax.devices("cpu")[:1])
     with pytest.raises(ValueError, match="mesh= needs a SteppedEpoch: make train_epoch with make_windowed_epoch"):
-        fit(Run.create(state), lambda s: epoch(s), evaluate, epochs=1, mesh=jax.make_mesh((1,), ("batch",)))
+        fit(Run.create(state), lambda s: epoch(s), evaluate, epochs=1, mesh=mesh)
 
 
 def test_flipped_bits_and_damaged_files_never_give_wrong_numbers(tmp_path: Path):

@@ -71,7 +71,7 @@ class TestRoundtrip:
         }
 
     def test_sharding_follows_abstract_and_donated_arrays_serve_as_abstract(self, tmp_path: Path) -> None:
-        mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
+        mesh = jax.sharding.Mesh(np.array(jax.devices("cpu")[:1]), ("data",))
         sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
         state = {
             "placed": jax.device_put(jnp.arange(4.0), sharding),
