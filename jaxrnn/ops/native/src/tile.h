@@ -158,7 +158,7 @@ INLINE void for_each_tile(int sets, int begin, int end, Body&& body) {
   } else if (sets == 2 || N > most_vectors(/*batch=*/1)) {  // four gates: more sets than two do not fit the registers
     for_each_tile<T, N, 2, SegmentType>(begin, end, body);
   } else {
-    body(begin, 1, tile<T, 1, N, 4, SegmentType>);
+    for (int b = begin; b < end; b++) body(b, 1, tile<T, 1, N, 4, SegmentType>);
   }
 }
 
