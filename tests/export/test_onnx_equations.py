@@ -97,27 +97,25 @@ class WithActivation(jaxrnn.SimpleRNNCell):
         super().__init__(*arguments, activation_fn=jax.nn.gelu, **options)
 
 
-@pytest.mark.parametrize("with_lengths", [False, True])
 @pytest.mark.parametrize(
     "kind",
     [LeakyOfReadme, MinimalGatedCell, LayerNormCell, Louder, ManyOperations, ConstantOutput, WithActivation],
 )
-def test_equations_of_one_s_own(kind, with_lengths, randomized):
+def test_equations_of_one_s_own(kind, randomized):
     rngs = nnx.Rngs(0)
     cells, backward = ([kind(below, 4, rngs=rngs) for below in (3, 8)] for _ in range(2))
     model = randomized(jaxrnn.StackedRNN(cells, backward_cells=backward, return_carry=True))
-    random = np.random.default_rng(1)
-    given: dict[str, Any] = {"seq_lengths": LENGTHS} if with_lengths else {}
-    carry, outputs = jax.jit(lambda: model(X, **given))()
-    given["initial_carry"] = jax.tree.map(lambda a: random.normal(size=a.shape).astype(np.float32), carry)
-    results = [
-        (run(to_onnx(model, seq_lengths=with_lengths), X, LENGTHS if with_lengths else None), carry, outputs)
-    ]
-    data = to_onnx(model, seq_lengths=with_lengths, initial_carry=True)
-    results.append((run(data, X, **given), *jax.jit(lambda: model(X, **given))()))
-    for result, carry, outputs in results:
-        for ours, theirs in zip(result.values(), [outputs, *jax.tree.leaves(carry)], strict=True):
-            assert distance(ours, theirs) <= TOLERANCE
+    reference = jax.jit(lambda lengths, carry: model(X, seq_lengths=lengths, initial_carry=carry))
+    first, random = model.initialize_carry((4, 3)), np.random.default_rng(1)
+    other = jax.tree.map(lambda a: random.normal(size=a.shape).astype(np.float32), first)
+    for with_lengths in (False, True):
+        for with_carry in (False, True):
+            lengths = LENGTHS if with_lengths else np.full(4, 6, np.int32)
+            carry, outputs = reference(lengths, other if with_carry else first)
+            data = to_onnx(model, seq_lengths=with_lengths, initial_carry=with_carry)
+            result = run(data, X, lengths if with_lengths else None, other if with_carry else None)
+            for ours, theirs in zip(result.values(), [outputs, *jax.tree.leaves(carry)], strict=True):
+                assert distance(ours, theirs) <= TOLERANCE
 
 
 @pytest.mark.parametrize("opset", [14, 18, 22])
