@@ -20,12 +20,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
-from jaxrnn.cells.base import RecurrentCell, steps_on_engine
+from jaxrnn.cells.base import steps_on_engine
 from jaxrnn.checks import Cell
-from jaxrnn.export.onnx_graph import Graph
-from jaxrnn.export.onnx_scan import SCANNED, scan_cell
+from jaxrnn.export.onnx_equations import UntranslatableError
+from jaxrnn.export.onnx_graph import OLDEST_OPSET, Graph
+from jaxrnn.export.onnx_scan import append_equations, scan_cell
 from jaxrnn.layers.flax_cells import carry_for_engine, translated
 from jaxrnn.layers.sequence import first_carry
 from jaxrnn.ops.activations import ACTIVATIONS
@@ -44,6 +44,7 @@ class ExportedCell(NamedTuple):
       recurrent_kernel: ``[hidden, gates * hidden]``.
       bias, recurrent_bias: ``[gates * hidden]``, or None.
       initial_carry: leaves ``[hidden]`` of the cell's own first carry; None for zeros.
+      carry: one, for its structure.
       parts: names of the leaves of its carry.
     """
 
@@ -55,6 +56,7 @@ class ExportedCell(NamedTuple):
     bias: np.ndarray | None
     recurrent_bias: np.ndarray | None
     initial_carry: tuple[np.ndarray, ...] | None
+    carry: Any
     parts: tuple[str, ...]
 
     @property
@@ -135,22 +137,28 @@ def exported_cell(cell: Cell) -> ExportedCell:
     recurrent_kernel, recurrent_bias = engine_cell.recurrent_parameters(jnp.dtype(jnp.float32))
     if pointwise is gru_reset_before_pointwise:
         recurrent_kernel = jnp.concatenate([recurrent_kernel, params], axis=-1)
-    if pointwise not in OPERATORS and pointwise not in SCANNED:
-        raise ValueError(f"a {kind} cannot be exported to ONNX: {_why_not(cell)}")
     leaves = [np.asarray(leaf, np.float32) for leaf in jax.tree.leaves(carry)]
     if any((leaf[0] != leaf[1]).any() for leaf in leaves):
         raise ValueError(f"a {kind} with a random first carry cannot be exported: pass initial_carry=True")
-    return ExportedCell(
+    exported = ExportedCell(
         kind,
         pointwise,
-        jax.tree.map(_single, params),
+        params,
         _single(projection.kernel),
         _single(recurrent_kernel),
         None if projection.bias is None else _single(projection.bias),
         None if recurrent_bias is None else _single(recurrent_bias),
         tuple(leaf[0] for leaf in leaves) if any(leaf.any() for leaf in leaves) else None,
-        getattr(type(carry), "_fields", ("h",)),
+        carry,
+        _parts(carry),
     )
+    if pointwise not in OPERATORS:
+        try:
+            append_equations(Graph(OLDEST_OPSET), exported, exported.parts, "xw", "rh")
+        except UntranslatableError as error:
+            reason = f"its equations have an operation without a translation, {error}"
+            raise ValueError(f"a {kind} cannot be exported to ONNX: {reason}") from error
+    return exported
 
 
 def run_layer(
@@ -280,13 +288,10 @@ def _rows(graph: Graph, x: str, values: np.ndarray) -> str:
     return graph.add("Expand", graph.constant(values), shape)
 
 
-def _why_not(cell: Any) -> str:
-    activation = getattr(cell, "activation_fn", None)
-    if activation is not None and isinstance(cell, (nnx.SimpleCell, RecurrentCell)):
-        name = next((name for name, known in ACTIVATIONS.items() if known is activation), None)
-        shown = name or getattr(activation, "__name__", repr(activation))
-        return f"its activation {shown} is not one of {', '.join(_ACTIVATIONS)}"
-    return "it has equations of its own"
+def _parts(carry: Any) -> tuple[str, ...]:
+    """Names of the leaves of a carry: those of its fields where it has them, else numbers, and h for the last."""
+    fields, count = getattr(type(carry), "_fields", ()), len(jax.tree.leaves(carry))
+    return fields if len(fields) == count else (*(f"part{number}" for number in range(count - 1)), "h")
 
 
 def _single(array: Any) -> np.ndarray:

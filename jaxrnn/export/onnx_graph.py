@@ -8,6 +8,9 @@ import numpy as np
 
 from jaxrnn.export.files import package
 
+OLDEST_OPSET = 14
+"""The first set with today's RNN, LSTM and GRU."""
+
 Dim = int | str
 """A size, or the name of one that is known when the model runs."""
 
@@ -17,9 +20,14 @@ class Graph:
 
     Every value has a name of its own in the whole model, and is passed on by it. Constants of a loop's body are
     those of the graph around it.
+
+    Args:
+      opset: version of the set of operators.
+      outer: the graph around the loop that this is the body of; None for a model's own graph.
     """
 
-    def __init__(self, outer: "Graph | None" = None):
+    def __init__(self, opset: int, outer: "Graph | None" = None):
+        self.opset = opset
         self._onnx = package("onnx") if outer is None else outer._onnx
         self._root: Graph = self if outer is None else outer._root
         self._nodes: list[Any] = []
@@ -70,16 +78,19 @@ class Graph:
         counts[name] = counts.get(name, 0) + 1
         return name if counts[name] == 1 else f"{name}_{counts[name]}"
 
-    def body(self, name: str) -> Any:
+    def loop_body(self) -> "Graph":
+        """A new graph, for the body of a loop in this one."""
+        return Graph(self.opset, self)
+
+    def finish_body(self, name: str) -> Any:
         """The graph itself, as the body of a loop."""
         return self._onnx.helper.make_graph(self._nodes, name, self._inputs, self._outputs)
 
-    def finish(self, name: str, opset: int, version: str, description: dict[str, Any]) -> bytes:
+    def finish(self, name: str, version: str, description: dict[str, Any]) -> bytes:
         """The checked and serialised model.
 
         Args:
           name: of the graph.
-          opset: version of the set of operators.
           version: of this package.
           description: for the model's metadata; what is not a string is written as JSON.
 
@@ -88,7 +99,7 @@ class Graph:
         """
         helper = self._onnx.helper
         graph = helper.make_graph(self._nodes, name, self._inputs, self._outputs, self._initializers)
-        opsets = [helper.make_opsetid("", opset)]
+        opsets = [helper.make_opsetid("", self.opset)]
         model = helper.make_model(
             graph,
             opset_imports=opsets,

@@ -9,12 +9,9 @@ from flax import nnx
 
 from jaxrnn import checks
 from jaxrnn.export.files import PathLike, free_path, package, version, write_file
-from jaxrnn.export.onnx_graph import Dim, Graph
+from jaxrnn.export.onnx_graph import OLDEST_OPSET, Dim, Graph
 from jaxrnn.export.onnx_layers import plan_of, run_plan, width_of
 from jaxrnn.export.stablehlo import require_evaluation, require_parameters
-
-OLDEST_OPSET = 14
-"""The first with today's RNN, LSTM and GRU."""
 
 
 def to_onnx(
@@ -31,8 +28,9 @@ def to_onnx(
 ) -> bytes:
     """Export layers or a forecaster as an ONNX model, weights included.
 
-    A layer of SimpleRNN, LSTM or GRU becomes one operator, both directions included; a leaky layer becomes a
-    ``Scan``. The model computes in float32: half-precision weights are widened, and nothing is rounded in between.
+    A layer of SimpleRNN, LSTM or GRU becomes one operator, both directions included. Every other layer becomes a
+    ``Scan`` over its cell's equations, which are translated operation by operation. The model computes in float32:
+    half-precision weights are widened, and nothing is rounded in between.
 
     Inputs and outputs of the ONNX model, all float32 but ``seq_lengths``; time comes first with ``time_major``:
 
@@ -44,8 +42,8 @@ def to_onnx(
 
     Args:
       model: :class:`jaxrnn.RNN`, :class:`jaxrnn.Bidirectional`, :class:`jaxrnn.SimpleRNN`, :class:`jaxrnn.LSTM`,
-        :class:`jaxrnn.GRU`, :class:`jaxrnn.StackedRNN` or :class:`jaxrnn.RNNForecaster`, of built-in cells or
-        Flax's own.
+        :class:`jaxrnn.GRU`, :class:`jaxrnn.StackedRNN` or :class:`jaxrnn.RNNForecaster`, of built-in cells,
+        of cells of your own whose equations are elementwise or work within a row, or of Flax's own cells.
       path: of the file to write; None only returns the bytes.
       batch, time: fixed sizes of these axes; with None the model takes any size of at least 1.
       seq_lengths: whether the model also takes ``seq_lengths``, from 0 to time.
@@ -99,7 +97,7 @@ def to_onnx(
     steps: Dim = "time" if time is None else checks.positive_integer("time", time)
     lead: list[Dim] = [steps, batch_size] if plan.time_major else [batch_size, steps]
 
-    graph = Graph()
+    graph = Graph(opset)
     inputs = graph.input("inputs", [*lead, plan.layers[0].cells[0].in_features])
     lengths = graph.input("seq_lengths", [batch_size], np.int32) if seq_lengths else None
     carries: list[list[Any]] = [[None] * len(layer.cells) for layer in plan.layers]
@@ -125,7 +123,7 @@ def to_onnx(
         "jaxrnn_version": version(),
         "jax_version": jax.__version__,
     }
-    data = graph.finish(type(model).__name__, opset, version(), description)
+    data = graph.finish(type(model).__name__, version(), description)
     if free is not None:
         write_file(free, data)
     return data

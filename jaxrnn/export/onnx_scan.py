@@ -4,28 +4,51 @@ The input projection is one product before the loop, as in the engine. Source:
 https://onnx.ai/onnx/operators/onnx__Scan.html.
 """
 
-from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 
+from jaxrnn.export.onnx_equations import translate
 from jaxrnn.export.onnx_graph import Graph
-from jaxrnn.ops.pointwise import leaky_pointwise
-from jaxrnn.ops.step import Pointwise
-
-Equations = Callable[[Graph, Any, tuple[str, ...], str, str], tuple[tuple[str, ...], str]]
-"""``(body, params, carry, xw, rh) -> (carry, y)``: appends a cell's equations to the body of the loop."""
 
 
-def _leaky(body: Graph, params: Any, carry: tuple[str, ...], xw: str, rh: str) -> tuple[tuple[str, ...], str]:
-    a = 1 / (1 + np.exp(-np.asarray(params, np.float64)))
-    candidate = body.add("Tanh", body.add("Add", xw, rh))
-    kept = body.add("Mul", body.constant(1 - a, name="keep"), carry[0])
-    h = body.add("Add", kept, body.add("Mul", body.constant(a, name="leak"), candidate))
-    return (h,), h
+def append_equations(
+    body: Graph, cell: Any, carry: tuple[str, ...], xw: str, rh: str
+) -> tuple[tuple[str, ...], str]:
+    """Append one step of a cell.
+
+    Args:
+      body: what to append to.
+      cell: an ``ExportedCell``.
+      carry: its parts, each ``[batch, hidden]``.
+      xw, rh: ``[batch, gates * hidden]``.
+
+    Returns:
+      The parts of the new carry, and the output.
+
+    Raises:
+      UntranslatableError: its equations have an operation that cannot be translated.
+    """
+    structure = jax.tree.structure(cell.carry)
+
+    def step(carry: tuple[Any, ...], xw: tuple[Any, ...], rh: tuple[Any, ...]) -> Any:
+        return cell.pointwise(cell.params, jax.tree.unflatten(structure, carry), xw, rh)
+
+    arguments = (
+        carry,
+        _gates(body, xw, cell.kernel.shape[1], cell.hidden),
+        _gates(body, rh, cell.recurrent_kernel.shape[1], cell.hidden),
+    )
+    *after, y = translate(step, body, arguments, cell.hidden)
+    return tuple(after), y
 
 
-SCANNED: dict[Pointwise, Equations] = {leaky_pointwise: _leaky}
+def _gates(body: Graph, joined: str, width: int, hidden: int) -> tuple[str, ...]:
+    if width == hidden:
+        return (joined,)
+    sizes = [hidden] * (width // hidden)
+    return body.add_many("Split", [joined, body.integers(*sizes)], len(sizes), axis=1)
 
 
 def scan_cell(
@@ -43,15 +66,14 @@ def scan_cell(
     sequences = [xw]
     if lengths is not None:
         sequences.append(_valid_steps(graph, shape, lengths))
-    body = Graph(graph)
+    body = graph.loop_body()
     before = tuple(body.input(graph.new_name(f"{part}_before"), ["batch", cell.hidden]) for part in cell.parts)
-    gates = cell.kernel.shape[1]
-    xw_t = body.input(graph.new_name("xw"), ["batch", gates])
+    xw_t = body.input(graph.new_name("xw"), ["batch", cell.kernel.shape[1]])
     valid = body.input(graph.new_name("valid"), ["batch", 1], np.bool_) if lengths is not None else None
     rh = body.add("MatMul", before[-1], body.constant(cell.recurrent_kernel, name="recurrent_kernel"))
     if cell.recurrent_bias is not None:
         rh = body.add("Add", rh, body.constant(cell.recurrent_bias, name="recurrent_bias"))
-    after, y = SCANNED[cell.pointwise](body, cell.params, before, xw_t, rh)
+    after, y = append_equations(body, cell, before, xw_t, rh)
     if valid is not None:
         after = tuple(body.add("Where", valid, new, old) for new, old in zip(after, before))
         y = body.add("Where", valid, y, body.constant(0.0))
@@ -62,7 +84,7 @@ def scan_cell(
         "Scan",
         [*carry, *sequences],
         len(cell.parts) + 1,
-        body=body.body(f"{cell.kind}_step"),
+        body=body.finish_body(f"{cell.kind}_step"),
         num_scan_inputs=len(sequences),
         scan_input_directions=[int(reverse)] * len(sequences),
         scan_output_directions=[int(reverse)],
