@@ -131,7 +131,7 @@ def test_layers_of_one_cell(make, with_carry, randomized):
         dict(cell="gru", hidden_features=(4, 5, 6), output_scale=-3.5),
         dict(cell="leaky", return_sequences=True, cell_options={"use_bias": False}),
     ],
-    ids=str,
+    ids=["relu", "lstm", "three_layers", "leaky"],
 )
 def test_forecasters(options, randomized):
     model = randomized(jaxrnn.RNNForecaster(**({"hidden_features": 4} | options), in_features=3, rngs=nnx.Rngs(0)))
