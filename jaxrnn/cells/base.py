@@ -255,14 +255,9 @@ class RecurrentCell(nnx.RNNCellBase):
         return _PurePointwise(graphdef, treedef, tuple(_Applied(a.shape, a.dtype) for a in leaves)), own
 
     def __call__(self, carry: Carry, inputs: Array) -> tuple[Carry, Array]:
-        """Compute one step.
+        """Compute one step, from a carry and ``inputs [*batch, in_features]``.
 
-        Args:
-          carry: the carry before the step, as from :meth:`initialize_carry`.
-          inputs: ``[*batch, in_features]``.
-
-        Returns:
-          The new carry, and the output ``[*batch, hidden]``.
+        Returns the new carry, and the output ``[*batch, hidden]``.
         """
         inputs = checks.array("inputs", inputs)
         xw = self.input_projection(inputs)

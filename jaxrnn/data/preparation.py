@@ -108,8 +108,8 @@ class Preparation:
         if len(values) < self.first + 3:
             raise ValueError(
                 f"the training part has {len(values)} steps, but season={self.season} and "
-                f"level_width={self.level_width} need {self.first} steps before the first target: choose a "
-                f"smaller level_width (--level-width), or raw values (--recipe course)"
+                f"level_width={self.level_width} need at least {self.first + 3}: choose a smaller level_width "
+                f"(--level-width), or raw values (--recipe course)"
             )
         x = values[:, 0]
         if self.season is not None:

@@ -54,7 +54,7 @@ def sequential_starts(length: int, window: int, batch_size: int = 1) -> np.ndarr
     batches = length // (window * batch_size)
     if batches < 1:
         raise ValueError(
-            f"a series of {length} steps is too short for {batch_size=} streams with a {window=} each: "
+            f"a series of {length} steps is too short for {batch_size=} streams of {window=} steps each: "
             f"use at most batch_size={length // window}"
         )
     stream = batches * window

@@ -1,16 +1,17 @@
-"""One step at a time, as fast as Python can call it: for controllers, agents and signals that arrive live.
+"""Runs a layer one step at a time with low latency, for controllers, agents and live signals.
 
-At B = 1 a step is a microsecond or two of arithmetic, and the rest is the cost of a call. The built-in cells run
-on a CPU in the C++ library, which is called past JAX: NumPy's arrays in and out, the weights packed once.
+For a batch of one, the arithmetic of a step takes a microsecond or two; the rest is the overhead of the call. On a
+CPU, the built-in cells run in the C++ library, which is called without JAX: it reads and returns NumPy arrays, and
+packs the weights once.
 
-Everything else is a compiled program of JAX, with three things that bring its cost down: the weights are constants
-of the program instead of arguments, the carry is donated so that its memory is written again, and the program is
-compiled beforehand, so that no call looks for it. A fourth is a setting of the whole process, which must come
-before JAX is first used::
+Everything else is a compiled JAX program. Its overhead is small because the weights are constants of the program
+instead of arguments, the carry is donated so that its memory is reused, and the program is compiled in advance, so
+that a call does not look it up. There is also a setting for the whole process, which must come before JAX is first
+used::
 
     jax.config.update("jax_cpu_enable_async_dispatch", False)
 
-By default JAX on a CPU hands every program but the smallest to another thread, which costs more than the step.
+By default JAX on a CPU runs all but the smallest programs in another thread, which takes longer than the step.
 """
 
 from typing import Any, Protocol
@@ -26,7 +27,7 @@ from jaxrnn.checks import Cell
 from jaxrnn.layers.rnn import RNN
 from jaxrnn.layers.sequence import first_carry
 from jaxrnn.layers.stack import StackedRNN
-from jaxrnn.ops.native.recurrence import unable
+from jaxrnn.ops.native.cells import unable
 from jaxrnn.ops.native.streaming import NativeStep
 from jaxrnn.ops.step import Carry, Projection, Recurrence
 
@@ -42,31 +43,31 @@ class Step(Protocol):
 def streaming_step(
     layer: Cell | RNN | StackedRNN, inputs: Any, *, implementation: str | None = None
 ) -> tuple[Step, Carry]:
-    """One step of a layer as a compiled function, and the carry to begin with.
+    """Make a function that runs one step of a layer, and the initial carry.
 
-    Handing the carry on through a sequence gives what the layer gives for the sequence as a whole.
+    Passing the carry from step to step through a sequence gives the same outputs as the layer gives for the whole
+    sequence.
 
     Args:
-      layer: a cell, an :class:`jaxrnn.RNN` or a stack of layers that run forward in time. Its weights are taken as
-        they are now: a layer that is trained on needs a new step.
-      inputs: one step's inputs ``[*batch, in_features]``; only their shape and dtype matter, and
-        ``jax.ShapeDtypeStruct`` will do.
-      implementation: ``"native"``, the C++ library: SimpleRNN (tanh, relu, sigmoid), LSTM, GRU and LeakyCell
-        on a CPU in float32 or float64; ``"jax"``, a compiled program: any cell, dtype and device; None for the
-        first of them that can.
+      layer: a cell, an :class:`jaxrnn.RNN` or a stack of layers that run forward in time. The step uses the
+        weights that the layer has now; after more training, make a new step.
+      inputs: one step's inputs ``[*batch, in_features]``. Only their shape and dtype are used, so a
+        ``jax.ShapeDtypeStruct`` works too.
+      implementation: ``"native"`` is the C++ library: SimpleRNN (tanh, relu, sigmoid), LSTM, GRU and LeakyCell
+        on a CPU in float32 or float64. ``"jax"`` is a compiled program: any cell, dtype and device. None takes
+        the first of these that can run the layer.
 
     Returns:
-      ``step(carry, inputs) -> (carry, outputs)`` with outputs ``[*batch, hidden]``, for inputs of just this shape,
-      NumPy's or JAX's; and the first carry, as from the layer's ``initialize_carry``.
+      ``step(carry, inputs) -> (carry, outputs)`` with outputs ``[*batch, hidden]``, for NumPy or JAX inputs of
+      exactly this shape; and the initial carry, as from the layer's ``initialize_carry``.
 
-      The native step returns NumPy arrays that are read-only and never change, as one who keeps them expects.
-      The compiled one returns JAX arrays, wants inputs of just the same dtype too, and the carry that is passed in
-      is donated: use only the one that comes out, and ``jax.tree.map(jnp.copy, carry)`` beforehand of one to
-      return to.
+      The native step returns read-only NumPy arrays, which later steps do not overwrite. The JAX step returns JAX
+      arrays and needs inputs of exactly the same dtype. It donates the carry that is passed in: use only the
+      returned one, and keep a copy, ``jax.tree.map(jnp.copy, carry)``, of a carry that you want to return to.
 
     Raises:
-      ValueError: the layer needs later steps (both directions, ``reverse``), or is training with dropout; or
-        ``implementation`` cannot run it, and why.
+      ValueError: the layer needs later steps (it is bidirectional or has ``reverse``), it is training with
+        dropout, or ``implementation`` cannot run it; the message says why.
 
     >>> import jax.numpy as jnp
     >>> import jaxrnn
@@ -81,7 +82,7 @@ def streaming_step(
     """
     _check(layer)
     if implementation not in (None, *IMPLEMENTATIONS):
-        raise ValueError(f"unknown {implementation=}; available: {', '.join(IMPLEMENTATIONS)}, or None to pick")
+        raise ValueError(f"unknown {implementation=}; available: {', '.join(IMPLEMENTATIONS)}, or None to choose")
     carry = _first_carry(layer, inputs)
     if implementation == "jax":
         return _compiled(layer, inputs, carry), carry
@@ -103,33 +104,33 @@ def _compiled(layer: Any, inputs: Any, carry: Carry) -> Step:
             return merged.cell(carry, inputs)
         if not isinstance(merged, StackedRNN):
             return merged(carry, inputs)
-        return _through(merged.cells, carry, inputs, merged.skip_connections)
+        return _run_layers(merged.cells, carry, inputs, merged.skip_connections)
 
     return jax.jit(apply, donate_argnums=0).lower(carry, shape).compile()
 
 
 def _native(layer: Any, inputs: Any, carry: Carry) -> Step | str:
-    """The step in the library, or why there is none."""
+    """The step in the C++ library, or the reason why the library cannot run it."""
     if not isinstance(layer, StackedRNN):
         return _native_cell(layer.cell if isinstance(layer, RNN) else layer, inputs, carry)
     steps, below = [], inputs
-    for cell, own in zip(layer.cells, carry, strict=True):
-        step = _native_cell(cell, below, own)
+    for cell, cell_carry in zip(layer.cells, carry, strict=True):
+        step = _native_cell(cell, below, cell_carry)
         if isinstance(step, str):
             return step
         steps.append(step)
-        below = jax.tree.leaves(own)[-1]
+        below = jax.tree.leaves(cell_carry)[-1]
     skip_connections = layer.skip_connections
-    return lambda carry, inputs: _through(steps, carry, inputs, skip_connections)
+    return lambda carry, inputs: _run_layers(steps, carry, inputs, skip_connections)
 
 
 def _native_cell(cell: Any, inputs: Any, carry: Carry) -> NativeStep | str:
     if not steps_on_engine(cell):
-        return f"a {type(cell).__name__} is no jaxrnn.RecurrentCell, or has a __call__ of its own"
+        return f"{type(cell).__name__} is not a jaxrnn.RecurrentCell, or overrides __call__"
     x = jnp.zeros((1, *inputs.shape), inputs.dtype)
     projection = cell.lazy_projection(x, False)
     if not isinstance(projection, Projection):
-        return f"{type(cell).__name__} has an input_projection of its own"
+        return f"{type(cell).__name__} overrides input_projection"
     if 0 in inputs.shape:
         return f"inputs of shape {inputs.shape} are empty"
     kernel, bias = cell.recurrent_parameters(cell.compute_dtype(x))
@@ -138,8 +139,8 @@ def _native_cell(cell: Any, inputs: Any, carry: Carry) -> NativeStep | str:
     return unable(pointwise, arrays, next(iter(kernel.devices())).platform) or NativeStep(pointwise, arrays)
 
 
-def _through(steps: Any, carries: Any, inputs: Any, skip_connections: bool) -> tuple[Carry, Any]:
-    """One step through layers that stand on each other."""
+def _run_layers(steps: Any, carries: Any, inputs: Any, skip_connections: bool) -> tuple[Carry, Any]:
+    """Run one step through the layers of a stack."""
     new, outputs = [], inputs
     for number, (step, carry) in enumerate(zip(steps, carries, strict=True)):
         below = outputs
@@ -152,9 +153,9 @@ def _through(steps: Any, carries: Any, inputs: Any, skip_connections: bool) -> t
 
 def _check(layer: Any) -> None:
     if not isinstance(layer, (RNN, StackedRNN)):
-        checks.cell("a layer that is neither an RNN nor a stack", layer)
+        checks.cell("a layer that is neither a jaxrnn.RNN nor a stack", layer)
     if getattr(layer, "reverse", False) or getattr(layer, "bidirectional", False):
-        raise ValueError("a layer that runs backwards needs the end of the sequence: it cannot be streamed")
+        raise ValueError("a layer that runs backwards cannot be streamed: it needs the end of the sequence first")
     for name in ("dropout", "recurrent_dropout"):
         dropout = getattr(layer, name, None)
         if isinstance(dropout, nnx.Dropout) and not dropout.deterministic:
@@ -162,7 +163,7 @@ def _check(layer: Any) -> None:
 
 
 def _first_carry(layer: Any, inputs: Any) -> Carry:
-    """As the layer itself would begin a sequence."""
+    """The carry with which the layer itself would begin a sequence."""
     x = jnp.zeros((1, *inputs.shape), inputs.dtype)
     if not isinstance(layer, StackedRNN):
         carry = first_carry(layer.cell if isinstance(layer, RNN) else layer, x, None)
@@ -173,4 +174,4 @@ def _first_carry(layer: Any, inputs: Any) -> Carry:
             y = jax.eval_shape(lambda cell=cell, x=x: cell(carries[-1], x[0])[1])
             x = jnp.zeros((1, *y.shape), y.dtype)
         carry = tuple(carries)
-    return jax.tree.map(jnp.array, carry)  # an array of its own for every part, or donating it would fail
+    return jax.tree.map(jnp.array, carry)  # copies, because a buffer that two parts share cannot be donated

@@ -12,8 +12,8 @@ from jax import Array, lax
 from jax.core import Tracer
 
 from jaxrnn.ops import pallas
+from jaxrnn.ops.native.cells import unable as natively_unable
 from jaxrnn.ops.native.recurrence import native_recurrence
-from jaxrnn.ops.native.recurrence import unable as natively_unable
 from jaxrnn.ops.reference import reference_recurrence
 from jaxrnn.ops.scan import scan_recurrence
 from jaxrnn.ops.step import Carry, Params, Pointwise, Projection, Recurrence, hidden_state, projected

@@ -97,7 +97,7 @@ def gru_pointwise(params: None, carry: Array, xw: tuple[Array, ...], rh: tuple[A
 
         r, z = sigmoid(xw + rh)        n = tanh(xw_n + r * rh_n)        h_t = (1 - z) * n + z * h_{t-1}
 
-    Source: Cho et al. (2014), arXiv:1406.1078, version 3.
+    Source: Cho et al. (2014), arXiv:1406.1078, version 1.
     """
     h = _gru(carry, xw, rh)
     return h, h
@@ -111,7 +111,7 @@ def gru_reset_before_pointwise(params: Array, carry: Array, xw: tuple[Array, ...
 
     ``params`` is the candidate's recurrent kernel ``[hidden, hidden]``; ``rh`` has the gates r and z only. The
     second product must wait for the first, and its weight gradient is added up in the loop, so this variant is
-    slower than the other. Source: Cho et al. (2014), arXiv:1406.1078, version 1; Keras with reset_after=False.
+    slower than the other. Source: Cho et al. (2014), arXiv:1406.1078, version 3; Keras with reset_after=False.
     """
     r, z = (jax.nn.sigmoid(x + h) for x, h in zip(xw[:2], rh))
     n = jnp.tanh(xw[2] + matmul((r * carry).astype(params.dtype), params))

@@ -118,7 +118,7 @@ def test_the_shortest_series_that_is_accepted_works_and_a_shorter_one_is_refused
     assert np.isfinite(fitted.scale) and fitted.scale > 0
     prepared = fitted.apply(VALUES[: preparation.first + 2])
     assert np.isfinite(prepared.baseline[preparation.first :]).all()
-    with pytest.raises(ValueError, match=r"has 14 steps, but season=8 and level_width=4 need 14 steps"):
+    with pytest.raises(ValueError, match=r"has 14 steps, but season=8 and level_width=4 need at least 15"):
         preparation.fit(VALUES[: preparation.first + 2])
     with pytest.raises(ValueError, match=f"has {length} steps, but at least {preparation.first + 2} are needed"):
         fitted.apply(VALUES[:length])

@@ -182,13 +182,13 @@ def test_rematerialised_blocks_change_no_number(kind, remat_every, reverse, mask
         (lambda r: jaxrnn.LSTM(2, 4, remat_every=0, rngs=r)(X), "remat_every must be a positive integer, not 0"),
         (
             lambda r: jaxrnn.StackedRNN([nnx.SimpleCell(2, 4, residual=True, rngs=r)], remat_every=2)(X),
-            "remat_every=2 needs a cell on the engine",
+            "remat_every=2 needs a cell that runs on the engine",
         ),
         (
             lambda r: jaxrnn.StackedRNN(
                 [nnx.SimpleCell(2, 4, residual=True, rngs=r)], recurrent_dropout=0.5, rngs=r
             )(X),
-            "recurrent dropout needs a cell on the engine",
+            "recurrent dropout needs a cell that runs on the engine",
         ),
         (
             lambda r: jaxrnn.Bidirectional(*(jaxrnn.RNN(jaxrnn.GRUCell(2, 4, rngs=r)) for _ in range(2)))(

@@ -187,11 +187,11 @@ def test_the_memory_of_a_step_is_freed():
 @pytest.mark.parametrize(
     ("carry", "inputs", "message"),
     [
-        (None, X[0, 0], "inputs of shape (3,), where this step was made for (2, 3)"),
-        (None, X[:, :1], "inputs of shape (2, 1, 3)"),
+        (None, X[0, 0], "inputs have the shape (3,), but this step was made for (2, 3)"),
+        (None, X[:, :1], "inputs have the shape (2, 1, 3)"),
         (None, X[:, 0] * 1j, "Cannot cast"),
-        (np.zeros((2, 4)), X[:, 0], "a carry PyTreeDef(*)"),
-        (jaxrnn.LSTMCarry(jnp.zeros((2, 4)), jnp.zeros((1, 4))), X[:, 0], "of shapes [(2, 4), (1, 4)]"),
+        (np.zeros((2, 4)), X[:, 0], "the carry has the structure PyTreeDef(*)"),
+        (jaxrnn.LSTMCarry(jnp.zeros((2, 4)), jnp.zeros((1, 4))), X[:, 0], "with shapes [(2, 4), (1, 4)]"),
     ],
 )
 def test_wrong_arguments_of_a_native_step(carry, inputs, message):
@@ -202,7 +202,7 @@ def test_wrong_arguments_of_a_native_step(carry, inputs, message):
 
 @pytest.mark.parametrize(
     ("implementation", "message"),
-    [("native", "no jaxrnn.RecurrentCell"), ("scan", "available: native, jax, or None")],
+    [("native", "is not a jaxrnn.RecurrentCell"), ("scan", "available: native, jax, or None")],
 )
 def test_an_implementation_that_cannot_be_had(implementation, message):
     with pytest.raises(ValueError, match=message):

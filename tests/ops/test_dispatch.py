@@ -73,7 +73,10 @@ def test_arguments_that_do_not_fit_are_refused_with_their_values(changes, messag
 @pytest.mark.parametrize(
     ("pointwise", "message"),
     [
-        (lambda params, carry, xw, rh: ((carry, carry), carry), "pointwise must return a carry of the structure"),
+        (
+            lambda params, carry, xw, rh: ((carry, carry), carry),
+            "pointwise must return a carry with the structure",
+        ),
         (lambda params, carry, xw, rh: (carry[..., :1], carry), r"changed \(2, 3\) to \(2, 1\)"),
     ],
 )

@@ -207,7 +207,7 @@ def reason(platform: str = "cpu", pointwise: Any = TANH, dtype: Any = jnp.float3
 
 
 def test_it_says_why_it_cannot_run():
-    assert "for CPUs, and this runs on a gpu" in reason("gpu")
+    assert "it runs on a cpu, not on a gpu" in reason("gpu")
     assert "not this cell" in reason(pointwise=simple_rnn_pointwise(jax.nn.gelu))
     assert "there is bfloat16" in reason(dtype=jnp.bfloat16)
     mixed = jax.ShapeDtypeStruct((2, 3), jnp.bfloat16)

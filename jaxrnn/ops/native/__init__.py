@@ -1,1 +1,1 @@
-"""The built-in cells in C++, for CPUs; optional. See :mod:`jaxrnn.ops.native.recurrence`."""
+"""The optional C++ library of the built-in cells, for CPUs. See :mod:`jaxrnn.ops.native.recurrence`."""

@@ -1,8 +1,9 @@
 """Compiles the library, at installation or by hand: ``python -m jaxrnn.ops.native.build``.
 
-The same source is compiled once for every instruction set, and the library picks at run time, so that it runs on
-every processor of its architecture. Needs a C++20 compiler (``$CXX``, else c++) and jaxlib's headers.
-Where there is no compiler, installation says so and goes on: jaxrnn then runs on ``lax.scan``.
+The same source is compiled once for every instruction set, and the library chooses one at run time, so that it
+runs on every processor of its architecture. This needs a C++20 compiler (``$CXX``, else c++, g++ or clang++) and
+jaxlib's headers. Without a compiler, the installation prints a message and continues; jaxrnn then runs on
+``lax.scan``.
 """
 
 import hashlib
@@ -27,7 +28,7 @@ X86_SETS = {
 
 
 def source_hash() -> str:
-    """SHA-256 of the C++ sources and of how they are compiled; the library carries it."""
+    """SHA-256 of the C++ sources and of the compiler flags; it is compiled into the library."""
     digest = hashlib.sha256(repr((FLAGS, X86_SETS)).encode())
     for path in sorted(SOURCES.iterdir()):
         if path.suffix in (".cpp", ".h"):
@@ -36,7 +37,7 @@ def source_hash() -> str:
 
 
 def compiler() -> list[str]:
-    """The command, or a RuntimeError."""
+    """The command of the C++ compiler. Raises a RuntimeError if there is none."""
     named = os.environ.get("CXX")
     for command in [named] if named else ["c++", "g++", "clang++"]:
         words = shlex.split(command)
@@ -46,17 +47,17 @@ def compiler() -> list[str]:
 
 
 def headers() -> Path:
-    """jaxlib's, which declare how XLA calls foreign functions."""
+    """The folder of jaxlib's headers, which declare how XLA calls foreign functions."""
     spec = importlib.util.find_spec("jaxlib")
     if spec is None or not spec.submodule_search_locations:
-        raise RuntimeError("jaxlib is not installed, and its headers are needed")
+        raise RuntimeError("jaxlib is not installed, but its headers are needed")
     return Path(next(iter(spec.submodule_search_locations))) / "include"
 
 
 def build(library: Path = LIBRARY) -> Path:
-    """Compiles to ``library``; a RuntimeError with the compiler's words if it cannot be done."""
+    """Compile the sources to ``library``. Raises a RuntimeError with the compiler's output if that fails."""
     if sys.platform not in ("linux", "darwin"):
-        raise RuntimeError(f"not written for {sys.platform}")
+        raise RuntimeError(f"the C++ library supports Linux and macOS, not {sys.platform}")
     x86 = platform.machine().lower() in ("x86_64", "amd64")
     sets = {**(X86_SETS if x86 else {}), "base": []}
     common = [*compiler(), *FLAGS, *(["-DJAXRNN_X86"] if x86 else [])]
@@ -73,7 +74,7 @@ def build(library: Path = LIBRARY) -> Path:
             list(pool.map(_run, commands))
         linked = f"{folder}/{library.name}"
         _run([*common, "-shared", *objects.values(), "-pthread", "-o", linked])
-        # In place at once: a process that has the old library loaded keeps it, none sees half of the new one.
+        # Copy and rename: a process that has loaded the old library keeps it, and none sees a part of the new one.
         beside = library.with_name(f".{library.name}.{os.getpid()}")
         shutil.copy(linked, beside)
         beside.replace(library)

@@ -1,4 +1,4 @@
-"""Finding and loading the compiled library, which is optional: without it the scan runs everything."""
+"""Loads the compiled library, which is optional: without it, the scan runs everything."""
 
 import ctypes
 import functools
@@ -17,8 +17,8 @@ TARGETS = ("jaxrnn_forward", "jaxrnn_backward")
 def why_not_loaded() -> str | None:
     """Load the library and register its FFI targets. Returns an error message, or None.
 
-    Warns where there is no library that fits: the scan then computes the same, but a training step takes about
-    twice as long.
+    A RuntimeWarning says so if the library cannot be used: the scan then computes the same, but a training step
+    takes about twice as long.
     """
     reason = _register()
     if reason is not None:
@@ -27,7 +27,7 @@ def why_not_loaded() -> str | None:
 
 
 def _register() -> str | None:
-    from jaxrnn.ops.native.build import source_hash  # here, so that the module can be run as a command
+    from jaxrnn.ops.native.build import source_hash  # imported here, so that python -m can run the module
 
     if not LIBRARY.exists():
         return (
@@ -36,19 +36,17 @@ def _register() -> str | None:
         )
     try:
         if _hash_of(ctypes.PyDLL(str(LIBRARY))) != source_hash():
-            return (
-                f"{LIBRARY} was built from other sources than those installed. To build it again, run: {REBUILD}"
-            )
+            return f"{LIBRARY} was built from other sources than those here. To build it again, run: {REBUILD}"
         library = _functions(LIBRARY)
         for target in TARGETS:
             jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, target)), platform="cpu")
-    except Exception as error:  # whatever a damaged or foreign file makes the loader or JAX say
+    except Exception as error:  # a damaged or foreign file may cause any error in the loader or in JAX
         return f"{LIBRARY} cannot be loaded. To build it again, run: {REBUILD} ({error})"
     return None
 
 
 def _hash_of(library: Any) -> str | None:
-    """Of the sources that a library was built from; None for one from before libraries had a hash."""
+    """The hash of the sources that the library was built from; None for old libraries without one."""
     try:
         function = library.jaxrnn_source_hash
     except AttributeError:
@@ -58,21 +56,21 @@ def _hash_of(library: Any) -> str | None:
 
 
 def loaded() -> Any:
-    """The library's functions, or a ValueError."""
+    """The library's functions. Raises a ValueError if it cannot be used."""
     reason = why_not_loaded()
     if reason is not None:
-        raise ValueError(f"there is no native library: {reason}")
+        raise ValueError(f"the C++ library cannot be used: {reason}")
     return _functions(LIBRARY)
 
 
 def instruction_set() -> str:
-    """Which code of the library this processor runs: ``avx512``, ``avx2`` or ``base``."""
+    """The instruction set that the library uses on this processor: ``avx512``, ``avx2`` or ``base``."""
     return loaded().jaxrnn_instruction_set().decode()
 
 
 @functools.cache
 def _functions(path: Path) -> Any:
-    # PyDLL keeps Python's lock: to let go of it and take it back costs as much as a step.
+    # PyDLL does not release Python's global lock, because that would take as long as a step.
     library, address = ctypes.PyDLL(str(path)), ctypes.c_void_p
     library.jaxrnn_instruction_set.restype = ctypes.c_char_p
     library.jaxrnn_stream.restype = address

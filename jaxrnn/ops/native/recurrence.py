@@ -1,10 +1,11 @@
-"""The built-in cells in C++ on a CPU, forward and backward, weight gradients included.
+"""Runs the built-in cells in C++ on a CPU: forward, backward, and weight gradients.
 
-``lax.scan`` on a CPU pays for every step: a matrix product handed to threads and waited for, weights read in an
-order that suits no cache, activations that go through memory. Here the whole loop is one call: weights are
-packed once, threads divide the batch (or the units, where the batch is small), a step's product, input projection
-and cell equations happen in registers, and the weight gradients are one blocked product at the end. The
-equations are those of the scan and the conformance suite is the same; see recurrence.cpp.
+``lax.scan`` on a CPU is slow at every step: it hands a matrix product to threads and waits for them, reads the
+weights in an order that does not suit the caches, and writes all intermediate values to memory. Here the whole
+loop is one call. The weights are packed once, and threads divide the batch (or the units, if the batch is small).
+A step's product, input projection and cell equations stay in registers, and the weight gradients are blocked
+products over many steps. The equations are those of the scan, and the conformance suite is the same; see
+recurrence.cpp.
 """
 
 import dataclasses
@@ -19,85 +20,19 @@ import numpy as np
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
-from jaxrnn.ops.native.library import why_not_loaded
-from jaxrnn.ops.pointwise import (
-    LSTMCarry,
-    gru_pointwise,
-    gru_reset_before_pointwise,
-    leaky_pointwise,
-    lstm_pointwise,
-    simple_rnn_pointwise,
-)
+from jaxrnn.ops.native.cells import CELLS, cell_parameter
+from jaxrnn.ops.pointwise import LSTMCarry
 from jaxrnn.ops.scan import scan_recurrence
 from jaxrnn.ops.step import Carry, Pointwise, Projection, Recurrence, projected
 
-
-class _Cell(NamedTuple):
-    """A cell of the library.
-
-    Attributes:
-      number: in the library.
-      gates: blocks of xw.
-      saved: numbers of each unit and step that the backward pass needs besides the outputs.
-      has_c: whether the carry is an LSTM's.
-      recurrent_gates: blocks of the recurrent kernel, where that is another number.
-      own: axes of the cell's own parameter, all of the hidden size; 0 where there is none.
-    """
-
-    number: int
-    gates: int = 1
-    saved: int = 0
-    has_c: bool = False
-    recurrent_gates: int | None = None
-    own: int = 0
-
-
 MOST_THREADS = 0
-"""That a call may use; 0 for all that JAX has. Results do not depend on it."""
-
-CELLS: dict[Pointwise, _Cell] = {
-    simple_rnn_pointwise(jnp.tanh): _Cell(0),
-    simple_rnn_pointwise(jax.nn.relu): _Cell(1),
-    simple_rnn_pointwise(jax.nn.sigmoid): _Cell(2),
-    lstm_pointwise: _Cell(3, gates=4, saved=5, has_c=True),
-    gru_pointwise: _Cell(4, gates=3, saved=4),
-    leaky_pointwise: _Cell(5, saved=1, own=1),
-    gru_reset_before_pointwise: _Cell(6, gates=3, saved=3, recurrent_gates=2, own=2),
-}
-
-
-def unable(pointwise: Pointwise, arrays: Recurrence, platform: str) -> str | None:
-    """Why this cannot run natively, or None."""
-    if platform != "cpu":
-        return f"it is for CPUs, and this runs on a {platform}"
-    if pointwise not in CELLS:
-        return "it has SimpleRNN (tanh, relu, sigmoid), LSTM, both GRUs and LeakyCell, not this cell"
-    cell = CELLS[pointwise]
-    hidden = arrays.recurrent_kernel.shape[0]
-    if (
-        arrays.recurrent_kernel.shape[1] != (cell.recurrent_gates or cell.gates) * hidden
-        or arrays.xw.shape[-1] != cell.gates * hidden
-    ):
-        return f"the cell has {cell.gates} gates, which the widths of xw and recurrent_kernel do not fit"
-    if cell.has_c != isinstance(arrays.initial_carry, LSTMCarry) or (
-        not cell.has_c and len(jax.tree.leaves(arrays.initial_carry)) != 1
-    ):
-        return "the carry is not that of the cell"
-    if [leaf.shape for leaf in jax.tree.leaves(arrays.params)] != [(hidden,) * cell.own] * (cell.own > 0):
-        return "the parameters are not those of the cell"
-    floating = [a for a in jax.tree.leaves(arrays) if jnp.issubdtype(a.dtype, jnp.floating)]
-    dtypes = sorted({str(a.dtype) for a in floating})
-    if dtypes not in (["float32"], ["float64"]):
-        return f"it computes in float32 or float64 throughout, and there is {' and '.join(dtypes)}"
-    if any(axis == jax.sharding.AxisType.Explicit for axis in jax.sharding.get_abstract_mesh().axis_types):
-        return "arrays on an explicit mesh say how every operation divides them, which a foreign call cannot"
-    return why_not_loaded()
+"""The largest number of threads that a call uses; 0 means all threads of JAX. Results do not depend on it."""
 
 
 def native_recurrence(
     pointwise: Pointwise, arrays: Recurrence, *, reverse: bool, unroll: int
 ) -> tuple[Carry, Array]:
-    """As :func:`jaxrnn.ops.scan.scan_recurrence`; there is nothing to unroll."""
+    """Like :func:`jaxrnn.ops.scan.scan_recurrence`; ``unroll`` has no effect."""
     if 0 in arrays.xw.shape[:-1]:  # no steps or no rows
         return scan_recurrence(pointwise, arrays, reverse=reverse, unroll=unroll)
     carry, outputs, _ = _run(pointwise, reverse, False, arrays)
@@ -105,7 +40,7 @@ def native_recurrence(
 
 
 def _results(pointwise: Pointwise, reverse: bool, save: bool, arrays: Recurrence) -> tuple[Carry, Array, Array]:
-    """Carry, outputs and, with ``save``, what the backward pass needs besides."""
+    """Carry and outputs, and with ``save`` the other values that the backward pass needs."""
     call = _Call(pointwise, reverse, arrays)
     cell, steps = call.cell, call.steps
     shapes = [
@@ -121,7 +56,7 @@ def _results(pointwise: Pointwise, reverse: bool, save: bool, arrays: Recurrence
 @functools.partial(jax.tree_util.register_dataclass, data_fields=(), meta_fields=("of_inputs",))
 @dataclass(frozen=True)
 class _Wanted:
-    """Which gradients somebody wants; those of the inputs of a first layer, nobody does."""
+    """Which gradients are needed: those of a first layer's inputs are not."""
 
     of_inputs: bool
 
@@ -143,7 +78,7 @@ def _run_forward(pointwise: Pointwise, reverse: bool, save: bool, arrays: Recurr
 
 def _run_backward(pointwise: Pointwise, reverse: bool, save: bool, residuals: Any, cotangents: Any):
     wanted, arrays, outputs, saved = residuals
-    dcarry, doutputs, _ = cotangents  # what is saved has no use but the gradients, which know where it came from
+    dcarry, doutputs, _ = cotangents  # the saved values are only used for gradients, so they have no cotangent
 
     def concrete(d: Any, part: Array) -> Array:
         return jnp.zeros_like(part) if isinstance(d, SymbolicZero) else d
@@ -153,8 +88,24 @@ def _run_backward(pointwise: Pointwise, reverse: bool, save: bool, residuals: An
     return (_gradients(pointwise, reverse, wanted.of_inputs, arrays, outputs, saved, (dcarry, doutputs)),)
 
 
-# Symbolic zeros say which gradients are wanted, and which of the results had any influence.
+# Symbolic zeros tell which gradients are needed, and which results the loss does not depend on.
 _run.defvjp(_run_forward, _run_backward, symbolic_zeros=True)
+
+
+class _BackwardResults(NamedTuple):
+    """The results of ``jaxrnn_backward``, in the order of ``enum BackwardResults`` in library.cpp."""
+
+    dinputs: Any
+    dxw: Any
+    dc: Any
+    dh: Any
+    dreset_c: Any
+    dreset_h: Any
+    dkernel: Any
+    dbias: Any
+    drecurrent_kernel: Any
+    drecurrent_bias: Any
+    dcell_parameter: Any
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
@@ -167,24 +118,27 @@ def _gradients(
     saved: Array,
     cotangents: tuple[Carry, Array | None],
 ) -> Recurrence:
-    """The gradient of every array, with None where there is none."""
+    """The gradient of every array; None for arrays that need none."""
     call, a = _Call(pointwise, reverse, arrays), arrays
-    cell, rows, absent = call.cell, (call.batch, call.hidden), call.shape(0)
+    cell, absent = call.cell, call.shape(0)
     width = cell.gates * call.hidden
     projection = a.xw if isinstance(a.xw, Projection) else None
-    carry_shapes = [call.shape(*rows) if cell.has_c else absent, call.shape(*rows)]
+    h = call.shape(call.batch, call.hidden)
+    c = h if cell.has_c else absent
     inputs = call.shape(*call.steps, a.xw.inputs.shape[-1] if projection else width) if of_inputs else absent
-    shapes = [
-        inputs if projection else absent,
-        absent if projection else inputs,
-        *carry_shapes,
-        *(carry_shapes if a.resets is not None else [absent, absent]),
-        call.shape(*projection.kernel.shape) if projection else absent,
-        call.shape(width) if projection and projection.bias is not None else absent,
-        call.shape(*a.recurrent_kernel.shape),
-        absent if a.recurrent_bias is None else call.shape(*a.recurrent_bias.shape),
-        call.shape(*(call.hidden,) * cell.own) if cell.own else absent,
-    ]
+    shapes = _BackwardResults(
+        dinputs=inputs if projection else absent,
+        dxw=absent if projection else inputs,
+        dc=c,
+        dh=h,
+        dreset_c=absent if a.resets is None else c,
+        dreset_h=absent if a.resets is None else h,
+        dkernel=call.shape(*projection.kernel.shape) if projection else absent,
+        dbias=call.shape(width) if projection and projection.bias is not None else absent,
+        drecurrent_kernel=call.shape(*a.recurrent_kernel.shape),
+        drecurrent_bias=absent if a.recurrent_bias is None else call.shape(*a.recurrent_bias.shape),
+        dcell_parameter=call.shape(*(call.hidden,) * cell.parameter_axes) if cell.parameter_axes else absent,
+    )
     dcarry, doutputs = cotangents
     arguments = [
         *call.arguments(),
@@ -193,27 +147,32 @@ def _gradients(
         *call.carry_rows(dcarry),
         call.absent if doutputs is None else call.native_order(doutputs),
     ]
-    results = call("jaxrnn_backward", shapes, arguments)
-    dinputs, dxw, dc, dh, dreset_c, dreset_h, dkernel, dbias, drecurrent_kernel, drecurrent_bias, down = results
+    results = _BackwardResults(*call("jaxrnn_backward", list(shapes), arguments))
+    dxw: Any = None
     if projection is not None:
-        of_x: Any = call.time_first(dinputs) if of_inputs else None
+        dinputs: Any = call.time_first(results.dinputs) if of_inputs else None
         dxw = Projection(
-            inputs=of_x,
-            kernel=dkernel,
-            bias=None if projection.bias is None else dbias,
+            inputs=dinputs,
+            kernel=results.dkernel,
+            bias=None if projection.bias is None else results.dbias,
             batch_major=projection.batch_major,
         )
-    else:
-        dxw = call.time_first(dxw) if of_inputs else None
+    elif of_inputs:
+        dxw = call.time_first(results.dxw)
+
+    def parameter_gradient(parameter: Array) -> Array:
+        if parameter.ndim > 1:
+            return results.dcell_parameter
+        # The library's parameter is sigmoid(leak), see cell_parameter.
+        return results.dcell_parameter * jax.nn.sigmoid(parameter) * jax.nn.sigmoid(-parameter)
+
     return Recurrence(
-        recurrent_kernel=drecurrent_kernel,
+        recurrent_kernel=results.drecurrent_kernel,
         xw=dxw,
-        initial_carry=call.carry(dc, dh),
-        params=jax.tree.map(
-            lambda p: down * jax.nn.sigmoid(p) * jax.nn.sigmoid(-p) if cell.own == 1 else down, a.params
-        ),
-        recurrent_bias=None if a.recurrent_bias is None else drecurrent_bias,
-        reset_carry=None if a.resets is None else call.carry(dreset_c, dreset_h),
+        initial_carry=call.carry(results.dc, results.dh),
+        params=jax.tree.map(parameter_gradient, a.params),
+        recurrent_bias=None if a.recurrent_bias is None else results.drecurrent_bias,
+        reset_carry=None if a.resets is None else call.carry(results.dreset_c, results.dreset_h),
     )
 
 
@@ -222,7 +181,7 @@ def _gradients_forward(pointwise, reverse, of_inputs, arrays, outputs, saved, co
 
 
 def _gradients_backward(pointwise, reverse, of_inputs, residuals, seconds):
-    """Derivatives of the gradients are the scan's: outputs and saved depend on the arrays alone."""
+    """Differentiate the scan's gradients instead. Outputs and saved values depend on the arrays alone."""
 
     def gradients(arrays: Recurrence, cotangents):
         masks = {"valid": arrays.valid, "resets": arrays.resets, "recurrent_scale": arrays.recurrent_scale}
@@ -250,15 +209,8 @@ def _gradients_backward(pointwise, reverse, of_inputs, residuals, seconds):
 _gradients.defvjp(_gradients_forward, _gradients_backward)
 
 
-def own_parameter(arrays: Recurrence, absent: Any) -> Any:
-    """The cell's own as the library wants it: a leak, the only one with one axis, between 0 and 1."""
-    for own in jax.tree.leaves(arrays.params):
-        return jax.nn.sigmoid(own) if own.ndim == 1 else own
-    return absent
-
-
 class _Call:
-    """The arrays of a recurrence as the library wants them: one batch axis, in the caller's order in memory."""
+    """The arrays of a recurrence in the library's form: one batch axis, in the caller's memory order."""
 
     def __init__(self, pointwise: Pointwise, reverse: bool, arrays: Recurrence):
         self.cell, self.reverse, self.arrays = CELLS[pointwise], reverse, arrays
@@ -275,9 +227,9 @@ class _Call:
         return jax.ShapeDtypeStruct(sizes, self.dtype)
 
     def native_order(self, array: Array) -> Array:
-        """``[time, *batch, width]`` as the library's steps."""
+        """``[time, *batch, width]`` in the library's order, ``[*self.steps, width]``."""
         if self.batch_major:
-            # Undoes what the layer did to put time first, so that XLA moves nothing.
+            # This cancels the layer's transposition to time first, so that XLA does not move the data.
             array = jnp.moveaxis(array, 0, -2)
             return array.reshape(self.batch, self.time, array.shape[-1])
         return array.reshape(self.time, self.batch, array.shape[-1])
@@ -294,7 +246,7 @@ class _Call:
         return jax.tree.unflatten(jax.tree.structure(self.arrays.initial_carry), [h])
 
     def carry_rows(self, carry: Carry) -> list[Array]:
-        """c (empty where the cell has none) and h, ``[batch, hidden]``."""
+        """c (empty if the cell has none) and h, ``[batch, hidden]``."""
         leaves = [leaf.reshape(self.batch, self.hidden) for leaf in jax.tree.leaves(carry)]
         return leaves if self.cell.has_c else [self.absent, *leaves]
 
@@ -321,7 +273,7 @@ class _Call:
             *inputs,
             a.recurrent_kernel,
             absent if a.recurrent_bias is None else a.recurrent_bias,
-            own_parameter(a, absent),
+            cell_parameter(a, absent),
             *self.carry_rows(a.initial_carry),
             scale,
             mask(a.valid),
@@ -343,5 +295,5 @@ class _Call:
             "batch_major": int(self.batch_major),
             "threads": MOST_THREADS,
         }
-        # Attributes of a foreign call are typed: NumPy's integers say which.
+        # Attributes of a foreign call need a fixed type, here int64.
         return list(foreign(*arguments, **{name: np.int64(value) for name, value in options.items()}))

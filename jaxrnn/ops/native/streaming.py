@@ -1,4 +1,4 @@
-"""One step of a built-in cell at a time, called past JAX, whose call costs several times such a step."""
+"""Runs a built-in cell one step at a time without JAX, whose calls take several times as long as a step."""
 
 import math
 import threading
@@ -8,22 +8,22 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxrnn.ops.native.cells import CELLS, cell_parameter
 from jaxrnn.ops.native.library import loaded
-from jaxrnn.ops.native.recurrence import CELLS, own_parameter
 from jaxrnn.ops.pointwise import LSTMCarry
 from jaxrnn.ops.step import Carry, Pointwise, Projection, Recurrence
 
-STEPS = 64
-"""Of how many steps the results lie in one piece of memory: one view of it costs less than an array of its own."""
+STEPS_PER_BLOCK = 64
+"""How many steps write their results to one array. A view of it costs less than a new array for every step."""
 
 
 class NativeStep:
-    """``(carry, inputs) -> (carry, outputs)``, of NumPy's arrays; what comes out is never written again.
+    """A callable ``(carry, inputs) -> (carry, outputs)`` of NumPy arrays. Later steps do not change its results.
 
     Args:
-      pointwise: a cell that the library has, see :func:`jaxrnn.ops.native.recurrence.unable`.
-      arrays: of one step. ``xw`` is a :class:`Projection`, of whose inputs ``[1, *batch, in_features]``, as of the
-        carry, only shape and dtype matter. The weights are copied.
+      pointwise: a cell of the library, see :func:`jaxrnn.ops.native.cells.unable`.
+      arrays: the arrays of one step. ``xw`` must be a :class:`Projection`. Of its inputs
+        ``[1, *batch, in_features]``, and of the carry, only shape and dtype are used. The weights are copied.
     """
 
     def __init__(self, pointwise: Pointwise, arrays: Recurrence):
@@ -36,36 +36,37 @@ class NativeStep:
         self._treedef = jax.tree.structure(arrays.initial_carry)
         hidden = arrays.recurrent_kernel.shape[0]
         self._carry_shape = (*self._shape[:-1], hidden)
-        own = own_parameter(arrays, None)
-        weights = [xw.kernel, xw.bias, arrays.recurrent_kernel, arrays.recurrent_bias, own]
-        held = [None if w is None else np.ascontiguousarray(w, self._dtype) for w in weights]
+        parameter = cell_parameter(arrays, None)
+        weights = [xw.kernel, xw.bias, arrays.recurrent_kernel, arrays.recurrent_bias, parameter]
+        # This list must keep the arrays alive until the library has copied them.
+        contiguous = [None if w is None else np.ascontiguousarray(w, self._dtype) for w in weights]
         self._stream = self._library.jaxrnn_stream(
             int(self._dtype == np.float64),
             cell.number,
             math.prod(self._shape[:-1]),
             self._shape[-1],
             hidden,
-            *(None if w is None else w.ctypes.data for w in held),
+            *(None if w is None else w.ctypes.data for w in contiguous),
         )
         if self._stream is None:
-            raise MemoryError(f"no memory for a copy of weights {arrays.recurrent_kernel.shape}")
+            raise MemoryError(f"not enough memory to copy weights of shape {arrays.recurrent_kernel.shape}")
         weakref.finalize(self, self._library.jaxrnn_stream_free, self._stream)
         self._inputs = np.empty(self._shape, self._dtype)
-        self._carry = np.empty((2, *self._carry_shape), self._dtype)  # c and h, of a carry from elsewhere
+        self._carry = np.empty((2, *self._carry_shape), self._dtype)  # c and h of a carry that no step returned
         self._inputs_at, self._carry_at = self._inputs.ctypes.data, self._carry.ctypes.data
         self._size = self._carry[0].nbytes
-        self._last: Any = None  # the carry that came out last, and where it lies
+        self._last: Any = None  # the carry that the last step returned, and the addresses of its c and h
         self._last_at = (0, 0)
-        self._used = STEPS
+        self._used = STEPS_PER_BLOCK
         self._lock = threading.Lock()
 
     def __call__(self, carry: Carry, inputs: Any, /) -> tuple[Carry, np.ndarray]:
         if np.shape(inputs) != self._shape:
-            raise ValueError(f"inputs of shape {np.shape(inputs)}, where this step was made for {self._shape}")
+            raise ValueError(f"inputs have the shape {np.shape(inputs)}, but this step was made for {self._shape}")
         with self._lock:
             np.copyto(self._inputs, inputs, "same_kind")
-            c_at, h_at = self._last_at if carry is self._last else self._take(carry)
-            if self._used == STEPS:
+            c_at, h_at = self._last_at if carry is self._last else self._copy(carry)
+            if self._used == STEPS_PER_BLOCK:
                 self._begin_block()
             number, self._used = self._used, self._used + 1
             h = self._block[number, 0]
@@ -77,19 +78,19 @@ class NativeStep:
             return carry, h
 
     def _begin_block(self) -> None:
-        block = np.empty((STEPS, 1 + self._has_c, *self._carry_shape), self._dtype)
+        block = np.empty((STEPS_PER_BLOCK, 1 + self._has_c, *self._carry_shape), self._dtype)
         self._block_at, self._stride = block.ctypes.data, block.strides[0]
-        block.flags.writeable = False  # for everyone but the library
+        block.flags.writeable = False  # only the library writes to it, by address
         self._block, self._used = block, 0
 
-    def _take(self, carry: Carry) -> tuple[int, int]:
-        """Copies a carry that is not the one that came out last."""
+    def _copy(self, carry: Carry) -> tuple[int, int]:
+        """Copy a carry that the last step did not return. Returns the addresses of its c and h."""
         leaves, treedef = jax.tree.flatten(carry)
         shapes = [np.shape(leaf) for leaf in leaves]
         if treedef != self._treedef or any(shape != self._carry_shape for shape in shapes):
             raise ValueError(
-                f"a carry {treedef} of shapes {shapes}, where this step needs {self._treedef} with arrays "
-                f"{self._carry_shape}"
+                f"the carry has the structure {treedef} with shapes {shapes}, but this step needs {self._treedef} "
+                f"with arrays of shape {self._carry_shape}"
             )
         for place, leaf in zip(self._carry[2 - len(leaves) :], leaves, strict=True):
             np.copyto(place, leaf, "same_kind")

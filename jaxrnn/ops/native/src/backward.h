@@ -1,4 +1,5 @@
-// A step backward for some rows of the batch and a panel of units: the gradients of its pre-activations, into the ring.
+// A backward step for some rows of the batch and a panel of units. It writes the gradients of the step's
+// pre-activations to the ring (see workspace.h).
 
 #pragma once
 
@@ -10,13 +11,13 @@
 
 namespace jaxrnn::JAXRNN_ISA {
 
-// The end of a backward step for one row and panel. `product` is dr_{t+1} @ recurrent_kernel.T, null at first.
-// s == -1 stands for what is before the first step: there the gradient of the initial carry is handed out.
+// The end of a backward step for one row and panel. `product` is dr_{t+1} @ recurrent_kernel.T, or null for the last
+// step. s == -1 is the end of the backward pass: it writes the gradient of the initial carry.
 template <class T, class CellType, int kVectors>
 INLINE void finish_backward(const Problem<T>& p, const Workspace<T>& w, int s, int b, const Panel& panel,
                             const T* product) {
   constexpr int L = kLanes<T>, kGates = CellType::kGates;
-  constexpr bool kOfGates = CellType::kBlocks > kGates;  // a second stage: its leak and its `more` are a gate's
+  constexpr bool kOfGates = CellType::kBlocks > kGates;  // a second stage: its leak and its `more` belong to a gate
   const int H = p.hidden;
   const ptrdiff_t at = (ptrdiff_t)b * H;
   const bool reset = s + 1 < p.time && p.is_reset(p.step(s + 1), b);
@@ -56,7 +57,7 @@ INLINE void finish_backward(const Problem<T>& p, const Workspace<T>& w, int s, i
       Vector<T> y{};
       if (CellType::kSaved == 0) y = load(p.y + row * H + unit, lanes);
       Vector<T> leak{};
-      if (CellType::kHasLeak) leak = kOfGates ? T(1) - saved[1] : load(p.own + unit, lanes);
+      if (CellType::kHasLeak) leak = kOfGates ? T(1) - saved[1] : load(p.cell_param + unit, lanes);
       CellType::backward(y, old, leak, saved, d, dx, more);
     }
     store(w.direct + at + unit, d.h, lanes);
@@ -71,7 +72,7 @@ INLINE void finish_backward(const Problem<T>& p, const Workspace<T>& w, int s, i
   }
 }
 
-// The first stage's part of a backward step: what reaches q h goes on to the pre-activation of q, and to h.
+// The first stage of a backward step: the gradient of q h gives the gradients of the pre-activation of q, and of h.
 template <class T, int kVectors>
 void gates_backward_panel(const Problem<T>& p, const Workspace<T>& w, int s, Range rows, const Panel& panel) {
   constexpr int L = kLanes<T>;
@@ -101,7 +102,7 @@ template <class T, class CellType, int kVectors>
 void backward_panel(const Problem<T>& p, const Workspace<T>& w, int s, Range rows, const Panel& panel) {
   constexpr bool kSecondStage = CellType::kBlocks > CellType::kGates;
   const int H = p.hidden, width = kSecondStage ? 2 * H : CellType::kGates * H;
-  // Of dr, all gates or all but the last are dx.
+  // dr equals dx for all gates, or for all but the last.
   const int shared = CellType::kApart ? width - H : width;
   const T* packed = w.recurrent + (ptrdiff_t)panel.first * width * kLanes<T>;
   alignas(64) T tiles[24 * kLanes<T>];

@@ -1,9 +1,13 @@
 // The equations of the cells and their derivatives, for one vector of units of one row.
 //
-// x[g] and r[g] are what the input and the recurrent product contribute to gate g. `saved` is what the
-// backward pass needs besides the outputs. In `backward`, dh and dc come in as the whole gradients of the new
-// carry and go out as those of the old one, without the part that passes through the recurrent product. `more` is
-// kept of every step like dx: of a cell that is `apart` dr of its last gate, of one with a leak the leak's gradient.
+// x[g] and r[g] are the contributions of the input and of the recurrent product to gate g. `saved` holds the values
+// that the backward pass needs besides the outputs. `backward` gets the complete gradients of the new carry in `d`,
+// and replaces them by those of the old carry, without the part that passes through the recurrent product. `more` is
+// one more gradient per step, which is stored beside dx: dr of the last gate for cells with kApart, and the gradient
+// of the leak for cells with kHasLeak.
+//
+// kSaved: values in `saved`. kApart: x and r of the last gate are not just added, so dr differs from dx there.
+// kHasC: the carry is that of an LSTM. kHasLeak: the cell has a leak for each unit.
 
 #pragma once
 
@@ -13,8 +17,8 @@
 namespace jaxrnn::JAXRNN_ISA {
 
 
-// Where the numbers of a step lie: gate g of xw, dx and dxw in block kFirst + g of kBlocks, `more` in block kMore,
-// and what is saved from block kFirstSaved on.
+// The layout of a step's values: gate g of xw, dx and dxw is block kFirst + g of kBlocks, `more` is block kMore, and
+// the saved values begin at block kFirstSaved.
 template <int kGateCount>
 struct Layout {
   static constexpr int kGates = kGateCount, kBlocks = kGateCount, kFirst = 0, kMore = kGateCount, kFirstSaved = 0;
@@ -26,7 +30,7 @@ struct State {
   Vector<T> h, c;
 };
 
-// h = f(x + r), with f'(.) written in terms of h.
+// h = f(x + r); the derivative of f is computed from h.
 template <class T, Cell kind>
 struct Simple : Layout<1> {
   static constexpr int kSaved = 0;
@@ -78,7 +82,7 @@ struct LSTM : Layout<4> {
 template <class T>
 struct GRU : Layout<3> {
   static constexpr int kSaved = 4;
-  static constexpr bool kApart = true, kHasC = false, kHasLeak = false;  // x and r of the third gate must not be added up
+  static constexpr bool kApart = true, kHasC = false, kHasLeak = false;
 
   static INLINE State<T> forward(const Vector<T>* x, const Vector<T>* r, State<T> old, Vector<T>, Vector<T>* saved) {
     Vector<T> q = sigmoid_vector<T>(x[0] + r[0]), z = sigmoid_vector<T>(x[1] + r[1]);
@@ -99,7 +103,7 @@ struct GRU : Layout<3> {
   }
 };
 
-// n = tanh(x + r), h = h + a (n - h), with a leak a of each unit's own. Saved: n.
+// n = tanh(x + r), h = h + a (n - h), with a leak a for each unit. Saved: n.
 template <class T>
 struct Leaky : Layout<1> {
   static constexpr int kSaved = 1;
@@ -108,7 +112,7 @@ struct Leaky : Layout<1> {
   static INLINE State<T> forward(const Vector<T>* x, const Vector<T>* r, State<T> old, Vector<T> a, Vector<T>* saved) {
     Vector<T> n = tanh_vector<T>(x[0] + r[0]);
     saved[0] = n;
-    return {(T(1) - a) * old.h + a * n, n};  // an infinite state stays infinite
+    return {(T(1) - a) * old.h + a * n, n};  // in this form an infinite state stays infinite, and is not NaN
   }
 
   static INLINE void backward(Vector<T>, State<T> old, Vector<T> a, const Vector<T>* s, State<T>& d, Vector<T>* dx,
@@ -120,8 +124,9 @@ struct Leaky : Layout<1> {
   }
 };
 
-// The GRU whose reset gate acts before the product, in two stages: q, z = sigmoid(x + r), and then its candidate, a
-// leaky cell with the leak 1 - z, whose recurrent product is that of q h. Saved: q z n.
+// The GRU whose reset gate acts before the product, in two stages. The first computes q, z = sigmoid(x + r). The
+// second computes the candidate n and the new state as a leaky cell with the leak 1 - z, whose recurrent product is
+// (q h) @ kernel. Saved: q z n.
 template <class T>
 struct GRUBefore : Layout<3> {
   static constexpr int kSaved = 3;

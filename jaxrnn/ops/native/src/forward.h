@@ -1,4 +1,4 @@
-// A step forward for some rows of the batch and a panel of units, from products in registers to what is stored.
+// A forward step for some rows of the batch and a panel of units: products, cell equations, and stores.
 
 #pragma once
 
@@ -9,12 +9,12 @@
 
 namespace jaxrnn::JAXRNN_ISA {
 
-// What x @ kernel or h @ recurrent_kernel has come to, and what there is to add, for one panel of units.
+// x @ kernel or h @ recurrent_kernel for one panel of units, and the terms to add to it.
 template <class T>
 struct Addend {
-  const T* tiles;  // [gate][vector][lane] a row; null for none
-  const T* rows;   // xw of this row; null for none
-  const T* bias;   // null for none
+  const T* tiles;  // the product of this row, [gate][vector][lane], or null
+  const T* rows;   // xw of this row, or null
+  const T* bias;   // or null
 
   template <int kVectors>
   INLINE Vector<T> at(int gate, int u, int unit, int hidden, int lanes) const {
@@ -26,12 +26,12 @@ struct Addend {
   }
 };
 
-// The end of a step for one row and panel: the cell's equations, and everything that is stored.
+// The end of a step for one row and panel: applies the cell's equations and stores all results.
 template <class T, class CellType, int kVectors>
 INLINE void finish_forward(const Problem<T>& p, const Workspace<T>& w, int s, int b, const Panel& panel,
                            const Addend<T>& x, const Addend<T>& r) {
   constexpr int L = kLanes<T>;
-  constexpr bool kOfGates = CellType::kBlocks > CellType::kGates;  // a second stage: its leak is a gate's
+  constexpr bool kOfGates = CellType::kBlocks > CellType::kGates;  // a second stage: its leak comes from a gate
   const int H = p.hidden, t = p.step(s);
   const bool valid = p.is_valid(t, b), last = s + 1 == p.time;
   const bool reset = !last && p.is_reset(p.step(s + 1), b);
@@ -52,7 +52,7 @@ INLINE void finish_forward(const Problem<T>& p, const Workspace<T>& w, int s, in
         rs[g] = r.template at<kVectors>(g, u, unit, H, lanes);
       }
       Vector<T> leak{};
-      if (CellType::kHasLeak) leak = load(kOfGates ? w.leak + at + unit : p.own + unit, lanes);
+      if (CellType::kHasLeak) leak = load(kOfGates ? w.leak + at + unit : p.cell_param + unit, lanes);
       state = CellType::forward(xs, rs, old, leak, saved);
     }
     store(p.y + row * H + unit, valid ? state.h : Vector<T>{}, lanes);
@@ -105,7 +105,7 @@ void forward_panel(const Problem<T>& p, const Workspace<T>& w, int s, Range rows
   });
 }
 
-// The first stage of a step: q and z, and what the second one needs of them.
+// The first stage of a step: computes q and z, and stores q h and 1 - z for the second stage.
 template <class T, int kVectors>
 void gates_panel(const Problem<T>& p, const Workspace<T>& w, int s, Range rows, const Panel& panel) {
   constexpr int N = 2 * kVectors, L = kLanes<T>;
@@ -142,7 +142,7 @@ void gates_panel(const Problem<T>& p, const Workspace<T>& w, int s, Range rows, 
   });
 }
 
-// The second stage: the candidate, and the new state.
+// The second stage of a step: computes the candidate and the new state.
 template <class T, int kVectors>
 void candidate_panel(const Problem<T>& p, const Workspace<T>& w, int s, Range rows, const Panel& panel) {
   constexpr int L = kLanes<T>;

@@ -1,11 +1,11 @@
-// What is left to do once the gradients dx_t and dr_t of the pre-activations of some steps are known:
+// The gradients of weights and inputs, from the gradients dx_t and dr_t of the pre-activations of some steps:
 //
 //     dkernel           += sum over steps of x_t.T dx_t         dbias           += sum of dx_t
 //     drecurrent_kernel += sum over steps of h_{t-1}.T dr_t     drecurrent_bias += sum of dr_t
 //     d inputs           = dx_t @ kernel.T
-//     down: the sum of what a cell with a leak says, or sum over steps of (q h_{t-1}).T dn_t
+//     dcell_param       += sum of the leak's gradients, or sum over steps of (q h_{t-1}).T dn_t
 //
-// It is done every few steps, while dx and dr are still in the cache: they never go to memory.
+// This runs every few steps, while dx and dr are still in the cache, so that they are never read from memory.
 
 #pragma once
 
@@ -19,24 +19,25 @@ struct Previous {
   const T *h, *c;
 };
 
-// The carry that row b had before running step s.
+// The carry of row b before running step s.
 template <class T, class CellType>
 INLINE Previous<T> previous(const Problem<T>& p, int s, int b) {
   const ptrdiff_t at = (ptrdiff_t)b * p.hidden;
   if (p.is_reset(p.step(s), b)) return {p.reset_h + at, CellType::kHasC ? p.reset_c + at : nullptr};
-  // In reverse the padding comes first, and leaves the initial carry as it is.
+  // In reverse the padding comes first, and does not change the initial carry.
   if (s == 0 || !p.is_valid(p.step(s - 1), b)) return {p.h + at, CellType::kHasC ? p.c + at : nullptr};
   const ptrdiff_t row = p.row(p.step(s - 1), b);
   const T* c = CellType::kHasC ? p.saved + (row * CellType::kSaved + CellType::kSaved - 1) * p.hidden : nullptr;
   return {p.y + row * p.hidden, c};
 }
 
-// Steps `begin` to `end` of the running order, as rows (step, batch row) of the ring.
+// Steps `begin` to `end` in running order. The ring holds them as rows (step, batch row).
 struct Chunk {
   int begin, end;
 };
 
-// out[m] += sum over k of left[k][m] * right[k], for the columns m of `columns` and a panel of one gate's units.
+// out[m] += sum over k of left[k][m] * right[k], for the m in `columns` and a panel of one gate's units. With `first`,
+// the sum replaces out[m].
 template <class T>
 void add_product(const Workspace<T>& w, const T* const* left, Range columns, const Panel& panel, const T* right,
                  int depth, bool first, T* out, ptrdiff_t out_row, int hidden) {
@@ -59,7 +60,7 @@ void add_product(const Workspace<T>& w, const T* const* left, Range columns, con
   });
 }
 
-// out += sum over k of right[k], for these units.
+// out += sum over k of right[k], for these vectors of units. With `first`, the sum replaces out.
 template <class T>
 void add_rows(const Workspace<T>& w, Range vectors, const T* right, int depth, bool first, T* out, int hidden) {
   constexpr int L = kLanes<T>;
@@ -87,7 +88,7 @@ void weight_gradients(const Problem<T>& p, const Workspace<T>& w, int part, Chun
   for (int begin = 0; begin < rows; begin += block) {
     const int depth = rows - begin < block ? rows - begin : block;
     const bool start = first && begin == 0;
-    // Chunks begin at a multiple of their length, so that the rows of one lie one after the other in the ring.
+    // Chunks begin at a multiple of their length, so the rows of a chunk are contiguous in the ring.
     const T* ring = w.ring_at(chunk.begin, begin, p.batch);
     auto add = [&](int g, const T* right, Range columns, T* out, int out_row, T* bias) {
       if (bias) add_rows(w, vectors, right, depth, start, bias + g * H, H);
@@ -117,7 +118,7 @@ void weight_gradients(const Problem<T>& p, const Workspace<T>& w, int part, Chun
       const int in_ring = CellType::kApart && g == G - 1 ? G : g;
       add(g, ring + in_ring * H, of_h, p.drecurrent_kernel, kRecurrent * H, p.drecurrent_bias);
     }
-    if (CellType::kHasLeak) add_rows(w, vectors, ring + G * H, depth, start, p.down, H);
+    if (CellType::kHasLeak) add_rows(w, vectors, ring + G * H, depth, start, p.dcell_param, H);
     if (!CellType::kTwoStages) continue;
     for (int k = 0; k < depth; k++) {
       const int s = chunk.begin + (begin + k) / p.batch, b = (begin + k) % p.batch;
@@ -126,7 +127,7 @@ void weight_gradients(const Problem<T>& p, const Workspace<T>& w, int part, Chun
       for (int j = of_h.begin; j < of_h.end; j++) q_h[j] = q[j] * h[j];
       left[k] = q_h;
     }
-    add(0, ring + 2 * H, of_h, p.down, H, nullptr);
+    add(0, ring + 2 * H, of_h, p.dcell_param, H, nullptr);
   }
 }
 

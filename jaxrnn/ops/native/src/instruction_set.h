@@ -1,4 +1,4 @@
-// The choice that is made at run time: the best code for this processor.
+// Chooses the best code for this processor at run time.
 
 #pragma once
 
@@ -9,11 +9,11 @@
 
 namespace jaxrnn {
 
-// The instruction sets that were compiled, best first.
+// The instruction sets that the library was compiled for, best first.
 enum class Set { kAVX512, kAVX2, kBase };
 
 inline Set best_set() {
-  // For tests of what this processor could do better.
+  // Lets tests run the code for an older instruction set than this processor's best.
   const char* wanted = std::getenv("JAXRNN_INSTRUCTION_SET");
   const std::string limit = wanted ? wanted : "";
 #if defined(JAXRNN_X86)

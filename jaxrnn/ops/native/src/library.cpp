@@ -1,4 +1,4 @@
-// The entry points that JAX calls, and the choices that are made at run time: instruction set and threads.
+// The entry points that JAX calls, and the decisions at run time: how many threads, and how to divide the work.
 
 #include <sys/mman.h>
 #include <unistd.h>
@@ -21,7 +21,7 @@ namespace ffi = xla::ffi;
 namespace jaxrnn {
 namespace {
 
-// Memory that outlives a call: asking the operating system anew each time costs a page fault every 4 KiB.
+// Memory that is reused by later calls. New memory from the operating system costs a page fault every 4 KiB.
 class Scratch {
  public:
   explicit Scratch(size_t size) {
@@ -40,7 +40,7 @@ class Scratch {
   }
 
   ~Scratch() {
-    if (!block_.memory) return;  // the allocation failed: nothing to keep
+    if (!block_.memory) return;  // the allocation failed
     std::lock_guard<std::mutex> lock(mutex());
     auto& spare = spares();
     spare.push_back(block_);
@@ -72,7 +72,7 @@ class Scratch {
 struct Plan {
   int threads;
   bool by_rows;
-  int64_t patience;  // microseconds that waiting for the other threads may cost: a small part of the work
+  int64_t patience;  // how many microseconds to wait for the other threads to start: a small part of the work
 };
 
 int64_t level_2_cache() {
@@ -83,9 +83,10 @@ int64_t level_2_cache() {
   return 1 << 20;
 }
 
-// How to divide a call. Rows need no waiting forward. With units, all threads wait for each other at every step, and
-// each touches only its part of the weights: worth it where they would not fit in a core's own cache, or the batch is
-// too small to divide. Waiting for a thread that is not running would cost far more than a second thread gains.
+// How to divide a call. If threads divide the rows of the batch, they need not wait for each other in the forward pass.
+// If they divide the units, they wait for each other at every step, but each reads only its part of the weights. That
+// pays if the weights do not fit into the cache of one core, or the batch is too small to divide. On a busy machine,
+// waiting for a thread that is not running would cost more than a second thread gains.
 template <class T>
 Plan plan(const Problem<T>& p, int gates, bool backward, int available) {
   static const int64_t cache = level_2_cache();
@@ -101,7 +102,7 @@ Plan plan(const Problem<T>& p, int gates, bool backward, int available) {
   return {1, true, 0};
 }
 
-// Memory fresh from the operating system costs an interrupt a page when it is first written: large pages are fewer.
+// The first write to each new page of memory costs an interrupt, so large pages, which are fewer, are faster.
 template <class T>
 void ask_for_large_pages(T* begin, int64_t count) {
 #if defined(MADV_HUGEPAGE)
@@ -117,7 +118,7 @@ ffi::Error launch(ffi::ThreadPool& pool, const Problem<T>& p, int gates, bool ba
   int available = (int)pool.num_threads();
   if (most_threads > 0 && most_threads < available) available = most_threads;
   const Plan wanted = plan(p, gates, backward, available);
-  // Without waiting for each other, more parts than threads let a late or slow thread do less.
+  // If threads do not wait for each other, more parts than threads let a late or slow thread do fewer of them.
   const bool apart = wanted.by_rows && !backward;
   const bool finely = apart && wanted.threads > 1 && p.batch >= 32 * wanted.threads;
   const int most_parts = finely ? 2 * wanted.threads : wanted.threads;
@@ -133,13 +134,13 @@ ffi::Error launch(ffi::ThreadPool& pool, const Problem<T>& p, int gates, bool ba
   return ffi::Error::Success();
 }
 
-// The arrays of a call, in the order in which Python passes them. Empty arrays stand for those that are not there.
-enum Inputs { kX, kKernel, kBias, kXw, kRecurrentKernel, kRecurrentBias, kOwn, kC, kH, kScale, kValid, kResets, kResetC,
-              kResetH, kInputs,
+// The arrays of a call, in the order in which Python passes them. An empty array means that there is none.
+enum Inputs { kX, kKernel, kBias, kXw, kRecurrentKernel, kRecurrentBias, kCellParam, kC, kH, kScale, kValid, kResets,
+              kResetC, kResetH, kInputs,
               kY = kInputs, kSaved, kDLastC, kDLastH, kDY };
 enum ForwardResults { kOutY, kOutSaved, kLastC, kLastH };
 enum BackwardResults { kDX, kDXw, kDC, kDH, kDResetC, kDResetH, kDKernel, kDBias, kDRecurrentKernel, kDRecurrentBias,
-                       kDOwn };
+                       kDCellParam };
 
 struct Options {
   int64_t cell, gates, time, batch, in_features, hidden, reverse, batch_major, threads;
@@ -170,7 +171,7 @@ Problem<T> problem(const Arrays<T>& a, const Options& o) {
   p.reverse = o.reverse, p.batch_major = o.batch_major;
   p.x = a.in(kX), p.kernel = a.in(kKernel), p.bias = a.in(kBias), p.xw = a.in(kXw);
   p.recurrent_kernel = a.in(kRecurrentKernel), p.recurrent_bias = a.in(kRecurrentBias);
-  p.own = a.in(kOwn);
+  p.cell_param = a.in(kCellParam);
   p.c = a.in(kC), p.h = a.in(kH), p.scale = a.in(kScale);
   p.valid = reinterpret_cast<const uint8_t*>(a.in(kValid));
   p.resets = reinterpret_cast<const uint8_t*>(a.in(kResets));
@@ -194,7 +195,7 @@ ffi::Error backward(ffi::ThreadPool& pool, const Arrays<T>& a, const Options& o)
   p.dc = a.out(kDC), p.dh = a.out(kDH), p.dreset_c = a.out(kDResetC), p.dreset_h = a.out(kDResetH);
   p.dkernel = a.out(kDKernel), p.dbias = a.out(kDBias);
   p.drecurrent_kernel = a.out(kDRecurrentKernel), p.drecurrent_bias = a.out(kDRecurrentBias);
-  p.down = a.out(kDOwn);
+  p.dcell_param = a.out(kDCellParam);
   return launch(pool, p, (int)o.gates, true, (int)o.threads);
 }
 
@@ -234,7 +235,7 @@ ffi::Error dispatch(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remainin
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxrnn_forward, jaxrnn::dispatch<false>, JAXRNN_BINDING);
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxrnn_backward, jaxrnn::dispatch<true>, JAXRNN_BINDING);
 
-// The sources that this library was built from: Python loads no other.
+// The hash of the sources that this library was built from. Python does not load a library with another hash.
 extern "C" const char* jaxrnn_source_hash() { return JAXRNN_SOURCE_HASH; }
 
 // The instruction set in use.

@@ -1,15 +1,15 @@
 // The forward and the backward loop over time, for the instruction set this file is compiled for.
 //
-// Forward, at every step, a panel of units of every gate at a time:
+// The forward pass computes at every step, for one panel of units of all gates at a time:
 //
 //     x = x_t @ kernel + bias     r = h_{t-1} @ recurrent_kernel + recurrent_bias     carry_t = cell(x, r, carry_{t-1})
 //
-// so that no pre-activation ever goes through memory. Backward, from the last step to the first:
+// so that pre-activations stay in registers and the cache. The backward pass goes from the last step to the first:
 //
-//     dh_t  = dy_t + dr_{t+1} @ recurrent_kernel.T + what the cell hands back directly
+//     dh_t  = dy_t + dr_{t+1} @ recurrent_kernel.T + the direct gradient from the cell's equations
 //     dx_t, dr_t = derivative of the cell
 //
-// and after the loop the weight gradients, sums over all steps: see gradients.h.
+// Every few steps it adds to the weight gradients, which are sums over all steps: see gradients.h.
 
 #include "recurrence.h"
 
@@ -46,7 +46,7 @@ void forward(const Problem<T>& p, const Division& division) {
       if (!CellType::kTwoStages) continue;
       const ptrdiff_t width = (ptrdiff_t)Workspace<T>::vectors_of(H) * kLanes<T>;
       if (p.x) pack_panel(w.panels[i], p.kernel + 2 * H, p.in_features, 1, H, 3, w.kernel + 2 * width * p.in_features);
-      pack_panel(w.panels[i], p.own, H, 1, H, 1, w.recurrent + 2 * width * H);
+      pack_panel(w.panels[i], p.cell_param, H, 1, H, 1, w.recurrent + 2 * width * H);
     }
   };
   auto begin = [&](Range rows) {
@@ -60,7 +60,7 @@ void forward(const Problem<T>& p, const Division& division) {
       }
     }
   };
-  // The stages of a step: one, or two where the candidate's product needs the reset gate.
+  // A step has one stage, or two if the candidate's product needs the reset gate.
   constexpr int kStages = CellType::kTwoStages ? 2 : 1;
   auto run = [&](int s, int stage, Range rows, Range panels) {
     for_each_panel<kMost>(w, panels, [&]<int kVectors>(const Panel& panel) {
@@ -75,7 +75,7 @@ void forward(const Problem<T>& p, const Division& division) {
   };
   const Range all_rows{0, p.batch}, all_panels = w.all_panels();
   if (division.by_rows) {
-    // The caller packs alone, so that threads that come late are not waited for.
+    // The caller packs alone, so that it need not wait for threads that start late.
     if (division.packs) pack(all_panels);
     if (!division.runs) return;
     division.each_part([&](int part) {
@@ -108,7 +108,8 @@ void backward(const Problem<T>& p, const Division& division) {
       const int width = (CellType::kTwoStages ? 2 : CellType::kGates) * H;
       pack_panel_transposed(w.panels[i], p.recurrent_kernel, H, width, w.recurrent);
       if (!CellType::kTwoStages) continue;
-      pack_panel_transposed(w.panels[i], p.own, H, H, w.recurrent + 2 * (ptrdiff_t)w.vectors_of(H) * kLanes<T> * H);
+      const ptrdiff_t width_of_units = (ptrdiff_t)w.vectors_of(H) * kLanes<T>;
+      pack_panel_transposed(w.panels[i], p.cell_param, H, H, w.recurrent + 2 * width_of_units * H);
     }
     for (ptrdiff_t j = (ptrdiff_t)rows.begin * H; j < (ptrdiff_t)rows.end * H; j++) {
       w.direct[j] = p.dlast_h[j];
@@ -118,8 +119,8 @@ void backward(const Problem<T>& p, const Division& division) {
     }
     if (!p.dx) return;
     const int vectors = Workspace<T>::vectors_of(p.in_features), input_panels = (vectors + 3) / 4;
-    const Range own = split(input_panels, part, parts);
-    for (int i = own.begin; i < own.end; i++) {
+    const Range mine = split(input_panels, part, parts);
+    for (int i = mine.begin; i < mine.end; i++) {
       const Range r = split(vectors, i, input_panels);
       pack_panel_transposed({r.begin, r.end - r.begin}, p.kernel, p.in_features, CellType::kGates * H, w.kernel);
     }
@@ -144,8 +145,8 @@ void backward(const Problem<T>& p, const Division& division) {
   auto rows_of = [&](int part) { return division.by_rows ? split(p.batch, part, parts) : all_rows; };
   auto panels_of = [&](int part) { return division.by_rows ? w.all_panels() : w.panels_of(part); };
   division.each_part(begin);
-  // A chunk's weight gradients need all parts of its steps. They are added up at the beginning of the stage after
-  // its last one, whose steps lie elsewhere in the ring.
+  // A chunk's weight gradients need all parts of its steps. So they are computed at the beginning of the next chunk,
+  // whose steps use the other half of the ring.
   Chunk done{p.time, p.time};
   for (int end = p.time; end > 0; end = done.begin) {
     const Chunk chunk{(end - 1) / w.chunk * w.chunk, end};

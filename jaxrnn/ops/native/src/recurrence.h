@@ -1,7 +1,7 @@
-// A call: the arrays of a recurrence, and how the work is divided.
+// The arrays of a recurrence, and how its work is divided.
 //
-// Arrays of steps lie as [time, batch, width], or as [batch, time, width] with `batch_major`. A null pointer
-// stands for an array that is not there. Gates stand side by side on the last axis, as everywhere in jaxrnn.
+// Arrays of steps have the shape [time, batch, width], or [batch, time, width] with `batch_major`. A null pointer
+// means that there is no such array. Gates are concatenated along the last axis, as everywhere in jaxrnn.
 
 #pragma once
 
@@ -27,7 +27,7 @@ struct Problem {
   // Either the inputs x with kernel [in, gates * hidden] and bias, or their projection xw.
   const T *x, *kernel, *bias, *xw;
   const T *recurrent_kernel, *recurrent_bias;  // [hidden, gates * hidden], [gates * hidden]; kGRUBefore: gates r z
-  const T* own;  // the cell's own: kLeaky its leak [hidden], kGRUBefore the candidate's kernel [hidden, hidden]
+  const T* cell_param;  // kLeaky: its leak [hidden]; kGRUBefore: the candidate's kernel [hidden, hidden]; else null
   const T *c, *h;                              // the initial carry, [batch, hidden]
   const T* scale;                              // [batch, hidden]: multiplies h before the recurrent product
   const uint8_t *valid, *resets;               // [time, batch]
@@ -41,7 +41,7 @@ struct Problem {
   T *dx;   // [steps, in_features]
   T *dxw;  // [steps, gates * hidden]
   T *dc, *dh, *dreset_c, *dreset_h;
-  T *dkernel, *dbias, *drecurrent_kernel, *drecurrent_bias, *down;
+  T *dkernel, *dbias, *drecurrent_kernel, *drecurrent_bias, *dcell_param;
 
   int step(int s) const { return reverse ? time - 1 - s : s; }
 
@@ -49,19 +49,19 @@ struct Problem {
     return batch_major ? (ptrdiff_t)b * time + t : (ptrdiff_t)t * batch + b;
   }
 
-  // From one batch row to the next, in steps.
+  // The distance from one batch row to the next, in rows of `row`.
   ptrdiff_t next_row() const { return batch_major ? time : 1; }
 
   bool is_valid(int t, int b) const { return !valid || valid[(ptrdiff_t)t * batch + b]; }
   bool is_reset(int t, int b) const { return resets && resets[(ptrdiff_t)t * batch + b]; }
 };
 
-// How a call is cut into parts that several threads may run. Parts are rows of the batch, or, where the batch is small
-// and the weights are large, units of the cell; then all parts of a step must be done before the next one.
+// How a call is divided into parts, which several threads may run. A part is some rows of the batch or, if the batch is
+// small or the weights are large, some units of the cell; then all parts of a step must be done before the next step.
 struct Division {
   int parts;
   bool by_rows;
-  bool packs, runs;  // which of the two parts of the forward pass to do: packing the weights, and the rest
+  bool packs, runs;  // whether the forward pass packs the weights, and whether it runs the steps
   void* workspace;
   // Runs a stage: body(context, part) for every part.
   void (*run_stage)(void* team, int parts, void (*body)(void* context, int part), void* context);

@@ -1,4 +1,4 @@
-// One step at a time without JAX: a cell whose weights are packed once, for calls straight from Python.
+// Runs one step at a time, called directly from Python without JAX. The weights are packed once.
 
 #include <cstdlib>
 #include <memory>
@@ -10,7 +10,7 @@
 namespace jaxrnn {
 namespace {
 
-// A step is shorter than it takes to wake a thread: the caller's does it alone.
+// A step takes less time than waking a thread, so the caller's thread does all of it.
 Division alone(bool packs, void* workspace) {
   auto run_stage = [](void*, int, void (*body)(void*, int), void* context) { body(context, 0); };
   return {1, true, packs, !packs, workspace, run_stage, nullptr};
@@ -25,7 +25,7 @@ class Stream {
 template <class T>
 class StreamOf : public Stream {
  public:
-  // Keeps nothing of what `p` points to.
+  // Copies all arrays that `p` points to.
   explicit StreamOf(const Problem<T>& p) : p_(p), memory_(nullptr, std::free) {
     const size_t size = kernels<T>().workspace(p, false, 1);
     memory_.reset(std::aligned_alloc(64, (size + 63) / 64 * 64));
@@ -34,7 +34,7 @@ class StreamOf : public Stream {
     const int width = p.hidden * gates_of(p.cell);
     p_.bias = copy(p.bias, width, bias_);
     p_.recurrent_bias = copy(p.recurrent_bias, width, recurrent_bias_);
-    p_.own = p.cell == Cell::kLeaky ? copy(p.own, p.hidden, own_) : nullptr;
+    p_.cell_param = p.cell == Cell::kLeaky ? copy(p.cell_param, p.hidden, cell_param_) : nullptr;
   }
 
   bool has_memory() const { return memory_ != nullptr; }
@@ -54,20 +54,20 @@ class StreamOf : public Stream {
 
   Problem<T> p_;
   std::unique_ptr<void, decltype(&std::free)> memory_;
-  std::vector<T> bias_, recurrent_bias_, own_;
+  std::vector<T> bias_, recurrent_bias_, cell_param_;
 };
 
 template <class T>
 Stream* make(int cell, int batch, int in_features, int hidden, const void* kernel, const void* bias,
-             const void* recurrent_kernel, const void* recurrent_bias, const void* own) {
+             const void* recurrent_kernel, const void* recurrent_bias, const void* cell_param) {
   Problem<T> p{};
   p.cell = static_cast<Cell>(cell);
   p.time = 1, p.batch = batch, p.in_features = in_features, p.hidden = hidden;
   p.kernel = static_cast<const T*>(kernel), p.bias = static_cast<const T*>(bias);
-  p.x = p.kernel;  // not null: there are inputs. Packing does not read them
+  p.x = p.kernel;  // any pointer but null, which would mean no inputs; packing does not read it
   p.recurrent_kernel = static_cast<const T*>(recurrent_kernel);
   p.recurrent_bias = static_cast<const T*>(recurrent_bias);
-  p.own = static_cast<const T*>(own);
+  p.cell_param = static_cast<const T*>(cell_param);
   auto stream = std::make_unique<StreamOf<T>>(p);
   return stream->has_memory() ? stream.release() : nullptr;
 }
@@ -77,12 +77,13 @@ Stream* make(int cell, int batch, int in_features, int hidden, const void* kerne
 
 #pragma GCC visibility push(default)
 
-// Null without memory. Arrays are float or, with `wide`, double, as in Problem; all but the kernels may be null.
+// Returns null if there is not enough memory. Arrays are as in Problem: float, or double with `wide`. All but the
+// kernels may be null.
 extern "C" void* jaxrnn_stream(int wide, int cell, int batch, int in_features, int hidden, const void* kernel,
                                const void* bias, const void* recurrent_kernel, const void* recurrent_bias,
-                               const void* own) {
+                               const void* cell_param) {
   return (wide ? jaxrnn::make<double> : jaxrnn::make<float>)(cell, batch, in_features, hidden, kernel, bias,
-                                                             recurrent_kernel, recurrent_bias, own);
+                                                             recurrent_kernel, recurrent_bias, cell_param);
 }
 
 extern "C" void jaxrnn_stream_step(void* stream, const void* x, const void* c, const void* h, void* new_c,

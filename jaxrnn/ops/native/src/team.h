@@ -1,12 +1,12 @@
 // A few threads of XLA's own pool that work on one call together.
 //
-// Only the caller decides what is done next: it publishes a stage, which is some work cut into parts, and goes on when
-// every part is done. A thread must claim a part before it touches anything of the call, so a thread that comes late
-// finds nothing to claim and goes home, and nobody ever waits for a thread that has not come.
+// Only the caller decides what is done next: it publishes a stage, which is some work divided into parts, and continues
+// when every part is done. A thread must claim a part before it accesses any data of the call. So a thread that starts
+// late finds no part to claim and returns, and the caller never waits for a thread that has not started.
 //
-// What a part computes depends on its number alone, never on the thread that runs it. So the caller may take the part
-// of a thread that does not come back: on a busy machine, the operating system may have put that thread aside for a
-// long time. The results are the same bits either way.
+// The result of a part depends only on its number, not on the thread that runs it. So the caller may run the part of a
+// thread that has not begun it: on a busy machine, the operating system may suspend a thread for a long time. The
+// results are the same bits either way.
 
 #pragma once
 
@@ -35,7 +35,7 @@ class Team {
   using Body = void (*)(void* context, int part);
   using Clock = std::chrono::steady_clock;
 
-  // Asks `schedule` (a function of a task) for so many threads besides the caller.
+  // Asks `schedule` (a function of a task) for `helpers` threads besides the caller.
   template <class Schedule>
   Team(int helpers, Schedule&& schedule) : shared_(std::make_shared<Shared>(helpers + 1)), asked_(helpers) {
     for (int i = 0; i < helpers; i++) {
@@ -48,7 +48,8 @@ class Team {
   Team(const Team&) = delete;
   Team& operator=(const Team&) = delete;
 
-  // Waits for the helpers, but no longer than this, and returns how many threads there are. Late ones go home.
+  // Waits for the helpers, but not longer than `patience`, and returns the number of threads. Later helpers return at
+  // once.
   int close(std::chrono::microseconds patience) {
     const auto end = Clock::now() + patience;
     for (int spins = 0; shared_->joined.load() < asked_ && Clock::now() < end;) wait(spins);
@@ -57,9 +58,9 @@ class Team {
     return size_;
   }
 
-  // Runs body(part) for every part, each on the thread of that number: what it touches stays in its core's cache. The
-  // caller takes the parts that have no thread, and, from then on, those of a thread that has not begun its part some
-  // time after the caller has finished its own. After `close`.
+  // Runs body(part) for every part, each on the thread of that number, so that its data stays in that core's cache. The
+  // caller also runs the parts without a thread. If a thread has not begun its part some time after the caller has
+  // finished its own, the caller takes over the parts of that thread from then on. Call `close` before.
   void each(int parts, Body body, void* context) {
     Shared& s = *shared_;
     s.body = body, s.context = context;
@@ -71,7 +72,7 @@ class Team {
     }
   }
 
-  // Runs body(part) for every part, on whichever thread is free: helpers may come at any time. Once, and last.
+  // Runs body(part) for every part, on any free thread; helpers may start at any time. Call it once, as the last call.
   void share(int parts, Body body, void* context) {
     Shared& s = *shared_;
     s.body = body, s.context = context, s.parts = parts;
@@ -81,20 +82,20 @@ class Team {
     for (int spins = 0; s.done.load(std::memory_order_acquire) < parts;) wait(spins);
   }
 
-  // Whether a helper of some recent call did not come back: then teams that wait for each other are not worth it.
+  // Whether a helper of a recent call was suspended; then threads that wait for each other would be slow.
   static bool machine_is_busy() { return now() < busy_until().load(std::memory_order_relaxed); }
 
  private:
   static constexpr int kClosed = 1 << 20;
-  static constexpr int kSpins = 300;  // some 10 microseconds
+  static constexpr int kSpins = 300;  // about 10 microseconds
   static constexpr int64_t kSharing = INT64_MAX - 1, kEnd = INT64_MAX;
-  static constexpr std::chrono::microseconds kPatience{50};  // for a helper to begin its part
-  // How long the machine counts as busy after a helper did not come back: at first, and at most if it goes on.
+  static constexpr std::chrono::microseconds kPatience{50};  // how long to wait for a helper to begin its part
+  // How long the machine counts as busy after a helper was suspended: the first time, and at most if it happens again.
   static constexpr int64_t kBusy = 5000000, kLongestBusy = 40 * kBusy;  // nanoseconds
 
   struct alignas(64) Slot {
-    std::atomic<int64_t> claimed{0}, done{0};  // the last stage of which
-    bool gone = false;                         // known to the caller only
+    std::atomic<int64_t> claimed{0}, done{0};  // the last stage whose part was claimed, and done
+    bool gone = false;                         // the caller has taken over; only the caller uses this
   };
 
   struct Shared {
@@ -103,12 +104,12 @@ class Team {
     int processor;
     std::atomic<int> joined{0};
     alignas(64) std::atomic<int64_t> stage{0};
-    // Of the stage. Read only by threads that hold one of its parts, for which the caller waits.
+    // The work of the stage. Only threads that have claimed a part read it, and the caller waits for those.
     Body body = nullptr;
     void* context = nullptr;
     int parts = 0;
     std::vector<Slot> slots;
-    alignas(64) std::atomic<int> next{0}, done{0};  // of `share`
+    alignas(64) std::atomic<int> next{0}, done{0};  // used by `share`
   };
 
   static int64_t now() {
@@ -128,7 +129,7 @@ class Team {
     busy_until().store(time + next);
   }
 
-  // Waits until the helper has done its part. False if the helper did not begin, and never will.
+  // Waits until the helper has done its part. Returns false if the helper did not begin, and now cannot begin.
   static bool finished_by_helper(Slot& slot, int64_t stage) {
     Clock::time_point end{};
     for (int spins = 0; slot.done.load(std::memory_order_acquire) != stage;) {
@@ -153,7 +154,7 @@ class Team {
   }
 
   static void wait(int& spins) {
-    // A thread that the operating system has put aside comes back only if we let go of the processor.
+    // A thread that the operating system has suspended may need this processor to run again.
     if (spins < kSpins) {
       spins++;
       pause_thread();
@@ -162,8 +163,8 @@ class Team {
     }
   }
 
-  // Linux likes to wake a thread on the processor of the one that wakes it, where it would take turns with the caller
-  // for some milliseconds, until the scheduler balances the load. A thread that finds itself there moves elsewhere.
+  // Linux often wakes a thread on the processor of the thread that wakes it. There it would share the processor with
+  // the caller for some milliseconds, until the scheduler balances the load. So such a thread moves to another one.
   static void step_aside(int processor) {
 #if defined(__linux__)
     cpu_set_t all, others;
@@ -184,7 +185,7 @@ class Team {
 #endif
   }
 
-  // What a helper does: its part of every stage, until the call ends or the caller has taken a part of its own.
+  // The loop of a helper: it runs its part of every stage, until the call ends or the caller has taken over its part.
   static void serve(Shared& s) {
     step_aside(s.processor);
     const int rank = 1 + s.joined.fetch_add(1);

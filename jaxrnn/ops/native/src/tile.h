@@ -1,9 +1,9 @@
-// The matrix product that everything rests on: a tile of rows times a panel of packed columns, in registers.
+// The matrix product that all loops use: a tile of rows times a panel of packed columns, in registers.
 //
 //     out[m][n] = sum over segments, over k:  a[m][k] * b[k][n]        m < M rows, n < N vectors
 //
-// A panel holds N vectors for every k, one k after the other, so that it is read in order. A tile of M x N
-// accumulators needs one load per vector of b and one broadcast per row of a for M * N multiply-adds.
+// A panel holds N vectors for every k, in the order of k, so that it is read in order. For every k, a tile of M x N
+// accumulators needs N vector loads of b and M broadcasts of a for M * N multiply-adds.
 
 #pragma once
 
@@ -13,16 +13,17 @@
 
 namespace jaxrnn::JAXRNN_ISA {
 
-// Rows in a tile of N vectors, so that accumulators, a panel's vectors and one broadcast fill the registers.
+// Rows in a tile of N vectors. Accumulators, a panel's vectors and one broadcast then just fit into the registers.
 #if defined(__AVX512F__)
 constexpr int kRows[5] = {0, 12, 12, 8, 6};  // of 32 registers
 #else
 constexpr int kRows[5] = {0, 6, 6, 4, 3};  // of 16 registers
 #endif
 
-// With few rows the few accumulators of a tile would wait for each other's additions. Several sets of them then take
-// the ks in turn: so many, if a tile has at most so many vectors. The number depends on a call's batch and cell alone,
-// so the bits of a result do not depend on the tile, the thread, the number of threads or the processor.
+// A tile with few rows has few accumulators, and each addition would wait for the one before. So several sets of
+// accumulators take the ks in turn: sets_of is their number, and most_vectors the largest number of vectors in a tile.
+// The number of sets depends only on the batch size and the cell, so the bits of a result do not depend on the tile,
+// the thread, the number of threads or the processor.
 constexpr int sets_of(int batch) { return batch == 1 ? 4 : batch <= 3 ? 2 : 1; }
 constexpr int kMostVectors = 4;
 constexpr int most_vectors(int batch) { return batch == 1 ? 3 : kMostVectors; }
@@ -39,7 +40,7 @@ struct Segment {
   ptrdiff_t row;  // from one row of a to the next
   const T* b;
   int depth;
-  // How far ahead of its use b is fetched: processors do it by themselves, but only to the end of a 4 KiB page.
+  // How far ahead b is prefetched. Processors do this by themselves, but only to the end of a 4 KiB page.
   static constexpr int kAhead = 1024 / sizeof(T);
 
   INLINE const T* at(int k) const { return a + k; }
@@ -49,7 +50,7 @@ struct Segment {
   }
 };
 
-// The same where a is transposed, its column k is what lies at columns[k] + first, and b is not packed.
+// The same for a transposed a, whose column k begins at columns[k] + first, and a b that is not packed.
 template <class T>
 struct Transposed {
   const T* const* columns;
@@ -128,7 +129,7 @@ void tile(const SegmentType* segments, int count, T* out) {
 template <class T, class SegmentType>
 using Tile = void (*)(const SegmentType*, int, T*);
 
-// The tile function for so many rows (1 to M).
+// The tile function for `rows` rows (1 to M).
 template <class T, int N, int kSets, class SegmentType, int M = rows_of_tile<kSets>(N)>
 INLINE Tile<T, SegmentType> tile_of(int rows) {
   if constexpr (M == 1) {
@@ -138,7 +139,7 @@ INLINE Tile<T, SegmentType> tile_of(int rows) {
   }
 }
 
-// Cuts rows begin to end into as few tiles of N vectors as possible, of nearly equal height, and calls
+// Divides rows begin to end into as few tiles of N vectors as possible, with nearly equal numbers of rows, and calls
 // body(first row, rows, tile function) for each.
 template <class T, int N, int kSets, class SegmentType, class Body>
 INLINE void for_each_tile(int begin, int end, Body&& body) {
@@ -155,7 +156,7 @@ template <class T, int N, class SegmentType = Segment<T>, class Body>
 INLINE void for_each_tile(int sets, int begin, int end, Body&& body) {
   if (sets == 1) {
     for_each_tile<T, N, 1, SegmentType>(begin, end, body);
-  } else if (sets == 2 || N > most_vectors(/*batch=*/1)) {  // four gates: more sets than two do not fit the registers
+  } else if (sets == 2 || N > most_vectors(/*batch=*/1)) {  // with four vectors, more than two sets do not fit
     for_each_tile<T, N, 2, SegmentType>(begin, end, body);
   } else {
     for (int b = begin; b < end; b++) body(b, 1, tile<T, 1, N, 4, SegmentType>);

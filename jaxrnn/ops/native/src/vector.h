@@ -1,9 +1,9 @@
-// SIMD vectors of the instruction set this file is compiled for, and the functions of them that the cells need.
+// SIMD vectors of the instruction set that this file is compiled for, and the functions that the cells need.
 //
-// The compiler's vector extension does the arithmetic on every processor; intrinsics are used only for what it
-// cannot say: loading part of a vector, and an approximate reciprocal.
+// The arithmetic uses the compiler's vector extension, which works on every processor. It has no partial loads and
+// stores, and no approximate reciprocal: those use intrinsics.
 //
-// Everything lives in a namespace named after the instruction set: the same source is compiled once for each.
+// The namespace has the name of the instruction set, because the same source is compiled once for each.
 
 #pragma once
 
@@ -36,7 +36,7 @@ struct Types<float> {
   static constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to the nearest integer
   static constexpr int kMantissa = 23;
   static constexpr int32_t kOne = 0x3f800000;  // the bits of 1.0
-  static constexpr float kLimit = 9.1f;        // tanh is 1 from here on, to the last bit
+  static constexpr float kLimit = 9.1f;        // from here on, tanh rounds to 1
   static constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
 };
 
@@ -119,7 +119,7 @@ INLINE void store_part(T* to, Vector<T> v, int lanes) {
 }
 #endif
 
-// The first `lanes` numbers, all of them or fewer; the others are zero.
+// Loads the first `lanes` numbers of a vector; the others are zero.
 template <class T>
 INLINE Vector<T> load(const T* from, int lanes) {
   return lanes >= kLanes<T> ? load(from) : load_part(from, lanes);
@@ -138,7 +138,7 @@ INLINE Vector<double> divide(Vector<double> a, Vector<double> b) { return a / b;
 
 INLINE Vector<float> divide(Vector<float> a, Vector<float> b) {
 #if defined(__AVX512F__)
-  // One Newton step on 14 bits gives 28, and divisions are slow. b must be neither 0 nor infinite.
+  // Divisions are slow. One Newton step improves an estimate of 14 bits to 28. b must be neither 0 nor infinite.
   Vector<float> r = (Vector<float>)_mm512_rcp14_ps((__m512)b);
   return a * (r * (2.0f - b * r));
 #else
@@ -148,7 +148,7 @@ INLINE Vector<float> divide(Vector<float> a, Vector<float> b) {
 
 // (exp(r) - 1 - r) / r^2 for |r| <= ln(2) / 2.
 INLINE Vector<float> expm1_tail(Vector<float> r) {
-  // Minimax; the relative error of exp(r) - 1 is below 1.4e-8.
+  // A minimax polynomial; the relative error of exp(r) - 1 is below 1.4e-8.
   Vector<float> q = broadcast(0.0013946444672435646f);
   q = q * r + 0.008366583663516421f;
   q = q * r + 0.04166628211846385f;
@@ -157,7 +157,7 @@ INLINE Vector<float> expm1_tail(Vector<float> r) {
 }
 
 INLINE Vector<double> expm1_tail(Vector<double> r) {
-  // Taylor; the first term left out is below 1e-17.
+  // A Taylor polynomial; the first omitted term is below 1e-17.
   Vector<double> q = broadcast(1.0 / 6227020800.0);
   q = q * r + 1.0 / 479001600.0;
   q = q * r + 1.0 / 39916800.0;
@@ -172,14 +172,14 @@ INLINE Vector<double> expm1_tail(Vector<double> r) {
   return q * r + 0.5;
 }
 
-// tanh(x) = e / (e + 2) with e = exp(2 x) - 1, which keeps every digit of a small x. NaN stays NaN.
+// tanh(x) = e / (e + 2) with e = exp(2 x) - 1, which is accurate for small x too. NaN stays NaN.
 template <class T>
 INLINE Vector<T> tanh_vector(Vector<T> x) {
   using Constants = Types<T>;
   x = x > Constants::kLimit ? broadcast(Constants::kLimit) : x;
   x = x < -Constants::kLimit ? broadcast(-Constants::kLimit) : x;
   Vector<T> y = x + x;
-  // y = n ln(2) + r with n a whole number and |r| <= ln(2) / 2.
+  // y = n ln(2) + r with an integer n and |r| <= ln(2) / 2.
   Vector<T> shifted = y * T(1.4426950408889634074) + Constants::kMagic;
   Vector<T> n = shifted - Constants::kMagic;
   Vector<T> r = (y - n * Constants::kLn2High) - n * Constants::kLn2Low;

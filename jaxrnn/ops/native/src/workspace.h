@@ -1,4 +1,4 @@
-// How the units of a cell are cut into panels and shared out, and where the scratch arrays of a call lie.
+// Divides the units of a cell into panels and the panels among parts, and lays out the scratch arrays of a call.
 
 #pragma once
 
@@ -11,17 +11,17 @@ struct Range {
   int begin, end;
 };
 
-// Part `index` of `count` nearly equal parts of 0..n.
+// Part `index` of `count` nearly equal parts of the range 0..n.
 INLINE Range split(int n, int index, int count) {
   return {(int)((int64_t)n * index / count), (int)((int64_t)n * (index + 1) / count)};
 }
 
-// Neighbouring vectors of units that one tile computes.
+// Consecutive vectors of units that one tile computes.
 struct Panel {
   int first, vectors;
 };
 
-// The scratch arrays of a call. All parts see the same ones, except `block_*`, which each part has alone.
+// The scratch arrays of a call. All parts share them, except `block_*`, of which each part has its own.
 template <class T>
 struct Workspace {
   T* recurrent;   // packed: recurrent_kernel forward, its transpose backward
@@ -29,15 +29,16 @@ struct Workspace {
   T* h[2];        // the hidden state before and after a step, [batch, hidden]
   T* scaled[2];   // h * scale
   T* c;           // the cell state; backward: its gradient
-  T *q_h, *leak;  // between the two stages of a step: q h and 1 - z, [batch, hidden]
-  // The gradients of the pre-activations, a ring of two chunks of steps, [2 * chunk, batch, ring_row]: dx of all
-  // gates, then dr of the last gate where that differs. Two, so that a thread can go on while another still reads.
+  T *q_h, *leak;  // passed from the first to the second stage of a step: q h and 1 - z, [batch, hidden]
+  // The gradients of the pre-activations, in a ring buffer of two chunks of steps, [2 * chunk, batch, ring_row]: dx of
+  // all gates, then `more` (see cells.h). There are two chunks, so that a thread can write one while another thread
+  // still reads the other.
   T* ring;
   int ring_row;
-  T* direct;      // what of dh does not pass through the recurrent product
-  T* block_h;     // scaled hidden states of every part, see gradients.h
+  T* direct;      // the part of dh that does not pass through the recurrent product
+  T* block_h;     // hidden states of every part, times the scale or the reset gate, see gradients.h
   const T** block_rows;
-  int block;      // rows of a block of the weight gradients' product
+  int block;      // rows of a block in the product for the weight gradients
   int chunk;
   Panel* panels;
   int panel_count;
@@ -61,7 +62,7 @@ struct Workspace {
     }
   }
 
-  // The panels of a part, where units are divided, and the panels that it packs.
+  // The panels of a part, if units are divided, and the panels that it packs.
   Range panels_of(int part) const { return {part ? part_end(part - 1) : 0, part_end(part)}; }
   Range packed_by(int part) const { return by_rows ? split(panel_count, part, parts) : panels_of(part); }
   Range all_panels() const { return {0, panel_count}; }
@@ -71,8 +72,8 @@ struct Workspace {
 
   static int vectors_of(int hidden) { return (hidden + kLanes<T> - 1) / kLanes<T>; }
 
-  // Rows of a block of the weight gradients' product: long enough that adding a block to the result, which costs
-  // its size, does not matter.
+  // Rows of a block in the product for the weight gradients. Adding a block's product to the result costs time in
+  // proportion to the result's size, so blocks are long enough to make that small.
   static int block_size(const Problem<T>& p, int gates) {
     const int64_t bytes = (int64_t)(p.hidden + p.in_features) * p.hidden * gates * sizeof(T);
     return bytes <= (1 << 20) ? 256 : 512;
@@ -107,14 +108,14 @@ struct Workspace {
     take(q_h, two_stages && !backward ? carry : 0);
     take(leak, two_stages && !backward ? carry : 0);
     if (backward) {
-      // Steps whose gradients are kept until the weights' are added up: a block of rows.
+      // The gradients of a chunk of steps are kept until they are added to the weight gradients.
       block = block_size(p, gates);
       chunk = (block + p.batch - 1) / p.batch;
       if (chunk > p.time) chunk = p.time;
       take(kernel, p.dx ? (size_t)vectors_of(p.in_features) * kLanes<T> * gates * p.hidden : 0);
       take(direct, carry);
-      // Rows an odd number of cache lines apart do not crowd into a few sets of the cache; vectors that reach past
-      // the last row's end are read, not used.
+      // The length of a row is an odd number of cache lines, so that rows are spread over all sets of the cache. The
+      // last vector may be read beyond the end of the last row, but those values are not used.
       const int line = 64 / sizeof(T);
       const bool more = p.cell == Cell::kGRU || p.cell == Cell::kLeaky;
       ring_row = ((gates + (more ? 1 : 0)) * p.hidden + line - 1) / line;
@@ -134,7 +135,8 @@ struct Workspace {
   }
 };
 
-// Columns of `gates` blocks of `weights [depth, blocks * hidden]`, as tile() reads them: [k][gate][vector][lane].
+// Packs columns of `gates` blocks of `weights [depth, blocks * hidden]` in the order in which tile() reads them:
+// [k][gate][vector][lane].
 template <class T>
 void pack_panel(const Panel& panel, const T* weights, int depth, int gates, int hidden, int blocks, T* packed) {
   constexpr int L = kLanes<T>;
@@ -150,7 +152,7 @@ void pack_panel(const Panel& panel, const T* weights, int depth, int gates, int 
   }
 }
 
-// The same of the transpose of `weights [hidden, depth]`.
+// The same for the transpose of `weights [hidden, depth]`.
 template <class T>
 void pack_panel_transposed(const Panel& panel, const T* weights, int hidden, int depth, T* packed) {
   constexpr int L = kLanes<T>;

@@ -1,0 +1,139 @@
+// Runs every cell of the C++ library forward and backward, by rows and by units, with one thread and with several, for
+// the sanitizers of the compiler to watch. Arrays have exactly the sizes that Python gives them, each an allocation of
+// its own, so a read or write past an end is found. Ends with 1 where the threads change a bit of a result.
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "recurrence.cpp"
+#include "team.h"
+
+using namespace jaxrnn;
+
+namespace {
+
+using Array = std::unique_ptr<float[]>;
+
+struct Shape {
+  int time, batch, in_features, hidden;
+};
+
+struct Setup {
+  Cell cell;
+  Shape shape;
+  bool masks, inputs, by_rows, reverse, batch_major;
+};
+
+std::mt19937 generator(0);
+
+Array random(size_t size) {
+  Array a(new float[size]);
+  std::normal_distribution<float> normal(0, 0.3f);
+  for (size_t i = 0; i < size; i++) a[i] = normal(generator);
+  return a;
+}
+
+std::unique_ptr<uint8_t[]> mask(size_t size) {
+  std::unique_ptr<uint8_t[]> a(new uint8_t[size]);
+  for (size_t i = 0; i < size; i++) a[i] = generator() % 4 == 0;
+  return a;
+}
+
+// Stages of the call are run by threads of their own, some of which may come late.
+void run(void (*kernel)(const Problem<float>&, const Division&), const Problem<float>& p, bool backward, bool by_rows,
+         int parts) {
+  const size_t size = base::kernels_f32.workspace(p, backward, parts);
+  void* workspace = std::aligned_alloc(64, (size + 63) / 64 * 64);
+  std::vector<std::thread> threads;
+  {
+    const bool apart = by_rows && !backward;
+    Team team(parts - 1, [&](auto task) { threads.emplace_back(std::move(task)); });
+    if (!apart) team.close(std::chrono::microseconds(generator() % 2000));
+    auto share = [](void* t, int n, Team::Body body, void* c) { static_cast<Team*>(t)->share(n, body, c); };
+    auto each = [](void* t, int n, Team::Body body, void* c) { static_cast<Team*>(t)->each(n, body, c); };
+    kernel(p, Division{parts, by_rows, true, true, workspace, apart ? share : each, &team});
+  }
+  for (auto& thread : threads) thread.join();
+  std::free(workspace);
+}
+
+// All results of a setup, forward and backward, one after the other.
+std::vector<float> results(const Setup& s, int parts) {
+  generator.seed(1);
+  const auto [T, B, D, H] = s.shape;
+  const int gates = gates_of(s.cell), recurrent = s.cell == Cell::kGRUBefore ? 2 : gates;
+  const bool has_c = s.cell == Cell::kLSTM;
+  const int saved = s.cell == Cell::kLSTM ? 5 : s.cell == Cell::kGRU ? 4 : s.cell == Cell::kGRUBefore ? 3
+                    : s.cell == Cell::kLeaky ? 1 : 0;
+  const size_t own = s.cell == Cell::kLeaky ? H : s.cell == Cell::kGRUBefore ? (size_t)H * H : 0;
+  const size_t steps = (size_t)T * B, state = (size_t)B * H, width = (size_t)gates * H;
+  std::vector<Array> given, found;
+  std::vector<size_t> sizes;
+  auto in = [&](size_t size) { return given.emplace_back(random(size)).get(); };
+  auto out = [&](size_t size) {
+    sizes.push_back(size);
+    return found.emplace_back(new float[size]).get();
+  };
+  Problem<float> p{};
+  p.cell = s.cell, p.time = T, p.batch = B, p.hidden = H, p.in_features = s.inputs ? D : 0;
+  p.reverse = s.reverse, p.batch_major = s.batch_major;
+  if (s.inputs) p.x = in(steps * D), p.kernel = in(D * width), p.bias = in(width);
+  if (!s.inputs) p.xw = in(steps * width);
+  p.recurrent_kernel = in((size_t)H * recurrent * H), p.recurrent_bias = in((size_t)recurrent * H);
+  if (own) p.own = in(own);
+  if (has_c) p.c = in(state);
+  p.h = in(state);
+  const auto valid = mask(steps), resets = mask(steps);
+  if (s.masks) {
+    p.scale = in(state), p.valid = valid.get(), p.resets = resets.get(), p.reset_h = in(state);
+    if (has_c) p.reset_c = in(state);
+  }
+  p.y = out(steps * H), p.last_h = out(state);
+  if (saved) p.saved = out(steps * saved * H);
+  if (has_c) p.last_c = out(state);
+  run(base::kernels_f32.forward, p, false, s.by_rows, parts);
+  p.dlast_h = in(state), p.dy = in(steps * H), p.dh = out(state);
+  if (has_c) p.dlast_c = in(state), p.dc = out(state);
+  if (s.masks) {
+    p.dreset_h = out(state);
+    if (has_c) p.dreset_c = out(state);
+  }
+  if (s.inputs) p.dx = out(steps * D), p.dkernel = out(D * width), p.dbias = out(width);
+  if (!s.inputs) p.dxw = out(steps * width);
+  p.drecurrent_kernel = out((size_t)H * recurrent * H), p.drecurrent_bias = out((size_t)recurrent * H);
+  if (own) p.down = out(own);
+  run(base::kernels_f32.backward, p, true, s.by_rows, parts);
+  std::vector<float> all;
+  for (size_t i = 0; i < found.size(); i++) all.insert(all.end(), found[i].get(), found[i].get() + sizes[i]);
+  return all;
+}
+
+}  // namespace
+
+int main() {
+  int number = 0, wrong = 0;
+  for (int cell = 0; cell <= 6; cell++) {
+    for (const Shape& shape : {Shape{5, 7, 3, 19}, Shape{3, 1, 2, 37}, Shape{40, 9, 1, 8}}) {
+      for (int options = 0; options < 4; options++, number++) {
+        const bool by_rows = options & 1;
+        const Setup s{Cell(cell), shape, number % 3 == 0, number % 5 < 3, by_rows, number % 4 == 0, number % 7 < 3};
+        const std::vector<float> expected = results(s, 1);
+        for (const int parts : {2, 3}) {
+          const std::vector<float> found = results(s, parts);
+          if (found.size() == expected.size() &&
+              !std::memcmp(found.data(), expected.data(), found.size() * sizeof(float))) continue;
+          std::printf("cell %d, hidden %d, setup %d: %d threads change the bits\n", cell, shape.hidden, number, parts);
+          wrong++;
+        }
+      }
+    }
+  }
+  std::printf("%d setups\n", number);
+  return wrong > 0;
+}
