@@ -11,12 +11,16 @@ from jaxrnn.ops.activations import Activation, by_output
 from jaxrnn.ops.step import Pointwise, matmul
 
 
-@functools.cache
 def simple_rnn_pointwise(activation_fn: Activation = jnp.tanh) -> Pointwise:
     """h_t = activation_fn(xw_t + rh_t), the simple recurrent network of Elman (1990).
 
     The same function is returned for the same activation, so that compiled programs are found again.
     """
+    return _simple_rnn(activation_fn)
+
+
+@functools.cache  # which would tell f() from f(tanh) and f(activation_fn=tanh)
+def _simple_rnn(activation_fn: Activation) -> Pointwise:
     activation = by_output(activation_fn)
 
     def simple_rnn(params: None, carry: Array, xw: tuple[Array, ...], rh: tuple[Array, ...]):

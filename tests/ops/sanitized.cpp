@@ -86,7 +86,7 @@ std::vector<float> results(const Setup& s, int parts) {
   if (s.inputs) p.x = in(steps * D), p.kernel = in(D * width), p.bias = in(width);
   if (!s.inputs) p.xw = in(steps * width);
   p.recurrent_kernel = in((size_t)H * recurrent * H), p.recurrent_bias = in((size_t)recurrent * H);
-  if (own) p.own = in(own);
+  if (own) p.cell_param = in(own);
   if (has_c) p.c = in(state);
   p.h = in(state);
   const auto valid = mask(steps), resets = mask(steps);
@@ -107,7 +107,7 @@ std::vector<float> results(const Setup& s, int parts) {
   if (s.inputs) p.dx = out(steps * D), p.dkernel = out(D * width), p.dbias = out(width);
   if (!s.inputs) p.dxw = out(steps * width);
   p.drecurrent_kernel = out((size_t)H * recurrent * H), p.drecurrent_bias = out((size_t)recurrent * H);
-  if (own) p.down = out(own);
+  if (own) p.dcell_param = out(own);
   run(base::kernels_f32.backward, p, true, s.by_rows, parts);
   std::vector<float> all;
   for (size_t i = 0; i < found.size(); i++) all.insert(all.end(), found[i].get(), found[i].get() + sizes[i]);

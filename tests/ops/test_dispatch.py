@@ -15,6 +15,13 @@ from tests.ops.interpreted import KERNELS
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 TANH = simple_rnn_pointwise(jnp.tanh)
+
+
+def test_one_activation_has_one_pointwise_function_however_it_is_given():
+    assert simple_rnn_pointwise() is TANH
+    assert simple_rnn_pointwise(activation_fn=jnp.tanh) is TANH
+
+
 TIME, BATCH, HIDDEN = 4, 2, 3
 
 

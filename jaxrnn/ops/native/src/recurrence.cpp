@@ -211,6 +211,8 @@ size_t workspace(const Problem<T>& p, bool backward, int parts) {
 }
 
 extern const Kernels<float> kernels_f32{workspace<float>, for_cell<float, Forward>, for_cell<float, Backward>};
+#if !defined(JAXRNN_FLOAT32_ONLY)  // for the sanitizers, under which every function takes long to compile
 extern const Kernels<double> kernels_f64{workspace<double>, for_cell<double, Forward>, for_cell<double, Backward>};
+#endif
 
 }  // namespace jaxrnn::JAXRNN_ISA
