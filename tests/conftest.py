@@ -40,6 +40,14 @@ if jax.__version_info__ >= (0, 12):
     os.environ.setdefault("PJRT_NPROC", "16")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _flags_for_child_processes():
+    """Commands that run in this process set flags for XLA, which the children of later tests must not inherit."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", ""))
+        yield
+
+
 @pytest.fixture(scope="module")
 def quick_compilation():
     """Without XLA's optimisations, which would cost most of the time, and win nothing at the sizes of a test.

@@ -25,6 +25,8 @@ def test_import_loads_no_format():
 
 @pytest.mark.parametrize(("package", "function"), [("safetensors", "save_safetensors"), ("onnx", "to_onnx")])
 def test_a_package_that_is_missing_is_named_with_its_extra(package, function, tmp_path, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith(f"{package}.")]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)  # as Python's documentation says to forbid an import
     layers = jaxrnn.GRU(1, 2, rngs=nnx.Rngs(0))
     with pytest.raises(ImportError, match=rf"{package}, which is not installed: pip install 'jaxrnn\[export\]'"):
