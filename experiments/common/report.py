@@ -148,6 +148,12 @@ def advice(forecasting: Forecasting, run: Run, maes: dict[str, float], ours: flo
             f"Try --learning-rate {config.learning_rate / 10:.2g}, or find one with python -m "
             f"experiments.lr_range"
         )
+    if config.level_width and config.level_width > 2 and min(ours, untrained) > maes["naive"]:
+        return (
+            f"a moving average of {config.level_width} values, which the network adds its output to, is a worse "
+            f"forecast of this series ({untrained:.3g}) than the last value ({maes['naive']:.3g}). A smaller one "
+            f"may help: --level-width 2"
+        )
     if ours <= maes["naive"]:
         return "--recipe tuned is usually better than the course recipe" if config.recipe == "course" else None
     if run.stopped == "epochs":

@@ -34,3 +34,15 @@ def test_a_perfect_forecast_is_not_worse_than_another_perfect_one():
     assert report.comparison(maes, 0.0) is None
     assert report.advice(forecasting, run_of(1.0), maes, 0.0) is None
     assert "naive: the last value (0.000)" in (report.comparison(maes, 0.5) or "")
+
+
+@pytest.mark.parametrize(("level_width", "named"), [(80, True), (2, False)])
+def test_a_moving_average_that_is_worse_than_the_last_value_is_named(level_width, named):
+    config = resolve(Settings(recipe="tuned", series="wave", hidden=(3,), level_width=level_width))
+    wave = 50 + 10 * np.sin(np.arange(300) / 5)[:, None]
+    forecasting = Forecasting(config, Series("wave", wave, ("value",), 210))
+    maes = {
+        name: float(np.abs(f - forecasting.actual).mean()) for name, f in report.baselines(forecasting).items()
+    }
+    advice = report.advice(forecasting, run_of(1.0), maes, maes["naive"] * 1.01) or ""
+    assert ("a moving average of 80 values" in advice and "--level-width 2" in advice) == named
