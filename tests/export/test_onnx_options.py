@@ -26,7 +26,7 @@ def random_like(tree: Any) -> Any:
     return jax.tree.map(lambda a: random.normal(size=a.shape).astype(np.float32), tree)
 
 
-def compare(model: Any, x: Any = X, *, data: bytes | None = None, **options: Any) -> None:
+def assert_same_in_onnx_runtime(model: Any, x: Any = X, *, data: bytes | None = None, **options: Any) -> None:
     """The model's call with these options, in ONNX Runtime and here; a carry of True stands for a random one."""
     wanted: dict[str, Any] = {name: True for name in ("seq_lengths", "initial_carry") if name in options}
     if "return_carry" in options:
@@ -120,7 +120,7 @@ def test_layers_of_one_cell(make, with_carry, randomized):
     model = randomized(make())
     x = X.swapaxes(0, 1) if model.time_major else X
     options: dict[str, Any] = {"initial_carry": True} if with_carry else {}
-    compare(model, x, seq_lengths=LENGTHS, **options)
+    assert_same_in_onnx_runtime(model, x, seq_lengths=LENGTHS, **options)
 
 
 @pytest.mark.parametrize(
@@ -135,8 +135,8 @@ def test_layers_of_one_cell(make, with_carry, randomized):
 )
 def test_forecasters(options, randomized):
     model = randomized(jaxrnn.RNNForecaster(**({"hidden_features": 4} | options), in_features=3, rngs=nnx.Rngs(0)))
-    compare(model)
-    compare(model, initial_carry=True, return_carry=True)
+    assert_same_in_onnx_runtime(model)
+    assert_same_in_onnx_runtime(model, initial_carry=True, return_carry=True)
 
 
 def test_a_forecast_continues_from_its_carry(randomized):
@@ -155,7 +155,7 @@ def test_half_precision_is_widened(randomized):
     model = randomized(jaxrnn.GRU(3, 4, dtype=jnp.bfloat16, param_dtype=jnp.bfloat16, rngs=nnx.Rngs(0)))
     wide = jaxrnn.GRU(3, 4, rngs=nnx.Rngs(0))
     nnx.update(wide, jax.tree.map(lambda a: a.astype(jnp.float32), nnx.state(model)))
-    compare(wide, data=to_onnx(model))
+    assert_same_in_onnx_runtime(wide, data=to_onnx(model))
 
 
 @pytest.mark.parametrize("kind", [jaxrnn.SimpleRNNCell, jaxrnn.LeakyCell])
@@ -171,7 +171,7 @@ def test_what_stands_in_the_padding_does_not_matter(kind, randomized):
 def test_sets_of_operators(opset, randomized):
     stack = [jaxrnn.GRUCell(3, 4, rngs=nnx.Rngs(0)), jaxrnn.LeakyCell(4, 4, rngs=nnx.Rngs(0))]
     model = randomized(jaxrnn.StackedRNN(stack, reverse=True, return_sequences=False, skip_connections=False))
-    compare(model, data=to_onnx(model, opset=opset, seq_lengths=True), seq_lengths=LENGTHS)
+    assert_same_in_onnx_runtime(model, data=to_onnx(model, opset=opset, seq_lengths=True), seq_lengths=LENGTHS)
 
 
 def operators(model: Any) -> Counter:
