@@ -108,7 +108,7 @@ def gru_pointwise(params: None, carry: Array, xw: tuple[Array, ...], rh: tuple[A
 
 
 def gru_reset_before_pointwise(params: Array, carry: Array, xw: tuple[Array, ...], rh: tuple[Array, ...]):
-    """The gated recurrent unit as first published: the reset gate acts on h before the product.
+    """The gated recurrent unit as in the paper: the reset gate acts on h before the product.
 
         r, z = sigmoid(xw + rh)        n = tanh(xw_n + (r * h_{t-1}) @ params)
         h_t  = (1 - z) * n + z * h_{t-1}
