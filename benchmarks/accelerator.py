@@ -4,19 +4,25 @@
     python -m benchmarks.accelerator --smoke              # on any machine: tiny sizes, the numbers mean nothing
 
 Simple RNN, LSTM and GRU, in bfloat16 and in float32 with TF32 products; forward, and training steps. Starting from
-a batch of 64, 1024 steps and 128 hidden units, one of the three is varied: batch 16 to 128, 256 to 4096 steps, 64
-to 1024 hidden units; last come the sizes where our kernel needs a cluster of multiprocessors. Results are written
-after every shape. The report names the cases that were not reached in time.
+a batch of 64, 1024 steps and 128 hidden units, one of the three is varied: 64 to 1024 hidden units, batch 16 to
+128, 256 to 4096 steps. Results are written after every shape. The report names the cases that were not reached.
+
+On a GPU, "one SM" is the kernel whose tile of the batch runs on one streaming multiprocessor of a Hopper GPU;
+"Triton" is the one that does the same on any GPU and in float32; "cluster" is the one that shares a tile among
+several multiprocessors. Each is timed wherever it can run. "scan, unroll 8" is the scan with eight steps in one
+iteration of its loop. Next to bfloat16, "cuDNN, float16" is measured, in which cuDNN is faster.
 
 Before any timing all layers get the same weights and inputs ``[time, batch, hidden]``, and their outputs, losses
 and gradients are compared; a layer that differs is named and not timed, and the exit status is 1. "auto" is what
-`implementation=None` picks, which is named rather than timed again. The time is that of a whole call divided by
-the number of steps; benchmarks/common/timing.py describes how it is taken.
+`implementation=None` picks, which is named rather than timed again. A call is queued four times before its results
+are waited for, as a training loop queues its steps, and the time is divided by the number of calls and of steps;
+benchmarks/common/timing.py describes how it is taken.
 
-Not measured here: `unroll` above 1, and the scan with the XLA flag `--xla_gpu_enable_command_buffer=+WHILE`, which
-puts the whole loop in one CUDA graph; run the benchmark with XLA_FLAGS set to compare.
+Not measured here: the scan with the XLA flag `--xla_gpu_enable_command_buffer=+WHILE`, which puts the whole loop
+in one CUDA graph; run the benchmark with XLA_FLAGS set to compare.
 """
 
+import importlib
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -35,6 +41,8 @@ from benchmarks.libraries import nnx, ours, torch
 from benchmarks.libraries.base import Contestant
 from jaxrnn import ops
 from jaxrnn.ops import IMPLEMENTATIONS, Implementation
+from jaxrnn.ops.pallas import not_a_tile
+from jaxrnn.ops.pallas.recurrence import pallas_recurrence
 
 CELLS = {"simple_rnn": "simple_rnn", "lstm": "lstm", "gru": "gru_one_bias"}
 """By name: the compared cell. Flax's GRU has no recurrent bias, so none has one here."""
@@ -43,15 +51,18 @@ DTYPES = ("bfloat16", "float32")
 
 BASE = Shape(64, 1024, 128, 128)
 VARIED = [
-    BASE._replace(in_features=64, hidden=64),
+    *(BASE._replace(in_features=h, hidden=h) for h in (64, 256, 512, 1024)),
     *(BASE._replace(batch=b) for b in (16, 128)),
     *(BASE._replace(time=t) for t in (256, 4096)),
-    *(BASE._replace(in_features=h, hidden=h) for h in (256, 512, 1024)),
 ]
 
 TOLERANCES = {dtype: comparison.layer_tolerances(t, t) for dtype, t in (("bfloat16", 0.05), ("float32", 0.01))}
 
 BASELINE = "scan"
+UNROLLED = "scan, unroll 8"
+CALLS = 4
+"""That are queued before the results are waited for."""
+
 DIFFERS = "differs from the scan"
 
 
@@ -73,10 +84,9 @@ class AcceleratorOptions(FolderOptions):
 def run(options: AcceleratorOptions) -> int:
     # PyTorch needs memory beside JAX; JAX reads this when it first uses the device.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    on_cpu = jax.default_backend() == "cpu"
-    if on_cpu and not options.smoke:
+    if jax.default_backend() == "cpu" and not options.smoke:
         raise ValueError("no GPU or TPU here, so nothing can be measured; --smoke shows that the benchmark works")
-    with patch.dict(IMPLEMENTATIONS, {"pallas": interpreted()} if on_cpu else {}):
+    with patch.dict(IMPLEMENTATIONS, kernels()):
         rows = measure_all(options)
     if options.smoke:
         console.print("smoke test: the numbers mean nothing")
@@ -115,15 +125,32 @@ def points(smoke: bool) -> list[tuple[str, str, Shape]]:
     return [(cell, dtype, shape) for shape in (BASE, *VARIED) for dtype in DTYPES for cell in CELLS]
 
 
-def interpreted() -> Implementation:
-    """The GPU's kernel as Pallas interprets it on a CPU, in place of the one that needs a GPU."""
-    from jaxrnn.ops.pallas.recurrence import pallas_recurrence
-    from jaxrnn.ops.pallas.triton import TRITON
+KERNELS = {
+    "gpu": {"one SM": "mosaic_gpu_sm", "Triton": "triton", "cluster": "mosaic_gpu"},
+    "tpu": {"kernel": "mosaic_tpu"},
+}
+"""By platform: our kernels' names here, and their backends in jaxrnn.ops.pallas."""
+
+
+def kernels() -> dict[str, Implementation]:
+    """Each kernel of this machine's accelerator as an implementation by itself. On a CPU, one of the GPU's as
+    Pallas interprets it."""
+    platform = jax.default_backend()
+    if platform == "cpu":
+        return {"Triton": kernel("triton", interpret=True)}
+    return {name: kernel(backend) for name, backend in KERNELS[platform].items()}
+
+
+def kernel(backend: str, *, interpret: bool = False) -> Implementation:
+    device = getattr(importlib.import_module(f"jaxrnn.ops.pallas.{backend}"), backend.upper())
 
     def run(*arguments, reverse, unroll):
-        return pallas_recurrence(TRITON, *arguments, reverse=reverse, interpret=True)
+        return pallas_recurrence(device, *arguments, reverse=reverse, interpret=interpret)
 
-    return Implementation(run, not_preferred=lambda *_: "interpreted: for tests")
+    def unable(pointwise, arrays, platform):
+        return device.unable(arrays) or not_a_tile(pointwise, arrays, device.lacks)
+
+    return Implementation(run, unable, lambda *_: "timed by its own name")
 
 
 def measure(cell: str, dtype: str, shape: Shape, repetitions: int, seed: int) -> list[Row]:
@@ -135,8 +162,9 @@ def measure(cell: str, dtype: str, shape: Shape, repetitions: int, seed: int) ->
     weights = weights._replace(recurrent_kernel=0.5 * weights.recurrent_kernel)
     x = jax.random.normal(jax.random.key(seed), (shape.time, shape.batch, shape.in_features), dtype)
     made = {
-        "pallas": ours.layer(name, weights, x, implementation="pallas", time_major=True),
+        **{kernel: ours.layer(name, weights, x, implementation=kernel, time_major=True) for kernel in kernels()},
         BASELINE: ours.layer(name, weights, x, implementation="scan", time_major=True),
+        UNROLLED: ours.layer(name, weights, x, implementation="scan", time_major=True, unroll=8),
         "nnx.RNN": nnx.layer(nnx.CELLS[name], weights, x, time_major=True),
     }
     first, absent = {}, {}
@@ -148,16 +176,26 @@ def measure(cell: str, dtype: str, shape: Shape, repetitions: int, seed: int) ->
             except (ValueError, TypeError) as error:  # too large for the kernel; a dtype that Flax cannot scan
                 absent[contestant] = str(error).strip().splitlines()[0]
                 del made[contestant]
+    made = {contestant: queued(layer) for contestant, layer in made.items()}
     if torch.cudnn_is_missing() is None:
-        made["cuDNN"] = torch.layer(torch.CELLS[name], weights, x, time_major=True)
-        first["cuDNN"] = first_calls(made["cuDNN"])
+        inputs = {"cuDNN": x} | ({"cuDNN, float16": x.astype("float16")} if dtype == "bfloat16" else {})
+        for contestant, array in inputs.items():
+            made[contestant] = torch.layer(torch.CELLS[name], weights, array, time_major=True, calls=CALLS)
+            first[contestant] = first_calls(made[contestant])
     for contestant, wrong in differing(made, dtype).items():
         absent[contestant] = f"{DIFFERS}: {wrong}"
         del made[contestant]
     case = {"cell": cell, "dtype": dtype, "shape": shape, "auto": chosen(name, dtype, shape), "absent": absent}
     rows = timed(case, made, first, repetitions=repetitions, seed=seed)
-    steps = [{name: timing.divided_by(shape.time) for name, timing in row.timings.items()} for row in rows]
+    steps = [{name: timing.divided_by(CALLS * shape.time) for name, timing in row.timings.items()} for row in rows]
     return [replace(row, timings=timings, baseline=BASELINE) for row, timings in zip(rows, steps)]
+
+
+def queued(layer: Contestant) -> Contestant:
+    """Every function called several times; an accelerator runs the calls one after the other."""
+    return Contestant(
+        lambda: [layer.forward() for _ in range(CALLS)][-1], lambda: [layer.train() for _ in range(CALLS)][-1]
+    )
 
 
 def differing(contestants: dict[str, Contestant], dtype: str) -> dict[str, str]:

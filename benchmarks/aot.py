@@ -1,7 +1,7 @@
 """Compile the kernels for an H200, a TPU v5e and a TPU v6e on a machine that has none of them.
 
     python -m benchmarks.aot                    # everything that can be compiled here; TPUs take longest
-    python -m benchmarks.aot --devices H200 "H200 cluster"
+    python -m benchmarks.aot --devices "H200 one SM" "H200 cluster"
 
 Compilers find what lowering does not: registers that spill to memory, too little shared memory or VMEM, tiles that
 the hardware does not have. They do not say how fast a kernel is. This needs the compilers, in a scratch
@@ -37,6 +37,7 @@ from benchmarks.common.report import RESULTS, Report, Table, check_writable, con
 from jaxrnn import ops
 from jaxrnn.ops.pallas import not_a_tile
 from jaxrnn.ops.pallas.mosaic_gpu import MOSAIC_GPU
+from jaxrnn.ops.pallas.mosaic_gpu_sm import MOSAIC_GPU_SM
 from jaxrnn.ops.pallas.mosaic_tpu import MOSAIC_TPU
 from jaxrnn.ops.pallas.recurrence import Device, pallas_recurrence
 from jaxrnn.ops.pallas.triton import TRITON
@@ -65,7 +66,8 @@ CELLS = {
 }
 
 DEVICES: dict[str, tuple[Device, tuple[int, ...]]] = {
-    "H200": (TRITON, (64, 128, 256)),
+    "H200 Triton": (TRITON, (64, 128, 256)),
+    "H200 one SM": (MOSAIC_GPU_SM, (64, 128, 256)),
     "H200 cluster": (MOSAIC_GPU, (256, 512, 1024)),
     "TPU v5e": (MOSAIC_TPU, (64, 128, 256, 512, 1024)),
     "TPU v6e": (MOSAIC_TPU, (64, 128, 256, 512)),

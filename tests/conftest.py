@@ -9,11 +9,17 @@ import jax
 import pytest
 
 # Tests compare float64, the C++ library and equal bits: they ask for a CPU, also where there is an accelerator.
-# Those in tests/device ask for the accelerator. JAX read its environment when it was imported, so JAX_PLATFORMS is
-# for the child processes of tests only. Several test workers share the memory of one accelerator.
+# Those in tests/device ask for the accelerator. Several test workers share the memory of one accelerator.
 jax.config.update("jax_default_device", "cpu")
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+
+def pytest_configure(config):
+    # JAX read its environment when it was imported, so this is for the child processes of tests only. The process
+    # that starts test workers must not set it: they would see no accelerator.
+    if hasattr(config, "workerinput") or not getattr(config.option, "numprocesses", None):
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
 
 if jax.__version_info__ < (0, 11):
     # Most of the time of the tests is XLA's, which compiles thousands of small programs. Its older way of making

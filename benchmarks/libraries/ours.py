@@ -57,12 +57,9 @@ def cell_with(name: str, weights: base.Weights, dtype: Any = jnp.float32) -> jax
     return cell
 
 
-def layer(
-    name: str, weights: base.Weights, inputs: Any, *, implementation: str | None = None, time_major: bool = False
-) -> base.Contestant:
-    cell = cell_with(name, weights, inputs.dtype)
-    made = jaxrnn.RNN(cell, time_major=time_major, implementation=implementation)
-    return base.layer_in_nnx(made, inputs)
+def layer(name: str, weights: base.Weights, inputs: Any, **options: Any) -> base.Contestant:
+    """``options`` are those of :class:`jaxrnn.RNN`."""
+    return base.layer_in_nnx(jaxrnn.RNN(cell_with(name, weights, inputs.dtype), **options), inputs)
 
 
 def steps(name: str, weights: base.Weights, inputs: np.ndarray) -> dict[str, base.Steps]:

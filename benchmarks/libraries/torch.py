@@ -39,8 +39,13 @@ def _cell(name: str) -> PeerCell:
 CELLS = {"simple_rnn": _cell("RNN"), "lstm": _cell("LSTM"), "gru": _cell("GRU"), "gru_one_bias": _cell("GRU")}
 
 
-def layer(cell: PeerCell, weights: Weights, inputs: Any, *, time_major: bool = False) -> Contestant:
-    """On the device and in the dtype of the inputs: a JAX array may lie on a GPU, where float32 means TF32."""
+def layer(
+    cell: PeerCell, weights: Weights, inputs: Any, *, time_major: bool = False, calls: int = 1
+) -> Contestant:
+    """On the device and in the dtype of the inputs: a JAX array may lie on a GPU, where float32 means TF32.
+
+    Each function makes that many ``calls`` before it waits for the device.
+    """
     torch = _torch()
     x = torch.from_dlpack(inputs) if isinstance(inputs, jax.Array) else torch.tensor(inputs)
     made = cell.make(*weights.sizes)
@@ -59,11 +64,14 @@ def layer(cell: PeerCell, weights: Weights, inputs: Any, *, time_major: bool = F
 
     def forward() -> Any:
         with torch.inference_mode():
-            return waited(made(x)[0])
+            return waited([made(x)[0] for _ in range(calls)][-1])
+
+    def train_once() -> tuple[Any, Any]:
+        loss = made(x)[0].float().square().mean()
+        return loss.detach(), torch.autograd.grad(loss, params)
 
     def train() -> tuple[Any, Any]:
-        loss = made(x)[0].float().square().mean()
-        return waited((loss.detach(), torch.autograd.grad(loss, params)))
+        return waited([train_once() for _ in range(calls)][-1])
 
     return Contestant(forward, train)
 

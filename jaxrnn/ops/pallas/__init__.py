@@ -73,7 +73,7 @@ def not_a_tile(pointwise: Pointwise, a: Recurrence, lacks: frozenset[str] = froz
     return not_elementwise(Cell.of(pointwise, a), lacks)
 
 
-BACKENDS = {"gpu": ("triton", "mosaic_gpu"), "tpu": ("mosaic_tpu",)}
+BACKENDS = {"gpu": ("mosaic_gpu_sm", "triton", "mosaic_gpu"), "tpu": ("mosaic_tpu",)}
 """Modules with a :class:`Device` of their name in capitals, in the order in which they are tried."""
 
 

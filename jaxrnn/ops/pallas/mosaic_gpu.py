@@ -25,13 +25,11 @@ import math
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-from jax import lax
-from jax.experimental.pallas import mosaic_gpu as mosaic
 
 from jaxrnn.ops.pallas.cell import Cell
-from jaxrnn.ops.pallas.interface import Blocks, Kernel, Sizes, TileOps
+from jaxrnn.ops.pallas.interface import Blocks, Kernel, Sizes
 from jaxrnn.ops.pallas.limits import other_dtype, rounded_up
+from jaxrnn.ops.pallas.mosaic_gpu_kernel import Design, call_design
 from jaxrnn.ops.pallas.mosaic_gpu_product import (
     PIECE,
     RING,
@@ -43,8 +41,7 @@ from jaxrnn.ops.pallas.mosaic_gpu_product import (
     weight_pieces,
 )
 from jaxrnn.ops.pallas.recurrence import Device
-from jaxrnn.ops.pallas.registers import THREADS, layout, load, store
-from jaxrnn.ops.pallas.simplify import simplify
+from jaxrnn.ops.pallas.registers import THREADS, layout
 from jaxrnn.ops.step import Recurrence
 
 SHARED = 224 * 1024
@@ -149,116 +146,22 @@ def sizes(batch: int, cell: Cell) -> Sizes:
 def call(
     kernel: Kernel, inputs: Blocks, outputs: Blocks, sizes: Sizes, *, reverse: bool, interpret: Any
 ) -> Blocks:
-    cell, backward = kernel.cell, kernel.backward
-    gates, dtype = cell.recurrent_gates, cell.kernel_dtype
-    time = jax.tree.leaves(outputs.steps)[0].shape[0]
+    gates, dtype, backward = kernel.cell.recurrent_gates, kernel.cell.kernel_dtype, kernel.backward
     staging = staging_for(sizes, gates, dtype.itemsize, SHARED, backward=backward)
-    whole = dict(inputs.whole)
-    pieces = weight_pieces(whole.pop("kernels"), sizes, staging, backward=backward)
-    if cell.hidden != sizes.hidden:
-        whole["real"] = (jnp.arange(sizes.hidden) < cell.hidden).astype(jnp.float32)[None]
-    arguments = in_tiles(inputs._replace(whole=whole), sizes), pieces
-    results = jax.eval_shape(lambda blocks: in_tiles(blocks, sizes), outputs)
-    results = results, exchange_buffers(sizes, dtype, backward=backward)
-    scratch = scratch_types(sizes, staging, dtype, backward=backward)
-    structure = jax.tree.structure((arguments, results, list(scratch)))
 
-    def body(*references):
-        (inputs, pieces), (outputs, exchange), scratch = jax.tree.unflatten(structure, references)
-        tile, part = lax.axis_index("tile"), lax.axis_index("part")
-        block = Block(tile, part, pieces, exchange, Scratch(*scratch), sizes, staging, gates, fences=not interpret)
-        register_layout = layout(block.units, sizes.tile)
+    def make(tile, part, weights, exchange, scratch):
+        (buffers,) = exchange
+        return Block(tile, part, weights, buffers, Scratch(*scratch), sizes, staging, gates, fences=not interpret)
 
-        def place(reference, *index):
-            *_, tiles, parts, _, _ = reference.shape  # one for all, or one for each
-            return *index, tile if tiles > 1 else 0, part if parts > 1 else 0
-
-        def read(reference, *index):
-            return load(reference, place(reference, *index), register_layout)
-
-        def hold(value):
-            return mosaic.layout_cast(value, register_layout)
-
-        def write(reference, value, *index):
-            store(reference.at[place(reference, *index)], hold(value))
-
-        ops = TileOps(
-            count=time,
-            position=(lambda i: time - 1 - i) if reverse else (lambda i: i),
-            prefetch=True,
-            shape=(block.units, sizes.tile),
-            read=read,
-            write=write,
-            product=block.backward if backward else block.forward,
-            hold=hold,
-            simplify=simplify,
-            real=read(inputs.whole["real"]) != 0 if "real" in inputs.whole else None,
-        )
-        block.prologue()
-        state = kernel.run(inputs, outputs, ops, kernel.start(inputs, ops))
-        block.epilogue()
-        for target, value in zip(jax.tree.leaves(outputs.rows), jax.tree.leaves(state), strict=True):
-            write(target, value)
-
-    body.__name__ = kernel.name
-    found = mosaic.kernel(
-        body,
-        out_type=jax.tree.leaves(results),
-        scratch_types=list(scratch),
-        grid=(sizes.rows // sizes.tile,),
-        grid_names=("tile",),
-        cluster=(sizes.parts,),
-        cluster_names=("part",),
-        compiler_params=mosaic.CompilerParams(lowering_semantics=mosaic.LoweringSemantics.Lane),
-        interpret=interpret,
-    )(*jax.tree.leaves(arguments))
-    return out_of_tiles(jax.tree.unflatten(jax.tree.structure(results), found)[0], sizes)
-
-
-BY_GATES = ("xw", "drh", "dxw")
-MASKS = ("valid", "resets")
-
-
-def in_tiles(blocks: Blocks, sizes: Sizes) -> Blocks:
-    """Arrays ``[..., rows, hidden]`` as ``[..., tiles, parts, units, rows of a tile]``, gates in front of that.
-
-    What is the same for all rows is repeated for those of one tile; for all units, for those of one part.
-    """
-    units = sizes.hidden // sizes.parts
-
-    def tiled(array):
-        *leading, rows, columns = array.shape
-        repeated = sizes.tile if rows == 1 else rows, units if columns == 1 else columns
-        array = jnp.broadcast_to(array, (*leading, *repeated))
-        array = array.reshape(*leading, -1, sizes.tile, repeated[1] // units, units)
-        return jnp.moveaxis(array, -3, -1)
-
-    def gates_first(array):
-        return jnp.moveaxis(array.reshape(*array.shape[:-1], -1, sizes.hidden), -2, 1)
-
-    def prepared(name, part):
-        if name in MASKS:  # repeated as they are, they should at least be narrow
-            return part.astype(jnp.bfloat16)
-        return gates_first(part) if name in BY_GATES else part
-
-    steps = {name: prepared(name, part) for name, part in blocks.steps.items()}
-    return jax.tree.map(tiled, blocks._replace(steps=steps))
-
-
-def out_of_tiles(blocks: Blocks, sizes: Sizes) -> Blocks:
-    """What :func:`in_tiles` made, as it was."""
-
-    def whole(array):
-        array = jnp.moveaxis(array, -1, -3)
-        return array.reshape(*array.shape[:-4], sizes.rows, sizes.hidden)
-
-    def gates_last(array):
-        array = jnp.moveaxis(array, 1, -2)
-        return array.reshape(*array.shape[:-2], -1)
-
-    found = jax.tree.map(whole, blocks)
-    steps = {name: gates_last(part) if name in BY_GATES else part for name, part in found.steps.items()}
-    return found._replace(steps=steps)
+    design = Design(
+        weights=weight_pieces(inputs.whole["kernels"], sizes, staging, backward=backward),
+        exchange=[exchange_buffers(sizes, dtype, backward=backward)],
+        scratch=list(scratch_types(sizes, staging, dtype, backward=backward)),
+        layout=layout(sizes.hidden // sizes.parts, sizes.tile),
+        make=make,
+        launch={"cluster": (sizes.parts,), "cluster_names": ("part",)},
+    )
+    return call_design(design, kernel, inputs, outputs, sizes, reverse=reverse, interpret=interpret)
 
 
 MOSAIC_GPU = Device(

@@ -1,0 +1,218 @@
+"""The kernels on one SM of a Hopper GPU, for weights that fit its shared memory, through Pallas and Mosaic GPU.
+
+A block has 16 rows of the batch and runs them over all steps, like ``triton.py``, which runs what this cannot
+(float32, other GPUs). Its warpgroups share the units, 64 each. Tiles are ``[units, rows]``: a product of the
+tensor cores has at least 64 rows, which are units here, so that 16 rows of the batch cost no padding. Every tile,
+from memory or from a product, has the layout of the tensor cores' results in registers, so nothing is rearranged
+between the product and the cell's equations. All that goes from thread to thread is what the next product reads,
+through shared memory, with one wait a step::
+
+    forward     h_{t-1}, to which every warpgroup adds its units, times the columns of the warpgroup's units
+    backward    drh of all units and gates, times the rows of the warpgroup's units
+
+There are two buffers in turns: who writes to one has passed the wait that all others reach only after reading it.
+
+Hidden sizes are padded to multiples of 64, batches to multiples of 16. Products are of bfloat16 or float16, and
+accumulate in float32.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as mosaic
+
+from jaxrnn.ops.pallas.cell import Cell
+from jaxrnn.ops.pallas.interface import Blocks, Kernel, Sizes
+from jaxrnn.ops.pallas.limits import other_dtype, rounded_up, too_large
+from jaxrnn.ops.pallas.mosaic_gpu_kernel import Design, call_design
+from jaxrnn.ops.pallas.recurrence import Device
+from jaxrnn.ops.pallas.registers import store
+from jaxrnn.ops.step import Recurrence, accumulation_dtype
+
+ROWS = 16
+"""Of the batch, in one tile."""
+
+UNITS = 64
+"""Of a warpgroup: the rows that the tensor cores take at least."""
+
+SHARED = 224 * 1024
+"""Bytes of shared memory for one block: of 227 KiB, what barriers and alignment leave."""
+
+MOST_PARTS = 4
+"""Warpgroups of a block. A thread of more than four would have fewer registers than 128."""
+
+
+def unable(a: Recurrence) -> str | None:
+    try:
+        device = jax.local_devices(backend="gpu")[0]
+    except RuntimeError:
+        pass
+    else:
+        if str(device.compute_capability) != "9.0":
+            return f"the kernels of warpgroups need compute capability 9.0, not {device.compute_capability}"
+    (hidden, columns), dtype = a.recurrent_kernel.shape, a.recurrent_kernel.dtype
+    reason = other_dtype(a, ("float32", "bfloat16", "float16"), "the GPU kernel")
+    if reason is None and dtype.itemsize != 2:
+        return f"the tensor cores' kernel multiplies bfloat16 and float16, not {dtype}"
+    if reason is not None:
+        return reason
+    gates = columns // hidden
+    # Both buffers of what the products read: backward, all gates of all units.
+    buffers = 2 * columns // hidden * padded(hidden) * ROWS * dtype.itemsize
+    reason = too_large(a, padded, SHARED - buffers, "the shared memory of one streaming multiprocessor")
+    if reason is None and padded(hidden) // UNITS > MOST_PARTS:
+        reason = f"one streaming multiprocessor runs hidden sizes up to {MOST_PARTS * UNITS}, not {hidden}"
+    arrays = gates + a.xw.shape[-1] // hidden + len(jax.tree.leaves((a.initial_carry, a.params)))
+    if reason is None and arrays * padded(hidden) > MOST_NUMBERS:
+        reason = f"{arrays} gates, parts of the carry and parameters of {hidden} units need too many registers"
+    return reason
+
+
+MOST_NUMBERS = 4096
+"""Of one row of the batch, in the registers of a block; with more, they spill."""
+
+
+def padded(hidden: int) -> int:
+    """
+    >>> padded(3), padded(100), padded(128)
+    (64, 128, 128)
+    """
+    return rounded_up(hidden, UNITS)
+
+
+def sizes(batch: int, cell: Cell) -> Sizes:
+    hidden = padded(cell.hidden)
+    return Sizes(rounded_up(batch, ROWS), ROWS, hidden, hidden // UNITS)
+
+
+def call(
+    kernel: Kernel, inputs: Blocks, outputs: Blocks, sizes: Sizes, *, reverse: bool, interpret: Any
+) -> Blocks:
+    gates, dtype, backward = kernel.cell.recurrent_gates, kernel.cell.kernel_dtype, kernel.backward
+
+    def make(tile, part, weights, exchange, scratch):
+        return Warpgroup(part, weights, Scratch(*scratch), sizes, gates)
+
+    design = Design(
+        weights=weight_pieces(inputs.whole["kernels"], sizes),
+        exchange=[],
+        scratch=list(scratch_types(sizes, gates, dtype, backward=backward)),
+        layout=mosaic.Layout.WGMMA,
+        make=make,
+        launch={"num_threads": sizes.parts, "thread_name": "part"},
+        waits=False,
+    )
+    return call_design(design, kernel, inputs, outputs, sizes, reverse=reverse, interpret=interpret)
+
+
+class Scratch(NamedTuple):
+    """What a block has in shared memory.
+
+    Attributes:
+      weights: pieces ``[UNITS, UNITS]`` of the recurrent kernel, as :func:`weight_pieces` orders them.
+      rhs: right side of the product, ``[2, summed units, rows]``.
+      weights_arrived: barriers, one for each warpgroup.
+      written: barrier, which all warpgroups pass when all have written to rhs.
+    """
+
+    weights: Any
+    rhs: Any
+    weights_arrived: Any
+    written: Any
+
+
+def scratch_types(sizes: Sizes, gates: int, dtype: jnp.dtype, *, backward: bool) -> Scratch:
+    def operand(*shape):  # the tensor cores want both sides of a product in pieces of the same width
+        transforms = mosaic.TilingTransform((8, ROWS)), mosaic.SwizzleTransform(ROWS * dtype.itemsize)
+        return mosaic.SMEM(shape, dtype, transforms=transforms)
+
+    return Scratch(
+        operand(sizes.parts * gates * sizes.parts, UNITS, UNITS),
+        operand(2, sizes.hidden * (gates if backward else 1), ROWS),
+        mosaic.Barrier(num_barriers=sizes.parts),
+        mosaic.Barrier(num_arrivals=sizes.parts),
+    )
+
+
+def weight_pieces(kernels: Array, sizes: Sizes) -> Array:
+    """``[parts * gates * parts, UNITS, UNITS]`` from ``[gates, hidden, hidden]``, transposed for backward.
+
+    A piece has the warpgroup's units in its rows, and the units that are summed over in its columns: the rows of
+    ``kernels``. Pieces are in the order of warpgroups, of gates, and of the summed units.
+    """
+    gates = len(kernels)
+    split = kernels.reshape(gates, sizes.parts, UNITS, sizes.parts, UNITS)
+    return split.transpose(3, 0, 1, 4, 2).reshape(-1, UNITS, UNITS)
+
+
+class Warpgroup(NamedTuple):
+    """One part of a block: which units are its own, its weights in memory, and the shared memory of the block."""
+
+    part: Any
+    weights: Any
+    scratch: Scratch
+    sizes: Sizes
+    gates: int
+
+    def prologue(self) -> None:
+        """Copy the weights to shared memory."""
+        arrived, pieces = self.scratch.weights_arrived.at[self.part], self.gates * self.sizes.parts
+        own = pl.ds(self.part * pieces, pieces)
+        mosaic.copy_gmem_to_smem(self.weights.at[own], self.scratch.weights.at[own], arrived)
+        mosaic.barrier_wait(arrived)
+
+    def epilogue(self) -> None:
+        """Nothing is on its way."""
+
+    def forward(self, i: Any, tiles: list[Array]) -> list[Array]:
+        """Every gate's product of h, of which this warpgroup has ``tiles[0]``, with its own units' columns."""
+        h = self._shared(i, tiles)
+
+        def multiply(*accumulators):
+            for gate, accumulator in enumerate(accumulators):
+                for summed in range(self.sizes.parts):
+                    mosaic.wgmma(accumulator, self._piece(gate, summed), self._units(h, summed))
+            mosaic.wgmma_wait(0)
+            return [accumulator[...] for accumulator in accumulators]
+
+        return pl.run_scoped(multiply, *[self._accumulator()] * self.gates)
+
+    def backward(self, i: Any, tiles: list[Array]) -> list[Array]:
+        """The gradient of h, this warpgroup's units of it, from those of every gate's product."""
+        drh = self._shared(i, tiles)
+
+        def multiply(accumulator):
+            for gate in range(self.gates):
+                for summed in range(self.sizes.parts):
+                    number = gate * self.sizes.parts + summed
+                    mosaic.wgmma(accumulator, self._piece(gate, summed), self._units(drh, number))
+            mosaic.wgmma_wait(0)
+            return accumulator[...]
+
+        return [pl.run_scoped(multiply, self._accumulator())]
+
+    def _shared(self, i: Any, tiles: list[Array]) -> Any:
+        """The tiles of all warpgroups, in shared memory, ``[gates * hidden, rows]``."""
+        target = self.scratch.rhs.at[lax.rem(i, jnp.asarray(2, i.dtype))]
+        for gate, tile in enumerate(tiles):
+            store(self._units(target, gate * self.sizes.parts + self.part), tile)
+        mosaic.commit_smem()
+        if self.sizes.parts > 1:
+            mosaic.barrier_arrive(self.scratch.written)
+            mosaic.barrier_wait(self.scratch.written)
+        return target
+
+    def _units(self, reference: Any, number: Any) -> Any:
+        return reference.at[pl.ds(number * UNITS, UNITS)]
+
+    def _piece(self, gate: int, summed: int) -> Any:
+        return self.scratch.weights.at[(self.part * self.gates + gate) * self.sizes.parts + summed]
+
+    def _accumulator(self) -> Any:
+        return mosaic.WGMMAAccumulatorRef((UNITS, ROWS), accumulation_dtype(self.scratch.weights.dtype))
+
+
+MOSAIC_GPU_SM = Device(sizes, call, unable, lacks=frozenset(("ceil", "floor", "pow")))
