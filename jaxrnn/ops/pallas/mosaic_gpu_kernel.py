@@ -14,7 +14,14 @@ from jax import Array, lax
 from jax.experimental.pallas import mosaic_gpu as mosaic
 
 from jaxrnn.ops.pallas.interface import Blocks, Kernel, Sizes, TileOps
-from jaxrnn.ops.pallas.registers import load, store
+from jaxrnn.ops.pallas.registers import (
+    in_thread_order,
+    load,
+    load_in_thread_order,
+    out_of_thread_order,
+    store,
+    store_in_thread_order,
+)
 from jaxrnn.ops.pallas.simplify import IN_HALF_PRECISION, REPLACEMENTS, simplify
 
 
@@ -29,6 +36,8 @@ class Design(NamedTuple):
       make: ``(tile, part, weights, exchange, scratch)`` to the part, which has ``prologue``, ``forward``,
         ``backward`` and ``epilogue``; the arguments are references, the first two numbers.
       launch: how a kernel is launched whose axis "part" numbers the parts, for ``mosaic.kernel``.
+      thread_order: whether arrays of half precision lie in memory as threads have them in registers; the layout is
+        that of a product's results then.
       waits: whether the compiler adds waits between the threads of a warpgroup around every reading and writing.
         Not needed where no memory is both read and written by the threads of one warpgroup, except by copies and
         products that are waited for.
@@ -40,6 +49,7 @@ class Design(NamedTuple):
     layout: Any
     make: Callable[..., Any]
     launch: dict[str, Any]
+    thread_order: bool = False
     waits: bool = True
 
 
@@ -59,8 +69,8 @@ def call_design(
     whole = {name: value for name, value in inputs.whole.items() if name != "kernels"}
     if cell.hidden != sizes.hidden:
         whole["real"] = (jnp.arange(sizes.hidden) < cell.hidden).astype(jnp.float32)[None]
-    arguments = in_tiles(inputs._replace(whole=whole), sizes), design.weights
-    results = jax.eval_shape(lambda blocks: in_tiles(blocks, sizes), outputs), design.exchange
+    arguments = in_tiles(inputs._replace(whole=whole), sizes, design.thread_order), design.weights
+    results = jax.eval_shape(lambda blocks: in_tiles(blocks, sizes, False), outputs), design.exchange
     structure = jax.tree.structure((arguments, results, design.scratch))
     narrow = cell.dtype.itemsize == 2
     replacements = REPLACEMENTS | IN_HALF_PRECISION if narrow else REPLACEMENTS
@@ -75,13 +85,16 @@ def call_design(
             return *index, tile if tiles > 1 else 0, part if parts > 1 else 0
 
         def read(reference, *index):
+            if design.thread_order and _is_narrow(reference):
+                return load_in_thread_order(reference.at[place(reference, *index)], reference.dtype)
             return load(reference, place(reference, *index), design.layout)
 
         def hold(value):
             return mosaic.layout_cast(value, design.layout)
 
         def write(reference, value, *index):
-            store(reference.at[place(reference, *index)], hold(value))
+            write_tile = store_in_thread_order if design.thread_order and _is_narrow(reference) else store
+            write_tile(reference.at[place(reference, *index)], hold(value))
 
         ops = TileOps(
             count=time,
@@ -116,17 +129,22 @@ def call_design(
         interpret=interpret,
         **design.launch,
     )(*jax.tree.leaves(arguments))
-    return out_of_tiles(jax.tree.unflatten(jax.tree.structure(results), found)[0], sizes)
+    return out_of_tiles(jax.tree.unflatten(jax.tree.structure(results), found)[0], sizes, design.thread_order)
+
+
+def _is_narrow(array: Any) -> bool:
+    return array.dtype.itemsize == 2
 
 
 BY_GATES = ("xw", "drh", "dxw")
 MASKS = ("valid", "resets")
 
 
-def in_tiles(blocks: Blocks, sizes: Sizes) -> Blocks:
+def in_tiles(blocks: Blocks, sizes: Sizes, thread_order: bool) -> Blocks:
     """Arrays ``[..., rows, hidden]`` as ``[..., tiles, parts, units, rows of a tile]``, gates in front of that.
 
-    What is the same for all rows is repeated for those of one tile; for all units, for those of one part.
+    With ``thread_order``, a tile of half precision has its numbers in the order of the threads. What is the same
+    for all rows is repeated for those of one tile; for all units, for those of one part.
     """
     units = sizes.hidden // sizes.parts
 
@@ -135,7 +153,8 @@ def in_tiles(blocks: Blocks, sizes: Sizes) -> Blocks:
         repeated = sizes.tile if rows == 1 else rows, units if columns == 1 else columns
         array = jnp.broadcast_to(array, (*leading, *repeated))
         array = array.reshape(*leading, -1, sizes.tile, repeated[1] // units, units)
-        return jnp.moveaxis(array, -3, -1)
+        array = jnp.moveaxis(array, -3, -1)
+        return in_thread_order(array) if thread_order and _is_narrow(array) else array
 
     def gates_first(array):
         return jnp.moveaxis(array.reshape(*array.shape[:-1], -1, sizes.hidden), -2, 1)
@@ -149,10 +168,12 @@ def in_tiles(blocks: Blocks, sizes: Sizes) -> Blocks:
     return jax.tree.map(tiled, blocks._replace(steps=steps))
 
 
-def out_of_tiles(blocks: Blocks, sizes: Sizes) -> Blocks:
+def out_of_tiles(blocks: Blocks, sizes: Sizes, thread_order: bool) -> Blocks:
     """What :func:`in_tiles` made, as it was."""
 
     def whole(array):
+        if thread_order and _is_narrow(array):
+            array = out_of_thread_order(array)
         array = jnp.moveaxis(array, -1, -3)
         return array.reshape(*array.shape[:-4], sizes.rows, sizes.hidden)
 

@@ -29,14 +29,8 @@ from jaxrnn.ops.pallas.interface import Blocks, Kernel, Sizes
 from jaxrnn.ops.pallas.limits import other_dtype, rounded_up, too_large
 from jaxrnn.ops.pallas.mosaic_gpu_kernel import Design, call_design
 from jaxrnn.ops.pallas.recurrence import Device
-from jaxrnn.ops.pallas.registers import store
+from jaxrnn.ops.pallas.registers import ROWS, UNITS, store
 from jaxrnn.ops.step import Recurrence, accumulation_dtype
-
-ROWS = 16
-"""Of the batch, in one tile."""
-
-UNITS = 64
-"""Of a warpgroup: the rows that the tensor cores take at least."""
 
 SHARED = 224 * 1024
 """Bytes of shared memory for one block: of 227 KiB, what barriers and alignment leave."""
@@ -103,6 +97,7 @@ def call(
         layout=mosaic.Layout.WGMMA,
         make=make,
         launch={"num_threads": sizes.parts, "thread_name": "part"},
+        thread_order=not interpret,  # which has no registers
         waits=False,
     )
     return call_design(design, kernel, inputs, outputs, sizes, reverse=reverse, interpret=interpret)
