@@ -3,9 +3,10 @@
     python -m benchmarks.accelerator                      # under 8 minutes
     python -m benchmarks.accelerator --smoke              # on any machine: tiny sizes, the numbers mean nothing
 
-Simple RNN, LSTM and GRU, in bfloat16 and in float32 with TF32 products; forward, and training steps. Starting from
-a batch of 64, 1024 steps and 128 hidden units, one of the three is varied: 64 to 1024 hidden units, batch 16 to
-128, 256 to 4096 steps. Results are written after every shape. The report names the cases that were not reached.
+Simple RNN, LSTM, GRU and a user's cell, in bfloat16 and in float32 with TF32 products; forward, and training
+steps. Starting from a batch of 64, 1024 steps and 128 hidden units, one of the three is varied: 64 to 1024 hidden
+units, batch 16 to 2048, 256 to 4096 steps. Results are written after every shape. The report names the cases that
+were not reached.
 
 On a GPU, "one SM" is the kernel whose tile of the batch runs on one streaming multiprocessor of a Hopper GPU;
 "Triton" is the one that does the same on any GPU and in float32; "cluster" is the one that shares a tile among
@@ -27,24 +28,32 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any
 from unittest.mock import patch
 
 import jax
+import jax.numpy as jnp
 import tyro
+from flax.nnx import Rngs, state, to_pure_dict
 
+import jaxrnn
 from benchmarks.common import comparison
 from benchmarks.common.command import FolderOptions, command
 from benchmarks.common.report import Report, console, medians, spread_text
 from benchmarks.common.rows import Row, Shape, time_table
 from benchmarks.layers import MODES, first_calls, timed
-from benchmarks.libraries import nnx, ours, torch
+from benchmarks.libraries import base, nnx, ours, torch
 from benchmarks.libraries.base import Contestant
+from benchmarks.libraries.by_hand import readme_cells, scan_by_hand
 from jaxrnn import ops
 from jaxrnn.ops import IMPLEMENTATIONS, Implementation
 from jaxrnn.ops.pallas import not_a_tile
 from jaxrnn.ops.pallas.recurrence import pallas_recurrence
 
-CELLS = {"simple_rnn": "simple_rnn", "lstm": "lstm", "gru": "gru_one_bias"}
+OWN = "MinimalGatedCell"
+"""The user's cell that the documentation shows."""
+
+CELLS = {"simple_rnn": "simple_rnn", "lstm": "lstm", "gru": "gru_one_bias", OWN: OWN}
 """By name: the compared cell. Flax's GRU has no recurrent bias, so none has one here."""
 
 DTYPES = ("bfloat16", "float32")
@@ -52,8 +61,10 @@ DTYPES = ("bfloat16", "float32")
 BASE = Shape(64, 1024, 128, 128)
 VARIED = [
     *(BASE._replace(in_features=h, hidden=h) for h in (64, 256, 512, 1024)),
+    *(BASE._replace(batch=b, time=256) for b in (512, 2048)),
+    *(BASE._replace(batch=b, time=256, in_features=512, hidden=512) for b in (128, 256)),
     *(BASE._replace(batch=b) for b in (16, 128)),
-    *(BASE._replace(time=t) for t in (256, 4096)),
+    BASE._replace(time=4096),
 ]
 
 TOLERANCES = {dtype: comparison.layer_tolerances(t, t) for dtype, t in (("bfloat16", 0.05), ("float32", 0.01))}
@@ -156,17 +167,18 @@ def kernel(backend: str, *, interpret: bool = False) -> Implementation:
 def measure(cell: str, dtype: str, shape: Shape, repetitions: int, seed: int) -> list[Row]:
     """All contestants at one shape: compiled side by side, compared, timed."""
     name = CELLS[cell]
-    weights = ours.first_weights(name, shape.hidden, shape.hidden, seed=seed)
-    # Half as large, so that rounding errors shrink from step to step: after thousands of steps in half precision
-    # the results of different programs can still be compared.
-    weights = weights._replace(recurrent_kernel=0.5 * weights.recurrent_kernel)
+    cell_of_ours, weights = first_cell(name, shape, dtype, seed)
     x = jax.random.normal(jax.random.key(seed), (shape.time, shape.batch, shape.in_features), dtype)
-    made = {
-        **{kernel: ours.layer(name, weights, x, implementation=kernel, time_major=True) for kernel in kernels()},
-        BASELINE: ours.layer(name, weights, x, implementation="scan", time_major=True),
-        UNROLLED: ours.layer(name, weights, x, implementation="scan", time_major=True, unroll=8),
-        "nnx.RNN": nnx.layer(nnx.CELLS[name], weights, x, time_major=True),
-    }
+
+    def layer(implementation: str, unroll: int = 1) -> Contestant:
+        options: Any = {"time_major": True, "implementation": implementation, "unroll": unroll}
+        return base.layer_in_nnx(jaxrnn.RNN(cell_of_ours, **options), x)
+
+    made = {**{kernel: layer(kernel) for kernel in kernels()}, BASELINE: layer("scan"), UNROLLED: layer("scan", 8)}
+    if weights is None:
+        made["scanned by hand"] = own_by_hand(cell_of_ours, x)
+    else:
+        made["nnx.RNN"] = nnx.layer(nnx.CELLS[name], weights, x, time_major=True)
     first, absent = {}, {}
     with ThreadPoolExecutor() as pool:
         compiling = {contestant: pool.submit(first_calls, layer) for contestant, layer in made.items()}
@@ -177,7 +189,7 @@ def measure(cell: str, dtype: str, shape: Shape, repetitions: int, seed: int) ->
                 absent[contestant] = str(error).strip().splitlines()[0]
                 del made[contestant]
     made = {contestant: queued(layer) for contestant, layer in made.items()}
-    if torch.cudnn_is_missing() is None:
+    if weights is not None and torch.cudnn_is_missing() is None:
         inputs = {"cuDNN": x} | ({"cuDNN, float16": x.astype("float16")} if dtype == "bfloat16" else {})
         for contestant, array in inputs.items():
             made[contestant] = torch.layer(torch.CELLS[name], weights, array, time_major=True, calls=CALLS)
@@ -185,10 +197,37 @@ def measure(cell: str, dtype: str, shape: Shape, repetitions: int, seed: int) ->
     for contestant, wrong in differing(made, dtype).items():
         absent[contestant] = f"{DIFFERS}: {wrong}"
         del made[contestant]
-    case = {"cell": cell, "dtype": dtype, "shape": shape, "auto": chosen(name, dtype, shape), "absent": absent}
+    case = {"cell": cell, "dtype": dtype, "shape": shape, "auto": chosen(cell_of_ours, x), "absent": absent}
     rows = timed(case, made, first, repetitions=repetitions, seed=seed)
     steps = [{name: timing.divided_by(CALLS * shape.time) for name, timing in row.timings.items()} for row in rows]
     return [replace(row, timings=timings, baseline=BASELINE) for row, timings in zip(rows, steps)]
+
+
+def first_cell(name: str, shape: Shape, dtype: str, seed: int) -> tuple[jaxrnn.RecurrentCell, base.Weights | None]:
+    """Our cell, and its weights in float32 unless it is a user's.
+
+    The recurrent kernel is half as large as usual, so that rounding errors shrink from step to step: after
+    thousands of steps in half precision the results of different programs can still be compared.
+    """
+    if name == OWN:
+        options: Any = {"dtype": dtype, "param_dtype": dtype, "rngs": Rngs(seed)}
+        cell = readme_cells()[OWN](shape.in_features, shape.hidden, **options)
+        cell.recurrent_kernel[...] *= 0.5
+        return cell, None
+    weights = ours.first_weights(name, shape.hidden, shape.hidden, seed=seed)
+    weights = weights._replace(recurrent_kernel=0.5 * weights.recurrent_kernel)
+    return ours.cell_with(name, weights, jnp.dtype(dtype)), weights
+
+
+def own_by_hand(cell: jaxrnn.RecurrentCell, x: Any) -> Contestant:
+    """The user's cell in ``lax.scan``, with the input projection before the loop, for JAX to differentiate."""
+    params = to_pure_dict(state(cell))
+    h = jnp.zeros((x.shape[1], cell.hidden_features), x.dtype)
+
+    def apply(params: Any, x: Any) -> Any:
+        return scan_by_hand(OWN, params, x.swapaxes(0, 1), h, hoisted=True)[1].swapaxes(0, 1)
+
+    return base.layer_in_jax(apply, params, x)
 
 
 def queued(layer: Contestant) -> Contestant:
@@ -204,12 +243,11 @@ def differing(contestants: dict[str, Contestant], dtype: str) -> dict[str, str]:
     return comparison.differences(results, BASELINE, TOLERANCES[dtype])
 
 
-def chosen(name: str, dtype: str, shape: Shape) -> str:
+def chosen(cell: jaxrnn.RecurrentCell, x: Any) -> str:
     """The implementation that ``implementation=None`` picks for this layer on this machine."""
-    cell = ours.make_cell(name, shape.in_features, shape.hidden, dtype=dtype, param_dtype=dtype)
     pointwise, params = cell.pure_pointwise()
-    xw = jax.ShapeDtypeStruct((shape.time, shape.batch, cell.num_gates * shape.hidden), dtype)
-    carry = cell.initialize_carry((shape.batch, shape.in_features))
+    xw = jax.ShapeDtypeStruct((*x.shape[:-1], cell.num_gates * cell.hidden_features), x.dtype)
+    carry = cell.initialize_carry(x.shape[1:])
     return ops.explain(pointwise, cell.recurrent_kernel[...], xw, carry, params=params).chosen
 
 

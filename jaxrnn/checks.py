@@ -48,6 +48,11 @@ def positive_integer(name: str, value: Any) -> int:
     return number
 
 
+def positive_integer_or_none(name: str, value: Any) -> int | None:
+    """None, or what :func:`positive_integer` accepts."""
+    return None if value is None else positive_integer(name, value)
+
+
 def dropout_rate(name: str, value: Any) -> float:
     """The share of units to drop: a number of at least 0 and below 1."""
     try:

@@ -57,9 +57,8 @@ def cell_with(name: str, weights: base.Weights, dtype: Any = jnp.float32) -> jax
     return cell
 
 
-def layer(name: str, weights: base.Weights, inputs: Any, **options: Any) -> base.Contestant:
-    """``options`` are those of :class:`jaxrnn.RNN`."""
-    return base.layer_in_nnx(jaxrnn.RNN(cell_with(name, weights, inputs.dtype), **options), inputs)
+def layer(name: str, weights: base.Weights, inputs: Any) -> base.Contestant:
+    return base.layer_in_nnx(jaxrnn.RNN(cell_with(name, weights, inputs.dtype)), inputs)
 
 
 def steps(name: str, weights: base.Weights, inputs: np.ndarray) -> dict[str, base.Steps]:

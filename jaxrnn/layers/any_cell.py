@@ -20,7 +20,7 @@ def scan_any_cell(
     seq_lengths: Array | None,
     resets: Array | None,
     reverse: bool,
-    unroll: int,
+    unroll: int | None,
     broadcast_rngs: nnx.filterlib.Filter = None,
 ) -> tuple[Carry, Array]:
     """Scan a cell over ``inputs [time, *batch, *features]``.
@@ -54,7 +54,7 @@ def scan_any_cell(
         return (new_carry, other), y
 
     (carry, other), outputs = lax.scan(
-        body, (initial_carry, other), (inputs, valid, resets), reverse=reverse, unroll=unroll
+        body, (initial_carry, other), (inputs, valid, resets), reverse=reverse, unroll=unroll or 1
     )
     nnx.update(cell, other)
     return carry, outputs

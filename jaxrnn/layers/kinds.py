@@ -46,7 +46,7 @@ _ARGUMENTS = """\
   reverse: run from the last step to the first.
   keep_order: with ``reverse``, return the outputs in the order of the inputs instead of the order in which they
     were computed.
-  unroll: steps per iteration of the compiled loop.
+  unroll: steps per iteration of the compiled loop; None for what is fastest (:func:`jaxrnn.ops.recurrence`).
   implementation: which implementation of the engine to use, see :func:`jaxrnn.ops.recurrence`; None chooses.
   remat_every: for training on long sequences. Keeps only the carry of every ``remat_every``-th step, and computes
     the others again in the backward pass.
@@ -122,7 +122,7 @@ class _CellStack(StackedRNN):
         return_carry: bool = False,
         reverse: bool = False,
         keep_order: bool = False,
-        unroll: int = 1,
+        unroll: int | None = None,
         implementation: str | None = None,
         remat_every: int | None = None,
         rngs: nnx.Rngs,

@@ -40,7 +40,7 @@ class RNN(nnx.Module):
       reverse: run from the last step to the first.
       keep_order: with ``reverse``, return the outputs in the order of the inputs instead of the order in which
         they were computed.
-      unroll: steps per iteration of the compiled loop.
+      unroll: steps per iteration of the compiled loop; None for what is fastest (:func:`jaxrnn.ops.recurrence`).
       state_axes: for compatibility with Flax. Only its default ``{...: nnx.Carry}`` is supported, with or without
         ``nnx.Param: None``: a cell's other variables are carried from step to step.
       broadcast_rngs: selects those random streams of the cell (for dropout) that repeat at every step.
@@ -73,7 +73,7 @@ class RNN(nnx.Module):
         return_carry: bool = False,
         reverse: bool = False,
         keep_order: bool = False,
-        unroll: int = 1,
+        unroll: int | None = None,
         state_axes: Mapping[Any, Any] | None = None,
         broadcast_rngs: nnx.filterlib.Filter = None,
         rngs: nnx.Rngs | nnx.RngStream | bool = True,
@@ -85,12 +85,12 @@ class RNN(nnx.Module):
         self.return_carry = checks.flag("return_carry", return_carry)
         self.reverse = checks.flag("reverse", reverse)
         self.keep_order = checks.flag("keep_order", keep_order)
-        self.unroll = checks.positive_integer("unroll", unroll)
+        self.unroll = checks.positive_integer_or_none("unroll", unroll)
         _check_state_axes(state_axes)
         self.broadcast_rngs = broadcast_rngs
         self.rngs = nnx.data(_own_stream(rngs))
         self.implementation = implementation
-        self.remat_every = None if remat_every is None else checks.positive_integer("remat_every", remat_every)
+        self.remat_every = checks.positive_integer_or_none("remat_every", remat_every)
 
     def __call__(
         self,

@@ -25,7 +25,7 @@ def run_cell(
     seq_lengths: Array | None = None,
     resets: Array | None = None,
     reverse: bool = False,
-    unroll: int = 1,
+    unroll: int | None = None,
     implementation: str | None = None,
     remat_every: int | None = None,
     recurrent_scale: Array | None = None,

@@ -88,7 +88,7 @@ class StackedRNN(nnx.Module):
         return_carry: bool = False,
         reverse: bool = False,
         keep_order: bool = False,
-        unroll: int = 1,
+        unroll: int | None = None,
         implementation: str | None = None,
         remat_every: int | None = None,
         rngs: nnx.Rngs | None = None,
@@ -122,9 +122,9 @@ class StackedRNN(nnx.Module):
         self.time_major = checks.flag("time_major", time_major)
         self.return_carry = checks.flag("return_carry", return_carry)
         self.keep_order = checks.flag("keep_order", keep_order)
-        self.unroll = checks.positive_integer("unroll", unroll)
+        self.unroll = checks.positive_integer_or_none("unroll", unroll)
         self.implementation = implementation
-        self.remat_every = None if remat_every is None else checks.positive_integer("remat_every", remat_every)
+        self.remat_every = checks.positive_integer_or_none("remat_every", remat_every)
 
     @property
     def num_layers(self) -> int:

@@ -55,6 +55,8 @@ built-in cells in C++, on CPUs. ``scan``: ``lax.scan`` with hand-written backpro
 cell on every device. ``reference``: plain autodiff."""
 
 
+UNROLL_ON_GPU = 8
+
 exported_programs = jax.make_user_context(False)
 """``with exported_programs(True):`` what is traced must run on other machines, and without this package. It is the
 scan, whatever implementation is named, or the reference where that one is named."""
@@ -83,7 +85,7 @@ def recurrence(
     resets: Array | None = None,
     reset_carry: Carry = None,
     reverse: bool = False,
-    unroll: int = 1,
+    unroll: int | None = None,
     implementation: str | None = None,
 ) -> tuple[Carry, Array]:
     """Run a recurrence over time. Time is the first axis.
@@ -107,7 +109,8 @@ def recurrence(
       resets: bool ``[time, *batch]``. Where true, the carry returns to ``reset_carry`` BEFORE that step.
       reset_carry: shaped like ``initial_carry``, which it is by default.
       reverse: run from the last step to the first. Outputs stay aligned with ``xw``.
-      unroll: steps per iteration of the compiled loop.
+      unroll: steps per iteration of the loop that the scan and the reference compile. None for what is fastest: 8
+        on a GPU, where an iteration costs more than its steps (2.0 to 2.4 times faster on an H200), otherwise 1.
       implementation: a name in :data:`IMPLEMENTATIONS`, or None for the best one that can run, which
         :func:`explain` tells.
 
@@ -136,7 +139,7 @@ def recurrence(
         else:
             xw = jnp.where(valid[..., None], xw, 0)
     resets = checked_resets(resets, time, batch, valid)
-    if not isinstance(unroll, int) or unroll < 1:
+    if unroll is not None and (not isinstance(unroll, int) or unroll < 1):
         raise ValueError(f"unroll must be a positive integer, not {unroll!r}")
     if resets is None:
         reset_carry = None
@@ -149,9 +152,12 @@ def recurrence(
     )
     if exported_programs.value and implementation != "reference":
         implementation = "scan"
-    name = implementation or _choose(pointwise, arrays, _platform(arrays)).chosen
+    platform = _platform(arrays)
+    if unroll is None:
+        unroll = UNROLL_ON_GPU if platform == "gpu" else 1
+    name = implementation or _choose(pointwise, arrays, platform).chosen
     if implementation is not None:
-        reason = IMPLEMENTATIONS[name].unable(pointwise, arrays, _platform(arrays))
+        reason = IMPLEMENTATIONS[name].unable(pointwise, arrays, platform)
         if reason is not None:
             raise ValueError(f"implementation={name!r} cannot run this: {reason}")
     if not IMPLEMENTATIONS[name].projects:

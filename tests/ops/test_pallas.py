@@ -27,6 +27,7 @@ from jaxrnn.ops import (
 from jaxrnn.ops.pallas import mosaic_tpu, not_a_tile
 from jaxrnn.ops.pallas.cell import Cell, plan
 from jaxrnn.ops.pallas.mosaic_gpu import MOSAIC_GPU
+from jaxrnn.ops.pallas.mosaic_gpu_sm import MOSAIC_GPU_SM
 from jaxrnn.ops.pallas.mosaic_tpu import MOSAIC_TPU
 from jaxrnn.ops.pallas.triton import TRITON
 from jaxrnn.ops.step import Recurrence
@@ -80,9 +81,9 @@ def test_on_a_gpu_the_kernel_is_picked_up_to_the_largest_hidden_size_that_fits(g
     found, other = why_not(largest + 1)
     assert found is not None
     assert found.endswith(f"the largest hidden size that does is {largest}")
-    # A cluster of SMs has room, but for half precision only, and is not picked.
-    of_cluster = f"{found}; a cluster of streaming multiprocessors multiplies bfloat16 and float16, not float32"
-    assert other == of_cluster if dtype == "float32" else "name it to use it" in str(other)
+    # A cluster of SMs has room, but for half precision only.
+    only_half = "the kernels for the tensor cores of Hopper multiply bfloat16 and float16, not float32"
+    assert other == (f"{only_half}; {found}" if dtype == "float32" else None)
 
 
 def test_on_a_tpu_a_larger_size_fits_but_scan_is_picked_until_somebody_measures():
@@ -216,7 +217,13 @@ def test_races_would_be_told(capfd):
     assert "RACE" in raised + "".join(capfd.readouterr())
 
 
-DEVICES = {"triton": (TRITON, "cuda"), "mosaic_gpu": (MOSAIC_GPU, "cuda"), "mosaic_tpu": (MOSAIC_TPU, "tpu")}
+DEVICES = {
+    "triton": (TRITON, "cuda"),
+    "mosaic_gpu": (MOSAIC_GPU, "cuda"),
+    "mosaic_gpu_sm": (MOSAIC_GPU_SM, "cuda"),
+    "mosaic_tpu": (MOSAIC_TPU, "tpu"),
+}
+TARGETS = {"triton": "__gpu$xla.gpu.triton", "mosaic_tpu": "tpu_custom_call"}
 
 
 def lower(function, a, platform) -> str:
@@ -231,7 +238,7 @@ def lower(function, a, platform) -> str:
 )
 def test_kernels_lower_without_a_device(name, reverse, cell, hidden, dtype):
     device, platform = DEVICES[name]
-    if name == "mosaic_gpu" and dtype == "float32":
+    if name.startswith("mosaic_gpu") and dtype == "float32":
         dtype = "float16"
     run = forward_and_backward(device, CELLS[cell], reverse=reverse)
 
@@ -240,8 +247,7 @@ def test_kernels_lower_without_a_device(name, reverse, cell, hidden, dtype):
         return results, without_masks_gradients(gradients)
 
     text = lower(program, shapes(CELLS[cell], hidden, dtype, batch=20, time=9), platform)
-    target = {"triton": "__gpu$xla.gpu.triton", "mosaic_gpu": "mosaic_gpu", "mosaic_tpu": "tpu_custom_call"}[name]
-    assert text.count(target) >= 2
+    assert text.count(TARGETS.get(name, "mosaic_gpu")) >= 2
 
 
 OPERATIONS = {
@@ -285,10 +291,10 @@ def test_operations_that_pass_for_elementwise_lower_with_their_derivatives(name)
         return pointwise
 
     device, platform = DEVICES[name]
-    a = arrays(dtype="bfloat16" if name == "mosaic_gpu" else "float32")
+    a = arrays(dtype="bfloat16" if name.startswith("mosaic_gpu") else "float32")
     reasons = {operation: not_a_tile(cell(operation), a, device.lacks) for operation in OPERATIONS}
     lacking = [operation for operation, reason in reasons.items() if reason is not None]
-    assert lacking == (["floor_ceil", "pow"] if name == "mosaic_gpu" else [])
+    assert lacking == (["floor_ceil", "pow"] if name.startswith("mosaic_gpu") else [])
     assert all("which kernels of this size lack" in str(reasons[operation]) for operation in lacking)
     # All in one kernel, which costs little more than a kernel of one; a compiler error names the operation.
     together = cell(*(operation for operation in OPERATIONS if operation not in lacking))

@@ -5,16 +5,21 @@ keeps the recurrent weights on the chip: fast where a step is small, and possibl
 
 What is where: ``loops.py`` the two loops over time and the derivation of the backward one; ``cell.py`` what a
 cell's derivative needs; ``recurrence.py`` padding, and the products outside the kernels; ``interface.py`` what
-the loops need from a device. Each kernel is named by its backend: ``triton.py`` runs a tile of the batch on one SM
-(streaming multiprocessor) of a GPU; ``mosaic_gpu.py`` shares a tile among several SMs, with
-``mosaic_gpu_product.py``, ``registers.py`` and ``simplify.py``; ``mosaic_tpu.py`` runs on a TPU. ``limits.py``
-says what does not fit.
+the loops need from a device; ``limits.py`` says what does not fit. Each kernel is named by its backend:
 
-Nothing here has been timed: no accelerator was at hand. Kernels were compiled for an H200 and for TPUs v5e and v6e
-(``python -m benchmarks.aot``), and run in interpret mode against float64.
+- ``mosaic_gpu_sm.py`` runs a tile of the batch on one SM (streaming multiprocessor) of a Hopper GPU, in half
+  precision, and ``triton.py`` on one of any GPU, in float32 too.
+- ``mosaic_gpu.py`` shares a tile among several SMs of a Hopper GPU, with ``mosaic_gpu_product.py``. Both of Mosaic
+  GPU's kernels use ``mosaic_gpu_kernel.py``, ``registers.py`` and ``simplify.py``.
+- ``mosaic_tpu.py`` runs on a TPU.
+
+The kernels for GPUs were run on an H200, against float64 (``tests/device``) and for their speed
+(``python -m benchmarks.accelerator``). Those for TPUs were only compiled, for v5e and v6e
+(``python -m benchmarks.aot``), and interpreted against float64.
 """
 
 import importlib
+import math
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -35,7 +40,7 @@ def pallas_recurrence(
     """The recurrence in one kernel each way. ``unroll`` changes nothing: there is no launch to save."""
     from jaxrnn.ops.pallas.recurrence import pallas_recurrence
 
-    device = _device(arrays, _accelerator())[0]
+    device = _device(pointwise, arrays, _accelerator())[0]
     if device is None:
         raise ValueError(unable(pointwise, arrays, _accelerator()))
     return pallas_recurrence(device, pointwise, arrays, reverse=reverse)
@@ -45,14 +50,13 @@ def unable(pointwise: Pointwise, arrays: Recurrence, platform: str) -> str | Non
     """Why the kernels cannot run this."""
     if platform not in ("gpu", "tpu"):
         return f"it needs a gpu or a tpu, not a {platform}"
-    device, reason = _device(arrays, platform)
-    return reason if device is None else not_a_tile(pointwise, arrays, device.lacks)
+    return _device(pointwise, arrays, platform)[1]
 
 
 def not_preferred(pointwise: Pointwise, arrays: Recurrence, platform: str) -> str | None:
     """Why another implementation is preferred although the kernels could run."""
-    device = _device(arrays, platform)[0] if platform in BACKENDS else None
-    return None if device is None else device.not_preferred
+    device = _device(pointwise, arrays, platform)[0] if platform in BACKENDS else None
+    return None if device is None else device.not_preferred(arrays)
 
 
 def not_a_tile(pointwise: Pointwise, a: Recurrence, lacks: frozenset[str] = frozenset()) -> str | None:
@@ -76,11 +80,18 @@ def not_a_tile(pointwise: Pointwise, a: Recurrence, lacks: frozenset[str] = froz
 BACKENDS = {"gpu": ("mosaic_gpu_sm", "triton", "mosaic_gpu"), "tpu": ("mosaic_tpu",)}
 """Modules with a :class:`Device` of their name in capitals, in the order in which they are tried."""
 
+MOST_ROWS_IN_TILES = 512
+"""Of the batch. With more, it takes longer to rearrange all arrays in the tiles of ``mosaic_gpu_sm.py`` than that
+kernel saves, and Triton's comes first, which reads them as they are (measured on an H200)."""
 
-def _device(a: Recurrence, platform: str) -> "tuple[Device | None, str | None]":
+
+def _device(pointwise: Pointwise, a: Recurrence, platform: str) -> "tuple[Device | None, str | None]":
     """What these arrays run on, or None and why."""
     reasons = []
-    for backend in BACKENDS[platform]:
+    backends = BACKENDS[platform]
+    if platform == "gpu" and math.prod(a.xw.shape[1:-1]) > MOST_ROWS_IN_TILES:
+        backends = ("triton", "mosaic_gpu_sm", "mosaic_gpu")
+    for backend in backends:
         try:
             module = importlib.import_module(f"jaxrnn.ops.pallas.{backend}")
         except ImportError as error:  # a backend of Pallas that this JAX lacks
@@ -89,7 +100,7 @@ def _device(a: Recurrence, platform: str) -> "tuple[Device | None, str | None]":
             reasons.append(f"the {backend} kernels need another version of JAX: {error}")
             continue
         device = getattr(module, backend.upper())
-        reason = device.unable(a)
+        reason = device.unable(a) or not_a_tile(pointwise, a, device.lacks)
         if reason is None:
             return device, None
         if reason not in reasons:

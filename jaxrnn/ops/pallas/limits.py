@@ -33,6 +33,9 @@ def too_large(a: Recurrence, padded: Callable[[int], int], limit: int, where: st
     )
 
 
+OTHER_DTYPE = "the kernels for the tensor cores of Hopper multiply bfloat16 and float16"
+
+
 def other_dtype(a: Recurrence, dtypes: tuple[str, ...], where: str) -> str | None:
     """Which array has a dtype that a device does not run, or None."""
     named = {

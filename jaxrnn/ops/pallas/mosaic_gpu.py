@@ -16,9 +16,7 @@ contiguous pieces as all other arrays, which are arranged in such tiles before a
 Hidden sizes are padded to multiples of 64, or of 8 times the number of blocks, batches to multiples of 16, many
 rows to 32. Products are of bfloat16 or float16, and accumulate in float32.
 
-What one SM can hold runs there instead (``triton.py``). Nothing here has run on a device: it was compiled
-for one, and interpreted with races detected, which sees the exchange between blocks, but not a piece of weights
-that comes too early for the tensor cores. It runs only where it is asked for by name.
+What one SM can hold runs there instead (``mosaic_gpu_sm.py``, ``triton.py``).
 """
 
 import math
@@ -28,7 +26,7 @@ import jax
 
 from jaxrnn.ops.pallas.cell import Cell
 from jaxrnn.ops.pallas.interface import Blocks, Kernel, Sizes
-from jaxrnn.ops.pallas.limits import other_dtype, rounded_up
+from jaxrnn.ops.pallas.limits import OTHER_DTYPE, other_dtype, rounded_up
 from jaxrnn.ops.pallas.mosaic_gpu_kernel import Design, call_design
 from jaxrnn.ops.pallas.mosaic_gpu_product import (
     PIECE,
@@ -125,7 +123,7 @@ def unable(a: Recurrence) -> str | None:
             return f"clusters of streaming multiprocessors need a GPU with {SMS} of them, not {cores}"
     reason = other_dtype(a, ("float32", "bfloat16", "float16"), "the GPU kernel")
     if reason is None and dtype.itemsize != 2:
-        reason = f"a cluster of streaming multiprocessors multiplies bfloat16 and float16, not {dtype}"
+        reason = f"{OTHER_DTYPE}, not {dtype}"
     if reason is None and sizes_for(1, hidden, width) is None:
         largest = max((size for size in range(PIECE, 8192, PIECE) if sizes_for(1, size, width)), default=None)
         reason = (
@@ -133,6 +131,17 @@ def unable(a: Recurrence) -> str | None:
             f"{f'the largest hidden size that does is {largest}' if largest else 'no size of this cell does'}"
         )
     return reason
+
+
+def not_preferred(a: Recurrence) -> str | None:
+    """With more blocks than run at once, some wait until others have taken all their steps: the scan is faster."""
+    hidden, columns = a.recurrent_kernel.shape
+    arrays = (columns + a.xw.shape[-1]) // hidden + len(jax.tree.leaves((a.initial_carry, a.params)))
+    rows = math.prod(a.xw.shape[1:-1])
+    found = sizes_for(rows, hidden, Width(columns // hidden, arrays, a.recurrent_kernel.dtype.itemsize))
+    if found is None or (blocks := found.rows // found.tile * found.parts) <= CONCURRENT_BLOCKS:
+        return None
+    return f"a batch of {rows} needs {blocks} blocks in clusters, of which {CONCURRENT_BLOCKS} run at once"
 
 
 def sizes(batch: int, cell: Cell) -> Sizes:
@@ -169,5 +178,5 @@ MOSAIC_GPU = Device(
     call,
     unable,
     lacks=frozenset(("ceil", "floor", "pow")),
-    not_preferred="never run yet where the weights need a cluster of SMs; name it to use it",
+    not_preferred=not_preferred,
 )

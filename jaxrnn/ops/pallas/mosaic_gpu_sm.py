@@ -26,7 +26,7 @@ from jax.experimental.pallas import mosaic_gpu as mosaic
 
 from jaxrnn.ops.pallas.cell import Cell
 from jaxrnn.ops.pallas.interface import Blocks, Kernel, Sizes
-from jaxrnn.ops.pallas.limits import other_dtype, rounded_up, too_large
+from jaxrnn.ops.pallas.limits import OTHER_DTYPE, other_dtype, rounded_up, too_large
 from jaxrnn.ops.pallas.mosaic_gpu_kernel import Design, call_design
 from jaxrnn.ops.pallas.recurrence import Device
 from jaxrnn.ops.pallas.registers import ROWS, UNITS, store
@@ -50,7 +50,7 @@ def unable(a: Recurrence) -> str | None:
     (hidden, columns), dtype = a.recurrent_kernel.shape, a.recurrent_kernel.dtype
     reason = other_dtype(a, ("float32", "bfloat16", "float16"), "the GPU kernel")
     if reason is None and dtype.itemsize != 2:
-        return f"the tensor cores' kernel multiplies bfloat16 and float16, not {dtype}"
+        return f"{OTHER_DTYPE}, not {dtype}"
     if reason is not None:
         return reason
     gates = columns // hidden
@@ -60,13 +60,13 @@ def unable(a: Recurrence) -> str | None:
     if reason is None and padded(hidden) // UNITS > MOST_PARTS:
         reason = f"one streaming multiprocessor runs hidden sizes up to {MOST_PARTS * UNITS}, not {hidden}"
     arrays = gates + a.xw.shape[-1] // hidden + len(jax.tree.leaves((a.initial_carry, a.params)))
-    if reason is None and arrays * padded(hidden) > MOST_NUMBERS:
+    if reason is None and arrays > min(MOST_ARRAYS, MOST_NUMBERS // padded(hidden)):
         reason = f"{arrays} gates, parts of the carry and parameters of {hidden} units need too many registers"
     return reason
 
 
-MOST_NUMBERS = 4096
-"""Of one row of the batch, in the registers of a block; with more, they spill."""
+MOST_ARRAYS, MOST_NUMBERS = 20, 2560
+"""In the registers of a thread, and of one row of the batch in those of a block; with more, they spill."""
 
 
 def padded(hidden: int) -> int:

@@ -133,5 +133,5 @@ MOSAIC_TPU = Device(
     sizes,
     call,
     unable,
-    not_preferred="not measured against scan on a tpu, where a step costs no launch; name it to use it",
+    not_preferred=lambda a: "not measured against scan on a tpu, where a step costs no launch; name it to use it",
 )

@@ -35,14 +35,14 @@ class Device(NamedTuple):
       call: runs a kernel, ``(kernel, inputs, outputs, sizes, *, reverse, interpret) -> outputs``.
       unable: why arrays of these shapes and dtypes cannot run there, or None.
       lacks: elementwise operations that it does not support.
-      not_preferred: why another implementation is preferred although this one can run, or None.
+      not_preferred: why another implementation is faster for arrays of these shapes, or None.
     """
 
     sizes: Callable[[int, Cell], Sizes]
     call: Callable[..., Blocks]
     unable: Callable[[Recurrence], str | None]
     lacks: frozenset[str] = frozenset()
-    not_preferred: str | None = None
+    not_preferred: Callable[[Recurrence], str | None] = lambda a: None
 
 
 class Run(NamedTuple):
