@@ -67,7 +67,10 @@ VARIED = [
     BASE._replace(time=4096),
 ]
 
-TOLERANCES = {dtype: comparison.layer_tolerances(t, t) for dtype, t in (("bfloat16", 0.05), ("float32", 0.01))}
+TOLERANCES = {
+    "bfloat16": comparison.layer_tolerances(outputs=0.05, relative=0.1),
+    "float32": comparison.layer_tolerances(outputs=0.01, relative=0.01),
+}
 
 BASELINE = "scan"
 UNROLLED = "scan, unroll 8"
@@ -118,15 +121,16 @@ def measure_all(options: AcceleratorOptions) -> list[Row]:
             texts = [f"{name} {spread_text(timing.spread, 1e-6)}" for name, timing in row.timings.items()]
             console.print(f"{title(row)}: {', '.join(texts)} us a step", soft_wrap=True)
         if options.out is not None or not options.smoke:
-            left = [", ".join(map(str, case)) for case in cases[number + 1 :]]
-            notes = notes_of(rows, left, options.minutes)
-            results = {"repetitions": options.repetitions, "notes": notes, "rows": [row.as_json() for row in rows]}
-            text = medians("Microseconds a step", options.repetitions)
-            report = Report("One recurrent layer on an accelerator", text, __doc__, notes)
-            heading = "cell, dtype, batch x time x in, hidden"
-            report.table(time_table(rows, unit=1e-6, heading=heading, title=title))
-            report.write("accelerator", results, machine, options.out)
+            write(rows, notes_of(rows, cases[number + 1 :], options.minutes), machine, options)
     return rows
+
+
+def write(rows: list[Row], notes: list[str], machine: dict[str, Any], options: AcceleratorOptions) -> None:
+    results = {"repetitions": options.repetitions, "notes": notes, "rows": [row.as_json() for row in rows]}
+    text = medians("Microseconds a step", options.repetitions)
+    report = Report("One recurrent layer on an accelerator", text, __doc__, notes)
+    report.table(time_table(rows, unit=1e-6, heading="cell, dtype, batch x time x in, hidden", title=title))
+    report.write("accelerator", results, machine, options.out)
 
 
 def points(smoke: bool) -> list[tuple[str, str, Shape]]:
@@ -256,13 +260,20 @@ def title(row: Row) -> str:
     return f"{case['cell']}, {case['dtype']}, {row.shape}, {MODES[case['mode']]}; auto: {case['auto']}"
 
 
-def notes_of(rows: list[Row], left: list[str], minutes: float) -> list[str]:
+def notes_of(rows: list[Row], left: list[tuple[str, str, Shape]], minutes: float) -> list[str]:
     missing = torch.cudnn_is_missing()
     notes = [f"cuDNN: {missing}."] if missing else []
     if left:
-        notes.append(f"Not reached in {minutes:g} minutes (batch x time x in, hidden): {'; '.join(left)}.")
-    absent = [(row, name, why) for row in rows for name, why in row.case["absent"].items()]
-    return notes + sorted({f"{r.case['cell']}, {r.case['dtype']}, {r.shape}: {n}: {why}" for r, n, why in absent})
+        shapes = "; ".join(dict.fromkeys(str(shape) for *_, shape in left))
+        notes.append(f"Not reached in {minutes:.2g} minutes: {len(left)} cases, at {shapes}.")
+    # Which sizes the kernels can run is told elsewhere (jaxrnn/README.md), and an empty cell shows it.
+    absent = [
+        (f"{row.case['cell']}, {row.case['dtype']}, {row.shape}", name, why)
+        for row in rows
+        for name, why in row.case["absent"].items()
+        if name not in kernels()
+    ]
+    return notes + sorted({f"{case}: {name}: {why}" for case, name, why in absent})
 
 
 main = command(AcceleratorOptions, run, "accelerator", __doc__)

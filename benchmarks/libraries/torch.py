@@ -68,7 +68,10 @@ def layer(
 
     def train_once() -> tuple[Any, Any]:
         loss = made(x)[0].float().square().mean()
-        return loss.detach(), torch.autograd.grad(loss, params)
+        # In float16 the gradients of a mean over many numbers would be zero.
+        scale = 2.0**16 if x.dtype == torch.float16 else 1
+        gradients = torch.autograd.grad(loss * scale, params)
+        return loss.detach(), gradients if scale == 1 else [g.float() / scale for g in gradients]
 
     def train() -> tuple[Any, Any]:
         return waited([train_once() for _ in range(calls)][-1])
