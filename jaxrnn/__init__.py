@@ -3,14 +3,12 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from jaxrnn import data, interop, ops
-from jaxrnn.cells import GRUCell, LeakyCell, LSTMCell, RecurrentCell, SimpleRNNCell
-from jaxrnn.layers import GRU, LSTM, RNN, Bidirectional, SimpleRNN, StackedRNN, streaming_step
-from jaxrnn.models import RNNForecaster
-from jaxrnn.ops import LSTMCarry
-
 if TYPE_CHECKING:
-    from jaxrnn import export, training
+    from jaxrnn import data, export, interop, ops, training
+    from jaxrnn.cells import GRUCell, LeakyCell, LSTMCell, RecurrentCell, SimpleRNNCell
+    from jaxrnn.layers import GRU, LSTM, RNN, Bidirectional, SimpleRNN, StackedRNN, streaming_step
+    from jaxrnn.models import RNNForecaster
+    from jaxrnn.ops import LSTMCarry
 
 __version__ = "0.1.0"
 
@@ -37,10 +35,27 @@ __all__ = [
 ]
 
 
+# Everything is loaded when it is first used, since Flax alone takes a second, and brings Optax with it. Who only
+# runs layers needs no optimisers, checkpoints or other formats.
+_MODULES = ("cells", "checks", "data", "export", "interop", "layers", "models", "ops", "training")
+_HOMES = {
+    **dict.fromkeys(("GRUCell", "LSTMCell", "LeakyCell", "RecurrentCell", "SimpleRNNCell"), "cells"),
+    **dict.fromkeys(
+        ("GRU", "LSTM", "RNN", "Bidirectional", "SimpleRNN", "StackedRNN", "streaming_step"), "layers"
+    ),
+    "RNNForecaster": "models",
+    "LSTMCarry": "ops",
+}
+"""The module of each public name."""
+
+
 def __getattr__(name: str) -> Any:
-    # Loaded when they are first used: who only runs layers needs no optimisers, checkpoints or other formats.
-    if name in ("export", "training"):
+    if name in _MODULES:
         return importlib.import_module(f"jaxrnn.{name}")
+    if name in _HOMES:
+        found = getattr(importlib.import_module(f"jaxrnn.{_HOMES[name]}"), name)
+        globals()[name] = found
+        return found
     raise AttributeError(f"module 'jaxrnn' has no attribute {name!r}")
 
 
