@@ -73,8 +73,10 @@ def rewrite(text: str, results: Path, machine: str) -> tuple[str, list[str]]:
     def table(match: re.Match[str]) -> str:
         opening, name, _, closing = match.groups()
         known("table", [name], TABLES)
-        for benchmark in ("training", "epoch") if name == "epoch" else (name,):
-            path = results / f"{benchmark}-{machine}.json"
+        paths = [results / f"{benchmark}-{machine}.json" for benchmark in EARLIER.get(name, (name,))]
+        if name == "accelerator":  # whose machine is another one
+            paths = sorted(results.glob("accelerator-*.json"))
+        for path in paths:
             record = json.loads(path.read_text()) if path.exists() else None
             if record is not None and (made := TABLES[name](record)) is not None:
                 names.append(name)
@@ -82,6 +84,10 @@ def rewrite(text: str, results: Path, machine: str) -> tuple[str, list[str]]:
         return match[0]
 
     return _BLOCK.sub(table, text), names
+
+
+EARLIER = {"epoch": ("training", "epoch")}
+"""The benchmarks that have measured a table, the newest first, where there are several."""
 
 
 def versions(record: Record) -> str:
@@ -93,7 +99,8 @@ def versions(record: Record) -> str:
     command = f"`python -m benchmarks.{record['benchmark']}`"
     if record["benchmark"] == "epoch":  # an earlier benchmark; benchmarks.training measures it now
         command = "measured in one process"
-    return f"{on['cores']} cores of an {processor}, {', '.join(found)} ({command}):"
+    where = f"{on['cores']} cores of an {processor}" if on.get("device", "cpu") == "cpu" else on["device"]
+    return f"{where}, {', '.join(found)} ({command}):"
 
 
 def _text(found: Mapping[str, float], unit: float = 1, *, quartiles: bool = True) -> str:
@@ -157,7 +164,38 @@ def streaming(record: Record) -> Table:
     return Table.of("microseconds a step", zip(map(title, rows), texts))
 
 
-TABLES = {"epoch": epoch, "layers": layers, "training": training, "sweep": sweep, "streaming": streaming}
+def accelerator(record: Record) -> Table:
+    """Microseconds a step, forward and of a training step, of what is picked and of what it is compared with."""
+    cases: dict[str, dict[str, Record]] = {}
+    for row in record["rows"]:
+        shape = row["shape"]
+        title = f"{_CELL_NAMES.get(row['cell'], row['cell'])}, {shape['hidden']}, {row['dtype']}"
+        cases.setdefault(title, {})[row["mode"]] = row
+
+    def texts(modes: dict[str, Record]) -> dict[str, str]:
+        timings = [modes[mode]["timings"] for mode in ("forward", "train")]
+        kernels = [name for name in ("one SM", "Triton", "cluster") if name in timings[0]]
+        ours = kernels[0] if modes["train"]["auto"] == "pallas" else "scan, unroll 8"
+        columns = {"jaxrnn": ours, **{name: name for name in COMPARED if name in timings[0]}}
+        found = {
+            column: " / ".join(_text(timing[name], 1e-6, quartiles=False) for timing in timings)
+            for column, name in columns.items()
+        }
+        return {"picked": ours} | found
+
+    return Table.of("cell, units, dtype", [(title, texts(modes)) for title, modes in cases.items()])
+
+
+COMPARED = ("scan, unroll 8", "nnx.RNN", "scanned by hand", "cuDNN", "cuDNN, float16")
+
+TABLES = {
+    "epoch": epoch,
+    "layers": layers,
+    "training": training,
+    "sweep": sweep,
+    "streaming": streaming,
+    "accelerator": accelerator,
+}
 """What makes the table of this name in a page."""
 
 main = command(Options, run, "readme", __doc__)
