@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxrnn import data, interop, ops
 from jaxrnn.cells import GRUCell, LeakyCell, LSTMCell, RecurrentCell, SimpleRNNCell
-from jaxrnn.layers import GRU, LSTM, RNN, Bidirectional, SimpleRNN, StackedRNN, streaming_step
+from jaxrnn.layers import GRU, LSTM, RNN, Bidirectional, SimpleRNN, StackedRNN, Streams, streaming_step
 from jaxrnn.models import RNNForecaster
 from jaxrnn.ops import LSTMCarry
 
@@ -28,6 +28,7 @@ __all__ = [
     "SimpleRNN",
     "SimpleRNNCell",
     "StackedRNN",
+    "Streams",
     "data",
     "export",
     "interop",

@@ -13,8 +13,9 @@ from jaxrnn.ops.native.library import loaded
 from jaxrnn.ops.pointwise import LSTMCarry
 from jaxrnn.ops.step import Carry, Pointwise, Projection, Recurrence
 
-STEPS_PER_BLOCK = 64
-"""How many steps write their results to one array. A view of it costs less than a new array for every step."""
+STEPS_PER_BLOCK, BYTES_PER_BLOCK = 64, 1 << 20
+"""How many steps write their results to one array. A view of it costs less than a new array for every step. With
+large batches fewer steps share an array, because new memory costs time too."""
 
 
 class NativeStep:
@@ -57,7 +58,8 @@ class NativeStep:
         self._size = self._carry[0].nbytes
         self._last: Any = None  # the carry that the last step returned, and the addresses of its c and h
         self._last_at = (0, 0)
-        self._used = STEPS_PER_BLOCK
+        self._steps = max(1, min(STEPS_PER_BLOCK, BYTES_PER_BLOCK // self._carry.nbytes))
+        self._used = self._steps
         self._lock = threading.Lock()
 
     def __call__(self, carry: Carry, inputs: Any, /) -> tuple[Carry, np.ndarray]:
@@ -66,7 +68,7 @@ class NativeStep:
         with self._lock:
             np.copyto(self._inputs, inputs, "same_kind")
             c_at, h_at = self._last_at if carry is self._last else self._copy(carry)
-            if self._used == STEPS_PER_BLOCK:
+            if self._used == self._steps:
                 self._begin_block()
             number, self._used = self._used, self._used + 1
             h = self._block[number, 0]
@@ -78,7 +80,7 @@ class NativeStep:
             return carry, h
 
     def _begin_block(self) -> None:
-        block = np.empty((STEPS_PER_BLOCK, 1 + self._has_c, *self._carry_shape), self._dtype)
+        block = np.empty((self._steps, 1 + self._has_c, *self._carry_shape), self._dtype)
         self._block_at, self._stride = block.ctypes.data, block.strides[0]
         block.flags.writeable = False  # only the library writes to it, by address
         self._block, self._used = block, 0
