@@ -23,7 +23,7 @@ from jax import Array
 
 from jaxrnn import checks
 from jaxrnn.cells.base import steps_on_engine
-from jaxrnn.cells.inference import layer_weights
+from jaxrnn.cells.inference import is_quantized, layer_weights, platform_of
 from jaxrnn.checks import Cell
 from jaxrnn.layers.rnn import RNN
 from jaxrnn.layers.sequence import first_carry
@@ -143,7 +143,11 @@ def _native_cell(cell: Any, inputs: Any, carry: Carry) -> NativeStep | str:
     kernel, bias = cell.recurrent_parameters(cell.compute_dtype(x))
     pointwise, params = cell.pure_pointwise()
     arrays = Recurrence(kernel, projection, carry, params, bias)
-    return unable(pointwise, arrays, next(iter(kernel.devices())).platform) or NativeStep(pointwise, arrays)
+    platform = next(iter(kernel.devices())).platform
+    integers = layer_weights(cell) if is_quantized(cell) else None
+    if integers is not None and unable_to_infer(integers, projection.dtype, platform) is None:
+        return NativeStep(pointwise, arrays, integers)
+    return unable(pointwise, arrays, platform) or NativeStep(pointwise, arrays)
 
 
 def native_layer(cell: Any, dtype: Any, threads: int | None = None) -> NativeLayer | str:
@@ -153,9 +157,8 @@ def native_layer(cell: Any, dtype: Any, threads: int | None = None) -> NativeLay
     weights = layer_weights(cell)
     if weights is None:
         return f"{type(cell).__name__} overrides input_projection"
-    platform = next(iter(jax.tree.leaves(weights.recurrent_kernel)[0].devices())).platform
     dtype = cell.compute_dtype(jnp.zeros(cell.in_features, dtype))
-    return unable_to_infer(weights, dtype, platform) or NativeLayer(weights, threads)
+    return unable_to_infer(weights, dtype, platform_of(weights.recurrent_kernel)) or NativeLayer(weights, threads)
 
 
 def _run_layers(steps: Any, carries: Any, inputs: Any, skip_connections: bool) -> tuple[Carry, Any]:

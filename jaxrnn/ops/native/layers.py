@@ -3,6 +3,7 @@
 Here a layer's state is changed in place, and a step may have thousands of rows, which threads divide.
 """
 
+import math
 import os
 import weakref
 from typing import Any, NamedTuple
@@ -10,10 +11,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from jaxrnn.ops.native.cells import CELLS, cell_parameter
 from jaxrnn.ops.native.library import loaded, why_not_loaded
-from jaxrnn.ops.pointwise import LSTMCarry
 from jaxrnn.ops.step import Carry, Params, Pointwise, Recurrence
 
 
@@ -80,17 +81,10 @@ class NativeLayer:
         self._threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         if threads is not None:
             self._threads = threads
-        arrays: Any = Recurrence(weights.recurrent_kernel, None, None, weights.params)
-        parameters = [
-            *_kernel(weights.kernel),
-            _contiguous(weights.bias),
-            *_kernel(weights.recurrent_kernel),
-            _contiguous(weights.recurrent_bias),
-            _contiguous(cell_parameter(arrays, None)),
-        ]
+        parameters = layer_parameters(weights)
         self._library = loaded()
         self._layer = self._library.jaxrnn_layer(
-            cell.number, integers, self.in_features, self.hidden, *map(_address, parameters)
+            cell.number, integers, self.in_features, self.hidden, *map(address_of, parameters)
         )
         if self._layer is None:
             raise MemoryError(f"not enough memory to copy weights of shape {weights.recurrent_kernel.shape}")
@@ -111,31 +105,110 @@ class NativeLayer:
         """
         outputs = np.empty((len(inputs), self.hidden), np.float32)
         enough = self._library.jaxrnn_layer_step(
-            self._layer, self._threads, len(inputs), *map(_address, (inputs, c, h, rows, outputs))
+            self._layer, self._threads, len(inputs), *map(address_of, (inputs, c, h, rows, outputs))
         )
         if not enough:
             raise MemoryError(f"not enough memory for a step of {len(inputs)} rows")
         return outputs
 
-    def __call__(self, carry: Carry, inputs: Any, /) -> tuple[Carry, np.ndarray]:
-        """One step that leaves the carry as it is. Returns the new one and the outputs."""
-        leaves = [np.array(leaf, np.float32, order="C") for leaf in jax.tree.leaves(carry)]
-        c, h = leaves if self.has_c else (None, *leaves)
-        x = np.ascontiguousarray(inputs, np.float32)
-        outputs = self.step(c, h, x.reshape(-1, self.in_features)).reshape(h.shape)
-        new: Carry = LSTMCarry(c, h) if c is not None else h  # pyright: ignore[reportArgumentType]
-        return new, outputs
+
+def quantized_recurrence(
+    weights: LayerWeights,
+    inputs: Array,
+    initial_carry: Carry,
+    *,
+    valid: Array | None,
+    resets: Array | None,
+    reset_carry: Carry,
+    reverse: bool,
+    batch_major: bool,
+) -> tuple[Carry, Array]:
+    """A whole sequence with int8 weights, without gradients.
+
+    The arguments are those of :func:`jaxrnn.ops.recurrence`, in float32, with ``inputs
+    [time, *batch, in_features]`` and ``batch_major`` as in :class:`jaxrnn.ops.step.Projection`. There is at least
+    one step and one row.
+    """
+    cell = CELLS[weights.pointwise]
+    time, *batch = inputs.shape[:-1]
+    rows, hidden = math.prod(batch), weights.recurrent_kernel.shape[0]
+    absent = jnp.zeros(0, jnp.float32)
+
+    def carry_rows(carry: Carry) -> list[Array]:
+        leaves = [leaf.reshape(rows, hidden) for leaf in jax.tree.leaves(carry)]
+        return leaves if cell.has_c else [absent, *leaves]
+
+    def mask(array: Array | None) -> Array:
+        return absent if array is None else array.reshape(time, rows).astype(jnp.uint8)
+
+    def given(array: Array | None) -> Array:
+        return absent if array is None else array
+
+    if batch_major:  # this cancels the layer's transposition to time first, so that no data moves
+        x = jnp.moveaxis(inputs, 0, -2).reshape(rows, time, -1)
+    else:
+        x = inputs.reshape(time, rows, -1)
+    state = jax.ShapeDtypeStruct((rows, hidden), jnp.float32)
+    shapes = [
+        jax.ShapeDtypeStruct((*x.shape[:2], hidden), jnp.float32),
+        state if cell.has_c else jax.ShapeDtypeStruct((0,), jnp.float32),
+        state,
+    ]
+    options = {
+        "cell": cell.number,
+        "time": time,
+        "batch": rows,
+        "in_features": inputs.shape[-1],
+        "hidden": hidden,
+        "reverse": int(reverse),
+        "batch_major": int(batch_major),
+        "threads": 0,
+    }
+    y, c, h = jax.ffi.ffi_call("jaxrnn_quantized", shapes, vmap_method="sequential")(
+        x,
+        *weights.kernel,
+        given(weights.bias),
+        *weights.recurrent_kernel,
+        given(weights.recurrent_bias),
+        cell_parameter(_with_params(weights), absent),
+        *carry_rows(initial_carry),
+        mask(valid),
+        mask(resets),
+        *([absent, absent] if resets is None else carry_rows(reset_carry)),
+        **{name: np.int64(value) for name, value in options.items()},
+    )
+    leaves = [a.reshape(*batch, hidden) for a in ([c, h] if cell.has_c else [h])]
+    carry = jax.tree.unflatten(jax.tree.structure(initial_carry), leaves)
+    if batch_major:
+        return carry, jnp.moveaxis(y.reshape(*batch, time, hidden), -2, 0)
+    return carry, y.reshape(time, *batch, hidden)
 
 
-def _contiguous(array: Any, dtype: Any = np.float32) -> np.ndarray | None:
+def _with_params(weights: LayerWeights) -> Recurrence:
+    unused: Any = None
+    return Recurrence(unused, unused, unused, weights.params)
+
+
+def layer_parameters(weights: LayerWeights) -> list[np.ndarray | None]:
+    """The arrays of a layer in the order of ``jaxrnn_layer``."""
+    return [
+        *_kernel(weights.kernel),
+        contiguous(weights.bias),
+        *_kernel(weights.recurrent_kernel),
+        contiguous(weights.recurrent_bias),
+        contiguous(cell_parameter(_with_params(weights), None)),
+    ]
+
+
+def contiguous(array: Any, dtype: Any = np.float32) -> np.ndarray | None:
     return None if array is None else np.ascontiguousarray(array, dtype)
 
 
 def _kernel(kernel: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
     if isinstance(kernel, IntegerWeights):
-        return _contiguous(kernel.values, np.int8), _contiguous(kernel.scale)
-    return _contiguous(kernel), None
+        return contiguous(kernel.values, np.int8), contiguous(kernel.scale)
+    return contiguous(kernel), None
 
 
-def _address(array: np.ndarray | None) -> int | None:
+def address_of(array: np.ndarray | None) -> int | None:
     return None if array is None else array.ctypes.data

@@ -84,6 +84,8 @@ def _functions(path: Path) -> Any:
     unlocked = ctypes.CDLL(str(path))
     library.jaxrnn_layer.restype = address
     library.jaxrnn_layer.argtypes = [ctypes.c_int] * 4 + [address] * 7
+    library.jaxrnn_quantized_stream.restype = address
+    library.jaxrnn_quantized_stream.argtypes = [ctypes.c_int] * 4 + [address] * 7
     library.jaxrnn_layer_free.restype = None
     library.jaxrnn_layer_free.argtypes = [address]
     unlocked.jaxrnn_layer_step.argtypes = [address, ctypes.c_int, ctypes.c_int] + [address] * 5

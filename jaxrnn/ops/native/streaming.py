@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from jaxrnn.ops.native.cells import CELLS, cell_parameter
+from jaxrnn.ops.native.layers import LayerWeights, address_of, contiguous, layer_parameters
 from jaxrnn.ops.native.library import loaded
 from jaxrnn.ops.pointwise import LSTMCarry
 from jaxrnn.ops.step import Carry, Pointwise, Projection, Recurrence
@@ -25,9 +26,10 @@ class NativeStep:
       pointwise: a cell of the library, see :func:`jaxrnn.ops.native.cells.unable`.
       arrays: the arrays of one step. ``xw`` must be a :class:`Projection`. Of its inputs
         ``[1, *batch, in_features]``, and of the carry, only shape and dtype are used. The weights are copied.
+      integers: int8 weights in the place of both kernels in ``arrays``, of which only the shapes are used then.
     """
 
-    def __init__(self, pointwise: Pointwise, arrays: Recurrence):
+    def __init__(self, pointwise: Pointwise, arrays: Recurrence, integers: LayerWeights | None = None):
         cell, xw = CELLS[pointwise], arrays.xw
         assert isinstance(xw, Projection)
         self._library = loaded()
@@ -37,18 +39,16 @@ class NativeStep:
         self._treedef = jax.tree.structure(arrays.initial_carry)
         hidden = arrays.recurrent_kernel.shape[0]
         self._carry_shape = (*self._shape[:-1], hidden)
-        parameter = cell_parameter(arrays, None)
-        weights = [xw.kernel, xw.bias, arrays.recurrent_kernel, arrays.recurrent_bias, parameter]
-        # This list must keep the arrays alive until the library has copied them.
-        contiguous = [None if w is None else np.ascontiguousarray(w, self._dtype) for w in weights]
-        self._stream = self._library.jaxrnn_stream(
-            int(self._dtype == np.float64),
-            cell.number,
-            math.prod(self._shape[:-1]),
-            self._shape[-1],
-            hidden,
-            *(None if w is None else w.ctypes.data for w in contiguous),
-        )
+        sizes = math.prod(self._shape[:-1]), self._shape[-1], hidden
+        if integers is not None:
+            # The list keeps the arrays alive until the library has copied them.
+            parameters = layer_parameters(integers)
+            self._stream = self._library.jaxrnn_quantized_stream(cell.number, *sizes, *map(address_of, parameters))
+        else:
+            weights = [xw.kernel, xw.bias, arrays.recurrent_kernel, arrays.recurrent_bias]
+            parameters = [contiguous(w, self._dtype) for w in (*weights, cell_parameter(arrays, None))]
+            wide = int(self._dtype == np.float64)
+            self._stream = self._library.jaxrnn_stream(wide, cell.number, *sizes, *map(address_of, parameters))
         if self._stream is None:
             raise MemoryError(f"not enough memory to copy weights of shape {arrays.recurrent_kernel.shape}")
         weakref.finalize(self, self._library.jaxrnn_stream_free, self._stream)

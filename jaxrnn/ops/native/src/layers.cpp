@@ -11,6 +11,7 @@
 
 #include "inference.h"
 #include "instruction_set.h"
+#include "streaming.h"
 #include "team.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -112,9 +113,31 @@ class OwnLayer {
   std::vector<std::vector<float>> copies_;
 };
 
+// One step at a time of a batch that stays the same, on the caller's thread.
+class StreamOfLayer : public Stream {
+ public:
+  StreamOfLayer(const Layer& l, int batch) : own_(l), batch_(batch), size_(batch * l.hidden), has_c_(l.cell == Cell::kLSTM) {}
+
+  bool has_memory() const { return own_.has_memory(); }
+
+  void step(const void* x, const void* c, const void* h, void* new_c, void* new_h) override {
+    Sequences q{};
+    q.time = 1, q.batch = batch_, q.x = static_cast<const float*>(x);
+    q.c = static_cast<float*>(new_c), q.h = static_cast<float*>(new_h);
+    std::copy_n(static_cast<const float*>(h), size_, q.h);
+    if (has_c_) std::copy_n(static_cast<const float*>(c), size_, q.c);
+    own_.step(q, 1);
+  }
+
+ private:
+  OwnLayer own_;
+  int batch_, size_;
+  bool has_c_;
+};
+
 // The arrays of a call by JAX, in the order in which Python passes them. An empty array means that there is none.
-enum Inputs { kX, kKernel, kKernelScale, kBias, kRecurrentKernel, kRecurrentScale, kRecurrentBias, kC, kH, kValid,
-              kResets, kResetC, kResetH };
+enum Inputs { kX, kKernel, kKernelScale, kBias, kRecurrentKernel, kRecurrentScale, kRecurrentBias, kLeak, kC, kH,
+              kValid, kResets, kResetC, kResetH };
 enum Results { kY, kLastC, kLastH };
 
 ffi::Error quantized(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, int64_t cell,
@@ -129,7 +152,7 @@ ffi::Error quantized(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remaini
     return (*buffer)->element_count() ? static_cast<float*>((*buffer)->untyped_data()) : nullptr;
   };
   Layer l{static_cast<Cell>(cell), true, (int)in_features, (int)hidden, in(kKernel), in(kRecurrentKernel),
-          in(kKernelScale), in(kRecurrentScale), in(kBias), in(kRecurrentBias), nullptr, nullptr, nullptr};
+          in(kKernelScale), in(kRecurrentScale), in(kBias), in(kRecurrentBias), in(kLeak), nullptr, nullptr};
   const Memory memory = packed(l);
   Sequences q{};
   q.time = (int)time, q.batch = (int)batch, q.reverse = reverse, q.batch_major = batch_major;
@@ -174,6 +197,18 @@ extern "C" void* jaxrnn_layer(int cell, int quantized, int in_features, int hidd
                 recurrent_scale, bias, recurrent_bias, leak, nullptr, nullptr};
   auto layer = std::make_unique<OwnLayer>(l);
   return layer->has_memory() ? layer.release() : nullptr;
+}
+
+// As jaxrnn_stream, with int8 weights.
+extern "C" void* jaxrnn_quantized_stream(int cell, int batch, int in_features, int hidden, const void* kernel,
+                                         const float* kernel_scale, const float* bias, const void* recurrent_kernel,
+                                         const float* recurrent_scale, const float* recurrent_bias,
+                                         const float* leak) {
+  using namespace jaxrnn;
+  const Layer l{static_cast<Cell>(cell), true, in_features, hidden, kernel, recurrent_kernel, kernel_scale,
+                recurrent_scale, bias, recurrent_bias, leak, nullptr, nullptr};
+  auto stream = std::make_unique<StreamOfLayer>(l, batch);
+  return stream->has_memory() ? static_cast<Stream*>(stream.release()) : nullptr;
 }
 
 // One step of `batch` rows of the state, all of them if index is null. Returns 0 if there is not enough memory.
