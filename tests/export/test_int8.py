@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +56,7 @@ def stepped(cell, carry, inputs: np.ndarray):
 @pytest.mark.parametrize("name", CELLS)
 def test_streams_compute_what_the_integers_say_and_the_others_are_like_streams(name):
     cell = quantize(CELLS[name](3, 21))
-    inputs = np.random.default_rng(0).normal(size=(30, 4, 3)).astype(np.float32)
+    inputs: Any = np.random.default_rng(0).normal(size=(30, 4, 3)).astype(np.float32)
     inputs[2] = 0
     streams = jaxrnn.Streams(cell, len(inputs), implementation="native")
     step, carry = jaxrnn.streaming_step(cell, inputs[:1, 0], implementation="native")
@@ -78,7 +79,9 @@ def test_lengths_resets_and_direction_are_those_of_the_scan(name):
     cell = quantize(CELLS[name](2, 9))
     x, lengths = jnp.asarray(random.normal(size=(5, 7, 2)), jnp.float32), jnp.array([7, 0, 3, 6, 1])
     carry = jax.tree.map(lambda a: random.normal(size=a.shape).astype(a.dtype), cell.initialize_carry((5, 2)))
-    options = dict(seq_lengths=lengths, resets=jnp.asarray(random.random((5, 7)) < 0.3), initial_carry=carry)
+    options: dict[str, Any] = dict(
+        seq_lengths=lengths, resets=jnp.asarray(random.random((5, 7)) < 0.3), initial_carry=carry
+    )
     for reverse, time_major in ((False, True), (True, False)):
         one, other = (
             jaxrnn.RNN(cell, return_carry=True, reverse=reverse, time_major=time_major, implementation=which)
@@ -124,7 +127,7 @@ def test_a_model_keeps_its_forecasts_and_a_quarter_of_its_size(tmp_path):
     pytest.importorskip("safetensors")
     model = jaxrnn.RNNForecaster(2, (128, 128), cell="lstm", out_features=3, rngs=nnx.Rngs(0))
     small = quantize(model)
-    x = np.random.default_rng(0).normal(size=(4, 20, 2)).astype(np.float32)
+    x: Any = np.random.default_rng(0).normal(size=(4, 20, 2)).astype(np.float32)
     expected = np.asarray(model(x))
     assert np.abs(np.asarray(small(x)) - expected).max() < 0.03 * np.abs(expected).max()
     paths = [tmp_path / "whole", tmp_path / "small"]
@@ -139,8 +142,9 @@ def test_a_model_keeps_its_forecasts_and_a_quarter_of_its_size(tmp_path):
 
 def test_other_cells_and_places_run_on_floating_numbers():
     """The GRU with reset_after=False, bfloat16, and a scan that is named."""
-    x = np.random.default_rng(0).normal(size=(2, 5, 3)).astype(np.float32)
-    for options in (dict(reset_after=False), dict(dtype=jnp.bfloat16), dict(implementation="scan")):
+    x: Any = np.random.default_rng(0).normal(size=(2, 5, 3)).astype(np.float32)
+    several: Any = (dict(reset_after=False), dict(dtype=jnp.bfloat16), dict(implementation="scan"))
+    for options in several:
         layer = jaxrnn.GRU(3, 8, rngs=nnx.Rngs(0), **options)
         expected = np.asarray(layer(x), np.float32)
         np.testing.assert_allclose(np.asarray(quantize(layer)(x), np.float32), expected, rtol=0, atol=0.03)
