@@ -4,6 +4,7 @@
     python -m experiments.export runs/first --to onnx              # runs/first/model.onnx
     python -m experiments.export runs/first --to stablehlo         # runs/first/model.stablehlo: for JAX alone
     python -m experiments.export runs/first --to safetensors       # runs/first/model.safetensors: the parameters
+    python -m experiments.export runs/first --to stablehlo --int8  # with int8 weights, about a quarter of the size
 
 The ONNX and StableHLO models read windows [batch, time, features], float32, as the network was trained on them,
 and return forecasts in the units of the series. With the course recipe the windows are raw values, and the outputs
@@ -18,13 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from experiments.common.config import read_command_line
 from experiments.common.devices import claim_devices
 from experiments.common.report import fail, plain_warnings, say
 from experiments.predict import load_run
-from jaxrnn.export import save_safetensors, to_onnx, to_stablehlo
+from jaxrnn.export import quantize, save_safetensors, to_onnx, to_stablehlo
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,14 @@ class Settings:
         arg(
             metavar="FILE",
             help="Where to write it; a file that exists is not replaced.",
-            help_behavior_hint="(default: model.onnx, model.stablehlo or model.safetensors in RUN)",
+            help_behavior_hint="(default: model.onnx, model.stablehlo or model.safetensors in RUN; with --int8, "
+            "model-int8.stablehlo or model-int8.safetensors)",
         ),
     ] = None
+    int8: Annotated[
+        FlagCreatePairsOff[bool],
+        arg(help="Int8 weights, a scale for each unit of each gate (stablehlo and safetensors)."),
+    ] = False
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -61,10 +67,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def export(settings: Settings) -> None:
+    if settings.int8 and settings.to == "onnx":
+        raise ValueError(
+            "--int8 is not supported with --to onnx, whose recurrent operators have float weights: export without "
+            "it, and quantise the file with onnxruntime.quantization.quantize_dynamic"
+        )
     claim_devices(None)
     run = load_run(settings.run)
-    path = settings.out or settings.run / f"model.{settings.to}"
-    scale, model = run.forecasting.prepared.scale, run.model
+    path = settings.out or settings.run / f"model{'-int8' if settings.int8 else ''}.{settings.to}"
+    scale, model = run.forecasting.prepared.scale, quantize(run.model) if settings.int8 else run.model
     if settings.to == "safetensors":
         save_safetensors(model, path)
         say(f"the parameters of epoch {run.best_epoch} are in {path}")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jaxrnn import data, export, interop, ops, training
     from jaxrnn.cells import GRUCell, LeakyCell, LSTMCell, RecurrentCell, SimpleRNNCell
-    from jaxrnn.layers import GRU, LSTM, RNN, Bidirectional, SimpleRNN, StackedRNN, streaming_step
+    from jaxrnn.layers import GRU, LSTM, RNN, Bidirectional, SimpleRNN, StackedRNN, Streams, streaming_step
     from jaxrnn.models import RNNForecaster
     from jaxrnn.ops import LSTMCarry
 
@@ -26,6 +26,7 @@ __all__ = [
     "SimpleRNN",
     "SimpleRNNCell",
     "StackedRNN",
+    "Streams",
     "data",
     "export",
     "interop",
@@ -41,7 +42,7 @@ _MODULES = ("cells", "checks", "data", "export", "interop", "layers", "models", 
 _HOMES = {
     **dict.fromkeys(("GRUCell", "LSTMCell", "LeakyCell", "RecurrentCell", "SimpleRNNCell"), "cells"),
     **dict.fromkeys(
-        ("GRU", "LSTM", "RNN", "Bidirectional", "SimpleRNN", "StackedRNN", "streaming_step"), "layers"
+        ("GRU", "LSTM", "RNN", "Bidirectional", "SimpleRNN", "StackedRNN", "Streams", "streaming_step"), "layers"
     ),
     "RNNForecaster": "models",
     "LSTMCarry": "ops",

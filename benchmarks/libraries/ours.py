@@ -76,6 +76,19 @@ def steps(name: str, weights: base.Weights, inputs: np.ndarray) -> dict[str, bas
     }
 
 
+def streams(name: str, weights: base.Weights, inputs: np.ndarray) -> dict[str, base.Steps]:
+    """``jaxrnn.Streams`` in the C++ library and compiled by JAX: steps of all streams together."""
+    cell = cell_with(name, weights)
+
+    def steps_of(many: jaxrnn.Streams, x: Any) -> base.Steps:
+        return base.repeated(lambda carry, x: (carry, many.step(x)), None, x)
+
+    return {
+        OURS: steps_of(jaxrnn.Streams(cell, len(inputs)), inputs),
+        COMPILED: steps_of(jaxrnn.Streams(cell, len(inputs), implementation="jax"), jnp.asarray(inputs)),
+    }
+
+
 def initial_model(task: Task, key: Any = 0, implementation: str | None = None) -> jaxrnn.RNNForecaster:
     """The model that every library's training starts from."""
     sizes: Any = {"cell": task.cell, "out_features": task.outputs, "output_scale": task.output_scale}

@@ -86,10 +86,11 @@ def cudnn_is_missing() -> str | None:
     return None if _torch().cuda.is_available() else "PyTorch finds no CUDA"
 
 
-def steps(cell: PeerCell, weights: Weights, inputs: np.ndarray) -> Steps:
-    """On one thread: at this size a second one has nothing to do, and waiting for it takes time."""
+def steps(cell: PeerCell, weights: Weights, inputs: np.ndarray, *, threads: int = 1) -> Steps:
+    """On one thread unless the batch is large: otherwise a second one has nothing to do, and waiting for it takes
+    time."""
     torch = _torch()
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     made = getattr(torch.nn, f"{type(cell.make(*weights.sizes)).__name__}Cell")(*weights.sizes)
     made.load_state_dict({name.removesuffix("_l0"): value for name, value in cell.weights(weights).items()})
     x, carry = torch.tensor(inputs), None

@@ -10,10 +10,12 @@ from jax import Array, lax
 from jax.sharding import PartitionSpec as P
 
 from jaxrnn.cells.base import RecurrentCell, checked_carry, steps_on_engine
+from jaxrnn.cells.inference import is_quantized, layer_weights, platform_of
 from jaxrnn.checks import Cell
 from jaxrnn.layers.any_cell import align, scan_any_cell
 from jaxrnn.layers.flax_cells import TranslatedCell, carry_for_engine, carry_for_flax, is_known, translated
-from jaxrnn.ops.dispatch import checked_lengths, recurrence, valid_steps
+from jaxrnn.ops.dispatch import checked_lengths, checked_resets, exported_programs, recurrence, valid_steps
+from jaxrnn.ops.native.layers import quantized_recurrence, unable_to_infer
 from jaxrnn.ops.step import Carry, cast, hidden_state
 
 
@@ -103,6 +105,11 @@ def _on_engine(
     batch_major: bool,
     options: dict[str, Any],
 ) -> tuple[Carry, Array]:
+    quantized = (
+        None if remat_every is not None else _in_integers(cell, inputs, initial_carry, batch_major, options)
+    )
+    if quantized is not None:
+        return quantized
     kernel, recurrent_bias = cell.recurrent_parameters(cell.compute_dtype(inputs))
     pointwise, params = cell.pure_pointwise()
     seq_lengths, resets = options.pop("seq_lengths"), options.pop("resets")
@@ -139,6 +146,42 @@ def _on_engine(
     if last_only:
         outputs = outputs[:1] if options["reverse"] else outputs[-1:]
     return carry, outputs
+
+
+def _in_integers(
+    cell: RecurrentCell | TranslatedCell,
+    inputs: Array,
+    initial_carry: Carry,
+    batch_major: bool,
+    options: dict[str, Any],
+) -> tuple[Carry, Array] | None:
+    """The carry and the outputs of a cell with int8 kernels; None where it runs in floats."""
+    if (
+        not isinstance(cell, RecurrentCell)
+        or not is_quantized(cell)
+        or exported_programs.value
+        or 0 in inputs.shape
+    ):
+        return None
+    if options["implementation"] not in (None, "native") or options["recurrent_scale"] is not None:
+        return None
+    weights = layer_weights(cell)
+    dtypes = {cell.compute_dtype(inputs), *(leaf.dtype for leaf in jax.tree.leaves(initial_carry))}
+    wide = dtypes.pop() if len(dtypes) == 1 else jnp.float64
+    if weights is None or unable_to_infer(weights, wide, platform_of(inputs)) is not None:
+        return None
+    time, batch, lengths = inputs.shape[0], inputs.shape[1:-1], options["seq_lengths"]
+    valid = None if lengths is None else valid_steps(lengths, time, batch)
+    return quantized_recurrence(
+        weights,
+        cast(inputs, jnp.dtype(wide)),
+        initial_carry,
+        valid=valid,
+        resets=checked_resets(options["resets"], time, batch, valid),
+        reset_carry=initial_carry,
+        reverse=options["reverse"],
+        batch_major=batch_major,
+    )
 
 
 def first_carry(cell: Cell, inputs: Array, rngs: nnx.Rngs | nnx.RngStream | None) -> Carry:

@@ -23,11 +23,13 @@ from jax import Array
 
 from jaxrnn import checks
 from jaxrnn.cells.base import steps_on_engine
+from jaxrnn.cells.inference import is_quantized, layer_weights, platform_of
 from jaxrnn.checks import Cell
 from jaxrnn.layers.rnn import RNN
 from jaxrnn.layers.sequence import first_carry
 from jaxrnn.layers.stack import StackedRNN
 from jaxrnn.ops.native.cells import unable
+from jaxrnn.ops.native.layers import NativeLayer, unable_to_infer
 from jaxrnn.ops.native.streaming import NativeStep
 from jaxrnn.ops.step import Carry, Projection, Recurrence
 
@@ -80,10 +82,10 @@ def streaming_step(
     >>> bool(jnp.allclose(output, layer(signal)[:, -1], atol=1e-6))
     True
     """
-    _check(layer)
+    check_streamable(layer)
     if implementation not in (None, *IMPLEMENTATIONS):
         raise ValueError(f"unknown {implementation=}; available: {', '.join(IMPLEMENTATIONS)}, or None to choose")
-    carry = _first_carry(layer, inputs)
+    carry = first_step_carry(layer, inputs)
     if implementation == "jax":
         return _compiled(layer, inputs, carry), carry
     native = _native(layer, inputs, carry)
@@ -95,8 +97,13 @@ def streaming_step(
 
 
 def _compiled(layer: Any, inputs: Any, carry: Carry) -> Step:
-    graphdef, weights = nnx.split(layer)
     shape = jax.ShapeDtypeStruct(inputs.shape, inputs.dtype)
+    return jax.jit(step_of_layer(layer), donate_argnums=0).lower(carry, shape).compile()
+
+
+def step_of_layer(layer: Any) -> Step:
+    """One step of a layer as a pure function, whose weights are constants."""
+    graphdef, weights = nnx.split(layer)
 
     def apply(carry: Carry, inputs: Array) -> tuple[Carry, Array]:
         merged: Any = nnx.merge(graphdef, weights)
@@ -106,7 +113,7 @@ def _compiled(layer: Any, inputs: Any, carry: Carry) -> Step:
             return merged(carry, inputs)
         return _run_layers(merged.cells, carry, inputs, merged.skip_connections)
 
-    return jax.jit(apply, donate_argnums=0).lower(carry, shape).compile()
+    return apply
 
 
 def _native(layer: Any, inputs: Any, carry: Carry) -> Step | str:
@@ -136,7 +143,22 @@ def _native_cell(cell: Any, inputs: Any, carry: Carry) -> NativeStep | str:
     kernel, bias = cell.recurrent_parameters(cell.compute_dtype(x))
     pointwise, params = cell.pure_pointwise()
     arrays = Recurrence(kernel, projection, carry, params, bias)
-    return unable(pointwise, arrays, next(iter(kernel.devices())).platform) or NativeStep(pointwise, arrays)
+    platform = next(iter(kernel.devices())).platform
+    integers = layer_weights(cell) if is_quantized(cell) else None
+    if integers is not None and unable_to_infer(integers, projection.dtype, platform) is None:
+        return NativeStep(pointwise, arrays, integers)
+    return unable(pointwise, arrays, platform) or NativeStep(pointwise, arrays)
+
+
+def native_layer(cell: Any, dtype: Any, threads: int | None = None) -> NativeLayer | str:
+    """The cell in the C++ library for many rows, or the reason why the library cannot run it."""
+    if not steps_on_engine(cell):
+        return f"{type(cell).__name__} is not a jaxrnn.RecurrentCell, or overrides __call__"
+    weights = layer_weights(cell)
+    if weights is None:
+        return f"{type(cell).__name__} overrides input_projection"
+    dtype = cell.compute_dtype(jnp.zeros(cell.in_features, dtype))
+    return unable_to_infer(weights, dtype, platform_of(weights.recurrent_kernel)) or NativeLayer(weights, threads)
 
 
 def _run_layers(steps: Any, carries: Any, inputs: Any, skip_connections: bool) -> tuple[Carry, Any]:
@@ -151,7 +173,8 @@ def _run_layers(steps: Any, carries: Any, inputs: Any, skip_connections: bool) -
     return tuple(new), outputs
 
 
-def _check(layer: Any) -> None:
+def check_streamable(layer: Any) -> None:
+    """Raise a ValueError if the layer needs later steps, or is training with dropout."""
     if not isinstance(layer, (RNN, StackedRNN)):
         checks.cell("a layer that is neither a jaxrnn.RNN nor a stack", layer)
     if getattr(layer, "reverse", False) or getattr(layer, "bidirectional", False):
@@ -162,7 +185,7 @@ def _check(layer: Any) -> None:
             raise ValueError(f"the layer is training with {name}: call its eval() before streaming")
 
 
-def _first_carry(layer: Any, inputs: Any) -> Carry:
+def first_step_carry(layer: Any, inputs: Any) -> Carry:
     """The carry with which the layer itself would begin a sequence."""
     x = jnp.zeros((1, *inputs.shape), inputs.dtype)
     if not isinstance(layer, StackedRNN):

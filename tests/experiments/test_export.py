@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from experiments import export, predict
+from jaxrnn.export import quantize
 from tests.experiments.runs_of_tests import SMALL, run_forecast
 
 pytest.importorskip("onnx", reason="onnx is not installed: pip install 'jaxrnn[export]'")
@@ -32,6 +33,7 @@ with np.load(arrays) as feed:
 
 RUNS = {
     "course": ["--recipe", "course", "--task", "seq2vec"],
+    "seq2seq": ["--recipe", "course", "--task", "seq2seq"],
     "tuned": ["--recipe", "tuned", "--task", "stateful", "--cell", "gru"],
 }
 
@@ -75,7 +77,10 @@ def test_onnx_runtime_gives_the_forecasts_of_the_run(recipe, run_of, tmp_path, c
     ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    outputs = np.load(tmp_path / "results.npy")[..., 0].reshape(-1).astype(np.float64)
+    outputs = np.load(tmp_path / "results.npy")
+    if recipe == "seq2seq":
+        outputs = outputs[:, -1]  # a window's last step forecasts what follows it
+    outputs = outputs[..., 0].reshape(-1).astype(np.float64)
     forecasts = forecasting.prepared.baseline[begin - 1 :] + outputs[-(len(features) - begin + 1) :]
     with (out / "forecast.csv").open() as file:
         expected = [float(row["forecast"]) for row in csv.DictReader(file)]
@@ -89,6 +94,11 @@ def test_the_other_formats_and_what_is_refused(run_of, tmp_path, capsys):
     program = jax.export.deserialize(bytearray((tmp_path / "program").read_bytes()))
     window = run.forecasting.features[None, -run.forecasting.config.window :]
     np.testing.assert_allclose(program.call(window), run.model(window), rtol=1e-5)
+    assert export.main([str(out), "--to", "stablehlo", "--int8"]) == 0
+    program = jax.export.deserialize(bytearray((out / "model-int8.stablehlo").read_bytes()))
+    np.testing.assert_allclose(program.call(window), quantize(run.model)(window), rtol=1e-3)
+    assert export.main([str(out), "--to", "onnx", "--int8"]) == 2
+    assert "--int8 is not supported with --to onnx" in capsys.readouterr().err
     assert export.main([str(out), "--to", "safetensors"]) == 0
     data = (out / "model.safetensors").read_bytes()
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])

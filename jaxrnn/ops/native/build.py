@@ -25,11 +25,15 @@ X86_SETS = {
     "avx512": ["-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq", "-mavx2", "-mfma"],
     "avx2": ["-mavx2", "-mfma"],
 }
+"""Instruction sets besides the base of the architecture."""
+
+X86_LAYER_SETS = {"avx512vnni": [*X86_SETS["avx512"], "-mavx512vnni"], **X86_SETS}
+"""Those of inference.cpp, which has products of integers."""
 
 
 def source_hash() -> str:
     """SHA-256 of the C++ sources and of the compiler flags; it is compiled into the library."""
-    digest = hashlib.sha256(repr((FLAGS, X86_SETS)).encode())
+    digest = hashlib.sha256(repr((FLAGS, X86_LAYER_SETS)).encode())
     for path in sorted(SOURCES.iterdir()):
         if path.suffix in (".cpp", ".h"):
             digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
@@ -59,21 +63,28 @@ def build(library: Path = LIBRARY) -> Path:
     if sys.platform not in ("linux", "darwin"):
         raise RuntimeError(f"the C++ library supports Linux and macOS, not {sys.platform}")
     x86 = platform.machine().lower() in ("x86_64", "amd64")
-    sets = {**(X86_SETS if x86 else {}), "base": []}
+    sets = {
+        "recurrence": {**(X86_SETS if x86 else {}), "base": []},
+        "inference": {**(X86_LAYER_SETS if x86 else {}), "base": []},
+    }
     common = [*compiler(), *FLAGS, *(["-DJAXRNN_X86"] if x86 else [])]
     with tempfile.TemporaryDirectory() as folder:
-        objects = {name: f"{folder}/{name}.o" for name in [*sets, "library", "streaming"]}
-        commands = [
-            [*common, *flags, f"-DJAXRNN_ISA={name}", "-c", str(SOURCES / "recurrence.cpp"), "-o", objects[name]]
-            for name, flags in sets.items()
-        ]
+        objects, commands = [], []
+
+        def compile_to_object(source: str, *flags: str) -> None:
+            objects.append(f"{folder}/{len(objects)}.o")
+            commands.append([*common, *flags, "-c", str(SOURCES / f"{source}.cpp"), "-o", objects[-1]])
+
+        for source, of_source in sets.items():
+            for name, flags in of_source.items():
+                compile_to_object(source, *flags, f"-DJAXRNN_ISA={name}")
         include = ["-isystem", str(headers()), f'-DJAXRNN_SOURCE_HASH="{source_hash()}"']
-        for name in ("library", "streaming"):
-            commands.append([*common, *include, "-c", str(SOURCES / f"{name}.cpp"), "-o", objects[name]])
+        for source in ("library", "layers", "streaming"):
+            compile_to_object(source, *include)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(_run, commands))
         linked = f"{folder}/{library.name}"
-        _run([*common, "-shared", *objects.values(), "-pthread", "-o", linked])
+        _run([*common, "-shared", *objects, "-pthread", "-o", linked])
         # Copy and rename: a process that has loaded the old library keeps it, and none sees a part of the new one.
         beside = library.with_name(f".{library.name}.{os.getpid()}")
         shutil.copy(linked, beside)

@@ -10,7 +10,7 @@ import jax
 
 LIBRARY = Path(__file__).with_name("libjaxrnn.so")
 REBUILD = "python -m jaxrnn.ops.native.build"
-TARGETS = ("jaxrnn_forward", "jaxrnn_backward")
+TARGETS = ("jaxrnn_forward", "jaxrnn_backward", "jaxrnn_quantized")
 
 
 @functools.cache
@@ -71,7 +71,8 @@ def instruction_set() -> str:
 @functools.cache
 def _functions(path: Path) -> Any:
     # PyDLL does not release Python's global lock, because that would take as long as a step.
-    library, address = ctypes.PyDLL(str(path)), ctypes.c_void_p
+    library: Any = ctypes.PyDLL(str(path))
+    address = ctypes.c_void_p
     library.jaxrnn_instruction_set.restype = ctypes.c_char_p
     library.jaxrnn_stream.restype = address
     library.jaxrnn_stream.argtypes = [ctypes.c_int] * 5 + [address] * 5
@@ -79,4 +80,14 @@ def _functions(path: Path) -> Any:
     library.jaxrnn_stream_step.argtypes = [address] * 6
     library.jaxrnn_stream_free.restype = None
     library.jaxrnn_stream_free.argtypes = [address]
+    # A step of thousands of rows takes long enough to let other threads of Python run.
+    unlocked = ctypes.CDLL(str(path))
+    library.jaxrnn_layer.restype = address
+    library.jaxrnn_layer.argtypes = [ctypes.c_int] * 4 + [address] * 7
+    library.jaxrnn_quantized_stream.restype = address
+    library.jaxrnn_quantized_stream.argtypes = [ctypes.c_int] * 4 + [address] * 7
+    library.jaxrnn_layer_free.restype = None
+    library.jaxrnn_layer_free.argtypes = [address]
+    unlocked.jaxrnn_layer_step.argtypes = [address, ctypes.c_int, ctypes.c_int] + [address] * 5
+    library.jaxrnn_layer_step = unlocked.jaxrnn_layer_step
     return library

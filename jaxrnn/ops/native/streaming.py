@@ -9,12 +9,14 @@ import jax
 import numpy as np
 
 from jaxrnn.ops.native.cells import CELLS, cell_parameter
+from jaxrnn.ops.native.layers import LayerWeights, address_of, contiguous, layer_parameters
 from jaxrnn.ops.native.library import loaded
 from jaxrnn.ops.pointwise import LSTMCarry
 from jaxrnn.ops.step import Carry, Pointwise, Projection, Recurrence
 
-STEPS_PER_BLOCK = 64
-"""How many steps write their results to one array. A view of it costs less than a new array for every step."""
+STEPS_PER_BLOCK, BYTES_PER_BLOCK = 64, 1 << 20
+"""How many steps write their results to one array. A view of it costs less than a new array for every step. With
+large batches fewer steps share an array, because new memory costs time too."""
 
 
 class NativeStep:
@@ -24,9 +26,10 @@ class NativeStep:
       pointwise: a cell of the library, see :func:`jaxrnn.ops.native.cells.unable`.
       arrays: the arrays of one step. ``xw`` must be a :class:`Projection`. Of its inputs
         ``[1, *batch, in_features]``, and of the carry, only shape and dtype are used. The weights are copied.
+      integers: int8 weights in the place of both kernels in ``arrays``, of which only the shapes are used then.
     """
 
-    def __init__(self, pointwise: Pointwise, arrays: Recurrence):
+    def __init__(self, pointwise: Pointwise, arrays: Recurrence, integers: LayerWeights | None = None):
         cell, xw = CELLS[pointwise], arrays.xw
         assert isinstance(xw, Projection)
         self._library = loaded()
@@ -36,18 +39,16 @@ class NativeStep:
         self._treedef = jax.tree.structure(arrays.initial_carry)
         hidden = arrays.recurrent_kernel.shape[0]
         self._carry_shape = (*self._shape[:-1], hidden)
-        parameter = cell_parameter(arrays, None)
-        weights = [xw.kernel, xw.bias, arrays.recurrent_kernel, arrays.recurrent_bias, parameter]
-        # This list must keep the arrays alive until the library has copied them.
-        contiguous = [None if w is None else np.ascontiguousarray(w, self._dtype) for w in weights]
-        self._stream = self._library.jaxrnn_stream(
-            int(self._dtype == np.float64),
-            cell.number,
-            math.prod(self._shape[:-1]),
-            self._shape[-1],
-            hidden,
-            *(None if w is None else w.ctypes.data for w in contiguous),
-        )
+        sizes = math.prod(self._shape[:-1]), self._shape[-1], hidden
+        if integers is not None:
+            # The list keeps the arrays alive until the library has copied them.
+            parameters = layer_parameters(integers)
+            self._stream = self._library.jaxrnn_quantized_stream(cell.number, *sizes, *map(address_of, parameters))
+        else:
+            weights = [xw.kernel, xw.bias, arrays.recurrent_kernel, arrays.recurrent_bias]
+            parameters = [contiguous(w, self._dtype) for w in (*weights, cell_parameter(arrays, None))]
+            wide = int(self._dtype == np.float64)
+            self._stream = self._library.jaxrnn_stream(wide, cell.number, *sizes, *map(address_of, parameters))
         if self._stream is None:
             raise MemoryError(f"not enough memory to copy weights of shape {arrays.recurrent_kernel.shape}")
         weakref.finalize(self, self._library.jaxrnn_stream_free, self._stream)
@@ -57,7 +58,8 @@ class NativeStep:
         self._size = self._carry[0].nbytes
         self._last: Any = None  # the carry that the last step returned, and the addresses of its c and h
         self._last_at = (0, 0)
-        self._used = STEPS_PER_BLOCK
+        self._steps = max(1, min(STEPS_PER_BLOCK, BYTES_PER_BLOCK // self._carry.nbytes))
+        self._used = self._steps
         self._lock = threading.Lock()
 
     def __call__(self, carry: Carry, inputs: Any, /) -> tuple[Carry, np.ndarray]:
@@ -66,7 +68,7 @@ class NativeStep:
         with self._lock:
             np.copyto(self._inputs, inputs, "same_kind")
             c_at, h_at = self._last_at if carry is self._last else self._copy(carry)
-            if self._used == STEPS_PER_BLOCK:
+            if self._used == self._steps:
                 self._begin_block()
             number, self._used = self._used, self._used + 1
             h = self._block[number, 0]
@@ -78,7 +80,7 @@ class NativeStep:
             return carry, h
 
     def _begin_block(self) -> None:
-        block = np.empty((STEPS_PER_BLOCK, 1 + self._has_c, *self._carry_shape), self._dtype)
+        block = np.empty((self._steps, 1 + self._has_c, *self._carry_shape), self._dtype)
         self._block_at, self._stride = block.ctypes.data, block.strides[0]
         block.flags.writeable = False  # only the library writes to it, by address
         self._block, self._used = block, 0

@@ -6,6 +6,7 @@
 
 #include "instruction_set.h"
 #include "recurrence.h"
+#include "streaming.h"
 
 namespace jaxrnn {
 namespace {
@@ -15,12 +16,6 @@ Division alone(bool packs, void* workspace) {
   auto run_stage = [](void*, int, void (*body)(void*, int), void* context) { body(context, 0); };
   return {1, true, packs, !packs, workspace, run_stage, nullptr};
 }
-
-class Stream {
- public:
-  virtual ~Stream() = default;
-  virtual void step(const void* x, const void* c, const void* h, void* new_c, void* new_h) = 0;
-};
 
 template <class T>
 class StreamOf : public Stream {
