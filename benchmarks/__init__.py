@@ -4,6 +4,7 @@
     python -m benchmarks.training       How long do whole trainings take beside Keras and PyTorch?
     python -m benchmarks.streaming      How long does one step of one cell take?
     python -m benchmarks.streams        How many steps a second do thousands of streams take together?
+    python -m benchmarks.int8           How fast and how exact is a layer with int8 weights, beside others?
     python -m benchmarks.sweep          Does one program for many learning rates and seeds pay off?
     python -m benchmarks.user_cell      How fast are cells of your own beside the same cells scanned by hand?
     python -m benchmarks.precision      How far is half precision from float64?
