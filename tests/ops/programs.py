@@ -81,7 +81,8 @@ UNARY: list[Callable[[Any], Any]] = [
     nn.elu, nn.soft_sign, lambda x: jnp.exp(-x * x), lambda x: jnp.log1p(x * x), lambda x: jnp.sqrt(1 + x * x),
     jnp.negative, lambda x: jnp.abs(x) ** 1.3, lambda x: x**3 * 0.1, lambda x: x - x.mean(-1, keepdims=True),
     nn.softmax, lambda x: jax.lax.rsqrt(1 + x * x), lambda x: nn.log_softmax(x) * 0.1,
-    lambda x: jnp.log(1 + jnp.exp(x)), lambda x: jnp.clip(x, -0.5, 1.5), lambda x: x / (1 + x.max(-1, keepdims=True) ** 2), jnp.sign,
+    lambda x: jnp.log(1 + jnp.exp(x)), lambda x: jnp.clip(x, -0.5, 1.5),
+    lambda x: x / (1 + x.max(-1, keepdims=True) ** 2), jnp.sign,
 ]  # fmt: skip
 BINARY: list[Callable[[Any, Any], Any]] = [
     jnp.add, jnp.subtract, jnp.multiply, jnp.maximum, jnp.minimum, lambda a, b: a / (1 + b * b), jnp.logaddexp,

@@ -62,18 +62,22 @@ def build(library: Path = LIBRARY) -> Path:
     sets = {**(X86_SETS if x86 else {}), "base": []}
     common = [*compiler(), *FLAGS, *(["-DJAXRNN_X86"] if x86 else [])]
     with tempfile.TemporaryDirectory() as folder:
-        objects = {name: f"{folder}/{name}.o" for name in [*sets, "library", "streaming"]}
-        commands = [
-            [*common, *flags, f"-DJAXRNN_ISA={name}", "-c", str(SOURCES / "recurrence.cpp"), "-o", objects[name]]
-            for name, flags in sets.items()
-        ]
+        objects, commands = [], []
+
+        def compile_source(name: str, *flags: str) -> None:
+            objects.append(f"{folder}/{len(objects)}.o")
+            commands.append([*common, *flags, "-c", str(SOURCES / f"{name}.cpp"), "-o", objects[-1]])
+
+        for name, flags in sets.items():
+            for source in ("recurrence", "programs"):
+                compile_source(source, *flags, f"-DJAXRNN_ISA={name}")
         include = ["-isystem", str(headers()), f'-DJAXRNN_SOURCE_HASH="{source_hash()}"']
-        for name in ("library", "streaming"):
-            commands.append([*common, *include, "-c", str(SOURCES / f"{name}.cpp"), "-o", objects[name]])
+        for source in ("library", "program_library", "streaming"):
+            compile_source(source, *include)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(_run, commands))
         linked = f"{folder}/{library.name}"
-        _run([*common, "-shared", *objects.values(), "-pthread", "-o", linked])
+        _run([*common, "-shared", *objects, "-pthread", "-o", linked])
         # Copy and rename: a process that has loaded the old library keeps it, and none sees a part of the new one.
         beside = library.with_name(f".{library.name}.{os.getpid()}")
         shutil.copy(linked, beside)

@@ -96,8 +96,20 @@ def cell_program(pointwise: Pointwise, arrays: Recurrence) -> CellProgram | str:
     wide = bool(jax.config.read("jax_enable_x64"))
     found = _cell_program(pointwise, jax.tree.structure(arrays.initial_carry), params, shapes, sizes, wide)
     if isinstance(found, ValueError):
-        raise found
+        # What pointwise returns is for its author to mend, whatever runs it: the error shows the real shapes.
+        _check_shapes(pointwise, arrays, hidden)
+        return _untraceable(found)
     return found
+
+
+def _check_shapes(pointwise: Pointwise, arrays: Recurrence, hidden: int) -> None:
+    h = hidden_state(arrays.initial_carry)
+    xw, rh = (
+        tuple(jax.ShapeDtypeStruct(h.shape, h.dtype) for _ in range(width // hidden))
+        for width in (arrays.xw.shape[-1], arrays.recurrent_kernel.shape[1])
+    )
+    step = functools.partial(checked_pointwise, pointwise)
+    jax.eval_shape(step, arrays.params, arrays.initial_carry, xw, rh)
 
 
 @functools.lru_cache(maxsize=256)
@@ -117,10 +129,7 @@ def _cell_program(
     except Unsupported as reason:
         return str(reason)
     except ValueError as error:
-        # What pointwise returns is for its author to mend, whatever runs it.
-        if str(error).startswith("pointwise "):
-            return error
-        return _untraceable(error)
+        return error if str(error).startswith("pointwise ") else _untraceable(error)
     except (TypeError, IndexError, NotImplementedError, jax.errors.JAXTypeError) as error:
         return _untraceable(error)
 

@@ -125,7 +125,7 @@ class Graph:
         a: Any = arguments[0]
         b: Any = arguments[1] if len(arguments) > 1 else None
         if operation == "select":
-            yes: Any = arguments[-1]
+            yes: Any = [*arguments][-1]
             if isinstance(a, Constant):
                 return yes if a.value else b
             return b if b == yes else None
