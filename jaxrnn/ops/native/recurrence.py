@@ -1,11 +1,11 @@
-"""Runs the built-in cells in C++ on a CPU: forward, backward, and weight gradients.
+"""Runs cells in C++ on a CPU: forward, backward, and weight gradients.
 
 ``lax.scan`` on a CPU is slow at every step: it hands a matrix product to threads and waits for them, reads the
 weights in an order that does not suit the caches, and writes all intermediate values to memory. Here the whole
 loop is one call. The weights are packed once, and threads divide the batch (or the units, if the batch is small).
-A step's product, input projection and cell equations stay in registers, and the weight gradients are blocked
-products over many steps. The equations are those of the scan, and the conformance suite is the same; see
-recurrence.cpp.
+A step's product, input projection and the equations of a built-in cell stay in registers (recurrence.cpp); those of
+any other cell are a program that is interpreted on blocks of rows (programs.cpp). The weight gradients are blocked
+products over many steps. The equations are those of the scan, and the conformance suite is the same.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.custom_derivatives import SymbolicZero
+from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 
 from jaxrnn.ops.native.builtin import BuiltInCall
 from jaxrnn.ops.native.call import Call
@@ -69,7 +69,8 @@ _run: Any = jax.custom_vjp(_results, nondiff_argnums=(0, 1, 2))
 
 def _run_forward(pointwise: Pointwise, reverse: bool, save: bool, arrays: Recurrence):
     def of(field: str) -> Any:
-        return jax.tree.map(lambda a: getattr(a, field), arrays, is_leaf=lambda a: hasattr(a, "perturbed"))
+        # Parameters may be in variables of Flax, which are pytrees, too, and pass attributes on to their values.
+        return jax.tree.map(lambda a: getattr(a, field), arrays, is_leaf=lambda a: isinstance(a, CustomVJPPrimal))
 
     wanted: Any = of("perturbed").xw
     wanted = wanted.inputs if isinstance(wanted, Projection) else wanted
