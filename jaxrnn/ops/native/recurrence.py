@@ -3,9 +3,9 @@
 ``lax.scan`` on a CPU is slow at every step: it hands a matrix product to threads and waits for them, reads the
 weights in an order that does not suit the caches, and writes all intermediate values to memory. Here the whole
 loop is one call. The weights are packed once, and threads divide the batch (or the units, if the batch is small).
-A step's product, input projection and the equations of a built-in cell stay in registers (recurrence.cpp); those of
-any other cell are a program that is interpreted on blocks of rows (programs.cpp). The weight gradients are blocked
-products over many steps. The equations are those of the scan, and the conformance suite is the same.
+A step's product, input projection and the equations of a built-in cell stay in registers (recurrence.cpp); those
+of any other cell are a program that is interpreted on blocks of rows (programs.cpp). The weight gradients are
+blocked products over many steps. The equations are those of the scan, and the conformance suite is the same.
 """
 
 import dataclasses
