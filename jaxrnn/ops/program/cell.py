@@ -130,7 +130,7 @@ def _cell_program(
         return str(reason)
     except ValueError as error:
         return error if str(error).startswith("pointwise ") else _untraceable(error)
-    except (TypeError, IndexError, NotImplementedError, jax.errors.JAXTypeError) as error:
+    except (TypeError, NotImplementedError, jax.errors.JAXTypeError) as error:
         return _untraceable(error)
 
 

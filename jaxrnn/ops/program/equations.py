@@ -38,8 +38,8 @@ OPERATIONS = {name: name for name in (
 """JAX's names of the operations that a program has, and its own names."""
 
 OTHERS = frozenset((
-    "convert_element_type", "reduce_precision", "integer_pow", "square", "select_n", "clamp", "not", "exp2",
-    "round",
+    "convert_element_type", "reduce_precision", "integer_pow", "square", "one_minus_square", "select_n", "clamp",
+    "not", "exp2", "tan", "round",
 ))
 """Operations that a program has in another form."""
 # fmt: on
@@ -242,6 +242,10 @@ class _Builder:
             return self.graph.power(arguments[0], params["y"])
         if name == "square":
             return add("mul", arguments[0], arguments[0])
+        if name == "one_minus_square":
+            return add("sub", constant(1), add("mul", arguments[0], arguments[0]))
+        if name == "tan":
+            return add("div", add("sin", arguments[0]), add("cos", arguments[0]))
         if name == "select_n" and len(arguments) == 3:
             return add("select", *arguments)
         if name == "clamp":
@@ -279,18 +283,3 @@ class _Builder:
             good = axes == tuple(range(len(given)))
         if not good:
             raise Unsupported(f"its equations or their derivative have a broadcast of {given} along other axes")
-
-
-OTHERS = frozenset(
-    (
-        "convert_element_type",
-        "reduce_precision",
-        "integer_pow",
-        "square",
-        "select_n",
-        "clamp",
-        "not",
-        "exp2",
-        "round",
-    )
-)
