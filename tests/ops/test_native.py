@@ -174,7 +174,7 @@ def test_older_processors_compute_the_same(instructions):
         "    t.test_float32_is_as_near_to_float64_as_the_scan_is(cell)\n"
         "t.test_tanh_keeps_the_digits_of_small_numbers_saturates_and_passes_nan_on()\n"
         "import tests.ops.test_native_programs as p\n"
-        "for cell in p.CELLS:\n"
+        "for cell in ('layer_norm', 'minimal_gated_unit'):\n"
         "    p.test_every_way_of_dividing_the_work_equals_the_scan(cell, 'rows_apart', True)\n"
         "for function in p.FUNCTIONS:\n"
         "    p.test_functions_are_exact_to_the_last_places_also_at_infinity_and_nan(*function)\n"
