@@ -14,7 +14,7 @@ from jaxrnn.ops.native import library
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", ["OwnLSTMCell", "ExponentialGateCell"])  # the command checks all before it times
 def test_all_contestants_compute_the_same(name):
     layers = contestants(name, Shape(3, 5, 2, 4))
     assert len(layers) == 4 + (name == "OwnLSTMCell")
