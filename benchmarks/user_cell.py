@@ -1,23 +1,27 @@
-"""Time the documentation's cells of your own on the engine against the same cells scanned by hand.
+"""Time cells of your own on the engine against the same cells scanned by hand and in ``flax.nnx.RNN``.
 
-    python -m benchmarks.user_cell --quick      # three shapes, about a minute
-    python -m benchmarks.user_cell              # all shapes, several minutes
+    python -m benchmarks.user_cell --quick                              # three shapes, a few minutes
+    python -m benchmarks.user_cell                                      # all shapes, half an hour
+    taskset -c 0 python -m benchmarks.user_cell --processor-time        # where others use the machine, too
 
-A training step computes the mean of the squared outputs and its gradients with respect to the parameters. By hand,
-plain autodiff differentiates ``jax.lax.scan``, with the input projection within each step, as ``flax.nnx.RNN``
-does with any cell, or hoisted: computed before the scan. All have the same float32 weights, and the losses and
-gradients of 16 steps are compared before any timing. benchmarks/common/timing.py describes how the time is taken.
-Ratios are the time by hand divided by ours, pair by pair: above 1, ours is faster.
+The cells are those of the documentation and others: the LSTM as a cell of one's own, the LSTM with peepholes, the
+sLSTM's exponential gates, a carry of two parts, and a cell with a matrix product of its own, which stays on the
+scan. A training step computes the mean of the squared outputs and its gradients with respect to the parameters. By
+hand, plain autodiff differentiates ``jax.lax.scan``, with the input projection within each step, as
+``flax.nnx.RNN`` does with any cell, or hoisted: computed before the scan. The built-in cell takes part where there
+is one with the same equations. All have the same float32 weights, and the losses and gradients of 16 steps are
+compared before any timing. benchmarks/common/timing.py describes how the time is taken. Ratios are the time of the
+others divided by ours, pair by pair: above 1, ours is faster.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+import tyro
 from flax import nnx
 
 import jaxrnn
@@ -36,11 +40,15 @@ from benchmarks.common.rows import (
     time_table,
 )
 from benchmarks.common.timing import interleave
-from benchmarks.libraries.base import layer_in_jax, layer_in_nnx
-from benchmarks.libraries.by_hand import BY_HAND, readme_cells, scan_by_hand
+from benchmarks.libraries.base import Contestant, layer_in_jax, layer_in_nnx
+from benchmarks.libraries.by_hand import EVERY_STEP, every_cell, scan_by_hand
+from benchmarks.libraries.user_cells import BUILT_IN
 
 HAND = {"by hand": False, "by hand, hoisted": True}
 """The versions scanned by hand, and whether they compute the input projection before the scan."""
+
+MODES = {"training step": "train", "forward pass": "forward"}
+"""What is timed, and the attribute of a contestant that does it."""
 
 TOLERANCE = comparison.Tolerance(1e-4, relative=True)
 
@@ -52,59 +60,83 @@ CHECKED_STEPS = 16
 class UserCellOptions(Options):
     """What to measure."""
 
-    cells: tuple[str, ...] = tuple(BY_HAND)
+    cells: tuple[str, ...] = tuple(EVERY_STEP)
     """Cells to measure."""
+
+    processor_time: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Measure the processor time of this process, all threads together, in place of the time on the wall."""
 
 
 def run(options: UserCellOptions) -> None:
-    known("cell", options.cells, BY_HAND)
+    known("cell", options.cells, EVERY_STEP)
     repetitions = options.given(options.repetitions, quick=4, full=20)
     shapes = options.given(None, quick=QUICK, full=SHAPES)
+    clock = time.process_time if options.processor_time else time.perf_counter
     machine = options.start()
     rows = []
-    with progress(len(options.cells) * len(shapes) * repetitions) as update:
+    with progress(len(options.cells) * len(shapes) * repetitions * len(MODES)) as update:
         for cell in options.cells:
             for shape in shapes:
                 update(f"{cell}, {shape}")
                 check(contestants(cell, shape._replace(time=CHECKED_STEPS)), f"{cell}, {shape}")
-                timings = interleave(contestants(cell, shape), repetitions, advance=update)
-                rows.append(Row({"cell": cell, "shape": shape}, timings))
-    found = {"rows": [row.as_json() for row in rows], "geometric_means": geometric_means(rows)}
-    results = {"repetitions": repetitions, **found}
-    report(rows, repetitions).write(options.name("user-cell"), results, machine, options.out)
+                layers = contestants(cell, shape)
+                for mode, attribute in MODES.items():
+                    calls = {name: getattr(layer, attribute) for name, layer in layers.items()}
+                    timings = interleave(calls, repetitions, advance=update, clock=clock)
+                    rows.append(Row({"cell": cell, "mode": mode, "shape": shape}, timings))
+    results = {
+        "repetitions": repetitions,
+        "processor_time": options.processor_time,
+        "rows": [row.as_json() for row in rows],
+        "geometric_means": {
+            mode: geometric_means([row for row in rows if row.case["mode"] == mode]) for mode in MODES
+        },
+    }
+    report(rows, repetitions, options.processor_time).write(
+        options.name("user-cell"), results, machine, options.out
+    )
 
 
-def contestants(name: str, shape: Shape) -> dict[str, Callable[[], Any]]:
-    """The training steps, all with the same weights and inputs."""
+def contestants(name: str, shape: Shape) -> dict[str, Contestant]:
+    """The layers, all with the same weights and inputs."""
     inputs = np.random.default_rng(0).normal(size=shape[:3]).astype(np.float32)
-    first = jnp.zeros((shape.batch, shape.hidden))
-    layer = jaxrnn.RNN(readme_cells()[name](shape.in_features, shape.hidden, rngs=nnx.Rngs(0)))
-    params = nnx.to_pure_dict(nnx.state(layer))["cell"]
-    calls = {OURS: layer_in_nnx(layer, inputs).train}
+    sizes = shape.in_features, shape.hidden
+    cell = every_cell()[name](*sizes, rngs=nnx.Rngs(0))
+    first = cell.initialize_carry((shape.batch, shape.in_features))
+    found = {OURS: layer_in_nnx(jaxrnn.RNN(cell), inputs)}
+    if name in BUILT_IN:
+        built_in = BUILT_IN[name](*sizes, rngs=nnx.Rngs(0))
+        nnx.update(built_in, nnx.state(cell))
+        found["built-in"] = layer_in_nnx(jaxrnn.RNN(built_in), inputs)
+    params = nnx.to_pure_dict(nnx.state(cell))
     for label, hoisted in HAND.items():
         by_hand = functools.partial(scan_by_hand, name, h=first, hoisted=hoisted)
-        calls[label] = layer_in_jax(lambda p, x, by_hand=by_hand: by_hand(p, x)[1], params, inputs).train
-    return calls
+        found[label] = layer_in_jax(lambda p, x, by_hand=by_hand: by_hand(p, x)[1], params, inputs)
+    graphdef, state, rest = nnx.split(nnx.RNN(cell), nnx.Param, ...)
+    flax = layer_in_jax(lambda p, x: nnx.merge(graphdef, p, rest)(x, initial_carry=first), state, inputs)
+    return found | {"nnx.RNN": flax}
 
 
-def check(calls: dict[str, Callable[[], Any]], where: str) -> None:
+def check(layers: dict[str, Contestant], where: str) -> None:
     """A ValueError if a contestant does not compute the same as ours."""
     results = {}
-    for name, call in calls.items():
-        loss, gradients = call()
+    for name, layer in layers.items():
+        loss, gradients = layer.train()
         norm = comparison.norm(jax.tree.leaves(gradients))
         results[name] = {"losses": float(loss), "norms of the gradients": norm}
     comparison.check(results, OURS, dict.fromkeys(results[OURS], TOLERANCE), where)
 
 
-def report(rows: Sequence[Row], repetitions: int) -> Report:
-    made = Report("Cells of your own", medians("Milliseconds", repetitions), __doc__)
-    for (cell,), group in groups(rows, "cell").items():
-        made.add(f"## {cell}")
-        made.table(time_table(group), f"{cell}: training step, ms")
+def report(rows: Sequence[Row], repetitions: int, processor_time: bool) -> Report:
+    unit = "Milliseconds of processor time" if processor_time else "Milliseconds"
+    made = Report("Cells of your own", medians(unit, repetitions), __doc__)
+    for (cell, mode), group in groups(rows, "cell", "mode").items():
+        made.add(f"## {cell}, {mode}")
+        made.table(time_table(group), f"{cell}: {mode}, ms")
         made.table(ratio_table(group), "divided by ours")
-    means = ", ".join(f"{name} {mean:.2f}" for name, mean in geometric_means(rows).items())
-    made.add(f"Geometric means over all cells and shapes of the time divided by ours: {means}.")
+    for (mode,), group in groups(rows, "mode").items():
+        means = ", ".join(f"{name} {mean:.2f}" for name, mean in geometric_means(group).items())
+        made.add(f"Geometric means over all cells and shapes of the time of a {mode} divided by ours: {means}.")
     return made
 
 

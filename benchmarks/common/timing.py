@@ -103,6 +103,7 @@ def interleave(
     first_calls: Mapping[str, float] | None = None,
     seed: int = 0,
     advance: Callable[[], object] = lambda: None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timing]:
     """Time contestants beside each other.
 
@@ -112,22 +113,23 @@ def interleave(
       first_calls: seconds of each one's first call, where the caller has made it already.
       seed: of the random orders.
       advance: called after every repetition, for a progress bar.
+      clock: seconds; by default those of the clock on the wall.
     """
     if repetitions < 1:
         raise ValueError(f"{repetitions=} must be at least 1")
-    first = first_calls or {name: seconds_of(call) for name, call in contestants.items()}
+    first = first_calls or {name: seconds_of(call, clock) for name, call in contestants.items()}
     calls: dict[str, list[tuple[float, ...]]] = {name: [] for name in contestants}
     for order in turns(contestants, repetitions, seed):
         for name in order:
             seconds_of(contestants[name])
-            calls[name].append(tuple(seconds_of(contestants[name]) for _ in range(TIMED_CALLS)))
+            calls[name].append(tuple(seconds_of(contestants[name], clock) for _ in range(TIMED_CALLS)))
             time.sleep(PAUSE)
         advance()
     return {name: Timing(first[name], tuple(calls[name])) for name in contestants}
 
 
-def seconds_of(call: Callable[[], object]) -> float:
-    """Wall-clock seconds until a call's results are ready."""
-    began = time.perf_counter()
+def seconds_of(call: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    """Seconds until a call's results are ready."""
+    began = clock()
     jax.block_until_ready(call())
-    return time.perf_counter() - began
+    return clock() - began

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 import jaxrnn
+from benchmarks.libraries.user_cells import CELLS, STEPS
 
 ROOT = Path(__file__).parents[2]
 HEADING = re.compile(r"^(#+) A cell of your own$", re.MULTILINE)
@@ -59,27 +60,36 @@ def _layer_norm(params: Any, h: Array, xw: Array, rh: Array) -> Array:
 BY_HAND = {"LeakyCell": _leaky, "MinimalGatedCell": _minimal_gated, "LayerNormCell": _layer_norm}
 """The new h from the parameters, h, and the contributions of inputs and h, ``[batch, gates * hidden]`` each."""
 
+EVERY_STEP: Mapping[str, Any] = BY_HAND | STEPS
+"""The same with the cells of user_cells.py."""
 
-def scan_by_hand(name: str, params: Any, inputs: Array, h: Array, *, hoisted: bool) -> tuple[Array, Array]:
+
+def every_cell() -> Mapping[str, type[jaxrnn.RecurrentCell]]:
+    """The cells of the documentation and those of user_cells.py."""
+    return {**readme_cells(), **CELLS}
+
+
+def scan_by_hand(name: str, params: Any, inputs: Array, h: Any, *, hoisted: bool) -> tuple[Any, Array]:
     """The whole layer, which plain autodiff can differentiate.
 
     Args:
-      params: a pure dict of the parameters of the cell that the page shows.
+      params: a pure dict of the parameters of the cell.
       inputs: ``[batch, time, in_features]``.
-      h: ``[batch, hidden]``, before the first step.
+      h: the carry before the first step: parts ``[batch, hidden]``, of which the last is the hidden state.
       hoisted: take the input projection of all steps before the scan, as a careful author would; or within each
         step, as ``flax.nnx.RNN`` does with any cell.
 
     Returns:
-      The last h, and the outputs ``[batch, time, hidden]``.
+      The last carry, and the outputs ``[batch, time, hidden]``.
     """
 
     def project(x: Array) -> Array:
         return x @ params["kernel"] + params.get("bias", 0)
 
-    def step(h: Array, x: Array) -> tuple[Array, Array]:
-        h = BY_HAND[name](params, h, x if hoisted else project(x), h @ params["recurrent_kernel"])
-        return h, h
+    def step(h: Any, x: Array) -> tuple[Any, Array]:
+        rh = jax.tree.leaves(h)[-1] @ params["recurrent_kernel"]
+        h = EVERY_STEP[name](params, h, x if hoisted else project(x), rh)
+        return h, jax.tree.leaves(h)[-1]
 
     sequence = inputs.swapaxes(0, 1)
     h, outputs = lax.scan(step, h, project(sequence) if hoisted else sequence)

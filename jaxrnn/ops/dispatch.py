@@ -12,8 +12,8 @@ from jax import Array, lax
 from jax.core import Tracer
 
 from jaxrnn.ops import pallas
-from jaxrnn.ops.native.cells import unable as natively_unable
 from jaxrnn.ops.native.recurrence import native_recurrence
+from jaxrnn.ops.native.recurrence import unable as natively_unable
 from jaxrnn.ops.reference import reference_recurrence
 from jaxrnn.ops.scan import scan_recurrence
 from jaxrnn.ops.step import Carry, Params, Pointwise, Projection, Recurrence, hidden_state, projected
@@ -50,9 +50,9 @@ IMPLEMENTATIONS = {
     "scan": Implementation(scan_recurrence, projects=True),
     "reference": Implementation(reference_recurrence, not_preferred=_is_the_oracle),
 }
-"""In the order in which they are tried. ``pallas``: one kernel for all steps, on a GPU or TPU. ``native``: the
-built-in cells in C++, on CPUs. ``scan``: ``lax.scan`` with hand-written backpropagation through time, for every
-cell on every device. ``reference``: plain autodiff."""
+"""In the order in which they are tried. ``pallas``: one kernel for all steps, on a GPU or TPU. ``native``: a
+C++ library for CPUs, which has the built-in cells and interprets the equations of others. ``scan``: ``lax.scan``
+with hand-written backpropagation through time, for every cell on every device. ``reference``: plain autodiff."""
 
 
 UNROLL_ON_GPU = 8
@@ -190,8 +190,8 @@ def explain(
     >>> def elman(params, carry, xw, rh):
     ...     h = jnp.tanh(xw[0] + rh[0])
     ...     return h, h
-    >>> explain(elman, kernel, xw, h, platform="cpu").chosen  # not a built-in cell
-    'scan'
+    >>> explain(elman, kernel, xw, h, platform="cpu").chosen  # "scan" if the C++ library was not built
+    'native'
     """
     _check(recurrent_kernel, recurrent_bias, xw, initial_carry)
     valid: Any = None if seq_lengths is None else jax.ShapeDtypeStruct(xw.shape[:-1], jnp.bool_)

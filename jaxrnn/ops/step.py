@@ -121,6 +121,11 @@ def hidden_state(carry: Carry) -> Array:
     return jax.tree.leaves(carry)[-1]
 
 
+def dtype_of(parameter: Any) -> Any:
+    """The dtype of an array, or the one that JAX gives to a Python number."""
+    return parameter.dtype if hasattr(parameter, "dtype") else jnp.result_type(parameter)
+
+
 def accumulation_dtype(dtype: jnp.dtype) -> jnp.dtype:
     """float32 for half precision, otherwise the type itself."""
     return jnp.promote_types(dtype, jnp.float32)

@@ -173,6 +173,11 @@ def test_older_processors_compute_the_same(instructions):
         "    t.test_every_way_of_dividing_the_work_equals_the_scan(cell, 'rows_apart', True)\n"
         "    t.test_float32_is_as_near_to_float64_as_the_scan_is(cell)\n"
         "t.test_tanh_keeps_the_digits_of_small_numbers_saturates_and_passes_nan_on()\n"
+        "import tests.ops.test_native_programs as p\n"
+        "for cell in ('layer_norm', 'minimal_gated_unit'):\n"
+        "    p.test_every_way_of_dividing_the_work_equals_the_scan(cell, 'rows_apart', True)\n"
+        "for function in p.FUNCTIONS:\n"
+        "    p.test_functions_are_exact_to_the_last_places_also_at_infinity_and_nan(*function)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -208,13 +213,12 @@ def reason(platform: str = "cpu", pointwise: Any = TANH, dtype: Any = jnp.float3
 
 def test_it_says_why_it_cannot_run():
     assert "it runs on a cpu, not on a gpu" in reason("gpu")
-    assert "not this cell" in reason(pointwise=simple_rnn_pointwise(jax.nn.gelu))
     assert "there is bfloat16" in reason(dtype=jnp.bfloat16)
     mixed = jax.ShapeDtypeStruct((2, 3), jnp.bfloat16)
     assert "there is bfloat16 and float32" in reason(initial_carry=mixed)
-    with pytest.raises(ValueError, match="implementation='native' cannot run this: it has SimpleRNN"):
-        h = jnp.zeros((2, 3))
-        recurrence(simple_rnn_pointwise(jax.nn.gelu), jnp.eye(3), jnp.ones((4, 2, 3)), h, implementation="native")
+    with pytest.raises(ValueError, match=r"implementation='native' cannot run this: .*there is bfloat16"):
+        h = jnp.zeros((2, 3), jnp.bfloat16)
+        recurrence(TANH, jnp.eye(3), jnp.ones((4, 2, 3)), h, implementation="native")
 
 
 def test_an_explicit_mesh_is_left_to_the_scan():

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from jaxrnn.ops import Projection, dispatch, recurrence
-from jaxrnn.ops.native import recurrence as native
+from jaxrnn.ops.native import call as native
 from tests.ops.test_native import CELLS, arguments, needs_library, split
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn import ops
-from jaxrnn.ops.native import build, recurrence
+from jaxrnn.ops.native import build, builtin
 from jaxrnn.ops.native.cells import CELLS
 
 NAMES = {
@@ -48,9 +48,7 @@ def test_cells_save_the_same_number_of_values():
 
 
 def test_gradients_come_in_the_same_order():
-    in_python = [
-        name.replace("_", "").replace("parameter", "param") for name in recurrence._BackwardResults._fields
-    ]
+    in_python = [name.replace("_", "").replace("parameter", "param") for name in builtin.BackwardResults._fields]
     assert ["dx" if name == "dinputs" else name for name in in_python] == enumerators(
         source("library.cpp"), "BackwardResults"
     )

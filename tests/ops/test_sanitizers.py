@@ -3,19 +3,29 @@
 Compiling for the sanitizers takes a minute, so that these tests run only where JAXRNN_SANITIZERS is set, as in CI.
 """
 
+import itertools
 import os
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+import jax.numpy as jnp
 import pytest
 
 from jaxrnn.ops.native import build
+from jaxrnn.ops.native.encoding import carry_slots, encode, flags
+from jaxrnn.ops.program import CellProgram, cell_program
+from tests.ops.oracle import CASES, Case
+from tests.ops.programs import USERS, shapes
 
 pytestmark = pytest.mark.skipif(
     "JAXRNN_SANITIZERS" not in os.environ, reason="it takes a minute: set JAXRNN_SANITIZERS=1"
 )
 
-DRIVER = Path(__file__).with_name("sanitized.cpp")
+FOLDER = Path(__file__).parent
+DRIVERS = {"sanitized.cpp": "84 setups\n", "sanitized_programs.cpp": "60 setups\n"}
+"""The programs to run, and what they print if nothing is wrong."""
 
 
 def compiled(sanitizer: str, source: Path, folder: Path) -> Path:
@@ -27,6 +37,7 @@ def compiled(sanitizer: str, source: Path, folder: Path) -> Path:
     program = folder / "program"
     options = ["-std=c++20", "-O1", f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-pthread"]
     names = ["-DJAXRNN_ISA=base", "-DJAXRNN_FLOAT32_ONLY", "-Wno-maybe-uninitialized", "-I", str(build.SOURCES)]
+    names += ["-I", str(folder)]
     done = subprocess.run(
         [*compiler, *options, *names, str(source), "-o", str(program)], capture_output=True, text=True
     )
@@ -36,16 +47,43 @@ def compiled(sanitizer: str, source: Path, folder: Path) -> Path:
     return program
 
 
+def initializer(case: Case, hidden: int) -> str:
+    """The programs of a cell as a ``struct Encoded`` of sanitized_programs.cpp."""
+    cell = cell_program(case.pointwise, shapes(case, hidden, dtype=jnp.float32))
+    assert isinstance(cell, CellProgram), cell
+
+    def braces(values: Iterable[Any]) -> str:
+        return "{" + ", ".join(map(str, values)) + "}"
+
+    encoded = [encode(program) for program in (cell.forward, cell.backward)]
+    fields = [
+        f'"{case.name}"',
+        *[hidden, cell.gates, cell.recurrent_gates, cell.saved, cell.derived, cell.sums],
+        braces(carry_slots(cell)),
+        braces(flags(cell.summed, cell.gates)),
+        braces(flags(cell.shared, cell.recurrent_gates)),
+        braces(program.registers for program in (cell.forward, cell.backward)),
+        braces(program.row_registers for program in (cell.forward, cell.backward)),
+        braces(braces(part.program) for part in encoded),
+        braces(braces(map(float, part.constants)).replace("inf", "INFINITY") for part in encoded),
+    ]
+    return f"Encoded{braces(fields)},\n"
+
+
 @pytest.mark.parametrize("sanitizer", ["address,undefined", "thread"])
-def test_every_cell_with_one_thread_and_with_several(sanitizer, tmp_path):
-    program = compiled(sanitizer, DRIVER, tmp_path)
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_every_cell_with_one_thread_and_with_several(driver, sanitizer, tmp_path):
+    users = [case for case in [*CASES, *USERS] if case.name in ("two_part", "minimal_gated_unit")] + USERS[1:]
+    programs = [initializer(case, hidden) for case, hidden in itertools.product(users, (19, 40))]
+    (tmp_path / "programs.inc").write_text("".join(programs))
+    program = compiled(sanitizer, FOLDER / driver, tmp_path)
     # What is found is what a call does; whether the process frees all at its end, some containers cannot say.
     environment = os.environ | {"ASAN_OPTIONS": "detect_leaks=0"}
     done = subprocess.run([str(program)], capture_output=True, text=True, timeout=300, env=environment)
     if "unexpected memory mapping" in done.stderr:
         pytest.skip("this kernel places memory where the sanitizer of this compiler cannot follow")
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
-    assert done.stdout == "84 setups\n"
+    assert done.stdout == DRIVERS[driver]
 
 
 def test_the_sanitizer_finds_a_read_past_an_end(tmp_path):

@@ -14,7 +14,7 @@ from jaxrnn.ops.pointwise import (
     lstm_pointwise,
     simple_rnn_pointwise,
 )
-from jaxrnn.ops.step import Pointwise, Recurrence
+from jaxrnn.ops.step import Pointwise, Recurrence, dtype_of
 
 
 class NativeCell(NamedTuple):
@@ -48,10 +48,23 @@ CELLS: dict[Pointwise, NativeCell] = {
 }
 
 
-def unable(pointwise: Pointwise, arrays: Recurrence, platform: str) -> str | None:
-    """The reason why the library cannot run this, or None if it can."""
+def unable_to_call(arrays: Recurrence, platform: str) -> str | None:
+    """The reason why the library cannot be called with these arrays, whatever the cell, or None if it can."""
     if platform != "cpu":
         return f"it runs on a cpu, not on a {platform}"
+    every = {dtype_of(leaf) for leaf in jax.tree.leaves(arrays)}
+    dtypes = sorted(str(dtype) for dtype in every if jnp.issubdtype(dtype, jnp.floating))
+    if dtypes not in (["float32"], ["float64"]):
+        return f"it computes in float32 or float64 throughout, and there is {' and '.join(dtypes)}"
+    if any(axis == jax.sharding.AxisType.Explicit for axis in jax.sharding.get_abstract_mesh().axis_types):
+        return "it does not support arrays on an explicit mesh"
+    return why_not_loaded()
+
+
+def unable(pointwise: Pointwise, arrays: Recurrence, platform: str) -> str | None:
+    """The reason why the library cannot run this as a built-in cell, or None if it can."""
+    if platform != "cpu":
+        return unable_to_call(arrays, platform)
     if pointwise not in CELLS:
         return "it has SimpleRNN (tanh, relu, sigmoid), LSTM, both GRUs and LeakyCell, not this cell"
     cell = CELLS[pointwise]
@@ -66,15 +79,9 @@ def unable(pointwise: Pointwise, arrays: Recurrence, platform: str) -> str | Non
     ):
         return "the carry does not have the structure of this cell's carry"
     parameter_shapes = [(hidden,) * cell.parameter_axes] if cell.parameter_axes else []
-    if [leaf.shape for leaf in jax.tree.leaves(arrays.params)] != parameter_shapes:
+    if [jnp.shape(leaf) for leaf in jax.tree.leaves(arrays.params)] != parameter_shapes:
         return "the parameters do not have the shapes of this cell's parameters"
-    floating = [a for a in jax.tree.leaves(arrays) if jnp.issubdtype(a.dtype, jnp.floating)]
-    dtypes = sorted({str(a.dtype) for a in floating})
-    if dtypes not in (["float32"], ["float64"]):
-        return f"it computes in float32 or float64 throughout, and there is {' and '.join(dtypes)}"
-    if any(axis == jax.sharding.AxisType.Explicit for axis in jax.sharding.get_abstract_mesh().axis_types):
-        return "it does not support arrays on an explicit mesh"
-    return why_not_loaded()
+    return unable_to_call(arrays, platform)
 
 
 def cell_parameter(arrays: Recurrence, absent: Any) -> Any:

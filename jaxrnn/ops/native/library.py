@@ -10,7 +10,13 @@ import jax
 
 LIBRARY = Path(__file__).with_name("libjaxrnn.so")
 REBUILD = "python -m jaxrnn.ops.native.build"
-TARGETS = ("jaxrnn_forward", "jaxrnn_backward", "jaxrnn_quantized")
+TARGETS = (
+    "jaxrnn_forward",
+    "jaxrnn_backward",
+    "jaxrnn_program_forward",
+    "jaxrnn_program_backward",
+    "jaxrnn_quantized",
+)
 
 
 @functools.cache

@@ -39,13 +39,13 @@ struct Chunk {
 // out[m] += sum over k of left[k][m] * right[k], for the m in `columns` and a panel of one gate's units. With `first`,
 // the sum replaces out[m].
 template <class T>
-void add_product(const Workspace<T>& w, const T* const* left, Range columns, const Panel& panel, const T* right,
-                 int depth, bool first, T* out, ptrdiff_t out_row, int hidden) {
+void add_product(const T* const* left, Range columns, const Panel& panel, const T* right, ptrdiff_t ring_row, int depth,
+                 bool first, T* out, ptrdiff_t out_row, int hidden) {
   constexpr int L = kLanes<T>;
   alignas(64) T sums[24 * L];
   with_vectors<4>(panel.vectors, [&]<int N>() {
     for_each_tile<T, N, 1, Transposed<T>>(columns.begin, columns.end, [&](int m, int count, auto tile) {
-      const Transposed<T> segment{left, m, right + panel.first * L, w.ring_row, depth};
+      const Transposed<T> segment{left, m, right + panel.first * L, ring_row, depth};
       tile(&segment, 1, sums);
       for (int i = 0; i < count; i++) {
         T* row = out + (m + i) * out_row;
@@ -62,12 +62,12 @@ void add_product(const Workspace<T>& w, const T* const* left, Range columns, con
 
 // out += sum over k of right[k], for these vectors of units. With `first`, the sum replaces out.
 template <class T>
-void add_rows(const Workspace<T>& w, Range vectors, const T* right, int depth, bool first, T* out, int hidden) {
+void add_rows(Range vectors, const T* right, ptrdiff_t ring_row, int depth, bool first, T* out, int hidden) {
   constexpr int L = kLanes<T>;
   for (int i = vectors.begin; i < vectors.end; i++) {
     const int unit = i * L;
     Vector<T> sum = first ? Vector<T>{} : load(out + unit, hidden - unit);
-    for (int k = 0; k < depth; k++) sum += load(right + k * (ptrdiff_t)w.ring_row + unit);
+    for (int k = 0; k < depth; k++) sum += load(right + k * ring_row + unit);
     store(out + unit, sum, hidden - unit);
   }
 }
@@ -91,9 +91,9 @@ void weight_gradients(const Problem<T>& p, const Workspace<T>& w, int part, Chun
     // Chunks begin at a multiple of their length, so the rows of a chunk are contiguous in the ring.
     const T* ring = w.ring_at(chunk.begin, begin, p.batch);
     auto add = [&](int g, const T* right, Range columns, T* out, int out_row, T* bias) {
-      if (bias) add_rows(w, vectors, right, depth, start, bias + g * H, H);
+      if (bias) add_rows(vectors, right, w.ring_row, depth, start, bias + g * H, H);
       for (int i = 0; i < w.panel_count && columns.begin < columns.end; i++) {
-        add_product(w, left, columns, w.panels[i], right, depth, start, out + g * H, out_row, H);
+        add_product(left, columns, w.panels[i], right, w.ring_row, depth, start, out + g * H, out_row, H);
       }
     };
     if (p.x) {
@@ -118,7 +118,7 @@ void weight_gradients(const Problem<T>& p, const Workspace<T>& w, int part, Chun
       const int in_ring = CellType::kApart && g == G - 1 ? G : g;
       add(g, ring + in_ring * H, of_h, p.drecurrent_kernel, kRecurrent * H, p.drecurrent_bias);
     }
-    if (CellType::kHasLeak) add_rows(w, vectors, ring + G * H, depth, start, p.dcell_param, H);
+    if (CellType::kHasLeak) add_rows(vectors, ring + G * H, w.ring_row, depth, start, p.dcell_param, H);
     if (!CellType::kTwoStages) continue;
     for (int k = 0; k < depth; k++) {
       const int s = chunk.begin + (begin + k) / p.batch, b = (begin + k) % p.batch;

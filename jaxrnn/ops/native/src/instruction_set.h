@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <string>
 
+#include "program_problem.h"
 #include "recurrence.h"
 
 namespace jaxrnn {
@@ -27,8 +28,8 @@ inline Set best_set() {
   return Set::kBase;
 }
 
-template <class T>
-const Kernels<T>& choose(const Kernels<T>& avx512, const Kernels<T>& avx2, const Kernels<T>& base) {
+template <class KernelsType>
+const KernelsType& choose(const KernelsType& avx512, const KernelsType& avx2, const KernelsType& base) {
   static const Set set = best_set();
   return set == Set::kAVX512 ? avx512 : set == Set::kAVX2 ? avx2 : base;
 }
@@ -41,6 +42,21 @@ const Kernels<T>& kernels() {
 #else
   if constexpr (sizeof(T) == 4) return base::kernels_f32;
   if constexpr (sizeof(T) == 8) return base::kernels_f64;
+#endif
+}
+
+template <class T>
+const ProgramKernels<T>& program_kernels() {
+#if defined(JAXRNN_X86)
+  if constexpr (sizeof(T) == 4) {
+    return choose(avx512::program_kernels_f32, avx2::program_kernels_f32, base::program_kernels_f32);
+  }
+  if constexpr (sizeof(T) == 8) {
+    return choose(avx512::program_kernels_f64, avx2::program_kernels_f64, base::program_kernels_f64);
+  }
+#else
+  if constexpr (sizeof(T) == 4) return base::program_kernels_f32;
+  if constexpr (sizeof(T) == 8) return base::program_kernels_f64;
 #endif
 }
 

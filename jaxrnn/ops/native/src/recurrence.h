@@ -18,30 +18,11 @@ inline int gates_of(Cell cell) {
   return cell == Cell::kLSTM ? 4 : 1;
 }
 
-template <class T>
-struct Problem {
-  Cell cell;
+// The sizes of a recurrence, the order of its arrays, and its masks.
+struct Sequence {
   int time, batch, in_features, hidden;
   bool reverse, batch_major;
-
-  // Either the inputs x with kernel [in, gates * hidden] and bias, or their projection xw.
-  const T *x, *kernel, *bias, *xw;
-  const T *recurrent_kernel, *recurrent_bias;  // [hidden, gates * hidden], [gates * hidden]; kGRUBefore: gates r z
-  const T* cell_param;  // kLeaky: its leak [hidden]; kGRUBefore: the candidate's kernel [hidden, hidden]; else null
-  const T *c, *h;                              // the initial carry, [batch, hidden]
-  const T* scale;                              // [batch, hidden]: multiplies h before the recurrent product
-  const uint8_t *valid, *resets;               // [time, batch]
-  const T *reset_c, *reset_h;
-
-  // Forward results; the backward pass reads y and saved.
-  T *y, *saved, *last_c, *last_h;
-
-  // The backward pass.
-  const T *dlast_c, *dlast_h, *dy;
-  T *dx;   // [steps, in_features]
-  T *dxw;  // [steps, gates * hidden]
-  T *dc, *dh, *dreset_c, *dreset_h;
-  T *dkernel, *dbias, *drecurrent_kernel, *drecurrent_bias, *dcell_param;
+  const uint8_t *valid, *resets;  // [time, batch]
 
   int step(int s) const { return reverse ? time - 1 - s : s; }
 
@@ -54,6 +35,29 @@ struct Problem {
 
   bool is_valid(int t, int b) const { return !valid || valid[(ptrdiff_t)t * batch + b]; }
   bool is_reset(int t, int b) const { return resets && resets[(ptrdiff_t)t * batch + b]; }
+};
+
+template <class T>
+struct Problem : Sequence {
+  Cell cell;
+
+  // Either the inputs x with kernel [in, gates * hidden] and bias, or their projection xw.
+  const T *x, *kernel, *bias, *xw;
+  const T *recurrent_kernel, *recurrent_bias;  // [hidden, gates * hidden], [gates * hidden]; kGRUBefore: gates r z
+  const T* cell_param;  // kLeaky: its leak [hidden]; kGRUBefore: the candidate's kernel [hidden, hidden]; else null
+  const T *c, *h;                              // the initial carry, [batch, hidden]
+  const T* scale;                              // [batch, hidden]: multiplies h before the recurrent product
+  const T *reset_c, *reset_h;
+
+  // Forward results; the backward pass reads y and saved.
+  T *y, *saved, *last_c, *last_h;
+
+  // The backward pass.
+  const T *dlast_c, *dlast_h, *dy;
+  T *dx;   // [steps, in_features]
+  T *dxw;  // [steps, gates * hidden]
+  T *dc, *dh, *dreset_c, *dreset_h;
+  T *dkernel, *dbias, *drecurrent_kernel, *drecurrent_bias, *dcell_param;
 };
 
 // How a call is divided into parts, which several threads may run. A part is some rows of the batch or, if the batch is

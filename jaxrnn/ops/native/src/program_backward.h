@@ -1,0 +1,276 @@
+// The backward pass of a program: at every step, for a block of rows, the product that gives the gradient of h, and then
+// the program. Every few steps, the weight gradients of those steps.
+
+#pragma once
+
+#include "gradients.h"
+#include "program_workspace.h"
+
+namespace jaxrnn::JAXRNN_ISA {
+
+// Row b of a part of the carry before running step s. It has the units, and not always a whole block behind them.
+template <class T>
+const T* carry_before(const ProgramProblem<T>& p, int s, int b, int i) {
+  const ptrdiff_t at = (ptrdiff_t)b * p.hidden;
+  if (p.is_reset(p.step(s), b)) return p.reset_carry[i] + at;
+  // In reverse the padding comes first, and does not change the initial carry.
+  if (s == 0 || !p.is_valid(p.step(s - 1), b)) return p.carry[i] + at;
+  const int t = p.step(s - 1), slot = (int)p.carry_slots[i];
+  return slot >= 0 ? p.saved_at(t, slot, b) : p.y + p.row(t, b) * p.hidden;
+}
+
+// Rows of units with any distance as an operand; they are copied to a block if the last vector would reach past the end.
+template <class T>
+Operand<T> units(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, const T* from, ptrdiff_t row, int rows,
+                 T* block) {
+  constexpr int L = kLanes<T>;
+  if (p.hidden % L == 0) return {const_cast<T*>(from), row, L};
+  for (int r = 0; r < rows; r++) copy_to_block(block + (ptrdiff_t)r * w.pitch, from + r * row, p.hidden, w.pitch);
+  return {block, w.pitch, L};
+}
+
+template <class T>
+Operand<T> carry_operand(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, int s, int b, int rows, int i,
+                         T* block) {
+  bool together = s > 0;
+  for (int r = 0; r < rows && together && (p.valid || p.resets); r++) {
+    together = p.is_valid(p.step(s - 1), b + r) && !p.is_reset(p.step(s), b + r);
+  }
+  if (together) {
+    const int t = p.step(s - 1), slot = (int)p.carry_slots[i];
+    if (slot >= 0) return {p.saved_at(t, slot, b), w.pitch, kLanes<T>};
+    return units(p, w, p.y + p.row(t, b) * p.hidden, p.next_row() * p.hidden, rows, block);
+  }
+  for (int r = 0; r < rows; r++) {
+    copy_to_block(block + (ptrdiff_t)r * w.pitch, carry_before(p, s, b + r, i), p.hidden, w.pitch);
+  }
+  return {block, w.pitch, kLanes<T>};
+}
+
+// dh += (drh of the step after s) @ recurrent_kernel.T * scale, for rows b to b + rows.
+template <class T>
+void add_recurrent_gradient(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, int s, int b, int rows) {
+  constexpr int L = kLanes<T>;
+  const int H = p.hidden, width = p.recurrent_gates * H;
+  const T* ring = w.ring_at(s + 1, b, p.batch);
+  T* dh = w.carry(p, s, p.carries - 1, b);
+  alignas(64) T tiles[24 * L];
+  for (int i = 0; i < w.panel_count; i++) {
+    const Panel& panel = w.panels[i];
+    const T* packed = w.recurrent + (ptrdiff_t)panel.first * width * L;
+    with_vectors<kProgramVectors>(panel.vectors, [&]<int N>() {
+      for_each_tile<T, N>(w.sets, 0, rows, [&](int first, int m, Tile<T, Segment<T>> tile) {
+        Segment<T> segments[kMostGates];
+        for (int g = 0; g < p.recurrent_gates; g++) {
+          const T* drh = ring + first * (ptrdiff_t)w.ring_row + w.drh_block(p, g) * w.pitch;
+          segments[g] = {drh, w.ring_row, packed + (ptrdiff_t)g * H * N * L, H};
+        }
+        tile(segments, p.recurrent_gates, tiles);
+        for (int r = 0; r < m; r++) {
+          for (int u = 0; u < N; u++) {
+            const int unit = (panel.first + u) * L;
+            Vector<T> v = load(tiles + (r * N + u) * L);
+            if (p.scale) v *= load(p.scale + (ptrdiff_t)(b + first + r) * H + unit, H - unit);
+            T* to = dh + (ptrdiff_t)(first + r) * w.pitch + unit;
+            store<T>(to, load(to) + v);
+          }
+        }
+      });
+    });
+  }
+}
+
+// One step of rows b to b + rows. s == -1 is the end of the backward pass: it writes the gradient of the initial carry.
+template <class T>
+void backward_block(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, Operand<T>* operands, int s, int b,
+                    int rows, int part) {
+  constexpr int L = kLanes<T>;
+  const int H = p.hidden;
+  const bool first = s == p.time - 1;
+  if (!first) add_recurrent_gradient(p, w, s, b, rows);
+  for (int r = 0; r < rows && !first && p.resets; r++) {
+    if (!p.is_reset(p.step(s + 1), b + r)) continue;
+    for (int i = 0; i < p.carries; i++) {
+      T *d = w.carry(p, s, i, b + r), *to = p.dreset_carry[i] + (ptrdiff_t)(b + r) * H;
+      for (int j = 0; j < H; j++) to[j] += d[j];
+      std::fill(d, d + w.pitch, T(0));
+    }
+  }
+  if (s < 0) {
+    for (int i = 0; i < p.carries; i++) {
+      for (int r = b; r < b + rows; r++) copy_from_block(p.dcarry[i] + (ptrdiff_t)r * H, w.carry(p, s, i, r), H);
+    }
+    return;
+  }
+  const int t = p.step(s);
+  const ptrdiff_t row = p.row(t, b) * H, next = p.next_row() * H;
+  T* ring = w.ring_at(s, b, p.batch);
+  for (int i = 0; i < p.code.operand_count; i++) {
+    const auto [place, index] = p.code.operands[i];
+    Operand<T>& o = operands[i];
+    switch (place) {
+      case Place::kDCarry: o = {w.carry(p, s, index, b), w.pitch, L}; break;
+      case Place::kDCarryOut: o = {w.carry(p, s + 1, index, b), w.pitch, L}; break;
+      case Place::kSaved: o = {p.saved_at(t, index, b), w.pitch, L}; break;
+      case Place::kNewCarry: o = {p.saved_at(t, (int)p.carry_slots[index], b), w.pitch, L}; break;
+      case Place::kCarry: o = carry_operand(p, w, s, b, rows, index, w.carry_block(part, index)); break;
+      case Place::kY: o = units(p, w, p.y + row, next, rows, w.y_block(part)); break;
+      case Place::kDY:
+        o = p.dy ? units(p, w, p.dy + row, next, rows, w.more_block(part)) : Operand<T>{w.zero, 0, 0};
+        break;
+      case Place::kDXw: o = {ring + index * w.pitch, w.ring_row, L}; break;
+      case Place::kDRh: o = {ring + w.drh_block(p, index) * w.pitch, w.ring_row, L}; break;
+      case Place::kSums: o = {ring + w.sums_block(p, index) * w.pitch, w.ring_row, L}; break;
+      default: break;
+    }
+  }
+  run_program(p.code, operands, rows, w.vectors_of(H), H);
+  for (int r = 0; r < rows && p.valid; r++) {
+    if (p.is_valid(t, b + r)) continue;
+    T* of_row = ring + (ptrdiff_t)r * w.ring_row;
+    std::fill(of_row, of_row + w.ring_blocks * w.pitch, T(0));
+    for (int i = 0; i < p.carries; i++) {
+      std::memcpy(w.carry(p, s + 1, i, b + r), w.carry(p, s, i, b + r), w.pitch * sizeof(T));
+    }
+  }
+  for (int r = 0; r < rows && p.dxw; r++) {
+    for (int g = 0; g < p.gates; g++) {
+      const T* from = ring + (ptrdiff_t)r * w.ring_row + g * w.pitch;
+      copy_from_block(p.dxw + (p.row(t, b + r) * p.gates + g) * H, from, H);
+    }
+  }
+}
+
+// Adds to the gradients of both kernels and biases, and to the sums. The rows of both kernels are divided among the
+// parts, as one list.
+template <class T>
+void program_weight_gradients(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, int part, Chunk chunk) {
+  const int H = p.hidden, inputs = p.x ? p.in_features : 0, rows = (chunk.end - chunk.begin) * p.batch;
+  const T** left = w.block_rows_of(part);
+  const Range mine = split(inputs + H, part, w.parts), vectors = split(w.vectors_of(H), part, w.parts);
+  const Range of_x{std::min(mine.begin, inputs), std::min(mine.end, inputs)};
+  const Range of_h{std::max(mine.begin - inputs, 0), std::max(mine.end - inputs, 0)};
+  for (int begin = 0; begin < rows; begin += w.block) {
+    const int depth = std::min(rows - begin, w.block);
+    const bool first = chunk.end == p.time && begin == 0;
+    // Chunks begin at a multiple of their length, so the rows of a chunk are contiguous in the ring.
+    const T* ring = w.ring_at(chunk.begin, begin, p.batch);
+    auto add = [&](const T* right, Range columns, T* out, ptrdiff_t out_row, T* bias) {
+      if (bias) add_rows(vectors, right, w.ring_row, depth, first, bias, H);
+      for (int i = 0; i < w.wide_panel_count && columns.begin < columns.end; i++) {
+        add_product(left, columns, w.wide_panels[i], right, w.ring_row, depth, first, out, out_row, H);
+      }
+    };
+    auto each_row = [&](auto&& f) {
+      for (int k = 0; k < depth; k++) left[k] = f(k, chunk.begin + (begin + k) / p.batch, (begin + k) % p.batch);
+    };
+    if (p.x) {
+      each_row([&](int, int s, int b) { return p.x + p.row(p.step(s), b) * p.in_features; });
+      for (int g = 0; g < p.gates; g++) {
+        const ptrdiff_t width = (ptrdiff_t)p.gates * H;
+        add(ring + g * w.pitch, of_x, p.dkernel + g * H, width, p.dbias ? p.dbias + g * H : nullptr);
+      }
+    }
+    each_row([&](int k, int s, int b) {
+      const T* h = carry_before(p, s, b, p.carries - 1);
+      if (!p.scale) return h;
+      T* scaled = w.scaled_of(part) + (ptrdiff_t)k * H;
+      for (int j = of_h.begin; j < of_h.end; j++) scaled[j] = h[j] * p.scale[(ptrdiff_t)b * H + j];
+      return (const T*)scaled;
+    });
+    for (int g = 0; g < p.recurrent_gates; g++) {
+      const ptrdiff_t width = (ptrdiff_t)p.recurrent_gates * H;
+      T* bias = p.drecurrent_bias ? p.drecurrent_bias + g * H : nullptr;
+      add(ring + w.drh_block(p, g) * w.pitch, of_h, p.drecurrent_kernel + g * H, width, bias);
+    }
+    for (int i = 0; i < p.sum_count; i++) {
+      const T* right = ring + w.sums_block(p, i) * w.pitch;
+      add_rows(vectors, right, w.ring_row, depth, first, p.sums + (ptrdiff_t)i * H, H);
+    }
+  }
+}
+
+template <class T>
+void program_input_gradients(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, int part, Chunk chunk) {
+  constexpr int L = kLanes<T>;
+  const int H = p.hidden, width = p.gates * H;
+  const Range mine = split((chunk.end - chunk.begin) * p.batch, part, w.parts);
+  alignas(64) T tiles[24 * L];
+  for (int i = 0; i < w.input_panel_count; i++) {
+    const Panel& panel = w.input_panels[i];
+    const T* packed = w.kernel + (ptrdiff_t)panel.first * L * width;
+    with_vectors<4>(panel.vectors, [&]<int N>() {
+      for_each_tile<T, N, 1, Segment<T>>(mine.begin, mine.end, [&](int row, int count, auto tile) {
+        Segment<T> segments[kMostGates];
+        for (int g = 0; g < p.gates; g++) {
+          const T* dxw = w.ring_at(chunk.begin, row, p.batch) + g * w.pitch;
+          segments[g] = {dxw, w.ring_row, packed + (ptrdiff_t)g * H * N * L, H};
+        }
+        tile(segments, p.gates, tiles);
+        for (int m = 0; m < count; m++) {
+          const int s = chunk.begin + (row + m) / p.batch, b = (row + m) % p.batch;
+          T* out = p.dx + p.row(p.step(s), b) * p.in_features;
+          for (int u = 0; u < N; u++) {
+            const int feature = (panel.first + u) * L;
+            store(out + feature, load(tiles + (m * N + u) * L), p.in_features - feature);
+          }
+        }
+      });
+    });
+  }
+}
+
+template <class T>
+void program_backward(const ProgramProblem<T>& p, const Division& division) {
+  const ProgramWorkspace<T> w(p, division, /*backward=*/true);
+  const int H = p.hidden, parts = division.parts;
+  auto gradients = [&](int part, Chunk chunk) {
+    if (chunk.begin == chunk.end) return;
+    program_weight_gradients(p, w, part, chunk);
+    if (p.dx) program_input_gradients(p, w, part, chunk);
+  };
+  division.each_part([&](int part) {
+    const Range panels = split(w.panel_count, part, parts), of_inputs = split(w.input_panel_count, part, parts);
+    for (int i = panels.begin; i < panels.end; i++) {
+      pack_panel_transposed(w.panels[i], p.recurrent_kernel, H, p.recurrent_gates * H, w.recurrent);
+    }
+    for (int i = of_inputs.begin; i < of_inputs.end; i++) {
+      pack_panel_transposed(w.input_panels[i], p.kernel, p.in_features, p.gates * H, w.kernel);
+    }
+    if (part == 0) fill_parameters(p, w);
+    const Range rows = split(p.batch, part, parts);
+    for (int i = 0; i < p.carries; i++) {
+      for (int b = rows.begin; b < rows.end; b++) {
+        const ptrdiff_t at = (ptrdiff_t)b * H;
+        copy_to_block(w.carry(p, p.time - 1, i, b), p.dlast_carry[i] + at, H, w.pitch);
+        if (p.resets) std::fill(p.dreset_carry[i] + at, p.dreset_carry[i] + at + H, T(0));
+      }
+    }
+  });
+  // A chunk's weight gradients need all parts of its steps. So they are computed at the beginning of the next chunk,
+  // whose steps use the other half of the ring.
+  Chunk done{p.time, p.time};
+  auto steps = [&](int part, Chunk chunk) {
+    Operand<T>* operands = w.operands_of(p, part);
+    const Range rows = split(p.batch, part, parts);
+    for (int s = chunk.end - 1; s >= chunk.begin; s--) {
+      for (int b = rows.begin; b < rows.end; b += w.rows) {
+        backward_block(p, w, operands, s, b, std::min(w.rows, rows.end - b), part);
+      }
+    }
+  };
+  for (int end = p.time; end > 0; end = done.begin) {
+    const Chunk chunk{(end - 1) / w.chunk * w.chunk, end};
+    division.each_part([&](int part) {
+      gradients(part, done);
+      steps(part, chunk);
+    });
+    done = chunk;
+  }
+  division.each_part([&](int part) {
+    gradients(part, done);
+    steps(part, {-1, 0});
+  });
+}
+
+}  // namespace jaxrnn::JAXRNN_ISA

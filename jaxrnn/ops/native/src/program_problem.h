@@ -1,0 +1,95 @@
+// The arrays of a recurrence whose cell is a program, and the program as Python encodes it.
+
+#pragma once
+
+#include "recurrence.h"
+
+namespace jaxrnn {
+
+constexpr int kMostGates = 32;  // as MOST_GATES in jaxrnn/ops/native/encoding.py
+
+// Where an operand of a program is, in the order of PLACES in jaxrnn/ops/native/encoding.py.
+enum class Place : int64_t { kConstant, kDerived, kRegister, kRow, kSum, kXw, kRh, kCarry, kCarryOut, kY, kSaved,
+                             kNewCarry, kDCarry, kDCarryOut, kDY, kDXw, kDRh, kSums };
+
+struct OperandName {
+  Place place;
+  int64_t index;
+};
+
+// The numbers of an operation and of its operands, and whether the result is one number a row.
+struct Instruction {
+  int64_t operation, result, a, b, c, per_row;
+};
+
+// As it comes from Python: two counts, the names of the operands, and the instructions.
+struct ProgramCode {
+  int operand_count = 0, instruction_count = 0;
+  const OperandName* operands = nullptr;
+  const Instruction* instructions = nullptr;
+  const double* constants = nullptr;
+  int constant_count = 0;
+};
+
+template <class T>
+struct ProgramProblem : Sequence {
+  int gates, recurrent_gates, carries;
+  int saved_count, derived_count, sum_count;  // arrays [batch, hidden] saved at every step, [hidden], [hidden]
+  int registers, row_registers;
+  ProgramCode code;
+  // For every part of the carry, where the new one is in saved, or -1: then it is not saved, or it is y.
+  const int64_t* carry_slots;
+  const int64_t* summed;  // [gates]: whether the program takes xw + rh
+  const int64_t* shared;  // [recurrent_gates]: whether the gradient of rh is that of xw
+
+  // Either the inputs x with kernel [in, gates * hidden] and bias, or their projection xw.
+  const T *x, *kernel, *bias, *xw;
+  const T *recurrent_kernel, *recurrent_bias;  // [hidden, recurrent_gates * hidden], [recurrent_gates * hidden]
+  const T* derived;                            // [derived_count, hidden]
+  const T* scale;                              // [batch, hidden]: multiplies h before the recurrent product
+  const T* const* carry;                       // the initial carry, [batch, hidden] each
+  const T* const* reset_carry;
+
+  // Forward results; the backward pass reads y and saved [time, saved_count, batch, pitch].
+  T *y, *saved;
+  T* const* last_carry;
+
+  // The backward pass.
+  const T* const* dlast_carry;
+  const T* dy;
+  T *dx, *dxw, *dkernel, *dbias, *drecurrent_kernel, *drecurrent_bias;
+  T* sums;  // [sum_count, hidden]
+  T *const *dcarry, *const *dreset_carry;
+
+  // From one row of a block to the next: whole cache lines, so that it is the same for every instruction set.
+  static constexpr int kLine = 64 / sizeof(T);
+  int pitch() const { return (hidden + kLine - 1) / kLine * kLine; }
+
+  T* saved_at(int t, int slot, int b) const {
+    return saved + (((ptrdiff_t)t * saved_count + slot) * batch + b) * pitch();
+  }
+};
+
+// The functions of one instruction set.
+template <class T>
+struct ProgramKernels {
+  size_t (*workspace)(const ProgramProblem<T>&, bool backward, int parts);  // bytes
+  void (*forward)(const ProgramProblem<T>&, const Division&);
+  void (*backward)(const ProgramProblem<T>&, const Division&);
+};
+
+// Each instruction set defines these for float and double.
+namespace base {
+extern const ProgramKernels<float> program_kernels_f32;
+extern const ProgramKernels<double> program_kernels_f64;
+}  // namespace base
+namespace avx2 {
+extern const ProgramKernels<float> program_kernels_f32;
+extern const ProgramKernels<double> program_kernels_f64;
+}  // namespace avx2
+namespace avx512 {
+extern const ProgramKernels<float> program_kernels_f32;
+extern const ProgramKernels<double> program_kernels_f64;
+}  // namespace avx512
+
+}  // namespace jaxrnn

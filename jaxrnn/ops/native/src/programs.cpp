@@ -1,0 +1,22 @@
+// The forward and the backward loop of programs, for the instruction set this file is compiled for. See program.h.
+//
+// The loop of a step is that of recurrence.cpp, but the products of a block of rows are stored, and the program then
+// computes on them. Rows are divided among the threads, never the units.
+
+#include <algorithm>
+#include <cstring>
+
+#include "program_backward.h"
+#include "program_forward.h"
+
+namespace jaxrnn::JAXRNN_ISA {
+
+template <class T>
+constexpr ProgramKernels<T> kKernels{ProgramWorkspace<T>::bytes, program_forward<T>, program_backward<T>};
+
+extern const ProgramKernels<float> program_kernels_f32 = kKernels<float>;
+#if !defined(JAXRNN_FLOAT32_ONLY)  // for the sanitizers, under which every function takes long to compile
+extern const ProgramKernels<double> program_kernels_f64 = kKernels<double>;
+#endif
+
+}  // namespace jaxrnn::JAXRNN_ISA
