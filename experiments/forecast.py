@@ -9,7 +9,7 @@ the test part reach an MAE near 5.2; repeating the last value has an MAE of 5.94
     python -m experiments.forecast --task seq2seq                  # learn from every step of each window
     python -m experiments.forecast --task stateful                 # carry the hidden state along the series
     python -m experiments.forecast --series melbourne              # ten years of real temperatures
-    python -m experiments.forecast --series my.csv --column sales  # your own
+    python -m experiments.forecast --series my.csv --column sales  # your own: a network corrects simple forecasts
     python -m experiments.forecast --activation relu               # better than tanh on the course recipe
 
 (With ReLU, the course recipe's MAE is 4.81 instead of 5.29, the mean of seeds 0 to 2. The lesson prefers tanh
@@ -50,10 +50,12 @@ from experiments.common.recipes import Config  # noqa: E402
 from experiments.common.report import (  # noqa: E402
     advice,
     baselines,
+    choice_record,
     comparison,
     console,
     digits,
     epoch_progress,
+    explain_choice,
     fail,
     plain_warnings,
     results_table,
@@ -187,6 +189,8 @@ def report_result(forecasting: Forecasting, run: Run, metrics: dict[str, Any]) -
             f"the validation MAE of that epoch, which decided that it is the best, is "
             f"{digits(metrics['monitored_mae'])}; it is over the {end - begin} values from step {begin} on"
         )
+    for line in explain_choice(forecasting, metrics["choice"]):
+        say(line)
     for message in (comparison(maes, ours), advice(forecasting, run, maes, ours)):
         if message is not None:
             say(message)
@@ -267,6 +271,7 @@ def finish(forecasting: Forecasting, run: Run, folder: Path) -> dict[str, Any]:
         "seed": config.seed,
         "valid_mae": float(np.abs(forecast[:-1] - actual).mean()),
         "baselines": maes,
+        "choice": choice_record(forecasting, run.best_params),
         "next_value": float(forecast[-1]),
         "monitored": "end of the training part" if config.holdout else "the last part itself",
         "monitored_mae": run.best_row.get("valid_mae"),
