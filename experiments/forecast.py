@@ -57,6 +57,7 @@ from experiments.common.report import (  # noqa: E402
     epoch_progress,
     explain_choice,
     fail,
+    next_step,
     plain_warnings,
     results_table,
     say,
@@ -147,6 +148,8 @@ def run_experiment(settings: Settings) -> int:
         config = runs.check_resumable(saved, settings)
 
     series = load(config)
+    for note in series.notes:
+        say(f"note: {note}")
     if record is not None:
         runs.check_series(folder, record, series)
     mesh = batch_mesh(config.batch_size, settings.devices)
@@ -182,13 +185,14 @@ def report_result(forecasting: Forecasting, run: Run, metrics: dict[str, Any]) -
     """Print the error of the best model, and a suggestion if a simpler forecast is better."""
     epoch, ours, maes = run.stopping.best_epoch, metrics["valid_mae"], metrics["baselines"]
     which = f"best model of epoch {epoch}" if epoch else "no epoch was finite: this is the untrained model"
-    say(f"{which}; its MAE over the last {len(forecasting.actual)} values is {digits(ours)}")
+    say(f"{which}; its MAE over the last {np.isfinite(forecasting.actual).sum()} values is {digits(ours)}")
     if epoch:
         begin, end = forecasting.parts.monitor
         say(
             f"the validation MAE of that epoch, which decided that it is the best, is "
             f"{digits(metrics['monitored_mae'])}; it is over the {end - begin} values from step {begin} on"
         )
+    say(f"forecast of {next_step(forecasting.series)}, after the series: {digits(metrics['next_value'])}")
     for line in explain_choice(forecasting, metrics["choice"]):
         say(line)
     for message in (comparison(maes, ours), advice(forecasting, run, maes, ours)):
@@ -260,7 +264,7 @@ def finish(forecasting: Forecasting, run: Run, folder: Path) -> dict[str, Any]:
     config, actual = forecasting.config, forecasting.actual
     forecast = forecasting.forecast(run.best_params)
     compared = baselines(forecasting)
-    maes = {name: float(np.abs(f - actual).mean()) for name, f in compared.items()}
+    maes = {name: forecasting.mae(f) for name, f in compared.items()}
     seconds = [row["seconds"] for row in run.history if "seconds_to_first_epoch" not in row]
     first = [row["seconds_to_first_epoch"] for row in run.history if "seconds_to_first_epoch" in row]
     metrics = {
@@ -269,7 +273,7 @@ def finish(forecasting: Forecasting, run: Run, folder: Path) -> dict[str, Any]:
         "series": config.series,
         "recipe": config.recipe,
         "seed": config.seed,
-        "valid_mae": float(np.abs(forecast[:-1] - actual).mean()),
+        "valid_mae": forecasting.mae(forecast[:-1]),
         "baselines": maes,
         "choice": choice_record(forecasting, run.best_params),
         "next_value": float(forecast[-1]),

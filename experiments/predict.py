@@ -26,6 +26,7 @@ from experiments.common.report import (
     console,
     digits,
     fail,
+    next_step,
     plain_warnings,
     results_table,
     say,
@@ -139,12 +140,14 @@ def predict(settings: Settings) -> None:
     run = load_run(settings.run, series=settings.series, column=settings.column, split=settings.split)
     forecasting = run.forecasting
     forecast = forecasting.forecast(run.params)
-    mae = float(np.abs(forecast[:-1] - forecasting.actual).mean())
-    compared = {name: float(np.abs(f - forecasting.actual).mean()) for name, f in baselines(forecasting).items()}
+    for note in forecasting.series.notes:
+        say(f"note: {note}")
+    mae = forecasting.mae(forecast[:-1])
+    compared = {name: forecasting.mae(f) for name, f in baselines(forecasting).items()}
     console.print(results_table(forecasting, compared, mae))
-    count = len(forecasting.actual)
+    count = np.isfinite(forecasting.actual).sum()
     say(f"best model of epoch {run.best_epoch}; its MAE over the last {count} values is {digits(mae)}")
-    say(f"forecast of step {len(forecasting.series.values)}, after the series: {digits(float(forecast[-1]))}")
+    say(f"forecast of {next_step(forecasting.series)}, after the series: {digits(float(forecast[-1]))}")
     if (message := comparison(compared, mae)) is not None:
         say(message)
     if settings.out is not None:

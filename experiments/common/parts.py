@@ -75,7 +75,12 @@ def prepare(
                 f"{series.name} has {len(values)} steps, of which {parts.train} are for training; at least "
                 f"{FEWEST_STEPS} are needed. Give more rows, or a later --split"
             )
-        fitted = Correction.fit(values[: parts.test], train=parts.train, season=config.season)
+        fitted = Correction.fit(
+            values[: parts.test],
+            train=parts.train,
+            season=config.season,
+            observed=None if series.observed is None else series.observed[: parts.test],
+        )
     elif fitted is None:
         unfitted = Preparation(level_width=config.level_width, season=config.season, calendar=config.calendar)
         fitted = unfitted.fit(values[: parts.train])

@@ -122,7 +122,9 @@ class Forecasting:
         length = self.parts.train - first - 1
         if self.stateful:
             return first + sequential_starts(length, window, self.config.batch_size)
-        return first + window_starts(length, window)
+        starts = first + window_starts(length, window)
+        # Sequences need all of their steps; after a window, only values that were observed are to be forecast.
+        return starts if self.every_step else starts[self.observed[starts + window]]
 
     def optimizer(self, *, schedule: bool = True) -> optax.GradientTransformation:
         """The configured optimiser; without ``schedule``, at a constant rate."""
@@ -203,8 +205,12 @@ class Forecasting:
         """The errors over the monitored windows as a compiled function of the parameters."""
         starts = np.asarray(self._window_starts(*self.parts.monitor))
         rows = np.arange(padded(len(starts), self.mesh))
-        weights = (rows < len(starts)) / len(starts)  # rows that only fill up the last device have weight zero
+        # Rows that only fill up the last device have weight zero, and so have values that were filled in.
+        weights = (rows < len(starts)) / len(starts)
         starts = starts[np.minimum(rows, len(starts) - 1)]
+        known = self.observed[starts + self.config.window]
+        if not known.all() and (known * weights).any():
+            weights = known * weights / (known * weights).sum()
         window = self.config.window
 
         def errors(params: Any, features: Array, targets: Array, starts: Array, weights: Array, scales: Array):
@@ -265,7 +271,9 @@ class Forecasting:
         """How much of the network's corrections to use, decided on the monitored part alone."""
         begin, end = self.parts.monitor
         rests = self.series.values[begin:end, 0] - self.prepared.baseline[begin - 1 : end - 1]
-        return choose(rests, self._scaled(params, begin, end))
+        known = self.observed[begin:end]
+        known = known if known.any() else ~known
+        return choose(rests[known], self._scaled(params, begin, end)[known])
 
     def _scaled(self, params: Any, begin: int, end: int) -> np.ndarray:
         """What the network adds to the baseline to forecast the values begin .. end - 1, float64."""
@@ -282,8 +290,20 @@ class Forecasting:
 
     @property
     def actual(self) -> np.ndarray:
-        """The values of the test part, float64."""
-        return self.series.values[self.parts.test :, 0]
+        """The values of the test part, float64; NaN where a value was missing."""
+        known = self.observed[self.parts.test :]
+        return np.where(known, self.series.values[self.parts.test :, 0], np.nan)
+
+    @cached_property
+    def observed(self) -> np.ndarray:
+        """False at the steps whose values were missing and have been filled in, bool ``[time]``."""
+        observed = self.series.observed
+        return np.ones(len(self.series.values), bool) if observed is None else observed
+
+    def mae(self, forecast: np.ndarray) -> float:
+        """The mean absolute error of forecasts of the test part, over the values that are not missing."""
+        errors = np.abs(forecast - self.actual)
+        return float(errors[np.isfinite(self.actual)].mean())
 
 
 def _cell_options(config: Config) -> dict[str, Any]:
@@ -294,6 +314,7 @@ def _cell_options(config: Config) -> dict[str, Any]:
 
 
 def load(config: Config) -> Series:
+    """The series of the configuration. Its notes say what was done to the rows of a file."""
     return load_series(
         config.series,
         column=config.column,

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.common.pipeline import Forecasting
-from jaxrnn.data import autoregressive_forecast, moving_average_forecast, naive_forecast
+from jaxrnn.data import Series, autoregressive_forecast, moving_average_forecast, naive_forecast
 from jaxrnn.forecasting import Correction
 from jaxrnn.training import Run
 
@@ -134,6 +134,15 @@ def results_table(forecasting: Forecasting, maes: dict[str, float], ours: float)
     return table
 
 
+def next_step(series: Series) -> str:
+    """The step after the last one of a series, with its date if the series has dates."""
+    step = f"step {len(series.values)}"
+    if series.times is None or series.step is None or series.times.dtype.kind != "M":
+        return step
+    (after,) = series.step.after(series.times[-1], 1)
+    return f"{step} ({str(after).removesuffix('T00:00:00')})"
+
+
 def choice_record(forecasting: Forecasting, params: Any) -> dict[str, Any] | None:
     """What was chosen on the training part, with the errors that decided; None if nothing was to be chosen."""
     correction = forecasting.preparation
@@ -193,7 +202,7 @@ def advice(forecasting: Forecasting, run: Run, maes: dict[str, float], ours: flo
         return None
     # The head starts at zero, so the untrained model forecasts the baseline of the preparation.
     start = forecasting.parts.test
-    untrained = float(np.abs(forecasting.prepared.baseline[start - 1 : -1] - forecasting.actual).mean())
+    untrained = forecasting.mae(forecasting.prepared.baseline[start - 1 : -1])
     if run.stopped == "diverged" or not ours <= untrained:
         return (
             f"training made the forecasts worse, so the learning rate of {config.learning_rate:g} is too high. "

@@ -59,12 +59,16 @@ def _finite(content: Any) -> Any:
 
 
 def write_forecast(path: Path, start: int, actual: np.ndarray, forecast: np.ndarray) -> None:
-    """Write step, value and forecast of every step from ``start`` on, including the step after the last value."""
+    """Write step, value and forecast of every step from ``start`` on, including the step after the last value.
+
+    The value is empty where it is missing or not known yet.
+    """
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["step", "value", "forecast"])
+        known = np.isfinite(actual)
         for i, value in enumerate(forecast.tolist()):
-            writer.writerow([start + i, actual[i].item() if i < len(actual) else "", value])
+            writer.writerow([start + i, actual[i].item() if i < len(actual) and known[i] else "", value])
 
 
 def read_config(folder: Path) -> tuple[Config, Preparation | Correction]:

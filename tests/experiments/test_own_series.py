@@ -1,5 +1,7 @@
 """A CSV file of a user, without options: the network corrects simple forecasts, and the run says what it chose."""
 
+import csv
+
 import numpy as np
 import pytest
 
@@ -83,3 +85,22 @@ def test_the_network_is_used_as_far_as_it_is_clearly_better():
     few = choose(signal[:12] + 1.5 * noise[:12], signal[:12])
     assert few.share < choose(signal + 1.5 * noise, signal).share
     assert choose(np.zeros(10), np.zeros(10)).share == 0
+
+
+def test_dates_are_put_in_order_gaps_are_said_and_the_next_date_is_named(tmp_path, capsys):
+    days = np.datetime64("2024-01-01") + np.arange(100)
+    lines = [f"{day},{value}" for day, value in zip(days, months(100).tolist())]
+    del lines[80:83]
+    path, out = tmp_path / "days.csv", tmp_path / "run"
+    path.write_text("\n".join(["date,value", *lines[::-1]]))
+    assert run_forecast(out, "--series", str(path), "--epochs", "2") == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "note: the newest row came first" in printed and "note: 3 dates are missing" in printed
+    assert "forecast of step 100 (2024-04-10), after the series" in printed
+    assert "its MAE over the last 27 values" in printed  # 30, of which three are missing
+    with (out / "forecast.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    missing = [int(row["step"]) for row in rows if not row["value"]]
+    assert missing == [80, 81, 82, 100]
+    errors = [abs(float(row["value"]) - float(row["forecast"])) for row in rows if row["value"]]
+    assert read_json(out / "metrics.json")["valid_mae"] == pytest.approx(np.mean(errors))
