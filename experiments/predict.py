@@ -3,6 +3,7 @@
     python -m experiments.forecast --recipe tuned --out runs/first
     python -m experiments.predict runs/first                       # the same series: the same numbers, bit for bit
     python -m experiments.predict runs/first --series new.csv      # another series, with the scale of the run
+    python -m experiments.predict runs/shops --series new.csv      # a run with --horizon: the steps after new rows
 
 Prints the error of the forecasts of the test part, and the forecast of the step after the end of the series.
 """
@@ -16,7 +17,7 @@ import numpy as np
 from flax import nnx
 from tyro.conf import Positional, arg
 
-from experiments.common import runs
+from experiments.common import horizon, runs
 from experiments.common.config import read_command_line
 from experiments.common.devices import claim_devices
 from experiments.common.pipeline import Forecasting, load
@@ -32,6 +33,7 @@ from experiments.common.report import (
     say,
 )
 from jaxrnn.data import available_series
+from jaxrnn.forecasting import Forecaster
 from jaxrnn.models import RNNForecaster
 from jaxrnn.training import CheckpointStore, Run
 
@@ -73,7 +75,10 @@ def main(arguments: list[str] | None = None) -> int:
     plain_warnings()
     try:
         settings = read_command_line(Settings, "predict", __doc__, arguments)
-        predict(settings)
+        if (settings.run / horizon.MODEL).exists():
+            predict_horizon(settings)
+        else:
+            predict(settings)
     except (ValueError, OSError) as error:
         return fail(str(error))
     return 0
@@ -153,6 +158,18 @@ def predict(settings: Settings) -> None:
     if settings.out is not None:
         runs.write_forecast(settings.out, forecasting.parts.test, forecasting.actual, forecast)
         say(f"the forecasts are in {settings.out}")
+
+
+def predict_horizon(settings: Settings) -> None:
+    """Forecast many steps with a run of ``experiments.forecast --horizon``, of new rows or new series."""
+    if settings.series is None or settings.split is not None:
+        raise ValueError(f"{settings.run} forecasts what follows a series: give --series, and no --split")
+    claim_devices(None)
+    panel = horizon.load_panel(settings.series, settings.column)
+    forecasts = Forecaster.load(settings.run / horizon.MODEL).predict(horizon.as_columns(panel))
+    out = settings.out or settings.run / f"forecast-{Path(settings.series).stem}.csv"
+    horizon.write_columns(out, forecasts)
+    say(f"the forecasts of {len(panel)} series are in {out}")
 
 
 if __name__ == "__main__":

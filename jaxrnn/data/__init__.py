@@ -2,7 +2,7 @@
 
 from jaxrnn.data.baselines import autoregressive_forecast, moving_average_forecast, naive_forecast
 from jaxrnn.data.buckets import Buckets, PaddedBatch, bucket_by_length
-from jaxrnn.data.csv_file import Table, read_csv
+from jaxrnn.data.csv_file import Table, read_csv, read_long
 from jaxrnn.data.dates import Step, infer_step, read_dates
 from jaxrnn.data.numbers import filled
 from jaxrnn.data.preparation import Preparation, Prepared
@@ -30,6 +30,7 @@ __all__ = [
     "naive_forecast",
     "read_csv",
     "read_dates",
+    "read_long",
     "sequential_starts",
     "shuffled",
     "take_windows",

@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -95,6 +95,23 @@ def read_csv(path: Path, wanted: Sequence[str | None], *, dates: bool = True) ->
     columns = tuple(_column_name(cells, name, times) for name in wanted)
     table = _numbers(cells, columns)
     return _without_gaps(path, table if times is None else _in_order(cells, table, times))
+
+
+def read_long(path: Path) -> dict[str, Any] | None:
+    """The columns ``unique_id``, ``ds`` and ``y`` of a CSV file of many series; None if it has no such columns.
+
+    Raises:
+      ValueError: a value is not a number; the message names the line.
+
+    Returns:
+      ``unique_id`` and ``ds`` as text, ``y`` as float64 with NaN where a value is missing.
+    """
+    cells = _cells(path)
+    if not {"unique_id", "ds", "y"} <= set(cells.header):
+        return None
+    values = _numbers(cells, ("y",)).values[:, 0]
+    ids, times = (cells.column(cells.header.index(name)) for name in ("unique_id", "ds"))
+    return {"unique_id": np.array(ids), "ds": np.array(times), "y": values}
 
 
 def _cells(path: Path) -> _Cells:
