@@ -18,6 +18,8 @@ LEAST_GAIN = 0.5
 """The network's corrections are used if they lower the error by this many standard errors of the difference."""
 DOUBT = 2.0
 """The best share is multiplied by z^2 / (z^2 + DOUBT), where z is the gain in standard errors."""
+FEW_STEPS = 20
+"""It is also multiplied by n / (n + FEW_STEPS), where n is the number of monitored steps."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,6 @@ def choose(rests: np.ndarray, corrections: np.ndarray) -> Choice:
     gains = without - errors[best]
     deviation = gains.std() / np.sqrt(len(gains))
     z = float(gains.mean() / deviation) if deviation > 0 else 0.0
-    share = best * z**2 / (z**2 + DOUBT) if z > LEAST_GAIN else 0.0
+    share = best * z**2 / (z**2 + DOUBT) * len(gains) / (len(gains) + FEW_STEPS) if z > LEAST_GAIN else 0.0
     chosen = np.abs(rests - share * corrections).mean()
     return Choice(share, float(without.mean()), float(errors[1.0].mean()), float(chosen))

@@ -17,7 +17,7 @@ from flax import nnx
 from jaxrnn.data import take_windows
 from jaxrnn.forecasting import metrics
 from jaxrnn.forecasting.calibration import Calibration
-from jaxrnn.forecasting.network import KINDS, QuantileNetwork, linear_inputs, pinball
+from jaxrnn.forecasting.network import KINDS, QuantileNetwork, pinball, with_linear_path
 from jaxrnn.forecasting.panel import OneSeries, as_frame, read_panel
 from jaxrnn.forecasting.windows import Windows
 from jaxrnn.training import (
@@ -39,9 +39,6 @@ COLUMNS = {"yhat": 0.5, "lo-80": 0.1, "hi-80": 0.9, "lo-95": 0.025, "hi-95": 0.9
 
 _SETTINGS = "forecaster.json"
 _BATCH = 256
-_ROWS = 30_000
-_FAR = 10.0
-_PENALTY = 1e-3
 
 
 @dataclass(frozen=True)
@@ -216,10 +213,8 @@ class Forecaster:
         values = model.quantiles(windows, places.ravel())
         actual = windows.actual(places).reshape(-1, horizon)
         unit = [metrics.seasonal_error(one.values[:-cut], season) for one in long]
-        naive = windows.base[places].reshape(-1, horizon, 1) + np.zeros(len(LEVELS))
-        measured = metrics.compare(
-            {"model": values, "seasonal_naive": naive}, actual, np.repeat(unit, origins), LEVELS
-        )
+        both = {"model": values, "seasonal_naive": _repeated(windows.base[places].reshape(-1, horizon))}
+        measured = metrics.compare(both, actual, np.repeat(unit, origins), LEVELS)
         last = (places - windows.ends[:, None] + windows.lengths[:, None] - 1).ravel()
         rows = {
             "unique_id": np.repeat([one.name for one in long], origins * horizon),
@@ -229,6 +224,16 @@ class Forecaster:
             **_columns(values),
         }
         return {"metrics": measured, "rows": rows}
+
+    def measure(self, frame: Any, actual: np.ndarray, scale: np.ndarray) -> dict[str, Any]:
+        """The errors of :meth:`backtest` for what follows the series of a frame, ``actual [series, horizon]``.
+
+        ``scale [series]`` is the unit of MASE, :func:`jaxrnn.forecasting.seasonal_error` of each series.
+        """
+        windows = self.windows(read_panel(frame))
+        values = self.quantiles(windows, windows.ends)
+        both = {"model": values, "seasonal_naive": _repeated(windows.base[windows.ends])}
+        return metrics.compare(both, actual, scale, LEVELS)
 
     def save(self, folder: str | Path) -> None:
         """Write the model into a folder, which is made. The series of :meth:`fit` are not kept."""
@@ -283,7 +288,7 @@ class Forecaster:
         steps_per_epoch = -(-len(starts) // batch)
         epochs = max(1, round(settings.steps / steps_per_epoch))
         apply, params = pure_apply(self._make(seed - settings.seed))
-        params = _with_linear_path(params, windows, targets, starts, settings.window)
+        params = with_linear_path(params, windows.features, targets, starts, settings.window)
         rate = _schedule(settings.learning_rate, epochs * steps_per_epoch)
         optimizer = make_optimizer("adam", rate, clip_norm=1.0)
         epoch = make_windowed_epoch(
@@ -319,29 +324,13 @@ class Forecaster:
         return apply(params, inputs, None)[1]
 
 
-def _with_linear_path(params: Any, windows: Windows, targets: np.ndarray, starts: np.ndarray, window: int) -> Any:
-    """The parameters with a linear path that is fitted by ridge regression, so that training starts from there."""
-    some = np.random.RandomState(0).permutation(starts)[:_ROWS]
-    inputs = take_windows(jnp.asarray(windows.features), some, window)
-    rows = np.asarray(linear_inputs(inputs), np.float64)
-    wanted = np.clip(targets[some + window - 1], -_FAR, _FAR).astype(np.float64)
-    known = np.isfinite(wanted)
-    wanted = np.where(known, wanted, 0)
-    design = np.concatenate([rows, np.ones((len(rows), 1))], axis=1)
-    penalty = _PENALTY * np.eye(design.shape[1])
-    whole = known.all(axis=1)
-    used = whole if whole.sum() > 2 * design.shape[1] else known.any(axis=1)
-    if used.sum() < 10:
-        return params
-    gram = design[used].T @ design[used]
-    solution = np.linalg.solve(gram + penalty * np.trace(gram) / len(gram), design[used].T @ wanted[used])
-    params.linear.kernel[...] = jnp.asarray(solution[:-1], jnp.float32)
-    params.linear.bias[...] = jnp.asarray(solution[-1], jnp.float32)
-    return params
-
-
 def _schedule(rate: float, steps: int) -> optax.Schedule:
     return optax.warmup_cosine_decay_schedule(0.0, rate, max(1, steps // 20), max(steps, 2))
+
+
+def _repeated(forecast: np.ndarray) -> np.ndarray:
+    """Quantiles of a forecast without intervals: all are the same."""
+    return np.repeat(forecast[..., None], len(LEVELS), axis=-1)
 
 
 def _columns(quantiles: np.ndarray) -> dict[str, np.ndarray]:

@@ -79,9 +79,9 @@ def test_what_is_too_short_says_so(count, options, message, tmp_path, capsys):
 def test_the_network_is_used_as_far_as_it_is_clearly_better():
     random = np.random.RandomState(0)
     signal, noise = random.randn(400), random.randn(400)
-    assert choose(signal + 0.1 * noise, signal).share > 0.95  # it explains nearly all
+    assert choose(signal + 0.1 * noise, signal).share > 0.9  # it explains nearly all
     assert choose(noise, signal).share == 0  # it explains nothing
-    assert choose(signal + noise, 4 * signal).share == pytest.approx(0.25, abs=0.02)  # four times too large
+    assert choose(signal + noise, 4 * signal).share == pytest.approx(0.25, abs=0.03)  # four times too large
     few = choose(signal[:12] + 1.5 * noise[:12], signal[:12])
     assert few.share < choose(signal + 1.5 * noise, signal).share
     assert choose(np.zeros(10), np.zeros(10)).share == 0
