@@ -55,6 +55,8 @@ class Calibration:
                 # The finite-sample level of split conformal prediction, outwards on both sides.
                 outward = level + (level - 0.5) * 2 / len(near)
                 shifts[step, place] = np.quantile(near[:, place], np.clip(outward, 0, 1))
+        # The median stays: series of one time share what is unusual about it, which need not go on.
+        shifts -= shifts[:, [levels.index(0.5)]]
         return cls(share, {f"{100 * s:.0f} %": error for s, error in errors.items()}, shifts, count)
 
     @classmethod

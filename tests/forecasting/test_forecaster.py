@@ -132,7 +132,7 @@ def test_invalid_arguments_are_refused(fitted):
 
 
 def test_calibrated_quantiles_lie_where_their_levels_say():
-    targets = 3 * RANDOM.randn(900, 2) + 1
+    targets = 3 * RANDOM.randn(900, 2)
     narrow = np.broadcast_to(np.linspace(-0.5, 0.5, len(LEVELS)), (900, 2, len(LEVELS)))
     calibration = Calibration.of(narrow[:600], targets[:600], LEVELS)
     after = calibration.apply(narrow[600:], LEVELS)
