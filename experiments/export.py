@@ -10,8 +10,9 @@ The ONNX and StableHLO models read windows [batch, time, features], float32, as 
 and return forecasts in the units of the series. With the course recipe the windows are raw values, and the outputs
 are the forecasts themselves. The network of the tuned recipe corrects a moving average: load_run, of
 experiments.predict, gives the windows (forecasting.features) and the baseline to which the outputs are added
-(forecasting.prepared.baseline). A stateful network also takes the carry that it begins with, zeros at first, and
-returns the next one.
+(forecasting.prepared.baseline). On a CSV file the outputs have a unit of their own at each step: multiply them by
+forecasting.prepared.scale and by forecasting.choose(params).share before they are added. A stateful network also
+takes the carry that it begins with, zeros at first, and returns the next one.
 """
 
 import sys
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from experiments.common.config import read_command_line
@@ -80,13 +82,15 @@ def export(settings: Settings) -> None:
         save_safetensors(model, path)
         say(f"the parameters of epoch {run.best_epoch} are in {path}")
         return
-    model.output_scale *= scale  # from the network's units to those of the series
+    has_one_unit = not isinstance(scale, np.ndarray)
+    if has_one_unit:
+        model.output_scale *= scale  # from the network's units to those of the series
     write = to_onnx if settings.to == "onnx" else to_stablehlo
     stateful = run.forecasting.stateful
     write(model, path, initial_carry=stateful, return_carry=stateful)
     features = run.forecasting.features.shape[1]
     say(f"the model of epoch {run.best_epoch} is in {path}; it reads [batch, time, {features}], float32")
-    if run.forecasting.preparation.level_width is not None:
+    if not has_one_unit or run.forecasting.preparation.level_width is not None:
         say("a forecast is its output plus the baseline, which python -m experiments.export --help explains")
 
 

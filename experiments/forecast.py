@@ -11,6 +11,8 @@ the test part reach an MAE near 5.2; repeating the last value has an MAE of 5.94
     python -m experiments.forecast --series melbourne              # ten years of real temperatures
     python -m experiments.forecast --series my.csv --column sales  # your own
     python -m experiments.forecast --activation relu               # better than tanh on the course recipe
+    python -m experiments.forecast --series my.csv --horizon 14    # the next 14 steps, with intervals
+    python -m experiments.forecast --horizon 14 --help             # the options for many steps
 
 (With ReLU, the course recipe's MAE is 4.81 instead of 5.29, the mean of seeds 0 to 2. The lesson prefers tanh
 because ReLU has no upper bound: with larger recurrent weights or longer sequences, hidden states and gradients
@@ -40,7 +42,7 @@ from typing import Any  # noqa: E402
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
-from experiments.common import runs  # noqa: E402
+from experiments.common import horizon, runs  # noqa: E402
 from experiments.common.compilation_cache import use_compilation_cache  # noqa: E402
 from experiments.common.config import Settings, read_command_line, resolve  # noqa: E402
 from experiments.common.devices import batch_mesh, claim_devices  # noqa: E402
@@ -50,11 +52,14 @@ from experiments.common.recipes import Config  # noqa: E402
 from experiments.common.report import (  # noqa: E402
     advice,
     baselines,
+    choice_record,
     comparison,
     console,
     digits,
     epoch_progress,
+    explain_choice,
     fail,
+    next_step,
     plain_warnings,
     results_table,
     say,
@@ -93,6 +98,8 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(signal.SIGINT, ctrl_c)
     plain_warnings()
     try:
+        if "--horizon" in (sys.argv[1:] if arguments is None else arguments):
+            return horizon.run(read_command_line(horizon.Settings, "forecast", horizon.__doc__, arguments))
         settings = read_command_line(Settings, "forecast", __doc__, arguments)
         with answered():
             return run_with_others(settings) if settings.distributed else run_experiment(settings)
@@ -145,6 +152,8 @@ def run_experiment(settings: Settings) -> int:
         config = runs.check_resumable(saved, settings)
 
     series = load(config)
+    for note in series.notes:
+        say(f"note: {note}")
     if record is not None:
         runs.check_series(folder, record, series)
     mesh = batch_mesh(config.batch_size, settings.devices)
@@ -180,13 +189,16 @@ def report_result(forecasting: Forecasting, run: Run, metrics: dict[str, Any]) -
     """Print the error of the best model, and a suggestion if a simpler forecast is better."""
     epoch, ours, maes = run.stopping.best_epoch, metrics["valid_mae"], metrics["baselines"]
     which = f"best model of epoch {epoch}" if epoch else "no epoch was finite: this is the untrained model"
-    say(f"{which}; its MAE over the last {len(forecasting.actual)} values is {digits(ours)}")
+    say(f"{which}; its MAE over the last {np.isfinite(forecasting.actual).sum()} values is {digits(ours)}")
     if epoch:
         begin, end = forecasting.parts.monitor
         say(
             f"the validation MAE of that epoch, which decided that it is the best, is "
             f"{digits(metrics['monitored_mae'])}; it is over the {end - begin} values from step {begin} on"
         )
+    say(f"forecast of {next_step(forecasting.series)}, after the series: {digits(metrics['next_value'])}")
+    for line in explain_choice(forecasting, metrics["choice"]):
+        say(line)
     for message in (comparison(maes, ours), advice(forecasting, run, maes, ours)):
         if message is not None:
             say(message)
@@ -256,7 +268,7 @@ def finish(forecasting: Forecasting, run: Run, folder: Path) -> dict[str, Any]:
     config, actual = forecasting.config, forecasting.actual
     forecast = forecasting.forecast(run.best_params)
     compared = baselines(forecasting)
-    maes = {name: float(np.abs(f - actual).mean()) for name, f in compared.items()}
+    maes = {name: forecasting.mae(f) for name, f in compared.items()}
     seconds = [row["seconds"] for row in run.history if "seconds_to_first_epoch" not in row]
     first = [row["seconds_to_first_epoch"] for row in run.history if "seconds_to_first_epoch" in row]
     metrics = {
@@ -265,8 +277,9 @@ def finish(forecasting: Forecasting, run: Run, folder: Path) -> dict[str, Any]:
         "series": config.series,
         "recipe": config.recipe,
         "seed": config.seed,
-        "valid_mae": float(np.abs(forecast[:-1] - actual).mean()),
+        "valid_mae": forecasting.mae(forecast[:-1]),
         "baselines": maes,
+        "choice": choice_record(forecasting, run.best_params),
         "next_value": float(forecast[-1]),
         "monitored": "end of the training part" if config.holdout else "the last part itself",
         "monitored_mae": run.best_row.get("valid_mae"),

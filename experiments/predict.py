@@ -3,6 +3,7 @@
     python -m experiments.forecast --recipe tuned --out runs/first
     python -m experiments.predict runs/first                       # the same series: the same numbers, bit for bit
     python -m experiments.predict runs/first --series new.csv      # another series, with the scale of the run
+    python -m experiments.predict runs/shops --series new.csv      # a run with --horizon: the steps after new rows
 
 Prints the error of the forecasts of the test part, and the forecast of the step after the end of the series.
 """
@@ -16,7 +17,7 @@ import numpy as np
 from flax import nnx
 from tyro.conf import Positional, arg
 
-from experiments.common import runs
+from experiments.common import horizon, runs
 from experiments.common.config import read_command_line
 from experiments.common.devices import claim_devices
 from experiments.common.pipeline import Forecasting, load
@@ -26,11 +27,13 @@ from experiments.common.report import (
     console,
     digits,
     fail,
+    next_step,
     plain_warnings,
     results_table,
     say,
 )
 from jaxrnn.data import available_series
+from jaxrnn.forecasting import Forecaster
 from jaxrnn.models import RNNForecaster
 from jaxrnn.training import CheckpointStore, Run
 
@@ -72,7 +75,10 @@ def main(arguments: list[str] | None = None) -> int:
     plain_warnings()
     try:
         settings = read_command_line(Settings, "predict", __doc__, arguments)
-        predict(settings)
+        if (settings.run / horizon.MODEL).exists():
+            predict_horizon(settings)
+        else:
+            predict(settings)
     except (ValueError, OSError) as error:
         return fail(str(error))
     return 0
@@ -139,17 +145,31 @@ def predict(settings: Settings) -> None:
     run = load_run(settings.run, series=settings.series, column=settings.column, split=settings.split)
     forecasting = run.forecasting
     forecast = forecasting.forecast(run.params)
-    mae = float(np.abs(forecast[:-1] - forecasting.actual).mean())
-    compared = {name: float(np.abs(f - forecasting.actual).mean()) for name, f in baselines(forecasting).items()}
+    for note in forecasting.series.notes:
+        say(f"note: {note}")
+    mae = forecasting.mae(forecast[:-1])
+    compared = {name: forecasting.mae(f) for name, f in baselines(forecasting).items()}
     console.print(results_table(forecasting, compared, mae))
-    count = len(forecasting.actual)
+    count = np.isfinite(forecasting.actual).sum()
     say(f"best model of epoch {run.best_epoch}; its MAE over the last {count} values is {digits(mae)}")
-    say(f"forecast of step {len(forecasting.series.values)}, after the series: {digits(float(forecast[-1]))}")
+    say(f"forecast of {next_step(forecasting.series)}, after the series: {digits(float(forecast[-1]))}")
     if (message := comparison(compared, mae)) is not None:
         say(message)
     if settings.out is not None:
         runs.write_forecast(settings.out, forecasting.parts.test, forecasting.actual, forecast)
         say(f"the forecasts are in {settings.out}")
+
+
+def predict_horizon(settings: Settings) -> None:
+    """Forecast many steps with a run of ``experiments.forecast --horizon``, of new rows or new series."""
+    if settings.series is None or settings.split is not None:
+        raise ValueError(f"{settings.run} forecasts what follows a series: give --series, and no --split")
+    claim_devices(None)
+    panel = horizon.load_panel(settings.series, settings.column)
+    forecasts = Forecaster.load(settings.run / horizon.MODEL).predict(horizon.as_columns(panel))
+    out = settings.out or settings.run / f"forecast-{Path(settings.series).stem}.csv"
+    horizon.write_columns(out, forecasts)
+    say(f"the forecasts of {len(panel)} series are in {out}")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxrnn import data, export, interop, ops, training
+    from jaxrnn import data, export, forecasting, interop, ops, training
     from jaxrnn.cells import GRUCell, LeakyCell, LSTMCell, RecurrentCell, SimpleRNNCell
     from jaxrnn.layers import GRU, LSTM, RNN, Bidirectional, SimpleRNN, StackedRNN, Streams, streaming_step
     from jaxrnn.models import RNNForecaster
@@ -29,6 +29,7 @@ __all__ = [
     "Streams",
     "data",
     "export",
+    "forecasting",
     "interop",
     "ops",
     "streaming_step",
@@ -38,7 +39,7 @@ __all__ = [
 
 # Everything is loaded when it is first used, since Flax alone takes a second, and brings Optax with it. Who only
 # runs layers needs no optimisers, checkpoints or other formats.
-_MODULES = ("cells", "checks", "data", "export", "interop", "layers", "models", "ops", "training")
+_MODULES = ("cells", "checks", "data", "export", "forecasting", "interop", "layers", "models", "ops", "training")
 _HOMES = {
     **dict.fromkeys(("GRUCell", "LSTMCell", "LeakyCell", "RecurrentCell", "SimpleRNNCell"), "cells"),
     **dict.fromkeys(

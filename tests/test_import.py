@@ -11,7 +11,7 @@ def loaded(*packages):
     return sorted({name.split(".")[0] for name in sys.modules} & set(packages))
 
 assert not loaded("jax", "flax", "optax", "orbax", "matplotlib", "tyro")
-for name in set(jaxrnn.__all__) - {"training", "export"}:
+for name in set(jaxrnn.__all__) - {"training", "export", "forecasting"}:
     assert getattr(jaxrnn, name) is getattr(jaxrnn, name)
 assert jaxrnn.layers.RNN is jaxrnn.RNN  # modules that are not in __all__ are found without an import of their own
 assert not loaded("orbax", "matplotlib", "tyro")  # Flax loads Optax

@@ -29,8 +29,6 @@ _RUN_ONLY = (
     "heartbeat",
 )
 _POSITIVE = ("window", "batch_size", "epochs", "learning_rate", "clip_norm", "patience", "season", "level_width")
-
-
 COPIES_IN_TRAINING = 5
 """Copies of the parameters' size in memory: the parameters, their gradients, the optimiser's state, the best
 parameters, and the copy that is being saved."""
@@ -45,8 +43,9 @@ class Settings:
         arg(
             metavar="{course,tuned}",
             help="course: the lesson's experiment, with raw values, outputs times 200, and early stopping on the "
-            "validation part. tuned: a small network corrects a moving average, with early stopping on the end of "
-            "the training part, so that nothing is chosen on the part that is used for evaluation.",
+            "validation part. tuned: a small network corrects a moving average or, on a CSV file, an average of "
+            "simple forecasts, with early stopping on the end of the training part, so that nothing is chosen on "
+            "the part that is used for evaluation.",
             help_behavior_hint="(default: course for the course series, tuned for any other)",
         ),
     ] = None
@@ -103,7 +102,8 @@ class Settings:
         int | None,
         arg(
             metavar="STEPS",
-            help="Steps per season; the median of earlier seasons is subtracted, 0 turns it off. Tuned recipe.",
+            help="Steps per season (12 for months), 0 for none. On a CSV file the forecasts also read the value "
+            "of a season ago; on a named series the median of earlier seasons is subtracted. Tuned recipe.",
             help_behavior_hint="(default: 365 for the course series, else 0)",
         ),
     ] = None
@@ -111,8 +111,8 @@ class Settings:
         int | None,
         arg(
             metavar="STEPS",
-            help="Steps of the moving average that the network corrects. Tuned recipe.",
-            help_behavior_hint=describe("level_width"),
+            help="Correct a moving average of this many steps. Tuned recipe.",
+            help_behavior_hint="(default: 80; on a CSV file, an average of simple forecasts is corrected)",
         ),
     ] = None
     window: Annotated[
@@ -120,7 +120,7 @@ class Settings:
         arg(
             metavar="STEPS",
             help="Steps that the network reads before a forecast.",
-            help_behavior_hint=describe("window"),
+            help_behavior_hint="(default: 30, and fewer on a short CSV file)",
         ),
     ] = None
     hidden: Annotated[
@@ -274,6 +274,8 @@ def resolve(settings: Settings) -> Config:
     if recipe == "tuned":
         calendar = 365 if series in available_series() else settings.season or None
         config = replace(config, season=SEASONS.get(series), calendar=calendar)
+        if series not in available_series() and settings.level_width is None:
+            config = replace(config, combination=True, level_width=None)
     if recipe == "course" and config.task == "seq2vec":
         rate = COURSE_RATES.get(settings.cell or config.cell, config.learning_rate)
         config = replace(config, learning_rate=rate)
@@ -300,6 +302,7 @@ def resolve(settings: Settings) -> Config:
         raise ValueError(
             f"--hidden must have at least one layer, each with at least one unit, not {config.hidden}"
         )
+    config = replace(config, window=0 if config.combination and settings.window is None else config.window)
     _fits_into_memory(config)
     if not settings.save_every >= 0 or (settings.save_every_steps or 1) < 1 or settings.heartbeat < 1:
         raise ValueError(

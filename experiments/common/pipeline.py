@@ -1,7 +1,7 @@
 """Builds the training, the evaluation and the forecasts of a configured experiment."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -14,16 +14,17 @@ from jax import Array
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from experiments.common.parts import LONGEST_WINDOW, Choice, choose, divide, prepare
 from experiments.common.recipes import Config
 from jaxrnn.data import (
     Preparation,
-    Prepared,
     Series,
     load_series,
     sequential_starts,
     take_windows,
     window_starts,
 )
+from jaxrnn.forecasting import Correction
 from jaxrnn.models import RNNForecaster
 from jaxrnn.ops import named_activation
 from jaxrnn.training import (
@@ -38,31 +39,6 @@ from jaxrnn.training.distributed import batch_axis, local, padded, put
 
 MOST_STEPS = 2**31 - 1
 """The largest number of training steps, because the train state counts them in int32."""
-
-
-@dataclass(frozen=True)
-class Parts:
-    """The parts of a series. A part is evaluated by the forecasts of the values in it.
-
-    Attributes:
-      train: training uses the values before this step.
-      monitor: (begin, end); the values from begin to end - 1 decide which epoch is best.
-      test: forecasts are evaluated on the values from this step on.
-    """
-
-    train: int
-    monitor: tuple[int, int]
-    test: int
-
-
-def divide(series: Series, config: Config) -> Parts:
-    """The recipe's parts. The best epoch is chosen on the end of the training part or, as in the lesson, on the
-    test part itself."""
-    if config.holdout:
-        train = series.split - round(series.split * config.holdout)
-        return Parts(train, (train, series.split), series.split)
-    # The lesson cuts its validation windows from the test part alone, so the first window is only input.
-    return Parts(series.split, (series.split + config.window, len(series.values)), series.split)
 
 
 class Forecasting:
@@ -82,18 +58,17 @@ class Forecasting:
         self,
         config: Config,
         series: Series,
-        preparation: Preparation | None = None,
+        preparation: Preparation | Correction | None = None,
         *,
         mesh: Mesh | None = None,
     ):
         self.config, self.series = config, series
         self.mesh = mesh
         self.parts = divide(series, config)
-        if preparation is None:
-            unfitted = Preparation(level_width=config.level_width, season=config.season, calendar=config.calendar)
-            preparation = unfitted.fit(series.values[: self.parts.train])
-        self.preparation = preparation
-        self.prepared: Prepared = preparation.apply(series.values)
+        self.preparation, self.prepared = prepare(config, series, self.parts, preparation)
+        if not config.window:
+            usable = self.parts.train - self.prepared.first - 1
+            self.config = config = replace(config, window=min(LONGEST_WINDOW, max(usable // 2, 1)))
         self.every_step = config.task != "seq2vec"
         self.stateful = config.task == "stateful"
         self._check_lengths()
@@ -147,7 +122,9 @@ class Forecasting:
         length = self.parts.train - first - 1
         if self.stateful:
             return first + sequential_starts(length, window, self.config.batch_size)
-        return first + window_starts(length, window)
+        starts = first + window_starts(length, window)
+        # Sequences need all of their steps; after a window, only values that were observed are to be forecast.
+        return starts if self.every_step else starts[self.observed[starts + window]]
 
     def optimizer(self, *, schedule: bool = True) -> optax.GradientTransformation:
         """The configured optimiser; without ``schedule``, at a constant rate."""
@@ -207,7 +184,10 @@ class Forecasting:
             carry = jax.tree.map(lambda a: a[-1:], carry)
             outputs = self._pass(params, self.features[after : end - 1], carry)[begin - 1 - after :]
             return self._errors(
-                outputs, self.targets[begin - 1 : end - 1], jnp.full(end - begin, 1 / (end - begin))
+                outputs,
+                self.targets[begin - 1 : end - 1],
+                jnp.full(end - begin, 1 / (end - begin)),
+                self._scales[begin - 1 : end - 1],
             )
         return self._monitor(state.best_guess)
 
@@ -225,30 +205,44 @@ class Forecasting:
         """The errors over the monitored windows as a compiled function of the parameters."""
         starts = np.asarray(self._window_starts(*self.parts.monitor))
         rows = np.arange(padded(len(starts), self.mesh))
-        weights = (rows < len(starts)) / len(starts)  # rows that only fill up the last device have weight zero
+        # Rows that only fill up the last device have weight zero, and so have values that were filled in.
+        weights = (rows < len(starts)) / len(starts)
         starts = starts[np.minimum(rows, len(starts) - 1)]
+        known = self.observed[starts + self.config.window]
+        if not known.all() and (known * weights).any():
+            weights = known * weights / (known * weights).sum()
         window = self.config.window
 
-        def errors(params: Any, features: Array, targets: Array, starts: Array, weights: Array):
+        def errors(params: Any, features: Array, targets: Array, starts: Array, weights: Array, scales: Array):
             outputs = self.apply(params, take_windows(features, starts, window), None)[1]
             wanted = take_windows(targets, starts, window) if self.every_step else targets[starts + window - 1]
-            result = self._errors(outputs, wanted, weights)
+            result = self._errors(outputs, wanted, weights, scales)
             return result if self.mesh is None else jax.lax.psum(result, self.mesh.axis_names[0])
 
-        arrays = (self.features, self.targets, jnp.asarray(starts), jnp.asarray(weights, jnp.float32))
+        scales = self._scales[starts + window - 1]
+        arrays = (self.features, self.targets, jnp.asarray(starts), jnp.asarray(weights, jnp.float32), scales)
         if self.mesh is not None:
             mesh, axis = batch_axis(self.mesh)
-            specs = (P(), P(), P(), P(axis), P(axis))
+            specs = (P(), P(), P(), P(axis), P(axis), P(axis))
             errors = jax.shard_map(errors, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=False)
             arrays = tuple(put(array, mesh, spec) for array, spec in zip(arrays, specs[1:]))
         compiled = jax.jit(errors)
         return lambda params: compiled(params, *arrays)
 
-    def _errors(self, outputs: Array, wanted: Array, weights: Array) -> dict[str, Array]:
+    @cached_property
+    def _scales(self) -> Array:
+        """The unit of the targets at every step."""
+        return jnp.asarray(np.broadcast_to(self.prepared.scale, len(self.series.values)), jnp.float32)
+
+    def _errors(self, outputs: Array, wanted: Array, weights: Array, scales: Array) -> dict[str, Array]:
         """The weighted means over the rows of the loss at all steps and of the absolute error at the last step."""
         losses = huber(outputs, wanted).reshape(len(weights), -1).mean(axis=1)
         last = jnp.abs(outputs - wanted).reshape(len(weights), -1)[:, -1]
-        return {"valid_loss": losses @ weights, "valid_mae": last @ weights * self.prepared.scale}
+        if isinstance(self.prepared.scale, np.ndarray):
+            last, scale = last * scales, 1.0
+        else:
+            scale = self.prepared.scale
+        return {"valid_loss": losses @ weights, "valid_mae": last @ weights * scale}
 
     @partial(jax.jit, static_argnums=0)
     def _pass(self, params: Any, features: Array, carry: Any) -> Array:
@@ -268,20 +262,48 @@ class Forecasting:
         A stateful model starts with a zero carry and reads the whole series in one pass.
         """
         begin, end = self.parts.test, len(self.series.values)
+        scaled = self._scaled(params, begin, end + 1)
+        if isinstance(self.preparation, Correction):
+            scaled = self.choose(params).share * scaled
+        return self.prepared.baseline[begin - 1 :] + scaled
+
+    def choose(self, params: Any) -> Choice:
+        """How much of the network's corrections to use, decided on the monitored part alone."""
+        begin, end = self.parts.monitor
+        rests = self.series.values[begin:end, 0] - self.prepared.baseline[begin - 1 : end - 1]
+        known = self.observed[begin:end]
+        known = known if known.any() else ~known
+        return choose(rests[known], self._scaled(params, begin, end)[known])
+
+    def _scaled(self, params: Any, begin: int, end: int) -> np.ndarray:
+        """What the network adds to the baseline to forecast the values begin .. end - 1, float64."""
         # Always on one device, so that the forecasts do not depend on how many devices the model was trained on.
         params = jax.device_put(params, jax.local_devices()[0])
         if self.stateful:
             first = self.prepared.first
-            outputs = self._pass(params, self.features[first:], None)[begin - 1 - first :]
+            outputs = self._pass(params, self.features[first:], None)[begin - 1 - first : end - 1 - first]
         else:
-            outputs = self._window_outputs(params, self.features, self._window_starts(begin, end + 1))
-        scaled = np.asarray(outputs, np.float64)[:, 0] * self.prepared.scale
-        return self.prepared.baseline[begin - 1 :] + scaled
+            outputs = self._window_outputs(params, self.features, self._window_starts(begin, end))
+        scale = self.prepared.scale
+        scale = scale[begin - 1 : end - 1] if isinstance(scale, np.ndarray) else scale
+        return np.asarray(outputs, np.float64)[:, 0] * scale
 
     @property
     def actual(self) -> np.ndarray:
-        """The values of the test part, float64."""
-        return self.series.values[self.parts.test :, 0]
+        """The values of the test part, float64; NaN where a value was missing."""
+        known = self.observed[self.parts.test :]
+        return np.where(known, self.series.values[self.parts.test :, 0], np.nan)
+
+    @cached_property
+    def observed(self) -> np.ndarray:
+        """False at the steps whose values were missing and have been filled in, bool ``[time]``."""
+        observed = self.series.observed
+        return np.ones(len(self.series.values), bool) if observed is None else observed
+
+    def mae(self, forecast: np.ndarray) -> float:
+        """The mean absolute error of forecasts of the test part, over the values that are not missing."""
+        errors = np.abs(forecast - self.actual)
+        return float(errors[np.isfinite(self.actual)].mean())
 
 
 def _cell_options(config: Config) -> dict[str, Any]:
@@ -292,6 +314,7 @@ def _cell_options(config: Config) -> dict[str, Any]:
 
 
 def load(config: Config) -> Series:
+    """The series of the configuration. Its notes say what was done to the rows of a file."""
     return load_series(
         config.series,
         column=config.column,

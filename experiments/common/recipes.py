@@ -14,6 +14,8 @@ class Config:
     Most fields are options of the command line, see :class:`experiments.common.config.Settings`. The others are:
 
     Attributes:
+      combination: whether the network corrects an average of simple forecasts instead of a moving average.
+      window: steps that the network reads before a forecast; 0 takes as many as suit the length of the series.
       calendar: the period in steps of the sine and cosine that the network reads, or None.
       recurrent_gain: the factor on the initial orthogonal recurrent kernel.
       output_scale: the factor on the head's outputs.
@@ -33,6 +35,7 @@ class Config:
     split: int | None
     season: int | None
     level_width: int | None
+    combination: bool
     calendar: int | None
     window: int
     hidden: tuple[int, ...]
@@ -54,6 +57,7 @@ class Config:
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "Config":
         names = {f.name for f in fields(cls)}
+        record = {"combination": False, **record}
         if set(record) != names:
             wrong = ", ".join(sorted(set(record) ^ names))
             raise ValueError(f"config.json is from another version: missing or unknown fields: {wrong}")
@@ -82,6 +86,7 @@ _COURSE = Config(
     split=None,
     season=None,
     level_width=None,
+    combination=False,
     calendar=None,
     window=30,
     hidden=(100, 100),

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -13,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.common.pipeline import Forecasting
-from jaxrnn.data import autoregressive_forecast, moving_average_forecast, naive_forecast
+from jaxrnn.data import Series, autoregressive_forecast, moving_average_forecast, naive_forecast
+from jaxrnn.forecasting import Correction
 from jaxrnn.training import Run
 
 AR_ORDER = 30
@@ -98,7 +100,12 @@ def baselines(forecasting: Forecasting) -> dict[str, np.ndarray]:
     }
     if start > 2 * AR_ORDER:
         forecasts["ar"] = autoregressive_forecast(values, start, AR_ORDER)
-    if forecasting.preparation.level_width is not None:
+    season, correction = forecasting.config.season, forecasting.preparation
+    if isinstance(correction, Correction):
+        if season is not None and season <= start:
+            forecasts["seasonal_naive"] = values[start - season : len(values) - season]
+        forecasts["average"] = forecasting.prepared.baseline[start - 1 : -1]
+    elif correction.level_width is not None:
         forecasts["underneath"] = forecasting.prepared.baseline[start - 1 : -1]
     return forecasts
 
@@ -108,6 +115,8 @@ BASELINE_NAMES = {
     "moving_average": "moving average of 5",
     "moving_average_30": "moving average of 30",
     "ar": f"least-squares AR({AR_ORDER})",
+    "seasonal_naive": "seasonal naive: the value one season before",
+    "average": "average of simple forecasts, without the network",
     "underneath": "moving average under the network",
 }
 
@@ -125,23 +134,75 @@ def results_table(forecasting: Forecasting, maes: dict[str, float], ours: float)
     return table
 
 
+def next_step(series: Series) -> str:
+    """The step after the last one of a series, with its date if the series has dates."""
+    step = f"step {len(series.values)}"
+    if series.times is None or series.step is None or series.times.dtype.kind != "M":
+        return step
+    (after,) = series.step.after(series.times[-1], 1)
+    return f"{step} ({str(after).removesuffix('T00:00:00')})"
+
+
+def choice_record(forecasting: Forecasting, params: Any) -> dict[str, Any] | None:
+    """What was chosen on the training part, with the errors that decided; None if nothing was to be chosen."""
+    correction = forecasting.preparation
+    if not isinstance(correction, Correction):
+        return None
+    average = correction.whole
+    methods = {method.name: {"held_out_mae": method.error, "weight": method.weight} for method in average.methods}
+    begin, end = forecasting.parts.monitor
+    return {
+        "methods": methods,
+        "held_out_steps": average.held_out,
+        "monitored_steps": [begin, end],
+        **vars(forecasting.choose(params)),
+    }
+
+
+def explain_choice(forecasting: Forecasting, choice: dict[str, Any] | None) -> list[str]:
+    """Which simple forecasts were averaged, how much of the network is used, and why, in sentences."""
+    if choice is None:
+        return []
+    used = [(name, one) for name, one in choice["methods"].items() if one["weight"]]
+    listed = ", ".join(
+        f"{name} {100 * one['weight']:.0f} % (MAE {digits(one['held_out_mae'])})" for name, one in used
+    )
+    begin, end = choice["monitored_steps"]
+    why = (
+        f"over steps {begin} to {end - 1}, the end of the training part, the average has an MAE of "
+        f"{digits(choice['average'])} and with all of the network's corrections {digits(choice['network'])}"
+    )
+    share = choice["share"]
+    what = (
+        f"so {100 * share:.0f} % of the corrections are used ({digits(choice['chosen'])})"
+        if share
+        else "which is not clearly better, so the network is not used"
+    )
+    return [
+        f"chosen on the training part: {len(used)} of {len(choice['methods'])} simple forecasts are averaged, "
+        f"with weights by their errors on its last {choice['held_out_steps']} steps: {listed}",
+        f"the network: {why}, {what}",
+    ]
+
+
 def comparison(maes: dict[str, float], ours: float) -> str | None:
     """A sentence that names the forecasts without a network that are better than ours; None if there are none."""
     better = [f"{BASELINE_NAMES[name]} ({digits(mae)})" for name, mae in maes.items() if not ours <= mae]
     if not better:
         return None
     listed = better[0] if len(better) == 1 else f"{', '.join(better[:-1])} and {better[-1]}"
-    return f"the network's MAE of {digits(ours)} is worse than that of forecasts without a network: {listed}"
+    return f"the MAE of {digits(ours)} is worse than that of forecasts without a network: {listed}"
 
 
 def advice(forecasting: Forecasting, run: Run, maes: dict[str, float], ours: float) -> str | None:
     """A suggestion for a run that is worse than a forecast without a network; None if it is not."""
     config = forecasting.config
-    if all(ours <= mae for mae in maes.values()):
+    # On a CSV file the network was chosen, or not, on the training part; there is nothing that a user should set.
+    if isinstance(forecasting.preparation, Correction) or all(ours <= mae for mae in maes.values()):
         return None
     # The head starts at zero, so the untrained model forecasts the baseline of the preparation.
     start = forecasting.parts.test
-    untrained = float(np.abs(forecasting.prepared.baseline[start - 1 : -1] - forecasting.actual).mean())
+    untrained = forecasting.mae(forecasting.prepared.baseline[start - 1 : -1])
     if run.stopped == "diverged" or not ours <= untrained:
         return (
             f"training made the forecasts worse, so the learning rate of {config.learning_rate:g} is too high. "

@@ -17,6 +17,7 @@ import numpy as np
 from experiments.common.config import Settings, given
 from experiments.common.recipes import Config
 from jaxrnn.data import Preparation, Series
+from jaxrnn.forecasting import Correction
 from jaxrnn.training.checkpoint import fsync
 
 CHECKPOINTS = "checkpoints"
@@ -58,15 +59,19 @@ def _finite(content: Any) -> Any:
 
 
 def write_forecast(path: Path, start: int, actual: np.ndarray, forecast: np.ndarray) -> None:
-    """Write step, value and forecast of every step from ``start`` on, including the step after the last value."""
+    """Write step, value and forecast of every step from ``start`` on, including the step after the last value.
+
+    The value is empty where it is missing or not known yet.
+    """
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["step", "value", "forecast"])
+        known = np.isfinite(actual)
         for i, value in enumerate(forecast.tolist()):
-            writer.writerow([start + i, actual[i].item() if i < len(actual) else "", value])
+            writer.writerow([start + i, actual[i].item() if i < len(actual) and known[i] else "", value])
 
 
-def read_config(folder: Path) -> tuple[Config, Preparation]:
+def read_config(folder: Path) -> tuple[Config, Preparation | Correction]:
     """The configuration of the run in this folder, and its fitted preparation.
 
     Raises:
@@ -101,10 +106,12 @@ def how_to_replace(folder: Path) -> str:
     )
 
 
-def parse_config(folder: Path, record: dict[str, Any]) -> tuple[Config, Preparation]:
+def parse_config(folder: Path, record: dict[str, Any]) -> tuple[Config, Preparation | Correction]:
     """The configuration and the preparation in a record from :func:`read_record`."""
     try:
-        return Config.from_json(record["config"]), Preparation.from_json(record["preparation"])
+        config = Config.from_json(record["config"])
+        kind = Correction if config.combination else Preparation
+        return config, kind.from_json(record["preparation"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"{folder / CONFIG} is damaged ({type(error).__name__}: {error})") from error
 
@@ -145,7 +152,9 @@ def check_series(folder: Path, record: dict[str, Any], series: Series) -> None:
         )
 
 
-def write_config(folder: Path, config: Config, preparation: Preparation, series: Series, *, new: bool) -> None:
+def write_config(
+    folder: Path, config: Config, preparation: Preparation | Correction, series: Series, *, new: bool
+) -> None:
     """Write config.json, which makes the folder a run. With ``new``, raises a ValueError if it exists already."""
     path, description = folder / CONFIG, describe_series(series)
     record = with_checksum({"config": vars(config), "preparation": preparation.to_json(), "series": description})

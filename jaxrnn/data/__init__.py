@@ -2,6 +2,9 @@
 
 from jaxrnn.data.baselines import autoregressive_forecast, moving_average_forecast, naive_forecast
 from jaxrnn.data.buckets import Buckets, PaddedBatch, bucket_by_length
+from jaxrnn.data.csv_file import Table, read_csv, read_long
+from jaxrnn.data.dates import Step, infer_step, read_dates
+from jaxrnn.data.numbers import filled
 from jaxrnn.data.preparation import Preparation, Prepared
 from jaxrnn.data.series import Series, available_series, course_series, load_series
 from jaxrnn.data.series_file import SeriesFile, shuffled
@@ -14,13 +17,20 @@ __all__ = [
     "Prepared",
     "Series",
     "SeriesFile",
+    "Step",
+    "Table",
     "autoregressive_forecast",
     "available_series",
     "bucket_by_length",
     "course_series",
+    "filled",
+    "infer_step",
     "load_series",
     "moving_average_forecast",
     "naive_forecast",
+    "read_csv",
+    "read_dates",
+    "read_long",
     "sequential_starts",
     "shuffled",
     "take_windows",

@@ -28,14 +28,14 @@ class Prepared(NamedTuple):
       targets: float32 ``[time, 1]``; ``targets[t]`` is to be forecast from the features up to and including t.
         Zero at the last step, whose successor is not known.
       baseline: float64 ``[time]``; the forecast of ``values[t + 1]`` is ``baseline[t] + scale * output``.
-      scale: the unit of the targets, in units of the values.
+      scale: the unit of the targets, in units of the values; one number, or float64 ``[time]``.
       first: the first step with complete features and baseline.
     """
 
     features: np.ndarray
     targets: np.ndarray
     baseline: np.ndarray
-    scale: float
+    scale: Any
     first: int
 
 

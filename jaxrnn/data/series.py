@@ -1,7 +1,5 @@
 """Series to forecast: the synthetic one of a course, two real ones in the package, and any CSV file."""
 
-import csv
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -9,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxrnn.checks import shown
+from jaxrnn.data.csv_file import read_csv
+from jaxrnn.data.dates import Step
 
 
 @dataclass(frozen=True)
@@ -23,6 +22,11 @@ class Series:
       split: the first step of the test part, on which forecasts are evaluated.
       season: steps per season, or None.
       source, licence: where the numbers come from and how they may be used.
+      observed: bool ``[time]``, False where the value to forecast was missing and has been filled in; None if all
+        values are there.
+      times: the dates of a file, ``datetime64[s]``, or its whole numbers that count the steps; None without.
+      step: the step between them, or None.
+      notes: what was done to the rows of a file, in sentences.
     """
 
     name: str
@@ -32,6 +36,10 @@ class Series:
     season: int | None = None
     source: str = ""
     licence: str = ""
+    observed: np.ndarray | None = None
+    times: np.ndarray | None = None
+    step: Step | None = None
+    notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         steps = len(self.values)
@@ -122,8 +130,8 @@ def load_series(
       split: the first step of the test part; None takes the default of a named series, or 70 percent of a file.
 
     Raises:
-      ValueError: the name or a column is unknown, a cell is not a finite number (the message gives its row and
-        column), the series is empty, or the split lies outside it.
+      ValueError: the name or a column is unknown, a cell is neither a finite number nor empty (the message gives
+        its row and column), two rows have the same date, the series is empty, or the split lies outside it.
       FileNotFoundError: the CSV file does not exist.
 
     >>> load_series("seattle")
@@ -137,11 +145,22 @@ def load_series(
         about = _SHIPPED[name]
         path = resources.files("jaxrnn.data") / "series" / f"{name}.csv"
         with resources.as_file(path) as file:
-            columns, values = read_csv(file, (column or about.column, *further_columns))
-        series = Series(name, values, columns, about.split, about.season, about.source, about.licence)
+            table = read_csv(file, (column or about.column, *further_columns), dates=False)
+        series = Series(name, table.values, table.columns, about.split, about.season, about.source, about.licence)
     elif name.endswith(".csv") or Path(name).exists():
-        columns, values = read_csv(Path(name), (column, *further_columns))
-        series = Series(Path(name).stem, values, columns, int(len(values) * 0.7), None, name)
+        table = read_csv(Path(name), (column, *further_columns))
+        observed = None if table.observed[:, 0].all() else table.observed[:, 0]
+        series = Series(
+            Path(name).stem,
+            table.values,
+            table.columns,
+            int(len(table.values) * 0.7),
+            source=name,
+            observed=observed,
+            times=table.times,
+            step=table.step,
+            notes=table.notes,
+        )
     else:
         raise ValueError(
             f"unknown series {name!r}; available: {', '.join(available_series())}, or the path of a .csv file"
@@ -150,104 +169,3 @@ def load_series(
     if not 0 < split < len(series.values):
         raise ValueError(f"{split=} must lie within the {len(series.values)} steps of {name!r}")
     return Series(**{**vars(series), "split": split})
-
-
-def read_csv(path: Path, wanted: Sequence[str | None]) -> tuple[tuple[str, ...], np.ndarray]:
-    """The names and values, float64 ``[rows, columns]``, of the wanted columns of a CSV file with a header.
-
-    A wanted column of None means the only numeric one. Errors name the file, the line number, and the column.
-    """
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; give the path of a CSV file with a header line")
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder, not a CSV file")
-    try:
-        rows = _rows(path)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not a text file of comma-separated values: {error}") from error
-    if len(rows) < 2:
-        raise ValueError(f"{path} has {len(rows)} lines; a header and at least one row of numbers are needed")
-    (_, header), *body = rows
-    header = [name.strip() for name in header]
-    for separator, spelled in ((";", "semicolons"), ("\t", "tabs")):
-        if len(header) == 1 and separator in header[0]:
-            raise ValueError(f"{path} is separated by {spelled}; commas are needed")
-    if all(_is_number(name) for name in header):
-        raise ValueError(f"{path} has no header: its first line is {shown(','.join(header))}. Add column names.")
-    columns = []
-    for name in wanted:
-        # Look at the first rows only, so that a bad cell further down is reported as such.
-        numeric = [
-            h for i, h in enumerate(header) if any(i < len(row) and _is_number(row[i]) for _, row in body[:10])
-        ]
-        if name is None and len(numeric) != 1:
-            raise ValueError(
-                f"{path} has {len(numeric)} numeric columns; "
-                f"choose one with column (--column): {_listed(numeric or header)}"
-            )
-        name = numeric[0] if name is None else name
-        if header.count(name) > 1:
-            raise ValueError(f"{path} has {header.count(name)} columns named {name!r}: rename all but one")
-        if name not in header:
-            raise ValueError(f"unknown column {name!r}; available in {path}: {_listed(header)}")
-        columns.append(name)
-    places = [header.index(name) for name in columns]
-    values = np.empty((len(body), len(columns)))
-    for i, (line, row) in enumerate(body):
-        if len(row) != len(header):
-            raise ValueError(f"{path}, row {line} has {len(row)} cells, but the header has {len(header)}")
-        for j, (place, name) in enumerate(zip(places, columns, strict=True)):
-            cell = row[place].strip()
-            if not _is_number(cell) or not math.isfinite(float(cell)):
-                problem = "is empty" if not cell else f"holds {shown(cell)}, which is not a finite number"
-                raise ValueError(
-                    f"{path}, row {line}, column {name!r} {problem}. Fill it in or leave the row out."
-                )
-            values[i, j] = float(cell)
-    return tuple(columns), values
-
-
-def _rows(path: Path) -> list[tuple[int, list[str]]]:
-    """Every row that is not empty, with the number of its last line."""
-    # Only a strict reader reports a quote that is never closed, but it refuses a blank after a closing quote.
-    try:
-        return _read(path, strict=True)
-    except csv.Error:
-        return _read(path, strict=False)
-
-
-def _read(path: Path, *, strict: bool) -> list[tuple[int, list[str]]]:
-    rows: list[tuple[int, list[str]]] = []
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file, strict=strict)
-        try:
-            for row in reader:
-                if row:
-                    rows.append((reader.line_num, row))
-        except csv.Error as error:
-            last = rows[-1][0] if rows else 0
-            if str(error) == "unexpected end of data":
-                raise ValueError(f"{path} opens a quote after line {last} that is never closed") from error
-            if strict:
-                raise
-            raise ValueError(
-                f"{path} is not a text file of comma-separated values: {error}. Is a quote that opens after line "
-                f"{last} not closed?"
-            ) from error
-    return rows
-
-
-def _listed(names: Sequence[str]) -> str:
-    """Names for an error message, shortened because a file may have very many columns."""
-    some = ", ".join(name if len(name) <= 40 else f"{name[:37]}..." for name in names[:20])
-    return some if len(names) <= 20 else f"{some} and {len(names) - 20} more"
-
-
-def _is_number(cell: str) -> bool:
-    if "_" in cell:  # Python reads 1_000 as a number, but in a CSV file it is text
-        return False
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True

@@ -125,11 +125,11 @@ def test_what_does_not_fit_is_said_and_leaves_no_run(options, message, tmp_path,
 
 def test_a_bad_cell_of_a_file_is_named(waves, tmp_path, capsys):
     lines = waves.read_text().splitlines()
-    lines[7] = "d6,nan,1"
+    lines[7] = "d6,three,1"
     waves.write_text("\n".join(lines))
     assert run_forecast(tmp_path / "run", "--series", str(waves), "--column", "height") == 2
     error = " ".join(capsys.readouterr().err.split())
-    assert "row 8, column 'height' holds 'nan'" in error
+    assert "row 8, column 'height' holds 'three'" in error
 
 
 def test_a_forecast_that_is_worse_than_simple_ones_says_so_and_comes_with_advice(tmp_path, capsys):

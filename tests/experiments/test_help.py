@@ -2,12 +2,13 @@
 
 import pytest
 
-from experiments import compare, export, forecast, gradient_flow, lr_range, predict
+from experiments import backtest, compare, export, forecast, gradient_flow, lr_range, predict
 
 MODULES = {
     "compare": compare,
     "export": export,
     "forecast": forecast,
+    "backtest": backtest,
     "gradient_flow": gradient_flow,
     "lr_range": lr_range,
     "predict": predict,

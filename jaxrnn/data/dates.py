@@ -1,0 +1,194 @@
+"""Dates in any usual format, the step between them, and how they go on.
+
+Each format is tried on the whole column, so that the third of April is never read as the fourth of March in
+some rows.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+
+from jaxrnn.checks import shown
+
+_DAYS = (
+    "%d.%m.%Y",
+    "%d/%m/%Y",
+    "%m/%d/%Y",
+    "%d-%m-%Y",
+    "%m-%d-%Y",
+    "%Y/%m/%d",
+    "%Y.%m.%d",
+    "%d/%m/%y",
+    "%m/%d/%y",
+)
+_DAYS += ("%d.%m.%y", "%d-%b-%Y", "%d-%b-%y", "%d %b %Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y", "%b %d %Y")
+_MONTHS = ("%Y-%m", "%Y/%m", "%YM%m", "%m/%Y", "%m.%Y", "%b %Y", "%B %Y", "%b-%Y", "%b-%y", "%Y %b", "%Y-%b")
+_TIMES = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p", "T%H:%M:%S")
+_FORMATS = tuple(day + time for time in _TIMES for day in _DAYS) + _MONTHS
+_QUARTER = re.compile(r"(?:(?P<year>\d{4})[- ]?Q(?P<quarter>[1-4])|Q(?P<quarter2>[1-4])[- /]?(?P<year2>\d{4}))")
+_SAMPLE = 40
+_SECOND = np.timedelta64(1, "s")
+_DAY = 86_400
+
+
+def _iso(cell: str) -> datetime | None:
+    if not re.match(r"\d{4}-\d\d-\d\d|(19|20)\d{6}(T|$)", cell):
+        return None
+    try:
+        return datetime.fromisoformat(cell).replace(tzinfo=None)
+    except ValueError:
+        return None
+
+
+def _quarter(cell: str) -> datetime | None:
+    match = _QUARTER.fullmatch(cell.upper())
+    if match is None:
+        return None
+    year, quarter = match["year"] or match["year2"], match["quarter"] or match["quarter2"]
+    return datetime(int(year), 3 * int(quarter) - 2, 1)
+
+
+def _with(style: str):
+    def read(cell: str) -> datetime | None:
+        try:
+            return datetime.strptime(cell, style)
+        except ValueError:
+            return None
+
+    return read
+
+
+_READERS = {"ISO 8601": _iso, "quarters": _quarter, **{style: _with(style) for style in _FORMATS}}
+
+
+def read_dates(cells: Sequence[str]) -> np.ndarray | None:
+    """The dates in the cells of a column as ``datetime64[s]``, or None if they are not dates.
+
+    Raises:
+      ValueError: most of the cells are dates, but the named one is not, or the dates have two meanings.
+
+    >>> read_dates(["31.01.2024", "29.02.2024"])
+    array(['2024-01-31T00:00:00', '2024-02-29T00:00:00'], dtype='datetime64[s]')
+    """
+    cells = [cell.strip() for cell in cells]
+    distinct = list(dict.fromkeys(cells))
+    sample = distinct[:: max(1, len(distinct) // _SAMPLE)]
+    counts = {name: sum(read(cell) is not None for cell in sample) for name, read in _READERS.items()}
+    most = max(counts.values())
+    if 2 * most <= len(sample):
+        return None
+    found = {}
+    for name, count in counts.items():
+        if count == most:
+            dates = {cell: _READERS[name](cell) for cell in distinct}
+            found[name] = [dates[cell] for cell in cells]
+    fewest = min(dates.count(None) for dates in found.values())
+    found = {name: dates for name, dates in found.items() if dates.count(None) == fewest}
+    name, dates = next(iter(found.items()))
+    if fewest:
+        place = dates.index(None)
+        raise NotADate(place, cells[place], name)
+    if any(other != dates for other in found.values()):
+        found = {name: np.array(dates, "datetime64[s]") for name, dates in found.items()}
+        orders = {name: bool((np.diff(dates) > np.timedelta64(0)).all()) for name, dates in found.items()}
+        if sum(orders.values()) != 1:
+            place = next(i for i in range(len(cells)) if len({dates[i] for dates in found.values()}) > 1)
+            raise ValueError(
+                f"the date {shown(cells[place])} has two meanings ({' or '.join(found)}): write dates as "
+                f"YYYY-MM-DD"
+            )
+        return found[next(name for name, ordered in orders.items() if ordered)]
+    return np.array(dates, "datetime64[s]")
+
+
+class NotADate(ValueError):
+    """A cell of a column of dates is not a date.
+
+    Attributes:
+      place: its place in the column, from 0.
+    """
+
+    def __init__(self, place: int, cell: str, style: str):
+        super().__init__(f"holds {shown(cell)}, which is not a date like the others ({style})")
+        self.place = place
+
+
+@dataclass(frozen=True)
+class Step:
+    """The step from one date to the next.
+
+    Attributes:
+      unit: ``"months"``, ``"weekdays"`` (Monday to Friday), ``"seconds"``, or ``"steps"`` for plain integers.
+      size: how many units make a step.
+      month_end: dates are the last days of their months.
+    """
+
+    unit: str
+    size: int
+    month_end: bool = False
+
+    def places(self, times: np.ndarray) -> np.ndarray | None:
+        """The step at which each time lies, counted from the first; None if one lies between two steps."""
+        if self.unit == "months":
+            count = times.astype("datetime64[M]").astype(np.int64)
+        elif self.unit == "weekdays":
+            count = np.busday_count(times[0].astype("datetime64[D]"), times.astype("datetime64[D]"))
+        else:
+            count = times.astype(np.int64)
+        count = count - count[0]
+        return None if (count % self.size).any() else count // self.size
+
+    def after(self, last: np.ndarray, count: int) -> np.ndarray:
+        """The ``count`` times that follow ``last``, a scalar array.
+
+        >>> Step("months", 1, month_end=True).after(np.datetime64("2024-01-31T00:00:00"), 2)
+        array(['2024-02-29T00:00:00', '2024-03-31T00:00:00'], dtype='datetime64[s]')
+        """
+        ahead = self.size * np.arange(1, count + 1)
+        if self.unit == "months":
+            month = last.astype("datetime64[M]")
+            within = last - month.astype(last.dtype)
+            months = month + ahead
+            if self.month_end:
+                time = within % np.timedelta64(_DAY, "s")
+                return (months + 1).astype(last.dtype) - np.timedelta64(_DAY, "s") + time
+            return months.astype(last.dtype) + within
+        if self.unit == "weekdays":
+            days = np.busday_offset(last.astype("datetime64[D]"), ahead, roll="forward")
+            return days.astype(last.dtype) + (last - last.astype("datetime64[D]").astype(last.dtype))
+        return last + ahead * (_SECOND if self.unit == "seconds" else 1)
+
+
+def infer_step(times: np.ndarray) -> Step | None:
+    """The step of increasing times ``[rows]``, which may have gaps. None if they have no common step.
+
+    >>> infer_step(np.array(["2024-01-01", "2024-02-01", "2024-04-01"], "datetime64[s]"))
+    Step(unit='months', size=1, month_end=False)
+    """
+    if len(times) < 2:
+        return None
+    if times.dtype.kind == "i":
+        return _fitting(times, Step("steps", _usual(np.diff(times))))
+    days = times.astype("datetime64[D]")
+    months = times.astype("datetime64[M]")
+    day_of_month = (days - months.astype("datetime64[D]")).astype(np.int64)
+    month_end = bool((((months + 1).astype("datetime64[D]") - days).astype(np.int64) == 1).all())
+    changes = np.diff(months.astype(np.int64))
+    if (changes > 0).all() and (month_end or len(np.unique(day_of_month)) == 1):
+        return _fitting(times, Step("months", _usual(changes), month_end))
+    seconds = _usual(np.diff(times).astype(np.int64))
+    if seconds == _DAY and len(times) >= 10 and np.is_busday(days).all():
+        return Step("weekdays", 1)
+    return _fitting(times, Step("seconds", seconds))
+
+
+def _usual(changes: np.ndarray) -> int:
+    sizes, counts = np.unique(changes, return_counts=True)
+    return int(sizes[np.argmax(counts)])
+
+
+def _fitting(times: np.ndarray, step: Step) -> Step | None:
+    return step if step.places(times) is not None else None

@@ -1,0 +1,165 @@
+"""CSV files as people have them: what can be handled is handled and said, else an error names the row."""
+
+import re
+from collections.abc import Callable
+from datetime import date, timedelta
+
+import numpy as np
+import pytest
+
+from jaxrnn.data import infer_step, load_series, read_dates
+from jaxrnn.data.numbers import decimal_point, read_number
+
+DAYS = [date(2024, 1, 1) + timedelta(days=i) for i in range(60)]
+VALUES = np.arange(60.0) + 0.5
+
+
+@pytest.fixture
+def read(tmp_path):
+    def read(lines, header="date,sales", **options):
+        path = tmp_path / "some.csv"
+        path.write_text("\n".join([header, *lines]) + "\n", encoding="utf-8")
+        return load_series(str(path), **options)
+
+    return read
+
+
+def rows(days=DAYS, style="%Y-%m-%d", separator=",", number: Callable[[float], str] = str):
+    return [f"{day.strftime(style)}{separator}{number(value)}" for day, value in zip(days, VALUES.tolist())]
+
+
+@pytest.mark.parametrize(
+    "style", ["%Y-%m-%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%d %b %Y", "%Y%m%d", "%d.%m.%Y %H:%M"]
+)
+def test_dates_in_usual_formats_are_read(read, style):
+    series = read(rows(style=style))
+    np.testing.assert_array_equal(series.values[:, 0], VALUES)
+    np.testing.assert_array_equal(series.times, np.array(DAYS, "datetime64[s]"))
+    assert series.step is not None and series.step.unit == "seconds" and series.notes == ()
+    assert series.observed is None
+
+
+def test_the_newest_row_first_and_rows_out_of_order_are_sorted_and_said(read):
+    series = read(rows()[::-1])
+    np.testing.assert_array_equal(series.values[:, 0], VALUES)
+    assert series.notes == ("the newest row came first: the rows were put in the order of 'date'",)
+    mixed = rows()
+    mixed[10], mixed[40] = mixed[40], mixed[10]
+    series = read(mixed)
+    np.testing.assert_array_equal(series.values[:, 0], VALUES)
+    assert "were not in the order of 'date' (row 42 follows row 11 in time): they were sorted" in series.notes[0]
+
+
+def test_two_rows_of_one_date_are_an_error_that_names_both(read):
+    with pytest.raises(ValueError, match=r"rows 8 and 62 have the same 'date', 2024-01-07\. Keep one row"):
+        read([*rows(), "2024-01-07,1"])
+    with pytest.raises(ValueError, match="2024-01-07, and 1 more pairs of rows have one date"):
+        read([*rows(), "2024-01-07,1", "2024-01-09,1"])
+
+
+def test_missing_dates_and_values_are_filled_in_and_do_not_count(read):
+    lines = rows()
+    lines[20] = "2024-01-21,"
+    lines[30] = "2024-01-31,n/a"
+    del lines[40:43]
+    series = read(lines)
+    np.testing.assert_allclose(series.values[:, 0], VALUES)  # the values lie on a line
+    assert series.observed is not None
+    assert np.flatnonzero(~series.observed).tolist() == [20, 30, 40, 41, 42]
+    np.testing.assert_array_equal(series.times, np.array(DAYS, "datetime64[s]"))
+    assert series.notes[0].startswith("2 values of column 'sales' are missing: they were filled in on a line")
+    assert series.notes[1].startswith("3 dates are missing, the first after 2024-02-09: they were filled in")
+    with pytest.raises(ValueError, match="31 of 60 values of column 'sales' are missing"):
+        read([f"{day}," for day in DAYS[:31]] + rows()[31:])
+
+
+@pytest.mark.parametrize(
+    ("separator", "written", "number", "note"),
+    [
+        (",", '"5,051.84"', 5051.84, None),
+        (",", '"5,051"', 5051.0, None),
+        (",", '"3,5"', 3.5, "decimal commas"),
+        (";", "5,051", 5.051, "decimal commas"),
+        (";", "1.234,5", 1234.5, "decimal commas"),
+        (";", "5 051,5", 5051.5, "decimal commas"),
+        ("\t", "5,051.84", 5051.84, None),
+        ("|", "1e3", 1000.0, None),
+    ],
+)
+def test_separators_and_ways_to_write_numbers(read, separator, written, number, note):
+    lines = rows(separator=separator, number=lambda value: f"{value:.0f}")
+    lines[7] = f"2024-01-08{separator}{written}"
+    series = read(lines, header=f"\ufeffdate{separator}sales")
+    assert series.values[7, 0] == number and series.values[9, 0] == 10
+    assert (note is None) == (series.notes == ()) and (note is None or note in series.notes[0])
+
+
+def test_one_column_has_one_way_to_write_numbers():
+    assert decimal_point(["1,234", "1.5"], ";") == "," and decimal_point(["1,234", "1,234.5"], ";") == "."
+    assert read_number("1.5", ",") is None and read_number("1.500", ",") == 1500
+    assert read_number("1,23,4", ".") is None and read_number("1_000") is None and read_number("-inf") is None
+
+
+@pytest.mark.parametrize("first", ["2024-01-01,5", "1,5", "01.01.2024,5"])
+def test_a_file_without_a_header_does_not_lose_its_first_row(read, first):
+    with pytest.raises(
+        ValueError, match=re.escape(f"has no header: its first line is '{first}'. Add column names")
+    ):
+        read(rows(), header=first)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (
+            [*rows(), "2024-13-01,5"],
+            "row 62, column 'date' holds '2024-13-01', which is not a date like the others",
+        ),
+        ([*rows(), "2024-03-01,five"], "row 62, column 'sales' holds 'five', which is not a finite number"),
+        (["02.01.2024,5", "01.02.2024,5", "03.04.2024,3"], "which is"),
+        (["01/02/2024,5", "01/03/2024,5"], "column 'date': the date '01/02/2024' has two meanings"),
+        (["2024-01-01,3,5", "2024-01-02,4,5"], "If commas are decimal commas, put each number in quotes"),
+    ],
+)
+def test_what_cannot_be_handled_names_the_row(read, lines, message):
+    if message == "which is":
+        assert (np.diff(read(lines).times) > np.timedelta64(0)).all()  # sorted by day, month, year
+        return
+    with pytest.raises(ValueError, match=re.escape(message)):
+        read(lines)
+
+
+def test_the_order_decides_between_day_and_month():
+    by_day = read_dates(["05/06/2024", "01/07/2024"])
+    by_month = read_dates(["02/05/2024", "03/04/2024"])
+    assert by_day is not None and by_month is not None
+    assert by_day.astype("datetime64[D]").astype(str).tolist() == ["2024-06-05", "2024-07-01"]
+    assert by_month.astype("datetime64[D]").astype(str).tolist() == ["2024-02-05", "2024-03-04"]
+    assert read_dates(["d1", "d2"]) is None and read_dates(["1.5", "2.5"]) is None
+
+
+def test_whole_numbers_that_count_the_steps_are_checked_like_dates(read):
+    series = read(["1,5", "3,7", "2,6", "5,9"], header="step,value")
+    assert series.values[:, 0].tolist() == [5, 6, 7, 8, 9] and series.columns == ("value",)
+    assert series.observed is not None and series.observed.tolist() == [True, True, True, False, True]
+    with pytest.raises(ValueError, match="rows 2 and 3 have the same 'step', 1"):
+        read(["1,5", "1,7"], header="step,value")
+
+
+@pytest.mark.parametrize(
+    ("times", "unit", "after"),
+    [
+        (["2024-01-31", "2024-02-29", "2024-03-31"], "months", "2024-04-30"),
+        (["2024-01-01", "2024-04-01", "2024-10-01"], "months", "2025-01-01"),
+        (["2022-05-03", "2023-05-03", "2024-05-03"], "months", "2025-05-03"),
+        (["2024-01-01T00:00", "2024-01-01T01:00", "2024-01-01T04:00"], "seconds", "2024-01-01T05:00"),
+        (["2024-01-01", "2024-01-08", "2024-01-22"], "seconds", "2024-01-29"),
+        ([f"2024-01-{day:02}" for day in (1, 2, 3, 4, 5, 8, 9, 10, 11, 12)], "weekdays", "2024-01-15"),
+    ],
+)
+def test_the_step_between_dates_and_what_comes_next(times, unit, after):
+    times = np.array(times, "datetime64[s]")
+    step = infer_step(times)
+    assert step is not None and step.unit == unit
+    assert step.after(times[-1], 1)[0] == np.datetime64(after, "s")
+    assert infer_step(np.array(["2024-01-01", "2024-01-02", "2024-01-02T07:00"], "datetime64[s]")) is None

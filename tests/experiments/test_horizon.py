@@ -1,0 +1,86 @@
+"""Many steps ahead from the command line: one series, a panel, a backtest, new rows with a trained model."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from experiments import backtest, forecast, predict
+from tests.experiments.runs_of_tests import read_json
+
+QUICK = ["--steps", "30", "--seeds", "1"]
+HEADER = ["unique_id", "ds", "yhat", "lo-80", "hi-80", "lo-95", "hi-95"]
+
+
+def rows_of(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def shops(tmp_path):
+    """A panel of three shops; the last has few days."""
+    path, random = tmp_path / "shops.csv", np.random.RandomState(0)
+    lines = ["unique_id,ds,y"]
+    for name, count in (("a", 90), ("b", 80), ("c", 9)):
+        days = np.datetime64("2024-01-01") + np.arange(count)
+        values = 50 + 10 * np.sin(2 * np.pi * np.arange(count) / 7) + random.randn(count)
+        lines += [f"{name},{day},{value:.2f}" for day, value in zip(days, values)]
+    path.write_text("\n".join(lines))
+    return path
+
+
+def test_a_panel_is_forecast_backtested_and_new_rows_are_predicted(shops, tmp_path, capsys):
+    out = tmp_path / "run"
+    options = ["--series", str(shops), "--horizon", "5", "--season", "7", *QUICK]
+    assert forecast.main([*options, "--out", str(out)]) == 0
+    rows = rows_of(out / "forecast.csv")
+    assert list(rows[0]) == HEADER and [row["unique_id"] for row in rows] == [*"aaaaabbbbbccccc"]
+    assert rows[0]["ds"] == "2024-03-31" and rows[-1]["ds"] == "2024-01-14"
+    assert all(float(row["lo-95"]) <= float(row["lo-80"]) <= float(row["yhat"]) for row in rows)
+    metrics = read_json(out / "metrics.json")
+    assert {"mase", "smape", "wql", "coverage_80", "coverage_95"} == set(metrics["model"])
+    assert len(metrics["by_step"]["model"]) == 5 and metrics["origins"] == 18
+    assert metrics["model"]["mase"] < 1.3 * metrics["seasonal_naive"]["mase"]
+    assert (out / "forecast.png").stat().st_size > 0
+    tested = rows_of(out / "backtest.csv")
+    assert len(tested) == 2 * 18 * 5  # the third series is too short to be judged
+    assert "of the network's change to seasonal naive is used" in " ".join(capsys.readouterr().out.split())
+
+    again = tmp_path / "again.csv"
+    assert predict.main([str(out), "--series", str(shops), "--out", str(again)]) == 0
+    assert again.read_bytes() == (out / "forecast.csv").read_bytes()
+    fresh = tmp_path / "fresh.csv"
+    fresh.write_text("unique_id,ds,y\nnew,2025-01-01,5\nnew,2025-01-02,6\n")
+    assert predict.main([str(out), "--series", str(fresh), "--out", str(again)]) == 0
+    assert rows_of(again)[0]["ds"] == "2025-01-03" and len(rows_of(again)) == 5
+    assert predict.main([str(out)]) == 2
+    assert "forecasts what follows a series: give --series" in " ".join(capsys.readouterr().err.split())
+
+
+def test_one_series_continues_its_dates_and_backtest_writes_no_forecast(tmp_path, capsys):
+    months = np.datetime64("2015-01") + np.arange(60)
+    path, out = tmp_path / "sales.csv", tmp_path / "run"
+    path.write_text("month,sales\n" + "".join(f"{month},{100 + i % 12}\n" for i, month in enumerate(months)))
+    options = ["--series", str(path), "--horizon", "3", "--season", "12", "--origins", "2", *QUICK]
+    assert backtest.main([*options, "--out", str(out)]) == 0
+    assert sorted(p.name for p in out.iterdir()) == ["backtest.csv", "metrics.json"]
+    tested = rows_of(out / "backtest.csv")
+    assert [(row["origin"], row["step"]) for row in tested] == [
+        (str(origin), str(step)) for origin in (55, 56) for step in (1, 2, 3)
+    ]
+    assert float(tested[0]["y"]) == 100 + 56 % 12
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--horizon", "90"], "--horizon 90 is too long to be judged: the longest series has 90 steps"),
+        (["--horizon", "5", "--season", "90"], "--season 90 must be shorter than the series"),
+        (["--horizon", "0"], "horizon=0 must be a positive integer"),
+        (["--horizon", "5", "--origins", "100"], "need series of at least"),
+    ],
+)
+def test_what_does_not_fit_is_said(options, message, shops, tmp_path, capsys):
+    assert forecast.main(["--series", str(shops), *options, "--out", str(tmp_path / "run")]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())

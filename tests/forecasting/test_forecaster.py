@@ -1,0 +1,153 @@
+"""Forecasts of many steps of many series: what is read, forecast, promised, stored and refused."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jaxrnn.forecasting import Forecaster, read_panel
+from jaxrnn.forecasting.calibration import Calibration, shared
+from jaxrnn.forecasting.forecaster import LEVELS
+from jaxrnn.forecasting.windows import Windows
+
+STEPS = np.arange(140)
+RANDOM = np.random.RandomState(0)
+
+
+def wave(count: int, level: float) -> np.ndarray:
+    return level * (10 + 3 * np.sin(2 * np.pi * STEPS[:count] / 6) + 0.02 * STEPS[:count] + RANDOM.randn(count))
+
+
+PANEL = {f"s{i}": wave(60 + i, 10.0 ** (i % 4)) for i in range(40)}
+SMALL: dict[str, Any] = dict(hidden=(8,), steps=150, seeds=1, window=18)
+
+
+@pytest.fixture(scope="module")
+def fitted(quick_compilation) -> Forecaster:
+    return Forecaster(4, 6, **SMALL).fit(PANEL)
+
+
+def test_windows_equal_a_loop():
+    values = {"long": RANDOM.randn(20) + 5, "short": RANDOM.randn(5) + 5}
+    panel = read_panel(values)
+    windows = Windows.of(panel, window=8, horizon=5, season=3)
+    for name, end, count in zip(values, windows.ends, windows.lengths):
+        x = values[name]
+        for t in range(count):
+            place = end - count + 1 + t
+            base = [x[t + h - 3 * -(-h // 3)] if t + h - 3 * -(-h // 3) >= 0 else x[t] for h in range(1, 6)]
+            np.testing.assert_allclose(windows.base[place], base)
+            changes = [abs(x[s] - x[s - 3]) for s in range(max(3, t - 7), t + 1)]
+            expected = max(np.mean(changes) if changes else 0.0, 0.01 * np.abs(x[max(0, t - 7) : t + 1]).mean())
+            assert windows.scale[place] == pytest.approx(expected)
+            ahead = [x[t + h] if t + h < count else np.nan for h in range(1, 6)]
+            np.testing.assert_allclose(windows.actual(np.array(place)), ahead, rtol=1e-5)
+            assert windows.features[place, 3] == pytest.approx(x[max(0, t - 2) : t + 1].mean(), rel=1e-5)
+        assert not windows.features[end - count - 6 : end - count + 1].any()  # the empty steps before it
+
+
+def test_a_forecast_has_the_promised_columns_and_is_better_than_seasonal_naive(fitted):
+    forecast = fitted.predict()
+    assert list(forecast) == ["unique_id", "ds", "yhat", "lo-80", "hi-80", "lo-95", "hi-95"]
+    assert forecast["unique_id"][::4].tolist() == list(PANEL) and forecast["ds"][:4].tolist() == [60, 61, 62, 63]
+    for low, high in (("lo-95", "lo-80"), ("lo-80", "yhat"), ("yhat", "hi-80"), ("hi-80", "hi-95")):
+        assert (forecast[low] <= forecast[high]).all()
+    tested = fitted.backtest(origins=3)["metrics"]
+    assert tested["model"]["mase"] < 0.9 * tested["seasonal_naive"]["mase"]
+    assert 0.7 < tested["model"]["coverage_80"] < 0.9 and tested["model"]["coverage_95"] > 0.88
+
+
+def test_what_comes_after_an_origin_changes_no_forecast_from_it(fitted):
+    changed = {name: np.concatenate([values[:-7], -values[-7:]]) for name, values in PANEL.items()}
+    one, other = (fitted.backtest(frame, origins=4, refit=False)["rows"] for frame in (PANEL, changed))
+    first = one["origin"] == np.repeat([len(values) - 8 for values in PANEL.values()], 16)
+    assert first.sum() == 4 * len(PANEL) and (one["yhat"][first] == other["yhat"][first]).all()
+    assert (one["yhat"][~first] != other["yhat"][~first]).any()
+    expected = np.concatenate([values[-7:-3] for values in PANEL.values()])
+    np.testing.assert_allclose(one["y"][first], expected, rtol=1e-5)
+
+
+def test_the_unit_of_a_series_does_not_matter(fitted):
+    one, other = (fitted.predict({"a": scale * PANEL["s3"]}) for scale in (1.0, 512.0))
+    np.testing.assert_allclose(512 * one["yhat"], other["yhat"], rtol=1e-4)
+
+
+def test_new_rows_and_new_series_of_any_length_are_forecast_and_the_model_can_be_stored(fitted, tmp_path):
+    fresh = {
+        "short": np.array([3.0, 4.0]),
+        "one": np.array([7.0]),
+        "constant": np.full(50, 2.0),
+        "zero": np.zeros(30),
+    }
+    fresh["outlier"] = PANEL["s0"].copy()
+    fresh["outlier"][20] = 1e9
+    forecast = fitted.predict(fresh)
+    assert all(np.isfinite(forecast[name]).all() for name in ("yhat", "lo-95", "hi-95"))
+    np.testing.assert_allclose(forecast["yhat"][8:12], 2, atol=0.2)
+    fitted.save(tmp_path / "model")
+    again = Forecaster.load(tmp_path / "model")
+    assert (again.predict(fresh)["yhat"] == forecast["yhat"]).all() and again.settings == fitted.settings
+    with pytest.raises(ValueError, match="a loaded model keeps no series"):
+        again.predict()
+    with pytest.raises(FileNotFoundError, match="holds no forecaster"):
+        Forecaster.load(tmp_path)
+
+
+def test_the_long_format_has_dates_gaps_and_missing_values():
+    days = np.datetime64("2024-01-01") + np.array([4, 0, 1, 3])
+    frame = {"unique_id": ["b"] * 4 + ["a"], "ds": [*days.astype(str), "2024-05-01"], "y": [5.0, 1, np.nan, 4, 9]}
+    second, first = sorted(read_panel(frame), key=lambda one: one.name)
+    assert first.values.tolist() == [1, 2, 3, 4, 5] and first.observed.tolist() == [True, False, False, True, True]
+    assert first.step.after(first.times[-1], 1)[0] == np.datetime64("2024-01-06")
+    assert second.name == "a" and second.values.tolist() == [9]
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (
+            {"unique_id": ["a", "a"], "ds": ["2024-01-01"] * 2, "y": [1.0, 2.0]},
+            "series 'a' has two rows with ds 2024",
+        ),
+        ({"unique_id": ["a"], "ds": ["soon"], "y": [1.0]}, "ds must hold dates or whole numbers, not 'soon'"),
+        ({"a": np.array([1.0, np.inf])}, "series 'a': y must be"),
+        ({"a": np.array(["x"])}, "series 'a': y must be numbers"),
+        ({"a": np.array([1.0])}, "no series is long enough to learn from: the longest has 1 steps"),
+    ],
+)
+def test_what_cannot_be_read_names_the_series(frame, message):
+    with pytest.raises(ValueError, match=message):
+        Forecaster(4, **SMALL).fit(frame)
+
+
+def test_invalid_arguments_are_refused(fitted):
+    with pytest.raises(ValueError, match="horizon=0 must be a positive integer"):
+        Forecaster(0)
+    with pytest.raises(ValueError, match="unknown cell 'rnn'; available: gru, lstm"):
+        Forecaster(1, cell="rnn")
+    with pytest.raises(ValueError, match="the model is not fitted"):
+        Forecaster(1).predict()
+    with pytest.raises(ValueError, match="origins=200 and horizon=4 need series of at least 206 steps"):
+        fitted.backtest(origins=200)
+
+
+def test_calibrated_quantiles_lie_where_their_levels_say():
+    targets = 3 * RANDOM.randn(900, 2)
+    narrow = np.broadcast_to(np.linspace(-0.5, 0.5, len(LEVELS)), (900, 2, len(LEVELS)))
+    calibration = Calibration.of(narrow[:600], targets[:600], LEVELS)
+    after = calibration.apply(narrow[600:], LEVELS)
+    below = (targets[600:, :, None] <= after).mean(axis=(0, 1))
+    np.testing.assert_allclose(below, LEVELS, atol=0.05)
+    again = Calibration.from_json(calibration.to_json())
+    assert (again.apply(narrow, LEVELS) == calibration.apply(narrow, LEVELS)).all()
+
+
+def test_the_share_of_the_network_is_the_one_with_the_lowest_error():
+    targets = RANDOM.randn(300, 1)
+    spread = np.linspace(-0.1, 0.1, len(LEVELS))
+    for share in (0.0, 0.5, 1.0):
+        noisy = targets if share else RANDOM.randn(300, 1)
+        quantiles = noisy[..., None] / (share or 1) + spread
+        assert Calibration.of(quantiles, targets, LEVELS).share == share
+        middle = shared(quantiles, share, LEVELS)[..., LEVELS.index(0.5)]
+        np.testing.assert_allclose(middle, share * quantiles[..., LEVELS.index(0.5)])
