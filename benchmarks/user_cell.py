@@ -80,7 +80,7 @@ def contestants(name: str, shape: Shape) -> dict[str, Callable[[], Any]]:
     first = jnp.zeros((shape.batch, shape.hidden))
     layer = jaxrnn.RNN(readme_cells()[name](shape.in_features, shape.hidden, rngs=nnx.Rngs(0)))
     params = nnx.to_pure_dict(nnx.state(layer))["cell"]
-    calls = {OURS: layer_in_nnx(layer, inputs).train}
+    calls: dict[str, Any] = {OURS: layer_in_nnx(layer, inputs).train}
     for label, hoisted in HAND.items():
         by_hand = functools.partial(scan_by_hand, name, h=first, hoisted=hoisted)
         calls[label] = layer_in_jax(lambda p, x, by_hand=by_hand: by_hand(p, x)[1], params, inputs).train

@@ -52,7 +52,9 @@ def to_onnx(
         of cells of your own whose equations are elementwise or work within a row, or of Flax's own cells; or such
         a cell.
       path: of the file to write; None only returns the bytes.
-      batch, time: fixed sizes of these axes; with None the model takes any size of at least 1.
+      batch, time: fixed sizes of these axes; with None the model takes any size of at least 1. There is no guard
+        against an empty one: ONNX Runtime 1.32 ends the process at a GRU without steps or rows and at an LSTM
+        without rows.
       seq_lengths: whether the model also takes ``seq_lengths``, from 0 to time.
       resets: whether the model also takes ``resets``: before a step where one is true, that row
         returns to its first carry.
