@@ -63,8 +63,7 @@ def run(options: LayerOptions) -> None:
                 update(f"{cell}, {shape}")
                 layers = contestants(cell, shape, peers)
                 first = {name: first_calls(layer) for name, layer in layers.items()}
-                results = {name: comparison.layer_results(*layer) for name, layer in layers.items()}
-                comparison.check(results, OURS, TOLERANCES, f"{cell}, {shape}")
+                check(layers, f"{cell}, {shape}")
                 rows += timed(
                     {"cell": cell, "shape": shape}, layers, first, repetitions=repetitions, advance=update
                 )
@@ -92,7 +91,16 @@ def contestants(cell: str, shape: Shape, peers: Mapping[str, Library]) -> dict[s
 
 def first_calls(layer: Contestant) -> dict[str, float]:
     """Seconds of the first call of each of its functions, in which JAX compiles."""
-    return {mode: seconds_of(getattr(layer, mode)) for mode in MODES}
+    calls = {mode: getattr(layer, mode) for mode in MODES}
+    return {mode: seconds_of(call) for mode, call in calls.items() if call is not None}
+
+
+def check(layers: Mapping[str, Contestant], where: str) -> None:
+    """A ValueError if a layer's outputs, or its training step where it has one, are not like ours."""
+    results = {name: comparison.layer_results(*layer) for name, layer in layers.items()}
+    trained = {name: result for name, result in results.items() if layers[name].train is not None}
+    comparison.check(results, OURS, {"outputs": TOLERANCES["outputs"]}, where)
+    comparison.check(trained, OURS, TOLERANCES, where)
 
 
 def timed(
@@ -101,8 +109,8 @@ def timed(
     """A row for each mode of one case; ``options`` are those of :func:`interleave`."""
     rows = []
     for mode in MODES:
-        calls = {name: getattr(layer, mode) for name, layer in layers.items()}
-        seconds = {name: first[name][mode] for name in layers}
+        calls = {name: call for name, layer in layers.items() if (call := getattr(layer, mode)) is not None}
+        seconds = {name: first[name][mode] for name in calls}
         rows.append(Row({**case, "mode": mode}, interleave(calls, first_calls=seconds, **options)))
     return rows
 
@@ -114,6 +122,7 @@ STYLES = {
     "haiku-static": {"fmt": "v", "color": "#8fd3bd"},
     "keras": {"fmt": "D", "color": "#d55e00"},
     "torch": {"fmt": "X", "color": "#cc79a7"},
+    "onnxruntime": {"fmt": "P", "color": "#e69f00"},
 }
 """Marker and colour; the colours of Okabe and Ito, which colour-blind readers can tell apart."""
 

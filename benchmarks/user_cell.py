@@ -121,6 +121,7 @@ def check(layers: dict[str, Contestant], where: str) -> None:
     """A ValueError if a contestant does not compute the same as ours."""
     results = {}
     for name, layer in layers.items():
+        assert layer.train is not None  # each of these can train
         loss, gradients = layer.train()
         norm = comparison.norm(jax.tree.leaves(gradients))
         results[name] = {"losses": float(loss), "norms of the gradients": norm}

@@ -51,11 +51,13 @@ def layer_tolerances(outputs: float, relative: float) -> dict[str, Tolerance]:
     }
 
 
-def layer_results(forward: Callable[[], Any], train: Callable[[], tuple[Any, Any]]) -> Results:
-    """Outputs, the loss, and the norm of the gradients of all weight matrices."""
+def layer_results(forward: Callable[[], Any], train: Callable[[], tuple[Any, Any]] | None) -> Results:
+    """Outputs, and where it can train the loss and the norm of the gradients of all weight matrices."""
+    outputs = {"outputs": as_numpy(forward())}
+    if train is None:
+        return outputs
     loss, gradients = train()
-    return {
-        "outputs": as_numpy(forward()),
+    return outputs | {
         "losses": float(loss),
         # Not of the biases: PyTorch has two where others have one, and Keras's GRU has two as rows of one array.
         "norms of the gradients": norm(g for g in jax.tree.leaves(gradients) if g.ndim == 2 and len(g) != 2),

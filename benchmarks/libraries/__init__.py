@@ -1,14 +1,15 @@
 """The libraries that are compared, one file each.
 
 To add one, write a file like the others and enter it in ``LIBRARIES``: it takes part in every benchmark that it
-has a function for. The packages that jaxrnn does not need itself come with ``pip install "jaxrnn[bench]"``, and
-PyTorch with ``pip install torch``. A library that is not installed is named in the report and left out.
+has a function for. The packages that jaxrnn does not need itself come with ``pip install "jaxrnn[bench]"``, ONNX
+Runtime with ``pip install "jaxrnn[export]"``, and PyTorch with ``pip install torch``. A library that is not
+installed is named in the report and left out.
 """
 
 from collections.abc import Iterable
 
 from benchmarks.common.rows import OURS
-from benchmarks.libraries import haiku, keras, linen, nnx, ours, torch
+from benchmarks.libraries import haiku, keras, linen, nnx, onnxruntime, ours, torch
 from benchmarks.libraries.base import Library
 
 LIBRARIES: dict[str, Library] = {
@@ -22,6 +23,7 @@ LIBRARIES: dict[str, Library] = {
     "keras": keras.KERAS,
     "keras-tensorflow": keras.KERAS_TENSORFLOW,
     "torch": torch.TORCH,
+    "onnxruntime": onnxruntime.ONNXRUNTIME,
 }
 
 PEERS = {name: library for name, library in LIBRARIES.items() if library.layer is not None}

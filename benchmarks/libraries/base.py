@@ -48,11 +48,11 @@ class Contestant(NamedTuple):
     Attributes:
       forward: the outputs of every step, from a zero carry.
       train: the mean of the squared outputs, and its gradients with respect to the parameters. The inputs get no
-        gradient, as in the first layer of a network.
+        gradient, as in the first layer of a network. None for a library that only runs trained models.
     """
 
     forward: Callable[[], Any]
-    train: Callable[[], tuple[Any, Any]]
+    train: Callable[[], tuple[Any, Any]] | None
 
 
 Steps = Callable[[int], Any]
@@ -99,6 +99,7 @@ class Library:
       trainer: ``(task, data, shuffle=True)`` to a :class:`Trainer`.
       max_time: the longest sequence that it is timed with; None for any.
       in_jax: whether it runs on JAX.
+      forward_only: whether it only runs trained models.
       environment: variables that its process needs.
     """
 
@@ -110,6 +111,7 @@ class Library:
     trainer: Callable[..., Trainer] | None = None
     max_time: int | None = None
     in_jax: bool = True
+    forward_only: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def missing(self) -> str | None:
@@ -131,7 +133,7 @@ class Library:
             return {f"{self.label}, {cell}": "has no such cell"}
         if self.max_time is not None:
             return {self.label: f"unrolls its loop, so it is timed with at most {self.max_time} steps"}
-        return {}
+        return {self.label: "runs trained models, so it has no training step"} if self.forward_only else {}
 
 
 def layer_in_jax(apply: Callable[[Any, Any], Any], params: Any, inputs: Any) -> Contestant:

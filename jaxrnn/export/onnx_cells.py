@@ -25,7 +25,7 @@ from jaxrnn.cells.base import steps_on_engine
 from jaxrnn.checks import Cell
 from jaxrnn.export.onnx_equations import UntranslatableError
 from jaxrnn.export.onnx_graph import OLDEST_OPSET, Graph
-from jaxrnn.export.onnx_scan import append_equations, scan_cell
+from jaxrnn.export.onnx_scan import append_equations, append_step, input_projection, scan_cell
 from jaxrnn.layers.flax_cells import carry_for_engine, translated
 from jaxrnn.layers.sequence import first_carry
 from jaxrnn.ops.activations import ACTIVATIONS
@@ -41,7 +41,7 @@ class ExportedCell(NamedTuple):
       pointwise: its equations.
       params: of the equations.
       kernel: ``[in_features, gates * hidden]``.
-      recurrent_kernel: ``[hidden, gates * hidden]``.
+      recurrent_kernel: ``[hidden, gates * hidden]``, without gates whose product is one of the equations.
       bias, recurrent_bias: ``[gates * hidden]``, or None.
       initial_carry: leaves ``[hidden]`` of the cell's own first carry; None for zeros.
       carry: one, for its structure.
@@ -135,8 +135,6 @@ def exported_cell(cell: Cell) -> ExportedCell:
         raise ValueError(f"a {kind} cannot be exported to ONNX: it has an input_projection of its own")
     pointwise, params = engine_cell.pure_pointwise()
     recurrent_kernel, recurrent_bias = engine_cell.recurrent_parameters(jnp.dtype(jnp.float32))
-    if pointwise is gru_reset_before_pointwise:
-        recurrent_kernel = jnp.concatenate([recurrent_kernel, params], axis=-1)
     leaves = [np.asarray(leaf, np.float32) for leaf in jax.tree.leaves(carry)]
     if any((leaf[0] != leaf[1]).any() for leaf in leaves):
         raise ValueError(f"a {kind} with a random first carry cannot be exported: pass initial_carry=True")
@@ -168,33 +166,59 @@ def run_layer(
     lengths: str | None,
     carries: Sequence[Any],
     *,
-    reverse: bool,
+    reverses: Sequence[bool],
+    resets: str | None = None,
 ) -> list[Direction]:
     """Append one layer.
 
+    A forward cell and a backward one behind it share an operator if they can. With resets there are no operators:
+    those of ONNX cannot return to a carry in the middle of a sequence.
+
     Args:
       graph: what to append to.
-      cells: one cell, or those of both directions, the forward one first.
+      cells: all that read ``x``.
       x: ``[time, batch, in_features]``.
       lengths: int32 ``[batch]``, or None.
       carries: for each cell the parts of its first carry, each ``[batch, hidden]``; None for the cell's own.
-      reverse: whether a single cell runs from the last step to the first.
+      reverses: whether each cell runs from the last step to the first.
+      resets: bool ``[time, batch, 1]``, or None.
 
     Returns:
       What each cell computes.
     """
-    reverses = [reverse] if len(cells) == 1 else [False, True]
     carries = [_first(graph, cell, x, carry) for cell, carry in zip(cells, carries, strict=True)]
-    if len(cells) == 2 and _fit_one_operator(*cells):
-        return _run_operator(graph, cells, x, lengths, carries, "bidirectional")
-    results = []
-    for cell, carry, backwards in zip(cells, carries, reverses, strict=True):
-        if cell.pointwise in OPERATORS:
-            results += _run_operator(graph, [cell], x, lengths, [carry], "reverse" if backwards else "forward")
-        else:
-            outputs, last = scan_cell(graph, cell, x, lengths, carry, reverse=backwards)
+    results: list[Direction] = []
+    while (number := len(results)) < len(cells):
+        cell, backwards, pair = cells[number], reverses[number], slice(number, number + 2)
+        if resets is not None or cell.pointwise not in OPERATORS:
+            outputs, last = scan_cell(graph, cell, x, lengths, carries[number], reverse=backwards, resets=resets)
             results.append(Direction(outputs, last))
+        elif tuple(reverses[pair]) == (False, True) and _fit_one_operator(*cells[pair]):
+            results += _run_operator(graph, cells[pair], x, lengths, carries[pair], "bidirectional")
+        else:
+            direction = "reverse" if backwards else "forward"
+            results += _run_operator(graph, [cell], x, lengths, [carries[number]], direction)
     return results
+
+
+def run_step(graph: Graph, cell: ExportedCell, x: str, carry: tuple[str, ...]) -> Direction:
+    """Append one step of a cell.
+
+    Args:
+      graph: what to append to.
+      cell: what computes the step.
+      x: ``[batch, in_features]``.
+      carry: its parts, each ``[batch, hidden]``.
+
+    Returns:
+      The output ``[batch, hidden]``, and the parts of the new carry.
+    """
+    if cell.pointwise in OPERATORS:
+        first = graph.integers(0)
+        (result,) = _run_operator(graph, [cell], graph.add("Unsqueeze", x, first), None, [carry], "forward")
+        return Direction(graph.add("Squeeze", result.outputs, first), result.carry)
+    after, y = append_step(graph, cell, carry, input_projection(graph, cell, x))
+    return Direction(y, after)
 
 
 def _run_operator(
@@ -256,11 +280,13 @@ def _operator_weights(cell: ExportedCell) -> tuple[np.ndarray, np.ndarray, np.nd
         blocks = kernel.reshape(len(kernel), len(gates), hidden)[:, gates]
         return blocks.reshape(len(kernel), -1).T
 
-    zeros = np.zeros(len(gates) * hidden, np.float32)
+    recurrent_kernel, zeros = cell.recurrent_kernel, np.zeros(len(gates) * hidden, np.float32)
+    if cell.pointwise is gru_reset_before_pointwise:
+        recurrent_kernel = np.concatenate([recurrent_kernel, _single(cell.params)], axis=-1)
     biases = [zeros if bias is None else bias for bias in (cell.bias, cell.recurrent_bias)]
     return (
         ordered(cell.kernel),
-        ordered(cell.recurrent_kernel),
+        ordered(recurrent_kernel),
         np.concatenate([ordered(bias[None])[:, 0] for bias in biases]),
     )
 

@@ -1,6 +1,6 @@
 """Layers and models as ONNX graphs: what their calls do, operator by operator."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -16,23 +16,38 @@ from jaxrnn.layers.rnn import concatenate_features
 from jaxrnn.layers.stack import add_features, average_features
 from jaxrnn.models import RNNForecaster
 
+Outputs = Callable[[Graph, Sequence[str]], str]
+"""Appends the merge of the outputs of a layer's cells."""
+
 
 class Layer(NamedTuple):
-    """One layer of a model.
+    """One layer of a model: cells that all read the same sequence.
 
     Attributes:
-      name: for errors and for the names of its carry; empty where it is the only one.
-      cells: one, or those of both directions.
+      cells: one, those of both directions, or those of nested pairs.
+      names: of each cell, for the names of its carry; empty where it is the only one.
+      reverses: whether each cell runs from the last step to the first.
+      merge: of their outputs.
+      width: of the merged outputs.
+      name: for errors and for the names of its carry; empty where it is the only layer.
+      flip: whether the outputs are passed on in the order in which they were computed, from the last step back.
+      skip: whether the inputs are added to the outputs.
     """
 
-    name: str
     cells: tuple[ExportedCell, ...]
+    names: tuple[str, ...]
+    reverses: tuple[bool, ...]
+    merge: Outputs
+    width: int
+    name: str = ""
+    flip: bool = False
+    skip: bool = False
 
     @property
     def carry_names(self) -> Iterator[tuple[str, ...]]:
-        """Of each direction, the ends of the names of its carry's parts."""
-        for cell, direction in zip(self.cells, ("forward", "backward") if len(self.cells) == 2 else ("",)):
-            yield tuple("_".join(filter(None, (self.name, direction, part))) for part in cell.parts)
+        """Of each cell, the ends of the names of its carry's parts."""
+        for cell, name in zip(self.cells, self.names):
+            yield tuple("_".join(filter(None, (self.name, name, part))) for part in cell.parts)
 
 
 class Plan(NamedTuple):
@@ -40,21 +55,13 @@ class Plan(NamedTuple):
 
     Attributes:
       layers: the lowest first.
-      merge: of the outputs of both directions; None where there is one.
-      reverse: whether a single direction runs backwards.
-      flip: whether its outputs are returned in the order in which they were computed.
       return_sequences: whether the outputs of every step are returned.
-      skip_connections: as in :class:`jaxrnn.StackedRNN`.
       time_major: of inputs and outputs.
       head: kernel ``[hidden, features]``, bias or None, and scale of a forecaster; None for layers alone.
     """
 
     layers: tuple[Layer, ...]
-    merge: Any = None
-    reverse: bool = False
-    flip: bool = False
     return_sequences: bool = True
-    skip_connections: bool = False
     time_major: bool = False
     head: tuple[np.ndarray, np.ndarray | None, np.ndarray] | None = None
 
@@ -68,13 +75,17 @@ def plan_of(model: Any) -> Plan:
                     f"a {type(model).__name__} has a __call__ of its own, which cannot be exported to ONNX"
                 )
             return plan(model)
-    hint = ": put the cell into jaxrnn.RNN(cell)" if isinstance(model, nnx.RNNCellBase) else ""
     kinds = ", ".join(f"jaxrnn.{kind.__name__}" for kind in _PLANS)
-    raise ValueError(f"to_onnx exports {kinds} and their kinds, not a {type(model).__name__}{hint}")
+    raise ValueError(f"to_onnx exports cells, {kinds} and their kinds, not a {type(model).__name__}")
 
 
 def run_plan(
-    graph: Graph, plan: Plan, inputs: str, lengths: str | None, carries: list[list[Any]]
+    graph: Graph,
+    plan: Plan,
+    inputs: str,
+    lengths: str | None,
+    carries: list[list[Any]],
+    resets: str | None = None,
 ) -> tuple[str, list[list[tuple[str, ...]]]]:
     """Append a model.
 
@@ -83,34 +94,36 @@ def run_plan(
       plan: of the model.
       inputs: as the model takes them.
       lengths: int32 ``[batch]``, or None.
-      carries: of each layer, for each direction, the parts of its first carry or None.
+      carries: of each layer, for each cell, the parts of its first carry or None.
+      resets: bool, as the model takes them, or None.
 
     Returns:
       The outputs as the model returns them, and the final carries.
     """
     sequence = inputs if plan.time_major else graph.add("Transpose", inputs, perm=[1, 0, 2])
+    if resets is not None:
+        steps = resets if plan.time_major else graph.add("Transpose", resets, perm=[1, 0])
+        resets = graph.add("Unsqueeze", steps, graph.integers(2))
     finals, result = [], sequence
     for number, (layer, carry) in enumerate(zip(plan.layers, carries, strict=True)):
-        directions = run_layer(graph, layer.cells, sequence, lengths, carry, reverse=plan.reverse)
-        finals.append([direction.carry for direction in directions])
-        outputs = [direction.outputs for direction in directions]
-        top = number == len(plan.layers) - 1
-        if top and not plan.return_sequences:
-            backwards = [plan.reverse] if len(outputs) == 1 else [False, True]
-            lasts = [_last(graph, one, lengths, reverse) for one, reverse in zip(outputs, backwards)]
-            result = _merged(graph, plan, lasts)
-            if plan.skip_connections and number > 0:
-                result = graph.add("Add", result, _last(graph, sequence, lengths, plan.reverse))
+        cells = run_layer(graph, layer.cells, sequence, lengths, carry, reverses=layer.reverses, resets=resets)
+        finals.append([cell.carry for cell in cells])
+        outputs = [cell.outputs for cell in cells]
+        if number == len(plan.layers) - 1 and not plan.return_sequences:
+            lasts = [_last(graph, one, lengths, reverse) for one, reverse in zip(outputs, layer.reverses)]
+            result = layer.merge(graph, lasts)
+            if layer.skip:
+                reverse = layer.reverses == (True,)
+                result = graph.add("Add", result, _last(graph, sequence, lengths, reverse))
             break
-        result = _merged(graph, plan, outputs)
-        if plan.skip_connections and number > 0:
+        result = layer.merge(graph, outputs)
+        if layer.skip:
             result = graph.add("Add", result, sequence)
-        sequence = result
-    if plan.return_sequences:
-        if plan.flip:
+        if layer.flip:
             result = _flipped(graph, result, lengths)
-        if not plan.time_major:
-            result = graph.add("Transpose", result, perm=[1, 0, 2])
+        sequence = result
+    if plan.return_sequences and not plan.time_major:
+        result = graph.add("Transpose", result, perm=[1, 0, 2])
     if plan.head is not None:
         kernel, bias, scale = plan.head
         result = graph.add("MatMul", result, graph.constant(kernel, name="head_kernel"))
@@ -122,51 +135,50 @@ def run_plan(
 
 def width_of(plan: Plan) -> int:
     """Size of the last axis of the outputs."""
-    if plan.head is not None:
-        return plan.head[0].shape[1]
-    sizes = [cell.hidden for cell in plan.layers[-1].cells]
-    return sum(sizes) if plan.merge is _concatenated else sizes[0]
+    return plan.layers[-1].width if plan.head is None else plan.head[0].shape[1]
 
 
-def _plan_of_rnn(layer: RNN) -> Plan:
-    flip = layer.reverse and not layer.keep_order
-    layers = (_layer("", layer.cell),)
-    return Plan(layers, reverse=layer.reverse, flip=flip, time_major=layer.time_major)
+def _plan_of_rnn(rnn: RNN) -> Plan:
+    layer = _layer_of_cell(rnn.cell, rnn.reverse)._replace(flip=rnn.reverse and not rnn.keep_order)
+    return Plan((layer,), time_major=rnn.time_major)
 
 
 def _plan_of_bidirectional(layers: Bidirectional) -> Plan:
-    pair = (layers.forward_rnn, layers.backward_rnn)
-    for rnn in pair:
-        if not isinstance(rnn, RNN) or type(rnn).__call__ is not RNN.__call__:
+    return Plan((_layer_of_bidirectional(layers),), time_major=layers.time_major)
+
+
+def _layer_of_bidirectional(layers: Bidirectional) -> Layer:
+    """Its members may be pairs themselves: these ignore in which direction they are told to run, as in Flax."""
+    members = []
+    for rnn, reverse in ((layers.forward_rnn, False), (layers.backward_rnn, True)):
+        if isinstance(rnn, RNN) and type(rnn).__call__ is RNN.__call__:
+            members.append(_layer_of_cell(rnn.cell, reverse))
+        elif isinstance(rnn, Bidirectional) and type(rnn).__call__ is Bidirectional.__call__:
+            members.append(_layer_of_bidirectional(rnn))
+        else:
             raise ValueError(
-                f"a Bidirectional of {type(rnn).__name__} cannot be exported to ONNX, only of jaxrnn.RNN"
+                f"a Bidirectional of {type(rnn).__name__} cannot be exported to ONNX, only of jaxrnn.RNN and "
+                "jaxrnn.Bidirectional"
             )
-    merge = _merge_of(layers.merge_fn)
-    return Plan((_layer("", *(rnn.cell for rnn in pair)),), merge, time_major=layers.time_major)
+    return _pair(*members, merge=_merge_of(layers.merge_fn))
 
 
 def _plan_of_stack(stack: StackedRNN) -> Plan:
-    layers = tuple(
-        _layer(str(number), *cells)
-        for number, cells in enumerate(zip(stack.cells, *([stack.backward_cells] if stack.bidirectional else [])))
-    )
+    layers: list[Layer] = []
     merge = _merge_of(stack.merge_fn) if stack.bidirectional else None
-    plan = Plan(
-        layers,
-        merge,
-        reverse=stack.reverse,
-        flip=stack.reverse and not stack.keep_order,
-        return_sequences=stack.return_sequences,
-        skip_connections=stack.skip_connections,
-        time_major=stack.time_major,
-    )
-    for below, layer in zip(plan.layers, plan.layers[1:]):
-        width = width_of(plan._replace(layers=(below,)))
-        for cell in layer.cells:
-            if cell.in_features != width:
-                reads = f"layer {layer.name}: it reads {cell.in_features} features"
-                raise ValueError(f"{reads}, but the layer below puts out {width}")
-    return plan
+    for number, forward in enumerate(stack.cells):
+        with errors_of(f"layer {number}"):
+            layer = _layer_of_cell(forward, stack.reverse)
+            if merge is not None:
+                layer = _pair(layer, _layer_of_cell(stack.backward_cells[number], True), merge=merge)
+            for cell in layer.cells:
+                if layers and cell.in_features != layers[-1].width:
+                    raise ValueError(
+                        f"it reads {cell.in_features} features, but the layer below puts out {layers[-1].width}"
+                    )
+        layers.append(layer._replace(name=str(number), skip=stack.skip_connections and number > 0))
+    layers[-1] = layers[-1]._replace(flip=stack.reverse and not stack.keep_order)
+    return Plan(tuple(layers), return_sequences=stack.return_sequences, time_major=stack.time_major)
 
 
 def _plan_of_forecaster(model: RNNForecaster) -> Plan:
@@ -189,11 +201,26 @@ _PLANS: dict[Any, Callable[[Any], Plan]] = {
 }
 
 
-def _layer(name: str, *cells: Cell) -> Layer:
-    if not name:
-        return Layer(name, tuple(map(exported_cell, cells)))
-    with errors_of(f"layer {name}"):
-        return Layer(name, tuple(map(exported_cell, cells)))
+def _layer_of_cell(cell: Cell, reverse: bool) -> Layer:
+    exported = exported_cell(cell)
+    return Layer((exported,), ("",), (reverse,), lambda graph, outputs: outputs[0], exported.hidden)
+
+
+def _pair(forward: Layer, backward: Layer, *, merge: Any) -> Layer:
+    """Both layers over the same sequence, and the merge of what they return."""
+    count = len(forward.cells)
+    names = [("forward", name) for name in forward.names] + [("backward", name) for name in backward.names]
+
+    def merged(graph: Graph, outputs: Sequence[str]) -> str:
+        return merge(graph, forward.merge(graph, outputs[:count]), backward.merge(graph, outputs[count:]))
+
+    return Layer(
+        forward.cells + backward.cells,
+        tuple("_".join(filter(None, name)) for name in names),
+        forward.reverses + backward.reverses,
+        merged,
+        forward.width + (backward.width if merge is _concatenated else 0),
+    )
 
 
 def _concatenated(graph: Graph, forward: str, backward: str) -> str:
@@ -221,10 +248,6 @@ def _merge_of(function: Any) -> Any:
         name = getattr(function, "__name__", repr(function))
         raise ValueError(f'the merge {name} cannot be exported to ONNX, only "concat", "sum" and "mean"')
     return _MERGES[function]
-
-
-def _merged(graph: Graph, plan: Plan, outputs: list[str]) -> str:
-    return outputs[0] if len(outputs) == 1 else plan.merge(graph, *outputs)
 
 
 def _last(graph: Graph, sequence: str, lengths: str | None, reverse: bool) -> str:

@@ -9,9 +9,11 @@ from flax import nnx
 
 from jaxrnn import checks
 from jaxrnn.export.files import PathLike, free_path, package, version, write_file
+from jaxrnn.export.onnx_cells import run_step
 from jaxrnn.export.onnx_graph import OLDEST_OPSET, Dim, Graph
 from jaxrnn.export.onnx_layers import plan_of, run_plan, width_of
 from jaxrnn.export.stablehlo import require_evaluation, require_parameters
+from jaxrnn.layers import RNN
 
 
 def to_onnx(
@@ -21,6 +23,7 @@ def to_onnx(
     batch: int | None = None,
     time: int | None = None,
     seq_lengths: bool = False,
+    resets: bool = False,
     initial_carry: bool = False,
     return_carry: bool | None = None,
     opset: int = 17,
@@ -29,26 +32,34 @@ def to_onnx(
     """Export layers or a forecaster as an ONNX model, weights included.
 
     A layer of SimpleRNN, LSTM or GRU becomes one operator, both directions included. Every other layer becomes a
-    ``Scan`` over its cell's equations, which are translated operation by operation. The model computes in float32:
-    half-precision weights are widened, and nothing is rounded in between.
+    ``Scan`` over its cell's equations, which are translated operation by operation; so does every layer of a model
+    that takes ``resets``, for which ONNX has no operators. A cell alone becomes one step. The model computes in
+    float32: half-precision weights are widened, and nothing is rounded in between.
 
-    Inputs and outputs of the ONNX model, all float32 but ``seq_lengths``; time comes first with ``time_major``:
+    Inputs and outputs of the ONNX model, float32 where nothing else is said; time comes first with ``time_major``:
 
-    - ``inputs [batch, time, in_features]``; ``seq_lengths``, int32 ``[batch]``, if asked for;
+    - ``inputs [batch, time, in_features]``, of a cell ``[batch, in_features]``;
+    - ``seq_lengths``, int32 ``[batch]``, and ``resets``, bool ``[batch, time]``, if asked for;
     - ``initial_carry_0_h [batch, hidden]`` and so on, if asked for: the layer's number in a stack, ``forward`` or
-      ``backward`` where it runs both ways, and ``h`` (an LSTM's: ``c``, then ``h``), in the order of
+      ``backward`` where it runs both ways (of a :class:`jaxrnn.Bidirectional` in another one,
+      both words: ``backward_forward``), and ``h`` (an LSTM's: ``c``, then ``h``), in the order of
       ``jax.tree.leaves`` of the model's carry;
     - ``outputs``, of a forecaster ``forecasts``; ``carry_0_h`` and so on, if the carry is returned.
 
     Args:
       model: :class:`jaxrnn.RNN`, :class:`jaxrnn.Bidirectional`, :class:`jaxrnn.SimpleRNN`, :class:`jaxrnn.LSTM`,
         :class:`jaxrnn.GRU`, :class:`jaxrnn.StackedRNN` or :class:`jaxrnn.RNNForecaster`, of built-in cells,
-        of cells of your own whose equations are elementwise or work within a row, or of Flax's own cells.
+        of cells of your own whose equations are elementwise or work within a row, or of Flax's own cells; or such
+        a cell.
       path: of the file to write; None only returns the bytes.
-      batch, time: fixed sizes of these axes; with None the model takes any size of at least 1.
+      batch, time: fixed sizes of these axes; with None the model takes any size of at least 1. There is no guard
+        against an empty one: ONNX Runtime 1.32 ends the process at a GRU without steps or rows and at an LSTM
+        without rows.
       seq_lengths: whether the model also takes ``seq_lengths``, from 0 to time.
-      initial_carry: whether the model also takes the first carry.
-      return_carry: whether it returns the final carry; None does what the model does.
+      resets: whether the model also takes ``resets``: before a step where one is true, that row
+        returns to its first carry.
+      initial_carry: whether the model also takes the first carry; a cell always does.
+      return_carry: whether it returns the final carry; None does what the model does. A cell returns it.
       opset: version of ONNX's operators, 14 or later; runtimes know those up to their own.
       overwrite: whether a file that exists may be replaced.
 
@@ -77,29 +88,33 @@ def to_onnx(
     True
     """
     if not isinstance(model, nnx.Module):
-        raise ValueError(f"model must be a layer or model, not {checks.shown(model)}")
+        raise ValueError(f"model must be a layer, cell or model, not {checks.shown(model)}")
+    is_cell = isinstance(model, nnx.RNNCellBase)
     onnx = package("onnx")
     free = None if path is None else free_path(path, overwrite)
-    seq_lengths, initial_carry = (
-        checks.flag("seq_lengths", seq_lengths),
-        checks.flag("initial_carry", initial_carry),
-    )
-    return_carry = checks.flag("return_carry", return_carry, default=bool(getattr(model, "return_carry", False)))
+    seq_lengths, resets = checks.flag("seq_lengths", seq_lengths), checks.flag("resets", resets)
+    initial_carry = checks.flag("initial_carry", initial_carry) or is_cell
+    return_carry = checks.flag("return_carry", return_carry, bool(getattr(model, "return_carry", is_cell)))
     opset, newest = checks.positive_integer("opset", opset), onnx.defs.onnx_opset_version()
     if not OLDEST_OPSET <= opset <= newest:
         raise ValueError(f"opset must be from {OLDEST_OPSET} to {newest}, the newest of onnx {onnx.__version__}")
     require_evaluation(model)
-    plan = plan_of(model)
-    require_parameters(model, seq_lengths=seq_lengths)
+    if is_cell and time is not None:
+        raise ValueError(f"{time=} does not fit a {type(model).__name__}, which computes one step: leave it out")
+    plan = plan_of(RNN(model) if is_cell else model)
+    require_parameters(model, seq_lengths=seq_lengths, resets=resets)
     if any(getattr(leaf, "dtype", None) == jnp.float64 for leaf in jax.tree.leaves(nnx.state(model))):
         raise ValueError("the model has float64 parameters, but an ONNX export computes in float32: convert them")
     batch_size: Dim = "batch" if batch is None else checks.positive_integer("batch", batch)
     steps: Dim = "time" if time is None else checks.positive_integer("time", time)
     lead: list[Dim] = [steps, batch_size] if plan.time_major else [batch_size, steps]
+    if is_cell:
+        lead = [batch_size]
 
     graph = Graph(opset)
     inputs = graph.input("inputs", [*lead, plan.layers[0].cells[0].in_features])
     lengths = graph.input("seq_lengths", [batch_size], np.int32) if seq_lengths else None
+    reset = graph.input("resets", lead, np.bool_) if resets else None
     carries: list[list[Any]] = [[None] * len(layer.cells) for layer in plan.layers]
     if initial_carry:
         carries = [
@@ -109,7 +124,11 @@ def to_onnx(
             ]
             for layer in plan.layers
         ]
-    outputs, finals = run_plan(graph, plan, inputs, lengths, carries)
+    if is_cell:
+        step = run_step(graph, plan.layers[0].cells[0], inputs, carries[0][0])
+        outputs, finals = step.outputs, [[step.carry]]
+    else:
+        outputs, finals = run_plan(graph, plan, inputs, lengths, carries, reset)
     shape = [*lead, width_of(plan)] if plan.return_sequences else [batch_size, width_of(plan)]
     graph.output("outputs" if plan.head is None else "forecasts", outputs, shape)
     if return_carry:

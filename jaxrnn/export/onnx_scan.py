@@ -51,13 +51,32 @@ def _gates(body: Graph, joined: str, width: int, hidden: int) -> tuple[str, ...]
     return body.add_many("Split", [joined, body.integers(*sizes)], len(sizes), axis=1)
 
 
+def input_projection(graph: Graph, cell: Any, x: str) -> str:
+    """``[..., gates * hidden]`` of ``x [..., in_features]``."""
+    xw = graph.add("MatMul", x, graph.constant(cell.kernel, name="kernel"))
+    return xw if cell.bias is None else graph.add("Add", xw, graph.constant(cell.bias, name="bias"))
+
+
+def append_step(body: Graph, cell: Any, carry: tuple[str, ...], xw: str) -> tuple[tuple[str, ...], str]:
+    """Append the recurrent product and the equations: the parts of the new carry, and the output."""
+    rh = body.add("MatMul", carry[-1], body.constant(cell.recurrent_kernel, name="recurrent_kernel"))
+    if cell.recurrent_bias is not None:
+        rh = body.add("Add", rh, body.constant(cell.recurrent_bias, name="recurrent_bias"))
+    return append_equations(body, cell, carry, xw, rh)
+
+
 def scan_cell(
-    graph: Graph, cell: Any, x: str, lengths: str | None, carry: tuple[str, ...] | None, *, reverse: bool
+    graph: Graph,
+    cell: Any,
+    x: str,
+    lengths: str | None,
+    carry: tuple[str, ...] | None,
+    *,
+    reverse: bool,
+    resets: str | None = None,
 ) -> tuple[str, tuple[str, ...]]:
     """Append one direction of a layer: its outputs ``[time, batch, hidden]`` and the parts of its final carry."""
-    xw = graph.add("MatMul", x, graph.constant(cell.kernel, name="kernel"))
-    if cell.bias is not None:
-        xw = graph.add("Add", xw, graph.constant(cell.bias, name="bias"))
+    xw = input_projection(graph, cell, x)
     shape = graph.add("Shape", x)
     if carry is None:
         batch = graph.add("Gather", shape, graph.integers(1))
@@ -66,14 +85,17 @@ def scan_cell(
     sequences = [xw]
     if lengths is not None:
         sequences.append(_valid_steps(graph, shape, lengths))
+    if resets is not None:
+        sequences.append(resets)
     body = graph.loop_body()
     before = tuple(body.input(graph.new_name(f"{part}_before"), ["batch", cell.hidden]) for part in cell.parts)
     xw_t = body.input(graph.new_name("xw"), ["batch", cell.kernel.shape[1]])
     valid = body.input(graph.new_name("valid"), ["batch", 1], np.bool_) if lengths is not None else None
-    rh = body.add("MatMul", before[-1], body.constant(cell.recurrent_kernel, name="recurrent_kernel"))
-    if cell.recurrent_bias is not None:
-        rh = body.add("Add", rh, body.constant(cell.recurrent_bias, name="recurrent_bias"))
-    after, y = append_equations(body, cell, before, xw_t, rh)
+    start = before
+    if resets is not None:
+        reset = body.input(graph.new_name("reset"), ["batch", 1], np.bool_)
+        start = tuple(body.add("Where", reset, first, old) for first, old in zip(carry, before))
+    after, y = append_step(body, cell, start, xw_t)
     if valid is not None:
         after = tuple(body.add("Where", valid, new, old) for new, old in zip(after, before))
         y = body.add("Where", valid, y, body.constant(0.0))

@@ -5,8 +5,9 @@ import pytest
 
 from benchmarks.common import comparison
 from benchmarks.common.rows import Shape
-from benchmarks.layers import TOLERANCES, contestants
+from benchmarks.layers import TOLERANCES, check, contestants
 from benchmarks.libraries import LIBRARIES, OURS, PEERS
+from benchmarks.libraries.base import Contestant
 from benchmarks.libraries.ours import CELLS
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -17,8 +18,16 @@ def test_all_layers_compute_the_same(cell):
     installed = {name: peer for name, peer in PEERS.items() if peer.missing() is None}
     layers = contestants(cell, Shape(2, 2, 3, 4), installed)
     assert set(layers) == {OURS, *(name for name, peer in installed.items() if cell in peer.cells)}
-    results = {name: comparison.layer_results(*layer) for name, layer in layers.items()}
-    comparison.check(results, OURS, TOLERANCES, cell)
+    check(layers, cell)
+    assert {name for name, layer in layers.items() if layer.train is None} == {"onnxruntime"} & set(layers)
+
+
+@pytest.mark.parametrize("train", [None, lambda: (1.0, [])])
+def test_wrong_outputs_are_found_with_and_without_a_training_step(train):
+    layers = {name: Contestant(lambda y=y: np.full(3, y), train) for name, y in ((OURS, 0.5), ("bad", 0.6))}
+    layers[OURS] = layers[OURS]._replace(train=lambda: (1.0, []))
+    with pytest.raises(ValueError, match=r"here: bad is not like jaxrnn.*outputs differ by 0\.1"):
+        check(layers, "here")
 
 
 @pytest.mark.parametrize("wrong", [0.5, np.nan])
@@ -41,5 +50,8 @@ def test_outputs_of_another_shape_differ():
 
 def test_what_is_left_out_is_said():
     assert LIBRARIES["nnx"].absences("gru") == {"Flax nnx, gru": "has no such cell"}
+    assert LIBRARIES["onnxruntime"].absences("gru") == {
+        "ONNX Runtime": "runs trained models, so it has no training step"
+    }
     assert "32 steps" in LIBRARIES["haiku-static"].absences("lstm")["Haiku static_unroll"]
     assert not LIBRARIES["haiku-static"].takes("lstm", Shape(1, 33, 1, 1))

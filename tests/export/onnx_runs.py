@@ -17,16 +17,22 @@ def session(data: bytes) -> Any:
     return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
 
-def run(data: bytes, inputs: Any, seq_lengths: Any = None, initial_carry: Any = None) -> dict[str, np.ndarray]:
+def run(
+    data: bytes, inputs: Any, seq_lengths: Any = None, initial_carry: Any = None, resets: Any = None
+) -> dict[str, np.ndarray]:
     """All outputs by name; the leaves of ``initial_carry`` go to the inputs in their order."""
-    return run_session(session(data), inputs, seq_lengths, initial_carry)
+    return run_session(session(data), inputs, seq_lengths, initial_carry, resets)
 
 
-def run_session(opened: Any, inputs: Any, seq_lengths: Any = None, initial_carry: Any = None):
+def run_session(
+    opened: Any, inputs: Any, seq_lengths: Any = None, initial_carry: Any = None, resets: Any = None
+) -> dict[str, np.ndarray]:
     names = [value.name for value in opened.get_inputs()]
     feed = {"inputs": np.asarray(inputs)}
     if seq_lengths is not None:
         feed["seq_lengths"] = np.asarray(seq_lengths, np.int32)
+    if resets is not None:
+        feed["resets"] = np.asarray(resets)
     carries = [name for name in names if name.startswith("initial_carry")]
     feed |= dict(zip(carries, map(np.asarray, jax.tree.leaves(initial_carry)), strict=True))
     assert set(feed) == set(names)

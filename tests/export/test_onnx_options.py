@@ -243,7 +243,8 @@ def test_what_cannot_be_exported_is_named():
         (jaxrnn.RNN(cell(OwnStep)), {}, "a OwnStep cannot be exported to ONNX: .* __call__ of its own"),
         (jaxrnn.RNN(cell(nnx.GRUCell, gate_fn=nnx.relu)), {}, "a GRUCell cannot be exported to ONNX"),
         (OwnStack(3, 4, rngs=r), {}, "a OwnStack has a __call__ of its own"),
-        (cell(jaxrnn.GRUCell), {}, r"not a GRUCell: put the cell into jaxrnn.RNN\(cell\)"),
+        (cell(jaxrnn.GRUCell), dict(seq_lengths=True), "called with seq_lengths: a GRUCell is not"),
+        (cell(jaxrnn.GRUCell), dict(time=3), "time=3 does not fit a GRUCell, which computes one step"),
         (nnx.Linear(3, 4, rngs=r), {}, "not a Linear"),
         (
             jaxrnn.LSTM(3, 4, bidirectional=True, merge=lambda a, b: a * b, rngs=r),
@@ -252,9 +253,10 @@ def test_what_cannot_be_exported_is_named():
         ),
         (jaxrnn.LSTM(3, 4, num_layers=2, dropout=0.5, rngs=r), {}, "training with dropout"),
         (jaxrnn.RNNForecaster(rngs=r), dict(seq_lengths=True), "seq_lengths=True needs a model"),
+        (jaxrnn.RNNForecaster(rngs=r), dict(resets=True), "resets=True needs a model"),
         (jaxrnn.GRU(3, 4, rngs=r), dict(opset=13), "opset must be from 14 to"),
         (jaxrnn.GRU(3, 4, rngs=r), dict(batch="many"), "batch must be a positive integer"),
-        (3, {}, "model must be a layer or model, not 3"),
+        (3, {}, "model must be a layer, cell or model, not 3"),
     ]
     for model, options, message in refused:
         with pytest.raises(ValueError, match=message):
