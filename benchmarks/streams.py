@@ -1,6 +1,6 @@
 """Steps a second of thousands of streams in one process, each with a state of its own.
 
-    python -m benchmarks.streams                # about a minute
+    python -m benchmarks.streams                # some minutes
     python -m benchmarks.streams --quick        # a few seconds, to see that everything works
 
 Every stream takes one step at a time, and all of them together: one call a step. Contestants have the same float32
