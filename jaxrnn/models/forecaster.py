@@ -1,4 +1,4 @@
-"""Models: recurrent layers with one dense head, for forecasting."""
+"""Recurrent layers with one dense head, for forecasting."""
 
 from collections.abc import Sequence
 from typing import Any

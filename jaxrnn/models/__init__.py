@@ -1,0 +1,5 @@
+"""Models: recurrent layers with what stands around them in one application."""
+
+from jaxrnn.models.forecaster import RNNForecaster
+
+__all__ = ["RNNForecaster"]
