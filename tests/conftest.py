@@ -8,6 +8,8 @@ import tempfile
 import jax
 import pytest
 
+from tests.quick import XLA_FLAGS
+
 # Tests compare float64, the C++ library and equal bits: they ask for a CPU, also where there is an accelerator.
 # Those in tests/device ask for the accelerator. Several test workers share the memory of one accelerator.
 jax.config.update("jax_default_device", "cpu")
@@ -21,13 +23,9 @@ def pytest_configure(config):
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 
-if jax.__version_info__ < (0, 11):
-    # Most of the time of the tests is XLA's, which compiles thousands of small programs. Its older way of making
-    # loops of a fusion, in one part instead of many, takes a quarter as long. XLA ends a process at a flag that it
-    # does not know, so only versions that have these are told. It reads them with the first program, here and in
-    # the child processes of tests.
-    flags = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
+# Most of the time of the tests is that of XLA, which compiles thousands of small programs. It reads its flags with the
+# first program, here and in the child processes of tests.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {XLA_FLAGS}".strip()
 
 # Many tests, and the child processes of tests, compile the same programs. A compiled program is kept on disk for
 # the rest of the run. With several workers, the process that starts them makes the folder, which they all share.

@@ -18,6 +18,8 @@ assert not loaded("orbax", "matplotlib", "tyro")  # Flax loads Optax
 assert "jaxrnn.training" not in sys.modules
 assert set(jaxrnn.__all__) <= set(dir(jaxrnn)) and "__version__" in dir(jaxrnn)
 assert jaxrnn.training.fit is sys.modules["jaxrnn.training"].fit
+jaxrnn.forecasting.Forecaster
+assert "scipy.signal" not in sys.modules  # it would take as long as all the rest
 from jaxrnn import *
 assert training is jaxrnn.training
 try:

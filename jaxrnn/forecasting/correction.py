@@ -11,11 +11,11 @@ network that was trained where the series was small or calm also fits where it i
                  season the distance to the value of a season before the next step, and the place within the season
 """
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.signal import lfilter
 
 from jaxrnn.data import Prepared
 from jaxrnn.forecasting.combination import Combination
@@ -128,7 +128,7 @@ class Correction:
             errors / scale,
             changes / unit,
             (early[1:] - x) / unit,
-            (x - lfilter([1 / _LEVEL_STEPS], [1, 1 / _LEVEL_STEPS - 1], x - x[0]) - x[0]) / unit,
+            (x - _running_mean(x, 1 / _LEVEL_STEPS, x[0])) / unit,
         ]
         if self.season is not None:
             before = np.concatenate([np.full(self.season, np.nan), x])[1 : len(x) + 1]
@@ -155,8 +155,14 @@ class Correction:
 
 def _running(sizes: np.ndarray, usual: float) -> np.ndarray:
     """The running mean of ``sizes [time]``, which begins with the usual size and never falls far below it."""
-    mean, _ = lfilter([1 - _DECAY], [1, -_DECAY], sizes, zi=[_DECAY * usual])
+    mean = _running_mean(sizes, 1 - _DECAY, usual)
     return np.maximum(mean, _LOWEST_SHARE * usual)
+
+
+def _running_mean(values: np.ndarray, share: float, first: float) -> np.ndarray:
+    """At every step, this ``share`` of the value and the rest of the mean before it, which begins as ``first``."""
+    means = itertools.accumulate(values.tolist(), lambda mean, value: mean + share * (value - mean), initial=first)
+    return np.array(list(means)[1:])
 
 
 def _positive(scale: float) -> float:

@@ -16,6 +16,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec as P
 
 import jaxrnn
+from tests.quick import XLA_FLAGS
 
 X = np.random.default_rng(0).normal(size=(4, 6, 3)).astype(np.float32)
 MASKS = {"seq_lengths": np.array([6, 0, 3, 5]), "resets": np.random.default_rng(1).random((4, 6)) < 0.3}
@@ -70,9 +71,8 @@ def test_layers_spread_over_two_devices_equal_layers_on_one():
         "jax.config.update('jax_disable_most_optimizations', True); "
         "from tests.layers import test_sharding; test_sharding.compare()"
     )
-    # No XLA_FLAGS: another test's number of devices would come before this one's.
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    environment |= {"JAX_PLATFORMS": "cpu"}
+    # No other XLA_FLAGS: another test's number of devices would come before this one's.
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": XLA_FLAGS}
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=Path(__file__).parents[2],
