@@ -23,8 +23,8 @@ def pytest_configure(config):
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 
-# Most of the time of the tests is that of XLA, which compiles thousands of small programs. It reads its flags with the
-# first program, here and in the child processes of tests.
+# Most of the time of the tests is that of XLA, which compiles thousands of small programs. It reads its flags with
+# the first program, here and in the child processes of tests.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {XLA_FLAGS}".strip()
 
 # Many tests, and the child processes of tests, compile the same programs. A compiled program is kept on disk for
