@@ -5,9 +5,13 @@ The file is read row by row, because data-frame libraries drop the line numbers 
 date by itself.
 """
 
+import codecs
+import contextlib
 import csv
+import io
 import itertools
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -59,6 +63,7 @@ class _Cells:
     header: list[str]
     lines: list[int]
     rows: list[list[str]]
+    notes: tuple[str, ...] = ()
 
     def column(self, place: int) -> list[str]:
         return [row[place].strip() for row in self.rows]
@@ -87,13 +92,13 @@ def read_csv(path: Path, wanted: Sequence[str | None], *, dates: bool = True) ->
         raise FileNotFoundError(f"{path} does not exist; give the path of a CSV file with a header line")
     if path.is_dir():
         raise ValueError(f"{path} is a folder, not a CSV file")
-    try:
-        cells = _cells(path)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not a text file of comma-separated values: {error}") from error
+    cells = _cells(path)
     times = _times(cells, wanted) if dates else None
     columns = tuple(_column_name(cells, name, times) for name in wanted)
     table = _numbers(cells, columns)
+    table = replace(table, notes=(*cells.notes, *table.notes))
+    if dates and times is None:
+        table = replace(table, notes=(*table.notes, *_unread_dates(cells, columns)))
     return _without_gaps(path, table if times is None else _in_order(cells, table, times))
 
 
@@ -115,13 +120,18 @@ def read_long(path: Path) -> dict[str, Any] | None:
 
 
 def _cells(path: Path) -> _Cells:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        first = file.readline(1_000_000)
-    counts = {separator: first.count(separator) for separator in ",;\t|"}
-    separator = max(counts, key=counts.__getitem__)
-    rows = _rows(path, separator)
+    text, notes = _text(path)
+    first, _, rest = text.partition("\n")
+    named = re.fullmatch(r"sep=(.)\r?", first)  # Excel writes and reads this line
+    if named is not None:
+        separator, text = named[1], rest
+    else:
+        counts = {separator: first.count(separator) for separator in ",;\t|"}
+        separator = max(counts, key=counts.__getitem__)
+    rows = [(line + (named is not None), row) for line, row in _rows(path, text, separator)]
     if len(rows) < 2:
-        raise ValueError(f"{path} has {len(rows)} lines; a header and at least one row of numbers are needed")
+        found = "holds nothing but a header" if rows else "is empty"
+        raise ValueError(f"{path} {found}; a header and at least one row of numbers are needed")
     (_, header), *body = rows
     header = [name.strip() for name in header]
     if all(is_number(name) or (name and read_dates([name]) is not None) for name in header):
@@ -134,7 +144,7 @@ def _cells(path: Path) -> _Cells:
                 else ""
             )
             raise ValueError(f"{path}, row {line} has {len(row)} cells, but the header has {len(header)}{hint}")
-    return _Cells(path, separator, header, [line for line, _ in body], [row for _, row in body])
+    return _Cells(path, separator, header, [line for line, _ in body], [row for _, row in body], notes)
 
 
 def _times(cells: _Cells, wanted: Sequence[str | None]) -> _Times | None:
@@ -166,10 +176,16 @@ def _column_name(cells: _Cells, name: str | None, times: _Times | None) -> str:
         for place, other in enumerate(header)
         if (times is None or place != times.place) and _has_numbers(cells, place)
     ]
+    if name is None and not numeric:
+        text = [(j, name) for j, name in enumerate(header) if times is None or j != times.place]
+        place, name = text[-1] if text else (0, header[0])
+        raise ValueError(
+            f"{path} has no column of numbers: row {cells.lines[0]}, column {name!r} holds "
+            f"{shown(cells.rows[0][place])}. Write numbers without currencies, percent signs or parentheses"
+        )
     if name is None and len(numeric) != 1:
         raise ValueError(
-            f"{path} has {len(numeric)} numeric columns; "
-            f"choose one with column (--column): {_listed(numeric or header)}"
+            f"{path} has {len(numeric)} numeric columns; choose one with column (--column): {_listed(numeric)}"
         )
     name = numeric[0] if name is None else name
     if header.count(name) > 1:
@@ -189,9 +205,9 @@ def _numbers(cells: _Cells, columns: tuple[str, ...]) -> Table:
     values, notes = np.empty((len(cells.rows), len(columns))), []
     for j, name in enumerate(columns):
         column = cells.column(cells.header.index(name))
-        point = decimal_point([cell for cell in column if cell.lower() not in MISSING], cells.separator)
-        if point == ",":
-            notes.append(f"column {name!r}: the commas were read as decimal commas")
+        point, note = decimal_point([cell for cell in column if cell.lower() not in MISSING], cells.separator)
+        if note is not None:
+            notes.append(f"column {name!r}: {note}")
         for i, cell in enumerate(column):
             number = read_number(cell, point)
             if number is None:
@@ -260,33 +276,56 @@ def _day(time: np.generic) -> str:
     return str(time).removesuffix("T00:00:00")
 
 
-def _rows(path: Path, separator: str) -> list[tuple[int, list[str]]]:
+def _text(path: Path) -> tuple[str, tuple[str, ...]]:
+    """The text of a file, and notes. Spreadsheets save UTF-8, UTF-16, or an encoding of older Windows."""
+    content = path.read_bytes()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16", errors="replace"), ()
+    try:
+        return content.decode("utf-8-sig"), ()
+    except UnicodeDecodeError as error:
+        if b"\0" not in content:
+            with contextlib.suppress(UnicodeDecodeError):
+                text = content.decode("cp1252")
+                return text, ("the file is not UTF-8: it was read as Windows-1252",)
+        raise ValueError(
+            f"{path} is not a text file of comma-separated values. In a spreadsheet, save the table as CSV UTF-8"
+        ) from error
+
+
+def _unread_dates(cells: _Cells, columns: tuple[str, ...]) -> Iterator[str]:
+    """What to say if no dates were found, but a column has a name that promises some."""
+    for place, name in enumerate(cells.header):
+        if name.lower() in TIME_NAMES and name not in columns and not _has_numbers(cells, place):
+            yield f"column {name!r} was not read as dates: the rows are steps in the order of the file"
+
+
+def _rows(path: Path, text: str, separator: str) -> list[tuple[int, list[str]]]:
     """Every row that is not empty, with the number of its last line."""
     # Only a strict reader reports a quote that is never closed, but it refuses a blank after a closing quote.
     try:
-        return _read(path, separator, strict=True)
+        return _read(path, text, separator, strict=True)
     except csv.Error:
-        return _read(path, separator, strict=False)
+        return _read(path, text, separator, strict=False)
 
 
-def _read(path: Path, separator: str, *, strict: bool) -> list[tuple[int, list[str]]]:
+def _read(path: Path, text: str, separator: str, *, strict: bool) -> list[tuple[int, list[str]]]:
     rows: list[tuple[int, list[str]]] = []
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file, delimiter=separator, strict=strict)
-        try:
-            for row in reader:
-                if any(cell.strip() for cell in row):
-                    rows.append((reader.line_num, row))
-        except csv.Error as error:
-            last = rows[-1][0] if rows else 0
-            if str(error) == "unexpected end of data":
-                raise ValueError(f"{path} opens a quote after line {last} that is never closed") from error
-            if strict:
-                raise
-            raise ValueError(
-                f"{path} is not a text file of comma-separated values: {error}. Is a quote that opens after line "
-                f"{last} not closed?"
-            ) from error
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=strict)
+    try:
+        for row in reader:
+            if any(cell.strip() for cell in row):
+                rows.append((reader.line_num, row))
+    except csv.Error as error:
+        last = rows[-1][0] if rows else 0
+        if str(error) == "unexpected end of data":
+            raise ValueError(f"{path} opens a quote after line {last} that is never closed") from error
+        if strict:
+            raise
+        raise ValueError(
+            f"{path} is not a text file of comma-separated values: {error}. Is a quote that opens after line "
+            f"{last} not closed?"
+        ) from error
     return rows
 
 

@@ -29,6 +29,7 @@ _MONTHS = ("%Y-%m", "%Y/%m", "%YM%m", "%m/%Y", "%m.%Y", "%b %Y", "%B %Y", "%b-%Y
 _TIMES = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p", "T%H:%M:%S")
 _FORMATS = tuple(day + time for time in _TIMES for day in _DAYS) + _MONTHS
 _QUARTER = re.compile(r"(?:(?P<year>\d{4})[- ]?Q(?P<quarter>[1-4])|Q(?P<quarter2>[1-4])[- /]?(?P<year2>\d{4}))")
+_WEEK = re.compile(r"(?P<year>\d{4})[- ]?W(?P<week>\d\d?)(-?(?P<day>[1-7]))?")
 _SAMPLE = 40
 _SECOND = np.timedelta64(1, "s")
 _DAY = 86_400
@@ -51,6 +52,17 @@ def _quarter(cell: str) -> datetime | None:
     return datetime(int(year), 3 * int(quarter) - 2, 1)
 
 
+def _week(cell: str) -> datetime | None:
+    """The Monday of an ISO week, or another day of it."""
+    match = _WEEK.fullmatch(cell.upper())
+    if match is None:
+        return None
+    try:
+        return datetime.fromisocalendar(int(match["year"]), int(match["week"]), int(match["day"] or 1))
+    except ValueError:
+        return None
+
+
 def _with(style: str):
     def read(cell: str) -> datetime | None:
         try:
@@ -61,7 +73,12 @@ def _with(style: str):
     return read
 
 
-_READERS = {"ISO 8601": _iso, "quarters": _quarter, **{style: _with(style) for style in _FORMATS}}
+_READERS = {
+    "ISO 8601": _iso,
+    "quarters": _quarter,
+    "ISO weeks": _week,
+    **{style: _with(style) for style in _FORMATS},
+}
 
 
 def read_dates(cells: Sequence[str]) -> np.ndarray | None:

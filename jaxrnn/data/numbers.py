@@ -18,6 +18,7 @@ _GROUPED = {
 }
 _SEPARATORS = {".": ",'\u00a0\u202f ", ",": ".'\u00a0\u202f "}
 _ONE_GROUP = re.compile(rf"{_SIGN}\d{{1,3}},\d{{3}}")
+_DOTTED_GROUPS = re.compile(rf"{_SIGN}[1-9]\d{{0,2}}(\.\d{{3}})+")
 
 
 def is_number(cell: str) -> bool:
@@ -26,21 +27,41 @@ def is_number(cell: str) -> bool:
     return _plain(cell) is not None or any(_read(cell, point) is not None for point in ".,")
 
 
-def decimal_point(cells: Sequence[str], separator: str) -> str:
-    """``"."`` or ``","``: what these cells of one column use as the decimal point.
+def decimal_point(cells: Sequence[str], separator: str) -> tuple[str, str | None]:
+    """The decimal point of the cells of a column, ``"."`` or ``","``, and what to say about it, if anything.
 
-    A cell such as ``5,051`` may mean both, and other cells of the column decide. If they do not, the comma is a
-    decimal comma in a file with semicolons, and a thousands separator in any other.
+    A cell such as ``5,051`` or ``1.234`` may mean both, and other cells of the column decide. If they do not, the
+    comma is a decimal comma in a file with semicolons, and a thousands separator in any other. The dot is a
+    thousands separator in a file with semicolons or tabs if numbers below 1000 have none.
 
-    >>> decimal_point(["5,051.84", "5,051"], ";"), decimal_point(["3,5", "1.234,5"], ";")
-    ('.', ',')
+    >>> decimal_point(["5,051.84", "5,051"], ";")
+    ('.', None)
+    >>> decimal_point(["980", "1.010"], ";")
+    (',', 'the dots were read as thousands separators')
     """
     with_comma = [cell for cell in cells if "," in cell]
-    if not with_comma or any(_read(cell, ",") is None and _read(cell, ".") is not None for cell in with_comma):
-        return "."
-    if any(_read(cell, ".") is None and _read(cell, ",") is not None for cell in with_comma):
-        return ","
-    return "," if separator == ";" and all(_ONE_GROUP.fullmatch(cell) for cell in with_comma) else "."
+    if not with_comma:
+        return _dots(cells, separator)
+    if any(_read(cell, ",") is None and _read(cell, ".") is not None for cell in with_comma):
+        return ".", None
+    sure = any(_read(cell, ".") is None and _read(cell, ",") is not None for cell in with_comma)
+    if sure or (separator == ";" and all(_ONE_GROUP.fullmatch(cell) for cell in with_comma)):
+        return ",", "the commas were read as decimal commas"
+    return ".", None
+
+
+def _dots(cells: Sequence[str], separator: str) -> tuple[str, str | None]:
+    """The same for a column without commas."""
+    dotted = [cell for cell in cells if "." in cell]
+    if not dotted or not all(_DOTTED_GROUPS.fullmatch(cell) for cell in dotted):
+        return ".", None
+    whole = [cell for cell in cells if "." not in cell]
+    grouped = all(cell.lstrip("+-").isdecimal() and len(cell.lstrip("+-")) <= 3 for cell in whole)
+    if any(cell.count(".") > 1 for cell in dotted) or (whole and grouped and separator in ";\t"):
+        return ",", "the dots were read as thousands separators"
+    if separator in ";\t" or (whole and grouped):
+        return ".", "the dots were read as decimal points. If they separate thousands, remove them"
+    return ".", None
 
 
 def read_number(cell: str, point: str = ".") -> float | None:

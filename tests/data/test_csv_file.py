@@ -95,9 +95,59 @@ def test_separators_and_ways_to_write_numbers(read, separator, written, number, 
 
 
 def test_one_column_has_one_way_to_write_numbers():
-    assert decimal_point(["1,234", "1.5"], ";") == "," and decimal_point(["1,234", "1,234.5"], ";") == "."
+    assert decimal_point(["1,234", "1.5"], ";")[0] == "," and decimal_point(["1,234", "1,234.5"], ";")[0] == "."
     assert read_number("1.5", ",") is None and read_number("1.500", ",") == 1500
     assert read_number("1,23,4", ".") is None and read_number("1_000") is None and read_number("-inf") is None
+
+
+@pytest.mark.parametrize(
+    ("separator", "cells", "numbers", "note"),
+    [
+        (";", ["980", "990", "1.000", "-1.010"], [980, 990, 1000, -1010], "thousands separators"),
+        (";", ["980", "1.000.500", "1.010"], [980, 1000500, 1010], "thousands separators"),
+        (",", ["1.000.500", "2.000.500"], [1000500, 2000500], "thousands separators"),
+        # Three decimals everywhere, or eighths, are more likely than thousands. A note says so where it is not sure.
+        (";", ["1.900", "1.910"], [1.9, 1.91], "If they separate thousands, remove them"),
+        (",", ["12.125", "13", "12.875"], [12.125, 13, 12.875], "If they separate thousands, remove them"),
+        (",", ["1.900", "1.910"], [1.9, 1.91], None),
+        (";", ["1.900", "1.91", "2000"], [1.9, 1.91, 2000], None),
+        (";", ["0.125", "3"], [0.125, 3], None),
+        (";", ["980", "1000", "1.010"], [980, 1000, 1.01], "If they separate thousands, remove them"),
+    ],
+)
+def test_dots_are_thousands_separators_where_smaller_numbers_have_none(read, separator, cells, numbers, note):
+    series = read([f"d{separator}{cell}" for cell in cells], header=f"kind{separator}sales")
+    np.testing.assert_allclose(series.values[:, 0], numbers)
+    assert (note is None) == (series.notes == ()) and (note is None or note in series.notes[0])
+
+
+def test_iso_weeks_are_dates(read):
+    weeks = [f"2023-W{i:02}" for i in (50, 51, 52)] + ["2024-W01", "2024W2"]
+    series = read([f"{week},{i}" for i, week in enumerate(weeks)][::-1], header="week,sales")
+    np.testing.assert_array_equal(series.values[:, 0], range(5))
+    assert str(series.times[0]) == "2023-12-11T00:00:00" and series.step.size == 7 * 86400
+    assert "newest row came first" in series.notes[0]
+    with pytest.raises(ValueError, match="row 7, column 'week' holds '2023-W53', which is not a date"):
+        read([f"{week},1" for week in [*weeks, "2023-W53"]], header="week,sales")
+
+
+def test_a_column_that_promises_dates_but_has_none_is_named(read):
+    series = read(["spring,1", "summer,2"], header="period,sales")
+    assert series.notes == ("column 'period' was not read as dates: the rows are steps in the order of the file",)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "note"),
+    [("utf-16", ()), ("cp1252", ("the file is not UTF-8: it was read as Windows-1252",)), ("utf-8-sig", ())],
+)
+def test_the_encodings_of_spreadsheets_are_read(tmp_path, encoding, note):
+    path = tmp_path / "some.csv"
+    path.write_text("sep=;\r\nDatum;Verkäufe\r\n01.02.2024;3\r\n02.02.2024;4\r\n", encoding=encoding)
+    series = load_series(str(path))
+    assert series.columns == ("Verkäufe",) and series.values.tolist() == [[3], [4]] and series.notes == note
+    path.write_text("sep=;\nDatum;Verkäufe\n01.02.2024;3\n02.02.2024;x\n", encoding=encoding)
+    with pytest.raises(ValueError, match="row 4, column 'Verkäufe' holds 'x'"):
+        load_series(str(path))
 
 
 @pytest.mark.parametrize("first", ["2024-01-01,5", "1,5", "01.01.2024,5"])

@@ -69,9 +69,9 @@ def test_a_file_needs_no_csv_in_its_name_if_it_is_there(write):
 @pytest.mark.parametrize(
     ("content", "options", "message"),
     [
-        ("", {}, "has 0 lines; a header and at least one row"),
-        ("\n\n", {}, "has 0 lines"),
-        ("day,a\n", {}, "has 1 lines"),
+        ("", {}, "is empty; a header and at least one row"),
+        ("\n\n", {}, "is empty"),
+        ("day,a\n", {}, "holds nothing but a header"),
         ("1,2\n3,4\n", {}, "has no header: its first line is '1,2'"),
         (GOOD.replace("tue,3,4.5", "tue,3"), {"column": "a"}, "row 3 has 2 cells, but the header has 3"),
         (GOOD.replace("tue,3", "tue,3,3"), {"column": "a"}, "row 3 has 4 cells, but the header has 3"),
@@ -88,7 +88,7 @@ def test_a_file_needs_no_csv_in_its_name_if_it_is_there(write):
         (GOOD, {"column": "c"}, "unknown column 'c'; available in"),
         (GOOD, {"column": "a", "further_columns": ["d"]}, "unknown column 'd'"),
         (GOOD, {}, "has 2 numeric columns; choose one with column (--column): a, b"),
-        ("day,a\nmon,x\n", {}, "has 0 numeric columns"),
+        ("day,a\nmon,x\n", {}, "has no column of numbers: row 2, column 'a' holds 'x'"),
         (b"\x89PNG\r\n\x1a\n\x00\xff\xfe", {}, "is not a text file of comma-separated values"),
         ('day,a\n"mon' + "x" * 200_000, {}, "is not a text file of comma-separated values: field larger than"),
         (GOOD.replace("tue", '"tue'), {}, "opens a quote after line 2 that is never closed"),
