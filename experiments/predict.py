@@ -69,12 +69,15 @@ class Settings:
             metavar="FILE.csv", help="Write the forecasts into this file.", help_behavior_hint="(default: no file)"
         ),
     ] = None
+    overwrite: Annotated[bool, arg(help="Replace the file if it exists.")] = False
 
 
 def main(arguments: list[str] | None = None) -> int:
     plain_warnings()
     try:
         settings = read_command_line(Settings, "predict", __doc__, arguments)
+        if settings.out is not None:
+            _check_free(settings.out, settings.overwrite)
         if (settings.run / horizon.MODEL).exists():
             predict_horizon(settings)
         else:
@@ -82,6 +85,13 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         return fail(str(error))
     return 0
+
+
+def _check_free(path: Path, overwrite: bool) -> None:
+    if path.is_dir():
+        raise ValueError(f"--out {path} is a folder: give the path of a file")
+    if path.exists() and not overwrite:
+        raise ValueError(f"--out {path} exists already: give another path, or --overwrite to replace it")
 
 
 @dataclass(frozen=True)

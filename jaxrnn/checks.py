@@ -4,6 +4,7 @@ import operator
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -51,6 +52,23 @@ def positive_integer(name: str, value: Any) -> int:
 def positive_integer_or_none(name: str, value: Any) -> int | None:
     """None, or what :func:`positive_integer` accepts."""
     return None if value is None else positive_integer(name, value)
+
+
+def positive_number(name: str, value: Any, wanted: str = "a positive number") -> None:
+    """Require a number above zero; an array of one number too, traced or not.
+
+    >>> positive_number("learning_rate", "1e-3")
+    Traceback (most recent call last):
+    ValueError: learning_rate must be a positive number, not '1e-3'
+    """
+    if isinstance(value, jax.core.Tracer):
+        return
+    try:
+        positive = not isinstance(value, (str, bytes, bool)) and bool(value > 0)
+    except (TypeError, ValueError):
+        positive = False
+    if not positive:
+        raise ValueError(f"{name} must be {wanted}, not {shown(value)}")
 
 
 def dropout_rate(name: str, value: Any) -> float:

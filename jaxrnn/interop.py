@@ -54,7 +54,7 @@ def load_torch_weights(layers: StackedRNN | RNN, state: Mapping[str, Any]) -> No
 
     def take(name: str, shape: tuple[int, ...]) -> np.ndarray:
         if name not in state:
-            raise ValueError(f"the state has no {name!r}; it has {', '.join(sorted(state))}")
+            raise ValueError(f"the state has no {name!r}; it has {', '.join(sorted(state)) or 'none at all'}")
         used.add(name)
         array: Any = state[name]
         if hasattr(array, "detach"):  # a tensor, which NumPy refuses if it wants gradients or is bfloat16

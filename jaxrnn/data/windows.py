@@ -4,6 +4,7 @@ The device holds the series once, and the compiled program takes each batch of w
 ``series[starts[:, None] + arange(window)]``. So overlapping windows need no memory of their own.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -64,12 +65,23 @@ def sequential_starts(length: int, window: int, batch_size: int = 1) -> np.ndarr
 def take_windows(series: Array, starts: Array | np.ndarray, window: int) -> Array:
     """Take windows from ``series [time, ...]``; returns ``[*starts.shape, window, ...]``.
 
-    Indices outside the series are clipped to its first or last step, because a compiled program cannot raise.
+    A compiled program cannot raise: there, indices outside the series are clipped to its first or last step.
+
+    Raises:
+      ValueError: a window reaches beyond the series.
 
     >>> take_windows(jnp.arange(6), jnp.array([0, 2]), 3)
     Array([[0, 1, 2],
            [2, 3, 4]], dtype=int32)
     """
+    if not isinstance(starts, jax.core.Tracer):
+        values = np.asarray(starts)
+        outside = values[(values < 0) | (values + window > len(series))]
+        if outside.size:
+            raise ValueError(
+                f"a window of {window} steps that starts at {outside.flat[0]} does not fit in the "
+                f"{len(series)} steps of the series"
+            )
     steps = jnp.asarray(starts)[..., None] + jnp.arange(window)
     return jnp.take(series, steps, axis=0, mode="clip")
 

@@ -36,6 +36,8 @@ def free_path(path: PathLike, overwrite: bool) -> Path:
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"{path} is a folder: give the path of a file")
+    if not path.parent.is_dir():
+        raise ValueError(f"{path} cannot be written: there is no folder {path.parent}")
     if path.exists() and not overwrite:
         raise ValueError(f"{path} exists already: choose another path, or pass overwrite=True to replace it")
     return path

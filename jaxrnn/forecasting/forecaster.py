@@ -14,6 +14,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from jaxrnn import checks
 from jaxrnn.data import take_windows
 from jaxrnn.forecasting import metrics
 from jaxrnn.forecasting.calibration import Calibration
@@ -101,12 +102,12 @@ class Forecaster:
         seeds: int = 2,
         seed: int = 0,
     ):
+        checks.positive_integer("horizon", horizon), checks.positive_integer("season", season)
         window = min(max(3 * season, horizon, 12), max(200, season + 1)) if window is None else window
         self.settings = Settings(horizon, season, window, tuple(hidden), cell, steps, learning_rate, seeds, seed)
-        for name in ("horizon", "season", "window", "steps", "seeds"):
-            value = getattr(self.settings, name)
-            if not isinstance(value, (int, np.integer)) or value < 1:
-                raise ValueError(f"{name}={value!r} must be a positive integer")
+        for name in ("window", "steps", "seeds"):
+            checks.positive_integer(name, getattr(self.settings, name))
+        checks.positive_number("learning_rate", learning_rate)
         if cell not in KINDS:
             raise ValueError(f"unknown cell {cell!r}; available: {', '.join(KINDS)}")
         self.calibration: Calibration | None = None

@@ -13,6 +13,7 @@ from jaxrnn import checks
 from jaxrnn.checks import Cell
 from jaxrnn.layers.arguments import pair_of_carries, time_first
 from jaxrnn.layers.sequence import flip_time, run_cell
+from jaxrnn.ops.dispatch import checked_implementation
 from jaxrnn.ops.step import Carry
 from jaxrnn.signature import InitSignature
 
@@ -89,7 +90,7 @@ class RNN(nnx.Module):
         _check_state_axes(state_axes)
         self.broadcast_rngs = broadcast_rngs
         self.rngs = nnx.data(_own_stream(rngs))
-        self.implementation = implementation
+        self.implementation = checked_implementation(implementation)
         self.remat_every = checks.positive_integer_or_none("remat_every", remat_every)
 
     def __call__(

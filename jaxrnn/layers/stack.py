@@ -15,6 +15,7 @@ from jaxrnn.layers.arguments import errors_of, pair_of_carries, time_first
 from jaxrnn.layers.flax_cells import is_known
 from jaxrnn.layers.rnn import concatenate_features
 from jaxrnn.layers.sequence import flip_time, run_cell
+from jaxrnn.ops.dispatch import checked_implementation
 from jaxrnn.ops.step import Carry, hidden_state
 from jaxrnn.signature import InitSignature
 
@@ -123,7 +124,7 @@ class StackedRNN(nnx.Module):
         self.return_carry = checks.flag("return_carry", return_carry)
         self.keep_order = checks.flag("keep_order", keep_order)
         self.unroll = checks.positive_integer_or_none("unroll", unroll)
-        self.implementation = implementation
+        self.implementation = checked_implementation(implementation)
         self.remat_every = checks.positive_integer_or_none("remat_every", remat_every)
 
     @property

@@ -112,7 +112,8 @@ class Streams:
 
         Args:
           inputs: ``[streams, in_features]``, a row for each stream.
-          streams: integers, the numbers of the streams, each at most once; None: all of them, in order.
+          streams: integers, the numbers of the streams, each at most once; None: all of them, in order. Where
+            nothing has arrived, the list may be empty.
 
         Returns:
           The outputs, ``[streams, hidden]``: a new NumPy array, or a JAX array from a compiled program. A
@@ -123,6 +124,8 @@ class Streams:
         """
         rows = None if streams is None else self._checked_rows(streams)
         shape = (self.count if rows is None else len(rows), self.in_features)
+        if rows is not None and not len(rows) and not np.size(inputs):
+            inputs = np.zeros(shape, np.float32)
         if np.shape(inputs) != shape:
             raise ValueError(f"inputs must have the shape {shape}, [streams, in_features], not {np.shape(inputs)}")
         if not self._layers:
@@ -148,7 +151,7 @@ class Streams:
         return None
 
     def _step_in_jax(self, inputs: Any, rows: np.ndarray | None) -> Any:
-        size = self.count if rows is None else 1 << (len(rows) - 1).bit_length()
+        size = self.count if rows is None else 1 << (max(len(rows), 1) - 1).bit_length()
         x = jnp.asarray(inputs)
         if rows is None:
             rows = np.arange(self.count, dtype=np.int32)
@@ -167,8 +170,10 @@ class Streams:
 
     def _checked_rows(self, streams: Any) -> np.ndarray:
         rows = np.asarray(streams)
-        if rows.ndim != 1 or not (np.issubdtype(rows.dtype, np.integer) and rows.size):
-            raise ValueError(f"streams must be a list of integers, at least one, not {checks.shown(streams)}")
+        if rows.shape == (0,):
+            return np.zeros(0, np.int32)
+        if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer):
+            raise ValueError(f"streams must be a list of integers, not {checks.shown(streams)}")
         low, high = int(rows.min()), int(rows.max())
         if low < 0 or high >= self.count:
             raise ValueError(f"streams must lie in 0..{self.count - 1}, but reach from {low} to {high}")

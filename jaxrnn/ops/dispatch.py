@@ -128,7 +128,7 @@ def recurrence(
     >>> carry.shape, outputs.shape
     ((2, 3), (5, 2, 3))
     """
-    _check_name(implementation)
+    checked_implementation(implementation)
     _check(recurrent_kernel, recurrent_bias, xw, initial_carry)
     time, batch = xw.shape[0], xw.shape[1:-1]
     valid = None if seq_lengths is None else valid_steps(seq_lengths, time, batch)
@@ -232,10 +232,12 @@ def _run(run: Any, pointwise: Pointwise, reverse: bool, unroll: int, arrays: Rec
     return run(pointwise, arrays, reverse=reverse, unroll=unroll)
 
 
-def _check_name(implementation: str | None) -> None:
+def checked_implementation(implementation: str | None) -> str | None:
+    """The name of an implementation, or None to choose one. Raises a ValueError for any other."""
     if implementation is not None and implementation not in IMPLEMENTATIONS:
         available = ", ".join(IMPLEMENTATIONS)
         raise ValueError(f"unknown implementation {implementation!r}; available: {available}, or None to pick")
+    return implementation
 
 
 def _check(

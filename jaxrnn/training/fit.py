@@ -12,6 +12,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from jaxrnn import checks
 from jaxrnn.training.checkpoint import BackgroundSaver, Checkpoints, Saves, copied
 from jaxrnn.training.distributed import NAMES, StopSignals, local, processes
 from jaxrnn.training.optimizers import learning_rate_of
@@ -80,15 +81,20 @@ def fit(
       ended.
 
     Raises:
-      ValueError: a number is out of range, ``evaluate`` does not return ``monitor``, or a mesh is given for a
-        function that cannot be spread over it.
+      ValueError: ``run`` is no :class:`Run`, a number is out of range, ``evaluate`` does not return ``monitor``,
+        or a mesh is given for a function that cannot be spread over it.
       CheckpointError: ``checkpoints`` holds higher steps of an earlier run.
 
     The docstring of :mod:`jaxrnn.training` has examples.
     """
-    for name, value in (("epochs", epochs), ("save_every_steps", save_every_steps), ("max_skipped", max_skipped)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name}={value} must be at least 1")
+    if not isinstance(run, Run):
+        raise ValueError(
+            f"run must be a jaxrnn.training.Run, not {checks.shown(run)}: make one with "
+            f"Run.create(TrainState.create(params, optimizer))"
+        )
+    for name, value in (("epochs", epochs), ("max_skipped", max_skipped)):
+        checks.positive_integer(name, value)
+    checks.positive_integer_or_none("save_every_steps", save_every_steps)
     if save_every is not None and not save_every >= 0:
         raise ValueError(f"{save_every=} must be a number of seconds, at least 0, or None")
     if not max_save_seconds > 0:

@@ -6,7 +6,7 @@ from typing import Any
 from flax import nnx
 
 from jaxrnn.training.apply import Model, model_with, structure
-from jaxrnn.training.checkpoint import CheckpointStore
+from jaxrnn.training.checkpoint import CheckpointError, CheckpointStore
 from jaxrnn.training.distributed import local
 
 
@@ -46,7 +46,13 @@ def load_model(model: Model, folder: str | os.PathLike[str]) -> Any:
         the message names the differences.
     """
     _, state = structure(model)
-    arrays = CheckpointStore(folder).restore(_arrays(state), step=_STEP).arrays
+    store = CheckpointStore(folder)
+    if (steps := store.steps()) and _STEP not in steps:
+        raise CheckpointError(
+            f"{store.directory} holds a training run, not a model of save_model. Restore the run as "
+            f"jaxrnn.training describes, and take its best_model"
+        )
+    arrays = store.restore(_arrays(state), step=_STEP).arrays
     nnx.replace_by_pure_dict(state, arrays)
     return model_with(model, state)
 

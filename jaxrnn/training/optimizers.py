@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
+from jaxrnn import checks
 from jaxrnn.training.state import TrainState
 
 
@@ -35,10 +36,10 @@ def make_optimizer(
     """
     if name not in OPTIMIZERS:
         raise ValueError(f"unknown optimizer {name!r}; available: {', '.join(OPTIMIZERS)}")
-    if not callable(learning_rate) and not learning_rate > 0:
-        raise ValueError(f"{learning_rate=} must be positive")
-    if clip_norm is not None and not clip_norm > 0:
-        raise ValueError(f"{clip_norm=} must be positive, or None for no clipping")
+    if not callable(learning_rate):
+        checks.positive_number("learning_rate", learning_rate)
+    if clip_norm is not None:
+        checks.positive_number("clip_norm", clip_norm, "a positive number, or None for no clipping")
 
     def chain(learning_rate: Any) -> optax.GradientTransformation:
         optimizer = OPTIMIZERS[name](learning_rate, **options)

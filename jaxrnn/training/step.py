@@ -69,6 +69,9 @@ def train_step(
 
     Returns:
       The next state, and the batch's loss and gradient norm.
+
+    Raises:
+      ValueError: the loss is not elementwise.
     """
     carry_in = lax.stop_gradient(state.carry)
     total_weight = batch.weights.sum()
@@ -78,6 +81,12 @@ def train_step(
     def objective(params: Any) -> tuple[Array, Any]:
         carry, predictions = apply(params, batch.inputs, carry_in)
         losses = loss(predictions, batch.targets)
+        rows = batch.weights.shape[0]
+        if jnp.shape(losses)[:1] != (rows,):
+            raise ValueError(
+                f"the loss must be elementwise: of predictions {jnp.shape(predictions)} it returned the shape "
+                f"{jnp.shape(losses)}, which has no loss for each of the {rows} rows. Leave its mean or sum out"
+            )
         per_row = losses.reshape(losses.shape[0], -1).mean(axis=1)
         return (per_row * batch.weights).sum() / total_weight, carry
 

@@ -106,7 +106,7 @@ def test_one_column_has_one_way_to_write_numbers():
         (";", ["980", "990", "1.000", "-1.010"], [980, 990, 1000, -1010], "thousands separators"),
         (";", ["980", "1.000.500", "1.010"], [980, 1000500, 1010], "thousands separators"),
         (",", ["1.000.500", "2.000.500"], [1000500, 2000500], "thousands separators"),
-        # Three decimals everywhere, or eighths, are more likely than thousands. A note says so where it is not sure.
+        # Three decimals everywhere, or eighths, are more likely than thousands. A note says so where it is unsure.
         (";", ["1.900", "1.910"], [1.9, 1.91], "If they separate thousands, remove them"),
         (",", ["12.125", "13", "12.875"], [12.125, 13, 12.875], "If they separate thousands, remove them"),
         (",", ["1.900", "1.910"], [1.9, 1.91], None),

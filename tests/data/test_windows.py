@@ -1,5 +1,6 @@
 """Windows are those of numpy, and sequential windows go on exactly where the ones before ended."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -56,3 +57,12 @@ def test_every_row_continues_where_it_ended_in_the_batch_before(length, window, 
 def test_windows_that_do_not_fit_are_refused_with_their_sizes(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("start", [8, -2])
+def test_windows_beyond_the_series_are_refused_except_in_a_compiled_program(start):
+    series = jnp.arange(10.0)
+    with pytest.raises(ValueError, match=f"5 steps that starts at {start} does not fit in the 10 steps"):
+        take_windows(series, jnp.array([0, start]), 5)
+    clipped = jax.jit(take_windows, static_argnums=2)(series, jnp.array([start]), 5)
+    np.testing.assert_array_equal(clipped[0], np.clip(np.arange(start, start + 5), 0, 9))

@@ -29,6 +29,20 @@ def test_predict_forecasts_another_series_with_the_run_s_scaling(waves, tmp_path
     assert "holds no run" in capsys.readouterr().err
 
 
+def test_predict_replaces_no_file_unasked(finished, tmp_path, capsys):
+    precious = tmp_path / "sales.csv"
+    precious.write_text("mine")
+    assert predict.main([str(finished), "--out", str(precious)]) == 2
+    assert "sales.csv exists already: give another path, or --overwrite" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    assert predict.main([str(finished), "--out", str(tmp_path)]) == 2
+    assert "is a folder: give the path of a file" in " ".join(capsys.readouterr().err.split())
+    assert precious.read_text() == "mine"
+    assert predict.main([str(finished), "--out", str(precious), "--overwrite"]) == 0
+    assert precious.read_text().startswith("step,")
+
+
 def test_predict_says_when_a_run_is_damaged(finished, tmp_path, capsys):
     out = shutil.copytree(finished, tmp_path / "run")
     config = out / "config.json"

@@ -121,6 +121,8 @@ def test_all_that_does_not_fit_is_named_and_changes_nothing(tmp_path):
 def test_what_is_there_is_not_replaced_unasked(tmp_path):
     path = tmp_path / "model.safetensors"
     save_safetensors(make(0), path)
+    with pytest.raises(ValueError, match=r"there is no folder .*nowhere"):
+        save_safetensors(make(0), tmp_path / "nowhere" / "model.safetensors")
     with pytest.raises(ValueError, match="exists already: choose another path, or pass overwrite=True"):
         save_safetensors(make(1), path)
     with pytest.raises(ValueError, match="is a folder"):

@@ -121,7 +121,7 @@ def test_what_cannot_be_read_names_the_series(frame, message):
 
 
 def test_invalid_arguments_are_refused(fitted):
-    with pytest.raises(ValueError, match="horizon=0 must be a positive integer"):
+    with pytest.raises(ValueError, match="horizon must be a positive integer, not 0"):
         Forecaster(0)
     with pytest.raises(ValueError, match="unknown cell 'rnn'; available: gru, lstm"):
         Forecaster(1, cell="rnn")

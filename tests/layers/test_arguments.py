@@ -141,6 +141,8 @@ def test_integers_are_of_any_integral_type_and_no_bools(name):
             lambda: lstm(recurrent_dropout=None),
             "recurrent_dropout must be a number of at least 0 and below 1, not",
         ),
+        (lambda: lstm(implementation="cuda"), "unknown implementation 'cuda'; available: pallas"),
+        (lambda: rnn(implementation="cuda"), "unknown implementation 'cuda'; available: pallas"),
         (lambda: rnn(state_axes={...: None}), "state_axes={Ellipsis: None} is not supported"),
         (lambda: rnn(state_axes=0), "state_axes=0 is not supported: leave it out, or pass Flax's default"),
     ],

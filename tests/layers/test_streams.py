@@ -131,6 +131,17 @@ def test_wrong_arguments_are_named(change, message):
         jaxrnn.Streams(**arguments)
 
 
+@pytest.mark.parametrize("implementation", ["native", "jax"])
+def test_a_step_without_streams_changes_nothing(implementation):
+    streams = jaxrnn.Streams(jaxrnn.GRUCell(3, 4, rngs=nnx.Rngs(0)), 5, implementation=implementation)
+    streams.step(np.ones((5, 3), np.float32))
+    before = streams.carry
+    for nothing in ([], np.zeros((0, 3))):
+        assert streams.step(nothing, []).shape == (0, 4)
+    streams.reset([])
+    np.testing.assert_array_equal(streams.carry, before)
+
+
 @pytest.mark.parametrize(
     ("inputs", "which", "message"),
     [
@@ -139,7 +150,8 @@ def test_wrong_arguments_are_named(change, message):
         (np.ones((1, 3)), [5], "streams must lie in 0..4, but reach from 5 to 5"),
         (np.ones((1, 3)), [-1], "streams must lie in 0..4, but reach from -1 to -1"),
         (np.ones((3, 3)), [1, 4, 1], "stream 1 is named more than once"),
-        (np.ones((0, 3)), [], "streams must be a list of integers, at least one"),
+        (np.ones((1, 3)), [], "inputs must have the shape (0, 3)"),
+        (np.ones((1, 3)), [[1]], "streams must be a list of integers"),
         (np.ones((1, 3)), [1.0], "streams must be a list of integers"),
     ],
 )

@@ -140,8 +140,17 @@ def test_a_finished_run_is_not_trained_further():
 
 
 def test_epochs_must_be_positive():
-    with pytest.raises(ValueError, match="epochs=0 must be at least 1"):
+    with pytest.raises(ValueError, match="epochs must be a positive integer, not 0"):
         fit(new_run(), *scripted([]), epochs=0)
+    with pytest.raises(ValueError, match="epochs must be a positive integer, not '3'"):
+        fit(new_run(), *scripted([]), epochs="3")  # pyright: ignore[reportArgumentType]
+
+
+def test_what_is_no_run_is_refused_and_stays_as_it_is():
+    params = {"w": jnp.zeros(())}
+    with pytest.raises(ValueError, match=r"must be a jaxrnn.training.Run, not \{'w'.*make one with Run.create"):
+        fit(params, *scripted([1.0]), epochs=1)  # pyright: ignore[reportArgumentType]
+    assert list(params) == ["w"]
 
 
 def test_without_an_evaluation_the_training_loss_decides_which_epoch_is_best():

@@ -60,6 +60,19 @@ def test_what_does_not_fit_or_is_damaged_is_refused(tmp_path):
         load_model(make, tmp_path)
 
 
+def test_a_folder_without_a_model_says_what_it_holds(tmp_path):
+    with pytest.raises(CheckpointError, match="the folder holds no checkpoints"):
+        load_model(make, tmp_path)
+    (tmp_path / "file").write_text("")
+    for call in (lambda path: save_model(make(), path), lambda path: load_model(make, path)):
+        with pytest.raises(CheckpointError, match="file is not a folder but a file"):
+            call(tmp_path / "file")
+    with training.CheckpointStore(tmp_path) as store:
+        store.save(12, {"kernel": jnp.ones(2)})
+    with pytest.raises(CheckpointError, match="holds a training run, not a model of save_model"):
+        load_model(make, tmp_path)
+
+
 def test_a_training_is_not_overwritten_by_a_model(tmp_path):
     with training.CheckpointStore(tmp_path) as store:
         store.save(12, {"kernel": jnp.ones(2)})

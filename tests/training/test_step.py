@@ -296,13 +296,24 @@ def test_a_rate_is_not_read_or_set_where_there_is_none():
             call(state)
 
 
+@pytest.mark.parametrize("reduce", [jnp.mean, lambda losses: losses.mean(axis=0), lambda losses: losses[:3]])
+def test_a_loss_that_is_not_elementwise_is_refused(reduce):
+    apply, params = pure_apply(model())
+    optimizer = make_optimizer("sgd", 0.05)
+    step = make_train_step(apply, optimizer, lambda a, b: reduce(huber(a, b)))
+    batch = Batch(jnp.zeros((7, 4, 1)), jnp.zeros((7, 1)), jnp.ones(7))
+    with pytest.raises(ValueError, match=r"must be elementwise: of predictions \(7, 1\) it returned the shape"):
+        step(TrainState.create(params, optimizer), batch)
+
+
 @pytest.mark.parametrize(
     ("name", "rate", "clip", "message"),
     [
         ("sdg", 0.1, None, "unknown optimizer 'sdg'; available: sgd, adam"),
-        ("sgd", 0.0, None, "learning_rate=0.0 must be positive"),
-        ("sgd", float("nan"), None, "must be positive"),
-        ("sgd", 0.1, -1.0, "clip_norm=-1.0 must be positive"),
+        ("sgd", 0.0, None, "learning_rate must be a positive number, not 0.0"),
+        ("sgd", float("nan"), None, "must be a positive number, not nan"),
+        ("adam", "1e-3", None, "learning_rate must be a positive number, not '1e-3'"),
+        ("sgd", 0.1, -1.0, "clip_norm must be a positive number, or None for no clipping, not -1.0"),
     ],
 )
 def test_a_wrong_optimizer_is_an_error(name, rate, clip, message):

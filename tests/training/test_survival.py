@@ -306,7 +306,7 @@ def test_a_state_of_a_longer_epoch_is_refused():
 @pytest.mark.parametrize("name", ["epochs", "save_every_steps", "max_skipped"])
 def test_numbers_must_be_positive(name):
     state, epoch = stateful()
-    with pytest.raises(ValueError, match=f"{name}=0 must be at least 1"):
+    with pytest.raises(ValueError, match=f"{name} must be a positive integer, not 0"):
         options: Any = {"epochs": 1} | {name: 0}
         fit(Run.create(state), epoch, evaluate, **options)
 

@@ -104,6 +104,8 @@ class NativeLayer:
           The outputs, ``[batch, hidden]``.
         """
         outputs = np.empty((len(inputs), self.hidden), np.float32)
+        if not len(inputs):
+            return outputs  # the library divides the rows by their number
         enough = self._library.jaxrnn_layer_step(
             self._layer, self._threads, len(inputs), *map(address_of, (inputs, c, h, rows, outputs))
         )

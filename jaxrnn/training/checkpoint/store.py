@@ -77,6 +77,7 @@ class CheckpointStore:
 
     Raises:
         ValueError: `keep` is below 1.
+        CheckpointError: `directory` is a file.
 
     Example:
         >>> import tempfile, jax, jax.numpy as jnp
@@ -92,6 +93,8 @@ class CheckpointStore:
         if keep < 1:
             raise ValueError(f"{keep=} must be at least 1, otherwise the new checkpoint would be deleted")
         self.directory = Path(os.path.abspath(directory))
+        if self.directory.exists() and not self.directory.is_dir():
+            raise CheckpointError(f"{self.directory} is not a folder but a file: give another path")
         self.keep, self.overwrite = keep, overwrite
         self._closed = False
         self._refused: set[Path] = set()
@@ -268,7 +271,8 @@ class CheckpointStore:
         if not self.directory.is_dir():
             raise CheckpointError(f"{self.directory} is not a folder: check the path, or save a checkpoint first")
         which = "" if step is None else f" of {step=}"
-        raise CheckpointError(f"no checkpoint{which} in {self.directory}; the steps there are {self.steps()}")
+        there = f"the steps there are {self.steps()}" if self.steps() else "the folder holds no checkpoints"
+        raise CheckpointError(f"no checkpoint{which} in {self.directory}; {there}")
 
     def _found(self) -> list[tuple[int, int, Path]]:
         """(step, revision, folder) of each checkpoint, complete or not, lowest first.
