@@ -1,4 +1,4 @@
-"""SimpleRNN, LSTM and GRU: stacks that make their cells, all of one kind."""
+"""SimpleRNN, LSTM, GRU and SLSTM: stacks that make their cells, all of one kind."""
 
 import inspect
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from flax import nnx
 
 from jaxrnn import checks
-from jaxrnn.cells import GRUCell, LSTMCell, SimpleRNNCell
+from jaxrnn.cells import GRUCell, LSTMCell, SimpleRNNCell, SLSTMCell
 from jaxrnn.checks import Cell
 from jaxrnn.layers.stack import Merge, StackedRNN
 from jaxrnn.signature import InitSignature
@@ -51,6 +51,7 @@ _ARGUMENTS = """\
   remat_every: for training on long sequences. Keeps only the carry of every ``remat_every``-th step, and computes
     the others again in the backward pass.
   rngs: source of the initial parameters and of the dropout masks.
+  num_heads: the number of blocks on the diagonal of every recurrent kernel; see :class:`jaxrnn.RecurrentCell`.
   use_bias: whether the cells have biases.
   kernel_init, recurrent_kernel_init, bias_init: initializers; by default Glorot uniform, orthogonal and zeros.
   dtype: the dtype of the computation; None takes the widest of inputs and parameters.
@@ -219,3 +220,21 @@ class GRU(_CellStack):
     """
 
     cell_type = GRUCell
+
+
+class SLSTM(_CellStack):
+    """One or several layers of the sLSTM; :class:`jaxrnn.SLSTMCell` has the equations.
+
+    A layer's carry is a :class:`jaxrnn.SLSTMCarry` of c, n, m and h, each ``[*batch, hidden]``; its output is h.
+
+    Args:
+      forget_gate: ``"sigmoid"`` or ``"exponential"``.
+      forget_bias: ``"ramp"`` or a number.
+
+    >>> import jax.numpy as jnp
+    >>> from flax import nnx
+    >>> SLSTM(3, 16, num_heads=4, rngs=nnx.Rngs(0))(jnp.ones((8, 30, 3))).shape
+    (8, 30, 16)
+    """
+
+    cell_type = SLSTMCell

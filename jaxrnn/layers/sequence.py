@@ -192,7 +192,8 @@ def first_carry(cell: Cell, inputs: Array, rngs: nnx.Rngs | nnx.RngStream | None
     carry = _sharded_like(inputs, cell.initialize_carry(inputs.shape[1:], rngs))
     if cell.dtype is not None:
         return carry
-    return jax.tree.map(lambda a: cast(a, cell.compute_dtype(inputs)), carry)
+    like = cell.carry_like(jnp.zeros((0,), cell.compute_dtype(inputs)))
+    return jax.tree.map(lambda a, part: cast(a, part.dtype), carry, like)
 
 
 def _sharded_like(inputs: Array, carry: Carry, num_feature_axes: int = 1) -> Carry:

@@ -176,7 +176,7 @@ void fill_parameters(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w) {
   store<T>(w.zero, Vector<T>{});
   for (int i = 0; i < p.code.constant_count; i++) store<T>(w.constants + i * L, broadcast((T)p.code.constants[i]));
   for (int i = 0; i < p.derived_count; i++) {
-    copy_to_block(w.derived + (ptrdiff_t)i * w.pitch, p.derived + (ptrdiff_t)i * p.hidden, p.hidden, w.pitch);
+    copy_to_block(w.derived + (ptrdiff_t)i * w.pitch, p.derived + (ptrdiff_t)i * p.row_units, p.hidden, w.pitch);
   }
 }
 
