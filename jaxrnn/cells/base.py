@@ -13,7 +13,6 @@ the built-in ones.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, ClassVar, TypeGuard
 
 import jax
@@ -23,6 +22,7 @@ from flax.nnx.nn.dtypes import canonicalize_dtype
 from jax import Array
 
 from jaxrnn import checks
+from jaxrnn.cells.pure import pure_pointwise
 from jaxrnn.ops.step import (
     Carry,
     Params,
@@ -55,9 +55,6 @@ def orthogonal(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> 
         return nnx.initializers.orthogonal()(key, shape, dtype)
 
     return draw(key)
-
-
-_PROJECTIONS = ("kernel", "recurrent_kernel", "bias", "recurrent_bias")
 
 
 class RecurrentCell(nnx.RNNCellBase):
@@ -265,9 +262,7 @@ class RecurrentCell(nnx.RNNCellBase):
 
     def pure_pointwise(self) -> tuple[Pointwise, Params]:
         """For the engine: :meth:`pointwise` as a pure function of its parameters, and these parameters."""
-        graphdef, projections, own = nnx.split(self, _is_projection, ...)
-        leaves, treedef = jax.tree.flatten(projections)
-        return _PurePointwise(graphdef, treedef, tuple(_Applied(a.shape, a.dtype) for a in leaves)), own
+        return pure_pointwise(self)
 
     def __call__(self, carry: Carry, inputs: Array) -> tuple[Carry, Array]:
         """Compute one step, from a carry and ``inputs [*batch, in_features]``.
@@ -326,39 +321,3 @@ def _is_floating(dtype: Any) -> bool:
         return dtype is not None and jnp.issubdtype(dtype, jnp.floating)
     except TypeError:  # not a dtype at all
         return False
-
-
-def _is_projection(path: tuple[Any, ...], value: Any) -> bool:
-    return len(path) == 1 and path[0] in _PROJECTIONS
-
-
-@dataclass(frozen=True)
-class _Applied:
-    """Placeholder for a projection's parameter, which the engine has already applied before ``pointwise``."""
-
-    shape: tuple[int, ...]
-    dtype: Any
-
-    def __getitem__(self, index: Any) -> Any:
-        raise ValueError(
-            f"pointwise reads a parameter {self.shape} of the projections, which have already been applied: use "
-            "their results, xw and rh, or add an nnx.Param to the cell"
-        )
-
-    __array__ = __jax_array__ = __getitem__
-
-
-@dataclass(frozen=True)
-class _PurePointwise:
-    """A cell's pointwise method as a function of the parameters that the subclass added.
-
-    It is hashable and equal for equal cells, so that JAX reuses compiled programs.
-    """
-
-    graphdef: Any
-    treedef: Any
-    shapes: tuple[Any, ...]
-
-    def __call__(self, params, carry, xw, rh):
-        projections = jax.tree.unflatten(self.treedef, self.shapes)
-        return nnx.merge(self.graphdef, projections, params).pointwise(carry, xw, rh)

@@ -158,6 +158,8 @@ def recurrence(
         reset_carry = initial_carry
     if recurrent_scale is not None:
         recurrent_scale = lax.stop_gradient(recurrent_scale)
+    if recurrent_kernel.shape[0] == 1 and recurrent_kernel.ndim == 3:
+        recurrent_kernel = recurrent_kernel[0]  # one head is no heads, to the last bit
     arrays = Recurrence(
         recurrent_kernel, xw, initial_carry, params, recurrent_bias, recurrent_scale, valid, resets, reset_carry
     )
