@@ -59,14 +59,20 @@ def unable(a: Recurrence) -> str | None:
     reason = too_large(a, padded, SHARED - buffers, "the shared memory of one streaming multiprocessor")
     if reason is None and padded(hidden) // UNITS > MOST_PARTS:
         reason = f"one streaming multiprocessor runs hidden sizes up to {MOST_PARTS * UNITS}, not {hidden}"
-    arrays = gates + a.xw.shape[-1] // units_of(a.recurrent_kernel) + len(jax.tree.leaves((a.initial_carry, a.params)))
-    if reason is None and arrays > min(MOST_ARRAYS, MOST_NUMBERS // padded(hidden)):
+    parts = jax.tree.leaves((a.initial_carry, a.params))
+    arrays = gates + a.xw.shape[-1] // units_of(a.recurrent_kernel) + len(parts)
+    numbers = arrays + MORE_OF_WIDE * sum(part.dtype.itemsize > dtype.itemsize for part in parts)
+    if reason is None and (arrays > MOST_ARRAYS or numbers > MOST_NUMBERS // padded(hidden)):
         reason = f"{arrays} gates, parts of the carry and parameters of {hidden} units need too many registers"
     return reason
 
 
 MOST_ARRAYS, MOST_NUMBERS = 20, 2560
 """In the registers of a thread, and of one row of the batch in those of a block; with more, they spill."""
+
+MORE_OF_WIDE = 3
+"""How many arrays more a part of the carry in float32 counts for: it is read ahead, kept and saved in twice the
+registers. With three such parts and 128 units they spill, with 64 they do not (benchmarks.aot)."""
 
 
 def padded(hidden: int) -> int:

@@ -254,9 +254,7 @@ void program_backward(const ProgramProblem<T>& p, const Division& division) {
     Operand<T>* operands = w.operands_of(p, part);
     const Range rows = split(p.batch, part, parts);
     for (int s = chunk.end - 1; s >= chunk.begin; s--) {
-      for (int b = rows.begin; b < rows.end; b += w.rows) {
-        backward_block(p, w, operands, s, b, std::min(w.rows, rows.end - b), part);
-      }
+      w.each_block(rows, [&](int b, int count) { backward_block(p, w, operands, s, b, count, part); });
     }
   };
   for (int end = p.time; end > 0; end = done.begin) {

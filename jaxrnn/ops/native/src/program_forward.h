@@ -149,9 +149,7 @@ void program_forward(const ProgramProblem<T>& p, const Division& division) {
       }
     }
     for (int s = 0; s < p.time; s++) {
-      for (int b = mine.begin; b < mine.end; b += w.rows) {
-        forward_block(p, w, operands, s, b, std::min(w.rows, mine.end - b), part);
-      }
+      w.each_block(mine, [&](int b, int rows) { forward_block(p, w, operands, s, b, rows, part); });
     }
   });
 }

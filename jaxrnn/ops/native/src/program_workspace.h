@@ -45,6 +45,16 @@ struct ProgramWorkspace {
 
   static int vectors_of(int units) { return (units + L - 1) / L; }
 
+  // Calls body(first row, rows) for as few blocks of these rows as possible, with nearly equal numbers of rows.
+  template <class Body>
+  void each_block(Range of, Body&& body) const {
+    const int count = of.end - of.begin, blocks = (count + rows - 1) / rows;
+    for (int i = 0; i < blocks; i++) {
+      const Range r = split(count, i, blocks);
+      body(of.begin + r.begin, r.end - r.begin);
+    }
+  }
+
   T* carry(const ProgramProblem<T>& p, int step, int part_of_carry, int b) const {
     return carries + ((ptrdiff_t)((step & 1) * p.carries + part_of_carry) * p.batch + b) * pitch;
   }
