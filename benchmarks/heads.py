@@ -34,9 +34,7 @@ from benchmarks.common.timing import interleave
 from benchmarks.libraries.base import Contestant, layer_in_jax, layer_in_nnx
 from jaxrnn.interop_xlstm import load_xlstm_weights
 
-SLSTM_SHAPES = [
-    (heads, Shape(16, steps, 64, heads * 64)) for heads in (4, 12) for steps in (256, 1024)
-]
+SLSTM_SHAPES = [(heads, Shape(16, steps, 64, heads * 64)) for heads in (4, 12) for steps in (256, 1024)]
 """Heads of 64 units."""
 
 LSTM_SHAPE = Shape(16, 256, 64, 512)

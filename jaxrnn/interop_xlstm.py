@@ -53,7 +53,9 @@ def load_xlstm_weights(cell: SLSTMCell, state: Mapping[str, Any]) -> None:
     if not isinstance(state, Mapping):
         raise ValueError(f"state must be the state_dict() of a torch module, not {checks.shown(state)}")
     if not isinstance(cell, SLSTMCell) or cell.forget_gate != "sigmoid" or cell.bias is None:
-        raise ValueError(f"xlstm's cells are SLSTMCells with a sigmoid forget gate and a bias, not {checks.shown(cell)}")
+        raise ValueError(
+            f"xlstm's cells are SLSTMCells with a sigmoid forget gate and a bias, not {checks.shown(cell)}"
+        )
     heads, hidden = cell.num_heads, cell.hidden_features
     units, left = hidden // heads, dict(state)
     prefix = "slstm_cell." if any(name.startswith("slstm_cell.") for name in state) else ""

@@ -147,7 +147,9 @@ class RecurrentCell(nnx.RNNCellBase):
         hidden_features = checks.positive_integer("hidden_features", hidden_features)
         num_heads = checks.positive_integer("num_heads", num_heads)
         if hidden_features % num_heads:
-            raise ValueError(f"{num_heads=} must divide {hidden_features=}, but leaves {hidden_features % num_heads}")
+            raise ValueError(
+                f"{num_heads=} must divide {hidden_features=}, but leaves {hidden_features % num_heads}"
+            )
         for name, kind in (("dtype", dtype), ("param_dtype", param_dtype)):
             if not (kind is None and name == "dtype") and not _is_floating(kind):
                 raise ValueError(f"{name} must be a floating type, not {kind!r}")
@@ -227,7 +229,9 @@ class RecurrentCell(nnx.RNNCellBase):
         if rngs is None:
             raise ValueError("carry_init needs rngs: initialize_carry(shape, rngs=nnx.Rngs(0), carry_init=...)")
         stream = rngs.carry if isinstance(rngs, nnx.Rngs) else rngs
-        return jax.tree.map(lambda a: carry_init(stream(), shape, a.dtype), self.carry_like(jnp.zeros((0,), dtype)))
+        return jax.tree.map(
+            lambda a: carry_init(stream(), shape, a.dtype), self.carry_like(jnp.zeros((0,), dtype))
+        )
 
     @property
     def num_feature_axes(self) -> int:

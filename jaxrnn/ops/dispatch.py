@@ -261,8 +261,10 @@ def _check(
         raise ValueError(
             f"the hidden state has shape {hidden_state(initial_carry).shape}: it needs at least one unit"
         )
-    if recurrent_kernel.ndim not in (2, 3) or 0 in recurrent_kernel.shape or (
-        units_of(recurrent_kernel) != hidden[0] or recurrent_kernel.shape[-1] % recurrent_kernel.shape[-2]
+    if (
+        recurrent_kernel.ndim not in (2, 3)
+        or 0 in recurrent_kernel.shape
+        or (units_of(recurrent_kernel) != hidden[0] or recurrent_kernel.shape[-1] % recurrent_kernel.shape[-2])
     ):
         raise ValueError(
             f"{recurrent_kernel.shape=} must be (hidden, gates * hidden), or (heads, hidden / heads, "

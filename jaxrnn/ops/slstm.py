@@ -65,12 +65,16 @@ def _step_forward(c, n, m, i, log_f, z, o):
     i, f = jnp.where(lead < 0, below_one, 1), jnp.where(lead < 0, 1, below_one)
     z, o = jnp.tanh(z), jax.nn.sigmoid(o)
     new_c, new_n = f * c + i * z, f * n + i
-    return (new_c, new_n, new_m, o * (new_c / new_n)), (c, n, i, f, z, o)
+    # Both gates in one number, whose sign tells which is below 1, also where it is rounded to half precision.
+    gates = jnp.where(lead < 0, -jnp.maximum(below_one, 1e-30), below_one)
+    return (new_c, new_n, new_m, o * (new_c / new_n)), (c, n, gates, z, o)
 
 
 def _step_backward(saved, cotangents):
-    c, n, i, f, z, o = saved
+    c, n, gates, z, o = saved
     dc, dn, dm, dh = cotangents
+    kept_leads = gates < 0
+    i, f = jnp.where(kept_leads, -gates, 1), jnp.where(kept_leads, 1, gates)
     reciprocal = 1 / (f * n + i)
     ratio = (f * c + i * z) * reciprocal
     of_ratio = dh * o
@@ -78,7 +82,6 @@ def _step_backward(saved, cotangents):
     dn = dn - of_ratio * ratio * reciprocal
     # The gradients of the exponents of i and f. What m_t follows gets the rest of its gradient.
     of_i, of_f = (dc * z + dn) * i, (dc * c + dn * n) * f
-    kept_leads = i < f
     dkept = jnp.where(kept_leads, dm - of_i, of_f)
     di = jnp.where(kept_leads, of_i, dm - of_f)
     return dc * f, dn * f, dkept, di, dkept, dc * i * (1 - z * z), dh * ratio * o * (1 - o)

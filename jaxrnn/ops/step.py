@@ -204,7 +204,10 @@ def recurrent_kernel_gradient(h: Array, drh: Array, recurrent_kernel: Array) -> 
     if recurrent_kernel.ndim == 2:
         return kernel_gradient(h, drh, recurrent_kernel)
     heads, units, _ = recurrent_kernel.shape
-    left, right = h.reshape(-1, heads, units), by_head(drh, heads, units).reshape(-1, heads, drh.shape[-1] // heads)
+    left, right = (
+        h.reshape(-1, heads, units),
+        by_head(drh, heads, units).reshape(-1, heads, drh.shape[-1] // heads),
+    )
     dtype = accumulation_dtype(h.dtype)
     return jnp.einsum("kni,kno->nio", left, right, preferred_element_type=dtype)
 

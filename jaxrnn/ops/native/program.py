@@ -26,7 +26,9 @@ def unable(pointwise: Pointwise, arrays: Recurrence, platform: str) -> str | Non
     if isinstance(found, str):
         return found
     if heads_of(kernel) > 1 and found.reduces:
-        return "it runs one head after the other, and the equations have a sum or maximum over the units of all heads"
+        return (
+            "it runs one head after the other, and the equations have a sum or maximum over the units of all heads"
+        )
     return None
 
 

@@ -48,7 +48,9 @@ class NativeStep:
             weights = [xw.kernel, xw.bias, arrays.recurrent_kernel, arrays.recurrent_bias]
             parameters = [contiguous(w, self._dtype) for w in (*weights, cell_parameter(arrays, None))]
             wide = int(self._dtype == np.float64)
-            self._stream = self._library.jaxrnn_stream(wide, cell.number, *sizes, heads, *map(address_of, parameters))
+            self._stream = self._library.jaxrnn_stream(
+                wide, cell.number, *sizes, heads, *map(address_of, parameters)
+            )
         if self._stream is None:
             raise MemoryError(f"not enough memory to copy weights of shape {arrays.recurrent_kernel.shape}")
         weakref.finalize(self, self._library.jaxrnn_stream_free, self._stream)

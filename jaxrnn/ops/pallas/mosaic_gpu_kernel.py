@@ -83,7 +83,9 @@ def call_design(
 
         def place(reference, *index):
             *_, tiles, parts, _, _ = reference.shape  # one for all, one for each, or of tiles one for every head
-            tile_or_head = tile if tiles != sizes.heads or sizes.tiles_of_head == 1 else tile // sizes.tiles_of_head
+            tile_or_head = (
+                tile if tiles != sizes.heads or sizes.tiles_of_head == 1 else tile // sizes.tiles_of_head
+            )
             return *index, tile_or_head if tiles > 1 else 0, part if parts > 1 else 0
 
         def read(reference, *index):
