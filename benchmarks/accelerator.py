@@ -7,8 +7,8 @@
 Simple RNN, LSTM, GRU and a user's cell, in bfloat16 and in float32 with TF32 products; forward, and training
 steps. Starting from a batch of 64, 1024 steps and 128 hidden units, one of the three is varied: 64 to 1024 hidden
 units, batch 16 to 2048, 256 to 4096 steps. At the end come an sLSTM and an LSTM with heads, whose times in
-milliseconds a sequence are printed, too. Results are written after every shape. The report names the cases that were
-not reached.
+milliseconds a sequence are printed, too. Results are written after every shape. The report names the cases that
+were not reached.
 
 On a GPU, "one SM" is the kernel whose tile of the batch runs on one streaming multiprocessor of a Hopper GPU;
 "Triton" is the one that does the same on any GPU and in float32; "cluster" is the one that shares a tile among
@@ -63,7 +63,7 @@ HEADS = {
     "lstm, 12 heads": (jaxrnn.LSTMCell, 12, Shape(16, 1024, 64, 768)),
     "slstm, 16 heads": (jaxrnn.SLSTMCell, 16, Shape(16, 1024, 64, 2048)),
 }
-"""Cells with heads. The shape of the first two is one of those that FlashRNN (arXiv:2412.07752) gives figures for."""
+"""Cells with heads. FlashRNN (arXiv:2412.07752) gives figures for 12 heads of 64, a batch of 16 and 1024 steps."""
 
 DTYPES = ("bfloat16", "float32")
 

@@ -4,13 +4,13 @@
     python -m benchmarks.heads                                      # all shapes, half an hour
     taskset -c 0 python -m benchmarks.heads --processor-time        # where others use the machine, too
 
-A training step computes the mean of the squared outputs and its gradients with respect to the parameters. The sLSTM
-is that of the PyTorch package ``xlstm`` with its vanilla backend, behind a linear layer for its gates (it takes part
-if the package is installed), and the same equations in ``jax.lax.scan`` with plain autodiff, as one writes them by
-hand in Flax: the input projection once before the scan, or within each step, as ``flax.nnx.RNN`` does. All have the
-same float32 weights, and the losses and gradients of 16 steps are compared before any timing.
-benchmarks/common/timing.py describes how the time is taken. Ratios are the time of the others divided by ours, pair
-by pair: above 1, ours is faster.
+A training step computes the mean of the squared outputs and its gradients with respect to the parameters. The
+sLSTM is that of the PyTorch package ``xlstm`` with its vanilla backend, behind a linear layer for its gates (it
+takes part if the package is installed), and the same equations in ``jax.lax.scan`` with plain autodiff, as one
+writes them by hand in Flax: the input projection once before the scan, or within each step, as ``flax.nnx.RNN``
+does. All have the same float32 weights, and the losses and gradients of 16 steps are compared before any timing.
+benchmarks/common/timing.py describes how the time is taken. Ratios are the time of the others divided by ours,
+pair by pair: above 1, ours is faster.
 """
 
 import importlib

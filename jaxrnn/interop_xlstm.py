@@ -1,17 +1,12 @@
 """Weights of sLSTM cells and layers of the PyTorch package ``xlstm`` (2.0), which need not be installed.
 
-============================ =============================================== =======================================
-here                         ``sLSTMCell`` (vanilla backend)                 ``sLSTMLayer``
-============================ =============================================== =======================================
-kernel ``[in, 4 * hidden]``  none: its inputs are the gates                  ``fgate``, ``igate``, ``zgate``, ``ogate``,
-                                                                             block-diagonal, ``[heads, units, units]``
-recurrent_kernel             ``_recurrent_kernel_`` with the last two axes   the same in ``slstm_cell``
-``[heads, units, 4 * units]`` exchanged
-bias ``[4 * hidden]``        ``_bias_``, in the same order                   the same in ``slstm_cell``
-============================ =============================================== =======================================
+- ``recurrent_kernel [heads, units, 4 * units]`` is ``_recurrent_kernel_`` with its last two axes exchanged.
+- ``bias [4 * hidden]`` is ``_bias_``, in the same order.
+- ``kernel [in, 4 * hidden]`` does not exist in an ``sLSTMCell``, whose inputs are the gates. In an ``sLSTMLayer``
+  it is block-diagonal: ``fgate``, ``igate``, ``zgate`` and ``ogate``, each ``[heads, units, units]``.
 
-In version 2.0.6, ``sLSTMLayer`` feeds the input gate from the weights named ``fgate`` and the forget gate from those
-named ``igate``. The weights are loaded as that layer computes with them.
+In version 2.0.6, ``sLSTMLayer`` feeds the input gate from the weights named ``fgate`` and the forget gate from
+those named ``igate``. The weights are loaded as that layer computes with them.
 """
 
 from collections.abc import Mapping
@@ -33,14 +28,14 @@ def load_xlstm_weights(cell: SLSTMCell, state: Mapping[str, Any]) -> None:
     """Load the ``state_dict()`` of an ``sLSTMCell`` or ``sLSTMLayer`` of the vanilla backend into a cell.
 
     Args:
-      cell: with as many heads and units, a sigmoid forget gate and a bias. A state without the weights of the gates
-        leaves its ``kernel`` as it is.
+      cell: with as many heads and units, a sigmoid forget gate and a bias. A state without the weights of the
+        gates leaves its ``kernel`` as it is.
       state: names to arrays, or to tensors on the CPU. Of an ``sLSTMLayer``, only one without a convolution
         (``conv1d_kernel_size=0``) computes what the cell does; its group norm is not part of the cell.
 
     Raises:
-      ValueError: ``state`` is not a mapping, a name is missing or unknown, or a shape does not fit; or the cell has
-        an exponential forget gate or no bias.
+      ValueError: ``state`` is not a mapping, a name is missing or unknown, or a shape does not fit; or the cell
+        has an exponential forget gate or no bias.
 
     >>> import jaxrnn
     >>> import numpy as np

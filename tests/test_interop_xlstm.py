@@ -20,7 +20,7 @@ def cell(**options) -> jaxrnn.SLSTMCell:
 def test_outputs_and_gradients_equal_the_vanilla_backend_of_xlstm():
     torch = pytest.importorskip("torch")
     pytest.importorskip("xlstm")
-    from xlstm.blocks.slstm.layer import sLSTMLayer, sLSTMLayerConfig
+    from xlstm.blocks.slstm.layer import sLSTMLayer, sLSTMLayerConfig  # pyright: ignore[reportMissingImports]
 
     torch.manual_seed(0)
     config = sLSTMLayerConfig(

@@ -67,8 +67,8 @@ class RecurrentCell(nnx.RNNCellBase):
         carry, y = pointwise(carry, xw, rh)
 
     With ``num_heads`` above 1 the recurrent kernel is block-diagonal: a head's units read only the h of its own
-    units. Then ``recurrent_kernel`` is ``[heads, hidden / heads, gates * hidden / heads]``, and head n has the units
-    from ``n * hidden / heads`` on. All else is as without heads.
+    units. Then ``recurrent_kernel`` is ``[heads, hidden / heads, gates * hidden / heads]``, and head n has the
+    units from ``n * hidden / heads`` on. All else is as without heads.
 
     Subclasses set ``num_gates`` and define :meth:`pointwise`; those whose carry is more than h also define
     :meth:`carry_like`. A subclass may have further parameters, as ``nnx.Param`` attributes; they get gradients.
@@ -81,7 +81,8 @@ class RecurrentCell(nnx.RNNCellBase):
       use_recurrent_bias: whether to add ``recurrent_bias``. Only useful in cells that do not just add xw and rh.
       kernel_init: initializer of ``kernel``; by default Glorot uniform, as in Keras.
       recurrent_kernel_init: initializer of one gate's ``[hidden, hidden]`` block of ``recurrent_kernel``, or with
-        heads of one gate of one head. The default is orthogonal: at first the recurrent product keeps the length of the hidden state.
+        heads of one gate of one head. The default is orthogonal: at first the recurrent product keeps the length
+        of the hidden state.
       bias_init: initializer of both biases.
       dtype: the dtype of the computation; None takes the widest of inputs and parameters. With bfloat16 or
         float16, products still accumulate in float32.

@@ -21,8 +21,8 @@ class SLSTMCell(RecurrentCell):
         c_t = f * c_{t-1} + i * z        n_t = f * n_{t-1} + i       h_t = o * c_t / n_t
 
     The order of the gates on the last axis of every parameter is i f z o. The carry is a
-    :class:`jaxrnn.SLSTMCarry` of c, n, m and h, each ``[*batch, hidden]``; the output is h. No exponent is above 0, so
-    nothing overflows. With all zeros the memory is empty, and the first step then takes m_t = i~ and f = 0.
+    :class:`jaxrnn.SLSTMCarry` of c, n, m and h, each ``[*batch, hidden]``; the output is h. No exponent is above
+    0, so nothing overflows. With all zeros the memory is empty, and the first step then takes m_t = i~ and f = 0.
 
     In half precision c, n and m stay in float32, because n counts steps and an error of m is one in an exponent.
 

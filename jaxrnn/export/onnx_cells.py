@@ -165,7 +165,8 @@ def exported_cell(cell: Cell) -> ExportedCell:
 def _block_diagonal(kernel: Any) -> np.ndarray:
     """A kernel with heads ``[heads, units, gates * units]`` as one matrix ``[hidden, gates * hidden]``.
 
-    ONNX has no operator for heads. The zeros make the file and the product as many times as large as there are heads.
+    ONNX has no operator for heads. The zeros make the file and the product as many times as large as there are
+    heads.
     """
     heads, units, width = kernel.shape
     matrix = np.zeros((heads, units, width // units, heads, units), np.float32)

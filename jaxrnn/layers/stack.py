@@ -47,8 +47,8 @@ class StackedRNN(nnx.Module):
       recurrent_dropout: share of the units that are dropped from h before the recurrent product, the same ones at
         every step of a sequence (Gal and Ghahramani 2016, arXiv:1512.05287). ``model.eval()`` turns both kinds of
         dropout off, and ``model.train()`` turns them on again, as everywhere in Flax.
-      zoneout: the probability that a unit keeps its value from the step before, drawn anew at every step (Krueger et
-        al. 2017, arXiv:1606.01305); a number, or one for every part of the carry, ``(c, h)`` for an LSTM. After
+      zoneout: the probability that a unit keeps its value from the step before, drawn anew at every step (Krueger
+        et al. 2017, arXiv:1606.01305); a number, or one for every part of the carry, ``(c, h)`` for an LSTM. After
         ``model.eval()`` the state is the mean of both values.
       skip_connections: add the inputs of every layer but the lowest to its outputs.
       return_sequences: return the outputs of all steps, ``[*batch, time, hidden]``; False returns only the one

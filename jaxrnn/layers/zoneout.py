@@ -41,12 +41,13 @@ class Zoneout(nnx.Module):
         rates = self.rates * parts if len(self.rates) == 1 else self.rates
         if len(rates) != parts:
             raise ValueError(
-                f"zoneout={self.rates} has {len(rates)} rates, but the carry of {checks.shown(cell)} has {parts} parts"
+                f"zoneout={self.rates} has {len(rates)} rates, but the carry of {checks.shown(cell)} has "
+                f"{parts} parts"
             )
         if isinstance(cell, SLSTMCell) and any(rates[:-1]):
             raise ValueError(
-                f"zoneout={self.rates}: c, n and m of an SLSTMCell only have a meaning together, so they cannot keep "
-                "their values apart: give (0, 0, 0, rate), which is that of h"
+                f"zoneout={self.rates}: c, n and m of an SLSTMCell only have a meaning together, so they cannot "
+                "keep their values apart: give (0, 0, 0, rate), which is that of h"
             )
         return rates
 

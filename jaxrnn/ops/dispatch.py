@@ -104,8 +104,9 @@ def recurrence(
       pointwise: the cell's equations, ``(params, carry, xw, rh) -> (carry, y)``; ``xw`` and ``rh`` are tuples
         with one array ``[*batch, hidden]`` per gate, and may have different numbers of gates. A function of its
         arguments alone: arrays that it needs (and may want gradients of) come through ``params``.
-      recurrent_kernel: ``[hidden, gates * hidden]``; or with heads, which are the blocks of a block-diagonal kernel,
-        ``[heads, hidden / heads, gates * hidden / heads]``. Head n has the units from ``n * hidden / heads`` on.
+      recurrent_kernel: ``[hidden, gates * hidden]``; or with heads, which are the blocks of a block-diagonal
+        kernel, ``[heads, hidden / heads, gates * hidden / heads]``. Head n has the units from ``n * hidden /
+        heads`` on.
       xw: ``[time, *batch, gates * hidden]``, the input's contribution with every bias in it, or the
         :class:`Projection` that gives it.
       initial_carry: pytree of ``[*batch, hidden]``; its last leaf is the hidden state that the recurrent

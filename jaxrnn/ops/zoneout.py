@@ -21,8 +21,8 @@ def zoneout_pointwise(
     Args:
       pointwise: the equations of the cell.
       rates: the probability of keeping a unit, for every part of the carry.
-      random: whether ``keep`` is 0 or 1, as in training. Then ``xw`` ends with one more block for every part with a
-        rate above 0, which is that part's ``keep``. Otherwise ``keep`` is the rate.
+      random: whether ``keep`` is 0 or 1, as in training. Then ``xw`` ends with one more block for every part with
+        a rate above 0, which is that part's ``keep``. Otherwise ``keep`` is the rate.
       output_is_hidden_state: whether the output is the hidden state, with zoneout.
     """
 

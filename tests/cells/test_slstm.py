@@ -1,6 +1,7 @@
 """The sLSTM: no pre-activation overflows, c, n and m stay in float32, and cells with heads work everywhere."""
 
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +59,7 @@ def test_c_n_and_m_stay_in_float32_in_half_precision():
 
 
 def test_a_sequence_a_step_and_a_stream_agree():
-    x = np.random.RandomState(0).randn(2, 6, 3).astype(np.float32)
+    x: Any = np.random.RandomState(0).randn(2, 6, 3).astype(np.float32)
     for kind in (jaxrnn.SLSTM, jaxrnn.LSTM, jaxrnn.GRU):
         layers = kind(3, 8, num_heads=2, num_layers=2, rngs=nnx.Rngs(1))
         whole = layers(x)

@@ -13,7 +13,7 @@ from jaxrnn.export import to_onnx
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-X = np.random.RandomState(0).randn(2, 7, 3).astype(np.float32)
+X: Any = np.random.RandomState(0).randn(2, 7, 3).astype(np.float32)
 
 
 def layers(rates: Any = (0.5, 0.25), **options: Any) -> jaxrnn.LSTM:

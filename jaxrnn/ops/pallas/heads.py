@@ -1,7 +1,8 @@
 """Heads of a recurrence as rows of the batch.
 
-The units of a head depend on no other head's. So the heads become rows: every tile of rows belongs to one head, and
-reads that head's weights. Rows are ordered by head, each head has whole tiles of them, and every array has the units
+The units of a head depend on no other head's. So the heads become rows: every tile of rows belongs to one head,
+and reads that head's weights. Rows are ordered by head, each head has whole tiles of them, and every array has the
+units
 of one head::
 
     xw        [time, batch, gates * hidden]   ->   [time, heads * rows, gates * units]

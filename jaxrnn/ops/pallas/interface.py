@@ -30,7 +30,8 @@ class Blocks(NamedTuple):
 
 class Sizes(NamedTuple):
     """Sizes of the arrays that a kernel gets: ``rows`` of the batch in all, ``tile`` in one program, ``parts``
-    programs that share the units of a tile. The rows of every one of the ``heads`` are whole tiles, see ``heads.py``.
+    programs that share the units of a tile. The rows of every one of the ``heads`` are whole tiles, see
+    ``heads.py``.
     """
 
     rows: int

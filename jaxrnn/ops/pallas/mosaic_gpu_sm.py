@@ -140,7 +140,9 @@ def scratch_types(sizes: Sizes, gates: int, dtype: jnp.dtype, *, backward: bool)
 
 
 def weight_pieces(kernels: Array, sizes: Sizes) -> Array:
-    """``[heads * parts * gates * parts, UNITS, UNITS]`` from ``[heads, gates, hidden, hidden]``, transposed for backward.
+    """``[heads * parts * gates * parts, UNITS, UNITS]`` from ``[heads, gates, hidden, hidden]``.
+
+    Backward, ``kernels`` is transposed.
 
     A piece has the warpgroup's units in its rows, and the units that are summed over in its columns: the rows of
     ``kernels``. Pieces are in the order of heads, of warpgroups, of gates, and of the summed units.

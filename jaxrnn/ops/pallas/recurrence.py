@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxrnn.ops.pallas.cell import Cell, plan
+from jaxrnn.ops.pallas.heads import heads_as_rows, rows_as_heads, scan_heads
 from jaxrnn.ops.pallas.interface import Blocks, Kernel, Sizes
 from jaxrnn.ops.pallas.loops import backward_kernel, forward_kernel
-from jaxrnn.ops.pallas.heads import heads_as_rows, rows_as_heads, scan_heads
 from jaxrnn.ops.step import (
     Carry,
     Pointwise,
