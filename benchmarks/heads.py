@@ -14,6 +14,7 @@ pair by pair: above 1, ours is faster.
 """
 
 import importlib
+import importlib.util
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,6 +37,10 @@ from jaxrnn.interop_xlstm import load_xlstm_weights
 
 SLSTM_SHAPES = [(heads, Shape(16, steps, 64, heads * 64)) for heads in (4, 12) for steps in (256, 1024)]
 """Heads of 64 units."""
+
+XLSTM_STEPS = 256
+"""The most steps with which xlstm takes part. Its backward pass copies the states of all steps at every step, so its
+time grows with the square of their number: a training step of 1024 steps takes a minute and more."""
 
 LSTM_SHAPE = Shape(16, 256, 64, 512)
 LSTM_HEADS = 8
@@ -97,7 +102,8 @@ def slstms(heads: int, shape: Shape) -> dict[str, Contestant]:
     inputs = inputs_of(shape)
     cell = jaxrnn.SLSTMCell(shape.in_features, shape.hidden, num_heads=heads, rngs=nnx.Rngs(0))
     found = {OURS: layer_in_nnx(jaxrnn.RNN(cell), inputs)}
-    found |= {} if importlib.util.find_spec("xlstm") is None else {"xlstm": _in_torch(cell, inputs)}
+    if importlib.util.find_spec("xlstm") is not None and shape.time <= XLSTM_STEPS:
+        found["xlstm"] = _in_torch(cell, inputs)
     params = nnx.to_pure_dict(nnx.state(cell))
     found["by hand, hoisted"] = layer_in_jax(by_hand, params, inputs)
     graphdef, state, rest = nnx.split(nnx.RNN(cell), nnx.Param, ...)

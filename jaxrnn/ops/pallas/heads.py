@@ -10,6 +10,7 @@ of one head::
 """
 
 import functools
+import typing
 from typing import Any
 
 import jax
@@ -71,7 +72,8 @@ def scan_heads(pointwise: Pointwise, a: Recurrence, *, reverse: bool) -> tuple[C
         valid=jax.tree.map(split(1), a.valid),
         resets=jax.tree.map(split(1), a.resets),
     )
-    axes = Recurrence(0, 1, 0, jax.tree.map(lambda p: 0 if p.ndim == 2 else None, a.params), 0, 0, 1, 1, 0)
+    of_params = jax.tree.map(lambda p: 0 if p.ndim == 2 else None, a.params)
+    axes = Recurrence(*typing.cast("list[Any]", [0, 1, 0, of_params, 0, 0, 1, 1, 0]))
     carry, outputs = jax.vmap(run, in_axes=(axes,), out_axes=(0, 1))(apart)
     carry = jax.tree.map(lambda leaf: leaf.reshape(-1, leaf.shape[-1]), carry)
     return carry, outputs.reshape(len(outputs), -1, outputs.shape[-1])

@@ -188,8 +188,8 @@ def _gradients(run: Run, a: Recurrence, saved: dict[str, Any], cotangents: tuple
     if a.recurrent_kernel.ndim == 2:
         dkernel = matmul(left.reshape(-1, h).T, drh.reshape(-1, drh.shape[-1]))
     else:
-        wide, of_heads = accumulation_dtype(left.dtype), left.reshape(*by_head[:-1], h)
-        dkernel = jnp.einsum("tnbi,tnbo->nio", of_heads, drh.reshape(by_head), preferred_element_type=wide)
+        dtype, of_heads = accumulation_dtype(left.dtype), left.reshape(*by_head[:-1], h)
+        dkernel = jnp.einsum("tnbi,tnbo->nio", of_heads, drh.reshape(by_head), preferred_element_type=dtype)
     dbias = None
     if a.recurrent_bias is not None:
         dbias = widen(drh).reshape(by_head).sum((0, 2)).reshape(a.recurrent_bias.shape)
