@@ -39,8 +39,8 @@ SLSTM_SHAPES = [(heads, Shape(16, steps, 64, heads * 64)) for heads in (4, 12) f
 """Heads of 64 units."""
 
 XLSTM_STEPS = 256
-"""The most steps with which xlstm takes part. Its backward pass copies the states of all steps at every step, so its
-time grows with the square of their number: a training step of 1024 steps takes a minute and more."""
+"""The most steps with which xlstm takes part. Its backward pass copies the states of all steps at every step, so
+its time grows with the square of their number."""
 
 LSTM_SHAPE = Shape(16, 256, 64, 512)
 LSTM_HEADS = 8
