@@ -1,11 +1,13 @@
 """Time a recurrent layer on a GPU or TPU: our kernels, our scan, flax.nnx.RNN, and cuDNN through PyTorch.
 
     python -m benchmarks.accelerator                      # under 8 minutes
+    python -m benchmarks.accelerator --heads              # only the layers with heads, a minute
     python -m benchmarks.accelerator --smoke              # on any machine: tiny sizes, the numbers mean nothing
 
 Simple RNN, LSTM, GRU and a user's cell, in bfloat16 and in float32 with TF32 products; forward, and training
 steps. Starting from a batch of 64, 1024 steps and 128 hidden units, one of the three is varied: 64 to 1024 hidden
-units, batch 16 to 2048, 256 to 4096 steps. Results are written after every shape. The report names the cases that
+units, batch 16 to 2048, 256 to 4096 steps. At the end come an sLSTM and an LSTM with heads, whose times in
+milliseconds a sequence are printed, too. Results are written after every shape. The report names the cases that
 were not reached.
 
 On a GPU, "one SM" is the kernel whose tile of the batch runs on one streaming multiprocessor of a Hopper GPU;
@@ -56,6 +58,13 @@ OWN = "MinimalGatedCell"
 CELLS = {"simple_rnn": "simple_rnn", "lstm": "lstm", "gru": "gru_one_bias", OWN: OWN}
 """By name: the compared cell. Flax's GRU has no recurrent bias, so none has one here."""
 
+HEADS = {
+    "slstm, 12 heads": (jaxrnn.SLSTMCell, 12, Shape(16, 1024, 64, 768)),
+    "lstm, 12 heads": (jaxrnn.LSTMCell, 12, Shape(16, 1024, 64, 768)),
+    "slstm, 16 heads": (jaxrnn.SLSTMCell, 16, Shape(16, 1024, 64, 2048)),
+}
+"""Cells with heads. FlashRNN (arXiv:2412.07752) gives figures for 12 heads of 64, a batch of 16 and 1024 steps."""
+
 DTYPES = ("bfloat16", "float32")
 
 BASE = Shape(64, 1024, 128, 128)
@@ -88,6 +97,9 @@ class AcceleratorOptions(FolderOptions):
     """Tiny sizes on any device, with the kernels interpreted on a CPU: shows that the benchmark works. Results are
     only written where --out says."""
 
+    heads: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Measure only the layers with heads."""
+
     minutes: float = 7.0
     """When to stop measuring and write the results so far."""
 
@@ -111,7 +123,7 @@ def measure_all(options: AcceleratorOptions) -> list[Row]:
     """The rows of all points that are reached in time; the report is written anew after each of them."""
     began, machine = time.monotonic(), options.start()
     rows: list[Row] = []
-    cases = points(options.smoke)
+    cases = points(options.smoke, options.heads)
     for number, case in enumerate(cases):
         if time.monotonic() - began > options.minutes * 60:
             break
@@ -120,6 +132,10 @@ def measure_all(options: AcceleratorOptions) -> list[Row]:
         for row in found:
             texts = [f"{name} {spread_text(timing.spread, 1e-6)}" for name, timing in row.timings.items()]
             console.print(f"{title(row)}: {', '.join(texts)} us a step", soft_wrap=True)
+            if row.case["cell"] in HEADS:
+                sequences = {name: 1e3 * row.shape.time * t.median for name, t in row.timings.items()}
+                texts = [f"{name} {milliseconds:.3f}" for name, milliseconds in sequences.items()]
+                console.print(f"    {', '.join(texts)} ms a sequence", soft_wrap=True)
         if options.out is not None or not options.smoke:
             write(rows, notes_of(rows, cases[number + 1 :], options.minutes), machine, options)
     return rows
@@ -133,11 +149,14 @@ def write(rows: list[Row], notes: list[str], machine: dict[str, Any], options: A
     report.write("accelerator", results, machine, options.out)
 
 
-def points(smoke: bool) -> list[tuple[str, str, Shape]]:
+def points(smoke: bool, heads: bool = False) -> list[tuple[str, str, Shape]]:
     """Cell, dtype and shape, the most important first, since the time may not suffice for all."""
     if smoke:
-        return [(cell, dtype, Shape(2, 3, 8, 8)) for cell in CELLS for dtype in DTYPES]
-    return [(cell, dtype, shape) for shape in (BASE, *VARIED) for dtype in DTYPES for cell in CELLS]
+        return [(cell, dtype, Shape(2, 3, 8, 48)) for cell in (HEADS if heads else CELLS) for dtype in DTYPES]
+    with_heads = [(cell, "bfloat16", shape) for cell, (_, _, shape) in HEADS.items()]
+    if heads:
+        return with_heads
+    return [(cell, dtype, shape) for shape in (BASE, *VARIED) for dtype in DTYPES for cell in CELLS] + with_heads
 
 
 KERNELS = {
@@ -170,7 +189,7 @@ def kernel(backend: str, *, interpret: bool = False) -> Implementation:
 
 def measure(cell: str, dtype: str, shape: Shape, repetitions: int, seed: int) -> list[Row]:
     """All contestants at one shape: compiled side by side, compared, timed."""
-    name = CELLS[cell]
+    name = CELLS.get(cell, cell)
     cell_of_ours, weights = first_cell(name, shape, dtype, seed)
     x = jax.random.normal(jax.random.key(seed), (shape.time, shape.batch, shape.in_features), dtype)
 
@@ -179,9 +198,9 @@ def measure(cell: str, dtype: str, shape: Shape, repetitions: int, seed: int) ->
         return base.layer_in_nnx(jaxrnn.RNN(cell_of_ours, **options), x)
 
     made = {**{kernel: layer(kernel) for kernel in kernels()}, BASELINE: layer("scan"), UNROLLED: layer("scan", 8)}
-    if weights is None:
+    if cell == OWN:
         made["scanned by hand"] = own_by_hand(cell_of_ours, x)
-    else:
+    elif weights is not None:
         made["nnx.RNN"] = nnx.layer(nnx.CELLS[name], weights, x, time_major=True)
     first, absent = {}, {}
     with ThreadPoolExecutor() as pool:
@@ -208,14 +227,17 @@ def measure(cell: str, dtype: str, shape: Shape, repetitions: int, seed: int) ->
 
 
 def first_cell(name: str, shape: Shape, dtype: str, seed: int) -> tuple[jaxrnn.RecurrentCell, base.Weights | None]:
-    """Our cell, and its weights in float32 unless it is a user's.
+    """Our cell, and its weights in float32 unless only we have it: a user's, or one with heads.
 
     The recurrent kernel is half as large as usual, so that rounding errors shrink from step to step: after
     thousands of steps in half precision the results of different programs can still be compared.
     """
-    if name == OWN:
+    if name == OWN or name in HEADS:
         options: Any = {"dtype": dtype, "param_dtype": dtype, "rngs": Rngs(seed)}
-        cell = readme_cells()[OWN](shape.in_features, shape.hidden, **options)
+        if name in HEADS:
+            options["num_heads"] = HEADS[name][1]
+        make = HEADS[name][0] if name in HEADS else readme_cells()[OWN]
+        cell = make(shape.in_features, shape.hidden, **options)
         cell.recurrent_kernel[...] *= 0.5
         return cell, None
     weights = ours.first_weights(name, shape.hidden, shape.hidden, seed=seed)

@@ -49,20 +49,31 @@ BATCH, TIME = 128, 1024
 
 @dataclass(frozen=True)
 class Cell:
-    """A pointwise function, its gates, and what else it needs; ``carry`` makes a carry, ``params`` is a leak."""
+    """A pointwise function, its gates, and what else it needs; ``carry`` makes a carry of h and of parts like it,
+    ``params`` is a leak. With ``heads``, the only size that is compiled is that of heads of ``units`` each."""
 
     pointwise: Any
     gates: int
     carry: Any = None
     recurrent_bias: bool = False
     params: bool = False
+    heads: int = 1
+    units: int = 0
 
 
 CELLS = {
     "SimpleRNN": Cell(ops.simple_rnn_pointwise(jnp.tanh), 1),
     "GRU": Cell(ops.gru_pointwise, 3, recurrent_bias=True),
-    "LSTM": Cell(ops.lstm_pointwise, 4, carry=ops.LSTMCarry),
+    "LSTM": Cell(ops.lstm_pointwise, 4, carry=lambda h, wide: ops.LSTMCarry(h, h)),
     "leaky (a user's)": Cell(ops.leaky_pointwise, 1, params=True),
+    **{
+        f"{name}, {heads} heads": Cell(pointwise, 4, carry=carry, heads=heads, units=units)
+        for heads, units in ((12, 64), (16, 128))
+        for name, pointwise, carry in (
+            ("LSTM", ops.lstm_pointwise, lambda h, wide: ops.LSTMCarry(h, h)),
+            ("sLSTM", ops.slstm_pointwise(), lambda h, wide: ops.SLSTMCarry(wide, wide, wide, h)),
+        )
+    },
 }
 
 DEVICES: dict[str, tuple[Device, tuple[int, ...]]] = {
@@ -88,6 +99,9 @@ class AotOptions(FolderOptions):
     devices: tuple[str, ...] = tuple(DEVICES)
     """What to compile for."""
 
+    cells: tuple[str, ...] = tuple(CELLS)
+    """The cells to compile; the rows of others are kept from the last time."""
+
 
 def shapes(cell: Cell, hidden: int, dtype: str, *, batch: int = BATCH, time: int = TIME) -> Any:
     """A recurrence of that cell, as shapes: no array is made."""
@@ -95,11 +109,11 @@ def shapes(cell: Cell, hidden: int, dtype: str, *, batch: int = BATCH, time: int
     def array(*shape, dtype=dtype) -> Any:
         return jax.ShapeDtypeStruct(shape, dtype)
 
-    h = array(batch, hidden)
-    carry = h if cell.carry is None else cell.carry(h, h)
+    h, units = array(batch, hidden), hidden // cell.heads
+    carry = h if cell.carry is None else cell.carry(h, array(batch, hidden, dtype="float32"))
     mask = array(time, batch, dtype="bool")
     return Recurrence(
-        recurrent_kernel=array(hidden, cell.gates * hidden),
+        recurrent_kernel=array(*([cell.heads] * (cell.heads > 1)), units, cell.gates * units),
         xw=array(time, batch, cell.gates * hidden),
         initial_carry=carry,
         params=array(hidden) if cell.params else (),
@@ -138,6 +152,8 @@ def unable(device: Device, cell: Cell, hidden: int, precision: str) -> str | Non
 def sizes(name: str, cell: Cell, precision: str) -> list[int]:
     """Hidden sizes to compile; the largest that the kernels say they run is always among them."""
     device, asked = DEVICES[name]
+    if cell.heads > 1:
+        return [cell.heads * cell.units]
     claimed = [size for size in range(64, 8193, 64) if unable(device, cell, size, precision) is None]
     if not claimed:
         return []
@@ -186,6 +202,7 @@ def words(row: dict[str, Any]) -> str:
 
 def run(options: AotOptions) -> int:
     known("device", options.devices, DEVICES)
+    known("cell", options.cells, CELLS)
     check_writable(options.out)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -195,23 +212,25 @@ def run(options: AotOptions) -> int:
             if name in absent:
                 console.print(f"{name}: skipped: {absent[name]}", soft_wrap=True)
             else:
-                rows += compiled_rows(name)
+                rows += compiled_rows(name, options.cells)
     if not rows:
         raise ValueError("nothing could be compiled: see python -m benchmarks.aot --help")
     packages = {p: version(p) for p in ("jax", "jaxlib", "jax-cuda12-plugin", "nvidia-cuda-nvcc-cu12", "libtpu")}
     name = f"aot-jax-{packages['jax']}"
     before = (options.out or RESULTS) / f"{name}.json"
-    if before.exists():  # keep the rows of devices that were not asked for now
-        rows += [row for row in json.loads(before.read_text())["rows"] if row["device"] not in options.devices]
-    rows.sort(key=lambda row: list(DEVICES).index(row["device"]))
+    if before.exists():  # keep the rows of devices and cells that were not asked for now
+        for row in json.loads(before.read_text())["rows"]:
+            if row["device"] not in options.devices or row["cell"] not in options.cells:
+                rows.append(row)
+    rows.sort(key=lambda row: (list(DEVICES).index(row["device"]), list(CELLS).index(row["cell"])))
     record: dict[str, Any] = {"benchmark": "aot", "versions": packages, "batch": BATCH, "time": TIME}
     report(rows, packages, absent).save(name, record | {"absent": absent, "rows": rows}, options.out)
     return int(any(failed(row) for row in rows))
 
 
-def compiled_rows(name: str) -> Iterator[dict[str, Any]]:
+def compiled_rows(name: str, cells: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     """What the compiler says of every cell, precision and size for one device."""
-    for cell, precision in itertools.product(CELLS, PRECISIONS):
+    for cell, precision in itertools.product(cells, PRECISIONS):
         for hidden in sizes(name, CELLS[cell], precision):
             row = compiled(name, CELLS[cell], hidden, precision)
             console.print(f"{name}, {cell}, H = {hidden}, {precision}: {words(row)}", soft_wrap=True)

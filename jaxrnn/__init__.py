@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxrnn import data, export, forecasting, interop, ops, training
-    from jaxrnn.cells import GRUCell, LeakyCell, LSTMCell, RecurrentCell, SimpleRNNCell
-    from jaxrnn.layers import GRU, LSTM, RNN, Bidirectional, SimpleRNN, StackedRNN, Streams, streaming_step
+    from jaxrnn.cells import GRUCell, LeakyCell, LSTMCell, RecurrentCell, SimpleRNNCell, SLSTMCell
+    from jaxrnn.layers import GRU, LSTM, RNN, SLSTM, Bidirectional, SimpleRNN, StackedRNN, Streams, streaming_step
     from jaxrnn.models import RNNForecaster
-    from jaxrnn.ops import LSTMCarry
+    from jaxrnn.ops import LSTMCarry, SLSTMCarry
 
 __version__ = "0.1.0"
 
@@ -16,6 +16,7 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "SLSTM",
     "Bidirectional",
     "GRUCell",
     "LSTMCarry",
@@ -23,6 +24,8 @@ __all__ = [
     "LeakyCell",
     "RNNForecaster",
     "RecurrentCell",
+    "SLSTMCarry",
+    "SLSTMCell",
     "SimpleRNN",
     "SimpleRNNCell",
     "StackedRNN",
@@ -41,12 +44,14 @@ __all__ = [
 # runs layers needs no optimisers, checkpoints or other formats.
 _MODULES = ("cells", "checks", "data", "export", "forecasting", "interop", "layers", "models", "ops", "training")
 _HOMES = {
-    **dict.fromkeys(("GRUCell", "LSTMCell", "LeakyCell", "RecurrentCell", "SimpleRNNCell"), "cells"),
+    **dict.fromkeys(("GRUCell", "LSTMCell", "LeakyCell", "RecurrentCell", "SLSTMCell", "SimpleRNNCell"), "cells"),
     **dict.fromkeys(
-        ("GRU", "LSTM", "RNN", "Bidirectional", "SimpleRNN", "StackedRNN", "Streams", "streaming_step"), "layers"
+        ("GRU", "LSTM", "RNN", "SLSTM", "Bidirectional", "SimpleRNN", "StackedRNN", "Streams", "streaming_step"),
+        "layers",
     ),
     "RNNForecaster": "models",
     "LSTMCarry": "ops",
+    "SLSTMCarry": "ops",
 }
 """The module of each public name."""
 

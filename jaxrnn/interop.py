@@ -200,6 +200,8 @@ def _torch_cell(cell: Cell) -> RecurrentCell:
 def _known(cell: Cell) -> RecurrentCell:
     if not isinstance(cell, (SimpleRNNCell, LSTMCell, GRUCell)):
         raise ValueError(f"only SimpleRNNCell, LSTMCell and GRUCell have a counterpart, not {type(cell).__name__}")
+    if cell.num_heads > 1:
+        raise ValueError(f"neither PyTorch nor Keras has recurrent kernels with heads, but {cell.num_heads=}")
     for method in ("pointwise", "pure_pointwise", "carry_like", "input_projection", "recurrent_parameters"):
         if getattr(type(cell), method) is not getattr(_kind(cell), method):
             raise ValueError(f"{type(cell).__name__} has a {method} of its own, and so no counterpart")

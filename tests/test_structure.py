@@ -21,6 +21,7 @@ ORDER = (
     "jaxrnn.layers",
     "jaxrnn.models",
     "jaxrnn.interop",
+    "jaxrnn.interop_xlstm",
     "jaxrnn.export",
     "jaxrnn.data",
     "jaxrnn.training",

@@ -289,7 +289,7 @@ def resolve(settings: Settings) -> Config:
     )
     _known("cell", config.cell, CELLS)
     _known("activation", config.activation, ACTIVATIONS)
-    if config.cell in ("lstm", "gru", "leaky") and config.activation != "tanh":
+    if config.cell in ("lstm", "gru", "leaky", "slstm") and config.activation != "tanh":
         raise ValueError(
             f"--activation {config.activation} needs --cell simple_rnn, because {config.cell} always uses tanh"
         )

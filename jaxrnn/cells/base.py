@@ -13,7 +13,6 @@ the built-in ones.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, ClassVar, TypeGuard
 
 import jax
@@ -23,6 +22,7 @@ from flax.nnx.nn.dtypes import canonicalize_dtype
 from jax import Array
 
 from jaxrnn import checks
+from jaxrnn.cells.pure import pure_pointwise
 from jaxrnn.ops.step import (
     Carry,
     Params,
@@ -57,9 +57,6 @@ def orthogonal(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> 
     return draw(key)
 
 
-_PROJECTIONS = ("kernel", "recurrent_kernel", "bias", "recurrent_bias")
-
-
 class RecurrentCell(nnx.RNNCellBase):
     """A recurrent cell made of two projections and one pointwise function.
 
@@ -69,17 +66,23 @@ class RecurrentCell(nnx.RNNCellBase):
         rh = h @ recurrent_kernel (+ recurrent_bias)      recurrent_kernel [hidden, gates * hidden]
         carry, y = pointwise(carry, xw, rh)
 
+    With ``num_heads`` above 1 the recurrent kernel is block-diagonal: a head's units read only the h of its own
+    units. Then ``recurrent_kernel`` is ``[heads, hidden / heads, gates * hidden / heads]``, and head n has the
+    units from ``n * hidden / heads`` on. All else is as without heads.
+
     Subclasses set ``num_gates`` and define :meth:`pointwise`; those whose carry is more than h also define
     :meth:`carry_like`. A subclass may have further parameters, as ``nnx.Param`` attributes; they get gradients.
 
     Args:
       in_features: size of the last axis of the inputs.
       hidden_features: size of the hidden state.
+      num_heads: the number of blocks on the diagonal of the recurrent kernel; it must divide ``hidden_features``.
       use_bias: whether to add ``bias``.
       use_recurrent_bias: whether to add ``recurrent_bias``. Only useful in cells that do not just add xw and rh.
       kernel_init: initializer of ``kernel``; by default Glorot uniform, as in Keras.
-      recurrent_kernel_init: initializer of one gate's ``[hidden, hidden]`` block of ``recurrent_kernel``. The
-        default is orthogonal: at first the recurrent product keeps the length of the hidden state.
+      recurrent_kernel_init: initializer of one gate's ``[hidden, hidden]`` block of ``recurrent_kernel``, or with
+        heads of one gate of one head. The default is orthogonal: at first the recurrent product keeps the length
+        of the hidden state.
       bias_init: initializer of both biases.
       dtype: the dtype of the computation; None takes the widest of inputs and parameters. With bfloat16 or
         float16, products still accumulate in float32.
@@ -131,6 +134,7 @@ class RecurrentCell(nnx.RNNCellBase):
         in_features: int,
         hidden_features: int,
         *,
+        num_heads: int = 1,
         use_bias: bool = True,
         use_recurrent_bias: bool = False,
         kernel_init: Initializer = glorot_uniform,
@@ -142,6 +146,11 @@ class RecurrentCell(nnx.RNNCellBase):
     ):
         in_features = checks.positive_integer("in_features", in_features)
         hidden_features = checks.positive_integer("hidden_features", hidden_features)
+        num_heads = checks.positive_integer("num_heads", num_heads)
+        if hidden_features % num_heads:
+            raise ValueError(
+                f"{num_heads=} must divide {hidden_features=}, but leaves {hidden_features % num_heads}"
+            )
         for name, kind in (("dtype", dtype), ("param_dtype", param_dtype)):
             if not (kind is None and name == "dtype") and not _is_floating(kind):
                 raise ValueError(f"{name} must be a floating type, not {kind!r}")
@@ -150,19 +159,22 @@ class RecurrentCell(nnx.RNNCellBase):
         checks.initial_rngs(rngs)
         self.in_features = in_features
         self.hidden_features = hidden_features
+        self.num_heads = num_heads
         self.dtype = dtype
         self.param_dtype = param_dtype
         width = self.num_gates * hidden_features
 
-        def blocks(init: Initializer, rows: int) -> nnx.Param:
+        def blocks(init: Initializer, rows: int, columns: int) -> Array:
             # Gate by gate, because fan-out and orthogonality are meant for one gate's matrix. In at least float32,
             # because QR decompositions do not support half precision.
             wide = accumulation_dtype(param_dtype)
-            gates = [init(rngs.params(), (rows, hidden_features), wide) for _ in range(self.num_gates)]
-            return nnx.Param(jnp.concatenate(gates, axis=-1).astype(param_dtype))
+            gates = [init(rngs.params(), (rows, columns), wide) for _ in range(self.num_gates)]
+            return jnp.concatenate(gates, axis=-1).astype(param_dtype)
 
-        self.kernel = blocks(kernel_init, in_features)
-        self.recurrent_kernel = blocks(recurrent_kernel_init, hidden_features)
+        self.kernel = nnx.Param(blocks(kernel_init, in_features, hidden_features))
+        units = hidden_features // num_heads
+        heads = [blocks(recurrent_kernel_init, units, units) for _ in range(num_heads)]
+        self.recurrent_kernel = nnx.Param(heads[0] if num_heads == 1 else jnp.stack(heads))
         bias = nnx.Param(bias_init(rngs.params(), (width,), param_dtype)) if use_bias else None
         self.bias = nnx.data(bias)
         recurrent_bias = None
@@ -189,7 +201,10 @@ class RecurrentCell(nnx.RNNCellBase):
         raise NotImplementedError(f"{type(self).__name__} must define pointwise(carry, xw, rh)")
 
     def carry_like(self, h: Array) -> Carry:
-        """A carry with parts that are all shaped like ``h``; its last leaf must be the hidden state."""
+        """A carry with parts that are all shaped like ``h``; its last leaf must be the hidden state.
+
+        A part may have a wider dtype than ``h``.
+        """
         return h
 
     def initialize_carry(
@@ -215,7 +230,9 @@ class RecurrentCell(nnx.RNNCellBase):
         if rngs is None:
             raise ValueError("carry_init needs rngs: initialize_carry(shape, rngs=nnx.Rngs(0), carry_init=...)")
         stream = rngs.carry if isinstance(rngs, nnx.Rngs) else rngs
-        return jax.tree.map(lambda _: carry_init(stream(), shape, dtype), self.carry_like(jnp.zeros((0,), dtype)))
+        return jax.tree.map(
+            lambda a: carry_init(stream(), shape, a.dtype), self.carry_like(jnp.zeros((0,), dtype))
+        )
 
     @property
     def num_feature_axes(self) -> int:
@@ -250,9 +267,7 @@ class RecurrentCell(nnx.RNNCellBase):
 
     def pure_pointwise(self) -> tuple[Pointwise, Params]:
         """For the engine: :meth:`pointwise` as a pure function of its parameters, and these parameters."""
-        graphdef, projections, own = nnx.split(self, _is_projection, ...)
-        leaves, treedef = jax.tree.flatten(projections)
-        return _PurePointwise(graphdef, treedef, tuple(_Applied(a.shape, a.dtype) for a in leaves)), own
+        return pure_pointwise(self)
 
     def __call__(self, carry: Carry, inputs: Array) -> tuple[Carry, Array]:
         """Compute one step, from a carry and ``inputs [*batch, in_features]``.
@@ -311,39 +326,3 @@ def _is_floating(dtype: Any) -> bool:
         return dtype is not None and jnp.issubdtype(dtype, jnp.floating)
     except TypeError:  # not a dtype at all
         return False
-
-
-def _is_projection(path: tuple[Any, ...], value: Any) -> bool:
-    return len(path) == 1 and path[0] in _PROJECTIONS
-
-
-@dataclass(frozen=True)
-class _Applied:
-    """Placeholder for a projection's parameter, which the engine has already applied before ``pointwise``."""
-
-    shape: tuple[int, ...]
-    dtype: Any
-
-    def __getitem__(self, index: Any) -> Any:
-        raise ValueError(
-            f"pointwise reads a parameter {self.shape} of the projections, which have already been applied: use "
-            "their results, xw and rh, or add an nnx.Param to the cell"
-        )
-
-    __array__ = __jax_array__ = __getitem__
-
-
-@dataclass(frozen=True)
-class _PurePointwise:
-    """A cell's pointwise method as a function of the parameters that the subclass added.
-
-    It is hashable and equal for equal cells, so that JAX reuses compiled programs.
-    """
-
-    graphdef: Any
-    treedef: Any
-    shapes: tuple[Any, ...]
-
-    def __call__(self, params, carry, xw, rh):
-        projections = jax.tree.unflatten(self.treedef, self.shapes)
-        return nnx.merge(self.graphdef, projections, params).pointwise(carry, xw, rh)

@@ -54,6 +54,7 @@ class GRUCell(RecurrentCell):
         hidden_features: int,
         *,
         reset_after: bool = True,
+        num_heads: int = 1,
         use_bias: bool = True,
         use_recurrent_bias: bool | None = None,
         kernel_init: Initializer = glorot_uniform,
@@ -72,6 +73,7 @@ class GRUCell(RecurrentCell):
         super().__init__(
             in_features,
             hidden_features,
+            num_heads=num_heads,
             use_bias=use_bias,
             use_recurrent_bias=use_recurrent_bias,
             kernel_init=kernel_init,
@@ -85,12 +87,12 @@ class GRUCell(RecurrentCell):
 
     def recurrent_parameters(self, dtype: jnp.dtype) -> tuple[Array, Array | None]:
         kernel, bias = super().recurrent_parameters(dtype)
-        return (kernel, bias) if self.reset_after else (kernel[:, : 2 * self.hidden_features], None)
+        return (kernel, bias) if self.reset_after else (kernel[..., : 2 * kernel.shape[-2]], None)
 
     def pure_pointwise(self) -> tuple[Pointwise, Params]:
         if self.reset_after:
             return gru_pointwise, ()
-        return gru_reset_before_pointwise, self.recurrent_kernel[:, 2 * self.hidden_features :]
+        return gru_reset_before_pointwise, self.recurrent_kernel[..., -(self.hidden_features // self.num_heads) :]
 
     def pointwise(self, carry: Array, xw: tuple[Array, ...], rh: tuple[Array, ...]):
         pointwise, params = GRUCell.pure_pointwise(self)

@@ -20,7 +20,7 @@ class QuantizedKernel(nnx.Module):
     works with it. The variables are no ``nnx.Param``: they get no gradients.
 
     Args:
-      kernel: a finite array ``[rows, columns]``.
+      kernel: a finite array ``[rows, columns]``, or with heads ``[heads, rows, columns]``.
 
     >>> import jax.numpy as jnp
     >>> QuantizedKernel(jnp.array([[1.27, 0.0], [-0.5, 0.0]])).values[...]
@@ -31,8 +31,8 @@ class QuantizedKernel(nnx.Module):
     def __init__(self, kernel: Any):
         kernel = jnp.asarray(kernel)
         exact = np.asarray(kernel, np.float32)
-        scale = np.abs(exact).max(axis=0) / np.float32(127)
-        values = np.rint(exact / np.where(scale > 0, scale, 1))
+        scale = np.abs(exact).max(axis=-2) / np.float32(127)
+        values = np.rint(exact / np.where(scale > 0, scale, 1)[..., None, :])
         self.values = nnx.Variable(jnp.asarray(values, jnp.int8))
         self.scale = nnx.Variable(jnp.asarray(scale))
         self.dtype = kernel.dtype
@@ -42,7 +42,7 @@ class QuantizedKernel(nnx.Module):
         return self.values[...].shape
 
     def __getitem__(self, index: Any) -> Array:
-        return (self.values[...] * self.scale[...]).astype(self.dtype)[index]
+        return (self.values[...] * self.scale[..., None, :]).astype(self.dtype)[index]
 
     @property
     def integers(self) -> IntegerWeights:

@@ -48,6 +48,7 @@ class LSTMCell(RecurrentCell):
         hidden_features: int,
         *,
         unit_forget_bias: bool = True,
+        num_heads: int = 1,
         use_bias: bool = True,
         kernel_init: Initializer = glorot_uniform,
         recurrent_kernel_init: Initializer = orthogonal,
@@ -59,6 +60,7 @@ class LSTMCell(RecurrentCell):
         super().__init__(
             in_features,
             hidden_features,
+            num_heads=num_heads,
             use_bias=use_bias,
             kernel_init=kernel_init,
             recurrent_kernel_init=recurrent_kernel_init,

@@ -23,7 +23,7 @@ class SimpleRNNCell(RecurrentCell):
 
     Args:
       activation_fn: an elementwise function.
-      in_features, hidden_features, use_bias, kernel_init, recurrent_kernel_init, bias_init, dtype,
+      in_features, hidden_features, num_heads, use_bias, kernel_init, recurrent_kernel_init, bias_init, dtype,
         param_dtype, rngs: as in :class:`RecurrentCell`.
 
     Raises:
@@ -47,6 +47,7 @@ class SimpleRNNCell(RecurrentCell):
         hidden_features: int,
         *,
         activation_fn: Activation = jnp.tanh,
+        num_heads: int = 1,
         use_bias: bool = True,
         kernel_init: Initializer = glorot_uniform,
         recurrent_kernel_init: Initializer = orthogonal,
@@ -59,6 +60,7 @@ class SimpleRNNCell(RecurrentCell):
         super().__init__(
             in_features,
             hidden_features,
+            num_heads=num_heads,
             use_bias=use_bias,
             kernel_init=kernel_init,
             recurrent_kernel_init=recurrent_kernel_init,

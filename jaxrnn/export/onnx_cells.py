@@ -135,6 +135,9 @@ def exported_cell(cell: Cell) -> ExportedCell:
         raise ValueError(f"a {kind} cannot be exported to ONNX: it has an input_projection of its own")
     pointwise, params = engine_cell.pure_pointwise()
     recurrent_kernel, recurrent_bias = engine_cell.recurrent_parameters(jnp.dtype(jnp.float32))
+    if recurrent_kernel.ndim == 3:
+        recurrent_kernel = _block_diagonal(recurrent_kernel)
+        params = jax.tree.map(lambda p: _block_diagonal(p) if jnp.ndim(p) == 3 else p, params)
     leaves = [np.asarray(leaf, np.float32) for leaf in jax.tree.leaves(carry)]
     if any((leaf[0] != leaf[1]).any() for leaf in leaves):
         raise ValueError(f"a {kind} with a random first carry cannot be exported: pass initial_carry=True")
@@ -157,6 +160,19 @@ def exported_cell(cell: Cell) -> ExportedCell:
             reason = f"its equations have an operation without a translation, {error}"
             raise ValueError(f"a {kind} cannot be exported to ONNX: {reason}") from error
     return exported
+
+
+def _block_diagonal(kernel: Any) -> np.ndarray:
+    """A kernel with heads ``[heads, units, gates * units]`` as one matrix ``[hidden, gates * hidden]``.
+
+    ONNX has no operator for heads. The zeros make the file and the product as many times as large as there are
+    heads.
+    """
+    heads, units, width = kernel.shape
+    matrix = np.zeros((heads, units, width // units, heads, units), np.float32)
+    for head in range(heads):
+        matrix[head, :, :, head] = np.asarray(kernel[head], np.float32).reshape(units, -1, units)
+    return matrix.reshape(heads * units, -1)
 
 
 def run_layer(

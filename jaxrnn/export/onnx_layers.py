@@ -164,6 +164,10 @@ def _layer_of_bidirectional(layers: Bidirectional) -> Layer:
 
 
 def _plan_of_stack(stack: StackedRNN) -> Plan:
+    if stack.zoneout is not None:
+        raise ValueError(
+            "a stack with zoneout cannot be exported to ONNX: after eval(), a step is not a cell's alone"
+        )
     layers: list[Layer] = []
     merge = _merge_of(stack.merge_fn) if stack.bidirectional else None
     for number, forward in enumerate(stack.cells):

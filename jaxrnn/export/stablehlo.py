@@ -13,6 +13,7 @@ from jax import Array
 from jaxrnn import checks
 from jaxrnn.export.files import PathLike, free_path, write_file
 from jaxrnn.layers import RNN, Bidirectional, StackedRNN
+from jaxrnn.layers.zoneout import Zoneout
 from jaxrnn.ops.dispatch import exported_programs
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -143,6 +144,9 @@ def require_evaluation(model: nnx.Module) -> None:
         if isinstance(part, nnx.Dropout) and part.rate and not part.deterministic:
             name = ".".join(map(str, path))
             raise ValueError(f"the model is training with dropout ({name}): call its eval() before the export")
+        if isinstance(part, Zoneout) and not part.deterministic:
+            name = ".".join(map(str, path))
+            raise ValueError(f"the model is training with zoneout ({name}): call its eval() before the export")
 
 
 def require_parameters(model: nnx.Module, **wanted: bool) -> None:

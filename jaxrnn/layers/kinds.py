@@ -1,4 +1,4 @@
-"""SimpleRNN, LSTM and GRU: stacks that make their cells, all of one kind."""
+"""SimpleRNN, LSTM, GRU and SLSTM: stacks that make their cells, all of one kind."""
 
 import inspect
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from flax import nnx
 
 from jaxrnn import checks
-from jaxrnn.cells import GRUCell, LSTMCell, SimpleRNNCell
+from jaxrnn.cells import GRUCell, LSTMCell, SimpleRNNCell, SLSTMCell
 from jaxrnn.checks import Cell
 from jaxrnn.layers.stack import Merge, StackedRNN
 from jaxrnn.signature import InitSignature
@@ -39,6 +39,8 @@ _ARGUMENTS = """\
   dropout: share of a layer's outputs that are dropped before the next layer reads them.
   recurrent_dropout: share of the units that are dropped from h before the recurrent product, the same ones at
     every step. ``eval()`` turns both kinds of dropout off, and ``train()`` turns them on again.
+  zoneout: the probability that a unit keeps its value from the step before; a number, or one for every part of the
+    carry. After ``eval()`` the state is the mean of both values.
   skip_connections: add the inputs of every layer but the lowest to its outputs.
   return_sequences: return the outputs of all steps; False returns only the one computed last.
   time_major: inputs and outputs are ``[time, *batch, features]`` instead of ``[*batch, time, features]``.
@@ -50,7 +52,8 @@ _ARGUMENTS = """\
   implementation: which implementation of the engine to use, see :func:`jaxrnn.ops.recurrence`; None chooses.
   remat_every: for training on long sequences. Keeps only the carry of every ``remat_every``-th step, and computes
     the others again in the backward pass.
-  rngs: source of the initial parameters and of the dropout masks.
+  rngs: source of the initial parameters and of the masks of dropout and zoneout.
+  num_heads: the number of blocks on the diagonal of every recurrent kernel; see :class:`jaxrnn.RecurrentCell`.
   use_bias: whether the cells have biases.
   kernel_init, recurrent_kernel_init, bias_init: initializers; by default Glorot uniform, orthogonal and zeros.
   dtype: the dtype of the computation; None takes the widest of inputs and parameters.
@@ -116,6 +119,7 @@ class _CellStack(StackedRNN):
         merge: str | Merge = "concat",
         dropout: float = 0.0,
         recurrent_dropout: float = 0.0,
+        zoneout: float | Sequence[float] = 0.0,
         skip_connections: bool = False,
         return_sequences: bool = True,
         time_major: bool = False,
@@ -146,6 +150,7 @@ class _CellStack(StackedRNN):
             merge=merge,
             dropout=dropout,
             recurrent_dropout=recurrent_dropout,
+            zoneout=zoneout,
             skip_connections=skip_connections,
             return_sequences=return_sequences,
             time_major=time_major,
@@ -219,3 +224,21 @@ class GRU(_CellStack):
     """
 
     cell_type = GRUCell
+
+
+class SLSTM(_CellStack):
+    """One or several layers of the sLSTM; :class:`jaxrnn.SLSTMCell` has the equations.
+
+    A layer's carry is a :class:`jaxrnn.SLSTMCarry` of c, n, m and h, each ``[*batch, hidden]``; its output is h.
+
+    Args:
+      forget_gate: ``"sigmoid"`` or ``"exponential"``.
+      forget_bias: ``"ramp"`` or a number.
+
+    >>> import jax.numpy as jnp
+    >>> from flax import nnx
+    >>> SLSTM(3, 16, num_heads=4, rngs=nnx.Rngs(0))(jnp.ones((8, 30, 3))).shape
+    (8, 30, 16)
+    """
+
+    cell_type = SLSTMCell

@@ -14,9 +14,11 @@ from jaxrnn.cells.inference import is_quantized, layer_weights, platform_of
 from jaxrnn.checks import Cell
 from jaxrnn.layers.any_cell import align, scan_any_cell
 from jaxrnn.layers.flax_cells import TranslatedCell, carry_for_engine, carry_for_flax, is_known, translated
+from jaxrnn.layers.zoneout import Zoneout
 from jaxrnn.ops.dispatch import checked_lengths, checked_resets, exported_programs, recurrence, valid_steps
 from jaxrnn.ops.native.layers import quantized_recurrence, unable_to_infer
-from jaxrnn.ops.step import Carry, cast, hidden_state
+from jaxrnn.ops.step import Carry, cast, hidden_state, projected
+from jaxrnn.ops.zoneout import zoneout_pointwise
 
 
 def run_cell(
@@ -31,6 +33,7 @@ def run_cell(
     implementation: str | None = None,
     remat_every: int | None = None,
     recurrent_scale: Array | None = None,
+    zoneout: Zoneout | None = None,
     last_only: bool = False,
     batch_major: bool = False,
     rngs: nnx.Rngs | nnx.RngStream | None = None,
@@ -45,6 +48,7 @@ def run_cell(
       seq_lengths, resets, reverse, unroll, implementation, recurrent_scale: as in
         :func:`jaxrnn.ops.recurrence`; the last two only for cells on the engine.
       remat_every: as in :class:`jaxrnn.RNN`; only for cells on the engine.
+      zoneout: which units keep their value from the step before; only for a :class:`jaxrnn.RecurrentCell`.
       last_only: return only the output that is computed last, ``[1, *batch, *features]``, so that with
         ``remat_every`` the others need no memory; not with ``seq_lengths``.
       batch_major: a hint that ``inputs`` is the transpose of an array with time after the batch, and that the
@@ -72,12 +76,15 @@ def run_cell(
     on_engine = functools.partial(
         _on_engine,
         remat_every=remat_every,
+        zoneout=zoneout,
         last_only=last_only,
         batch_major=batch_major and remat_every is None,  # blocks are cut along time
         options=options | engine_options,
     )
     if steps_on_engine(cell):
         return on_engine(cell, inputs, initial_carry)
+    if zoneout is not None:
+        zoneout.rates_of(cell, initial_carry)  # raises for cells that are not jaxrnn's
     same = translated(cell, inputs, initial_carry)
     if same is not None:
         carry, outputs = on_engine(same, inputs, carry_for_engine(initial_carry))
@@ -101,27 +108,40 @@ def _on_engine(
     inputs: Array,
     initial_carry: Carry,
     remat_every: int | None,
+    zoneout: Zoneout | None,
     last_only: bool,
     batch_major: bool,
     options: dict[str, Any],
 ) -> tuple[Carry, Array]:
-    quantized = (
-        None if remat_every is not None else _in_integers(cell, inputs, initial_carry, batch_major, options)
-    )
+    quantized = None
+    if remat_every is None and zoneout is None:
+        quantized = _in_integers(cell, inputs, initial_carry, batch_major, options)
     if quantized is not None:
         return quantized
     kernel, recurrent_bias = cell.recurrent_parameters(cell.compute_dtype(inputs))
     pointwise, params = cell.pure_pointwise()
+    keep = None
+    if zoneout is not None:
+        rates = zoneout.rates_of(cell, initial_carry)  # pyright: ignore[reportArgumentType]
+        random = any(rates) and not zoneout.deterministic
+        pointwise = zoneout_pointwise(pointwise, rates, random, cell.output_is_hidden_state)
+        if random:
+            shape = (*inputs.shape[:-1], hidden_state(initial_carry).shape[-1])
+            keep = zoneout.masks(rates, shape, cell.compute_dtype(inputs))
     seq_lengths, resets = options.pop("seq_lengths"), options.pop("resets")
 
     def block(carry: Carry, steps: tuple[Array, Array | None, Array | int]) -> tuple[Carry, Array]:
         """Run the steps of a block: inputs, resets, and the number of its first step in the sequence."""
         x, resets, first = steps
         lengths = None if seq_lengths is None else jnp.clip(seq_lengths - first, 0, x.shape[0])
+        xw = cell.lazy_projection(x, batch_major)
+        if keep is not None:
+            masks = lax.dynamic_slice_in_dim(keep, first, x.shape[0])
+            xw = jnp.concatenate([projected(xw), masks], axis=-1)
         carry, outputs = recurrence(
             pointwise,
             kernel,
-            cell.lazy_projection(x, batch_major),
+            xw,
             carry,
             params=params,
             recurrent_bias=recurrent_bias,
@@ -192,7 +212,8 @@ def first_carry(cell: Cell, inputs: Array, rngs: nnx.Rngs | nnx.RngStream | None
     carry = _sharded_like(inputs, cell.initialize_carry(inputs.shape[1:], rngs))
     if cell.dtype is not None:
         return carry
-    return jax.tree.map(lambda a: cast(a, cell.compute_dtype(inputs)), carry)
+    like = cell.carry_like(jnp.zeros((0,), cell.compute_dtype(inputs)))
+    return jax.tree.map(lambda a, part: cast(a, part.dtype), carry, like)
 
 
 def _sharded_like(inputs: Array, carry: Carry, num_feature_axes: int = 1) -> Carry:

@@ -15,6 +15,7 @@ from jaxrnn.layers.arguments import errors_of, pair_of_carries, time_first
 from jaxrnn.layers.flax_cells import is_known
 from jaxrnn.layers.rnn import concatenate_features
 from jaxrnn.layers.sequence import flip_time, run_cell
+from jaxrnn.layers.zoneout import Zoneout
 from jaxrnn.ops.dispatch import checked_implementation
 from jaxrnn.ops.step import Carry, hidden_state
 from jaxrnn.signature import InitSignature
@@ -47,12 +48,15 @@ class StackedRNN(nnx.Module):
       recurrent_dropout: share of the units that are dropped from h before the recurrent product, the same ones at
         every step of a sequence (Gal and Ghahramani 2016, arXiv:1512.05287). ``model.eval()`` turns both kinds of
         dropout off, and ``model.train()`` turns them on again, as everywhere in Flax.
+      zoneout: the probability that a unit keeps its value from the step before, drawn anew at every step (Krueger
+        et al. 2017, arXiv:1606.01305); a number, or one for every part of the carry, ``(c, h)`` for an LSTM. After
+        ``model.eval()`` the state is the mean of both values.
       skip_connections: add the inputs of every layer but the lowest to its outputs.
       return_sequences: return the outputs of all steps, ``[*batch, time, hidden]``; False returns only the one
         computed last, ``[*batch, hidden]`` (the last within ``seq_lengths``; zeros for length 0).
       time_major, return_carry, reverse, keep_order, unroll, implementation, remat_every: as in
         :class:`jaxrnn.RNN`.
-      rngs: source of the dropout masks.
+      rngs: source of the masks of dropout and zoneout.
 
     Raises:
       ValueError: at construction, an argument is invalid or a cell is used twice; at the call, the inputs,
@@ -83,6 +87,7 @@ class StackedRNN(nnx.Module):
         merge: str | Merge = "concat",
         dropout: float = 0.0,
         recurrent_dropout: float = 0.0,
+        zoneout: float | Sequence[float] = 0.0,
         skip_connections: bool = False,
         return_sequences: bool = True,
         time_major: bool = False,
@@ -118,6 +123,7 @@ class StackedRNN(nnx.Module):
         self.merge_fn = _checked_merge(merge)
         self.dropout = nnx.data(nnx.Dropout(dropout, rngs=rngs) if dropout else None)
         self.recurrent_dropout = nnx.data(nnx.Dropout(recurrent_dropout, rngs=rngs) if recurrent_dropout else None)
+        self.zoneout = nnx.data(Zoneout(zoneout, rngs=rngs) if zoneout else None)
         self.skip_connections = checks.flag("skip_connections", skip_connections)
         self.return_sequences = checks.flag("return_sequences", return_sequences)
         self.time_major = checks.flag("time_major", time_major)
@@ -231,6 +237,7 @@ class StackedRNN(nnx.Module):
                 initial_carry=carry,
                 reverse=reverse,
                 recurrent_scale=self._recurrent_scale(cell, sequence),
+                zoneout=self.zoneout,
                 last_only=last_only,
                 **options,
             )

@@ -179,6 +179,10 @@ def check_streamable(layer: Any) -> None:
         checks.cell("a layer that is neither a jaxrnn.RNN nor a stack", layer)
     if getattr(layer, "reverse", False) or getattr(layer, "bidirectional", False):
         raise ValueError("a layer that runs backwards cannot be streamed: it needs the end of the sequence first")
+    if getattr(layer, "zoneout", None) is not None:
+        raise ValueError(
+            "a stack with zoneout cannot be streamed: after eval(), a step of it is not a cell's alone"
+        )
     for name in ("dropout", "recurrent_dropout"):
         dropout = getattr(layer, name, None)
         if isinstance(dropout, nnx.Dropout) and not dropout.deterministic:

@@ -10,6 +10,7 @@ from jaxrnn.ops.pointwise import (
     lstm_pointwise,
     simple_rnn_pointwise,
 )
+from jaxrnn.ops.slstm import SLSTMCarry, slstm_pointwise
 from jaxrnn.ops.step import Carry, Pointwise, Projection
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "LSTMCarry",
     "Pointwise",
     "Projection",
+    "SLSTMCarry",
     "explain",
     "gru_pointwise",
     "gru_reset_before_pointwise",
@@ -30,4 +32,5 @@ __all__ = [
     "named_activation",
     "recurrence",
     "simple_rnn_pointwise",
+    "slstm_pointwise",
 ]

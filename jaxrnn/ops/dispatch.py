@@ -16,7 +16,17 @@ from jaxrnn.ops.native.recurrence import native_recurrence
 from jaxrnn.ops.native.recurrence import unable as natively_unable
 from jaxrnn.ops.reference import reference_recurrence
 from jaxrnn.ops.scan import scan_recurrence
-from jaxrnn.ops.step import Carry, Params, Pointwise, Projection, Recurrence, hidden_state, projected
+from jaxrnn.ops.step import (
+    Carry,
+    Params,
+    Pointwise,
+    Projection,
+    Recurrence,
+    hidden_state,
+    projected,
+    recurrent_gates_of,
+    units_of,
+)
 
 
 def _always(pointwise: Pointwise, arrays: Recurrence, platform: str) -> str | None:
@@ -94,7 +104,9 @@ def recurrence(
       pointwise: the cell's equations, ``(params, carry, xw, rh) -> (carry, y)``; ``xw`` and ``rh`` are tuples
         with one array ``[*batch, hidden]`` per gate, and may have different numbers of gates. A function of its
         arguments alone: arrays that it needs (and may want gradients of) come through ``params``.
-      recurrent_kernel: ``[hidden, gates * hidden]``.
+      recurrent_kernel: ``[hidden, gates * hidden]``; or with heads, which are the blocks of a block-diagonal
+        kernel, ``[heads, hidden / heads, gates * hidden / heads]``. Head n has the units from ``n * hidden /
+        heads`` on.
       xw: ``[time, *batch, gates * hidden]``, the input's contribution with every bias in it, or the
         :class:`Projection` that gives it.
       initial_carry: pytree of ``[*batch, hidden]``; its last leaf is the hidden state that the recurrent
@@ -147,6 +159,8 @@ def recurrence(
         reset_carry = initial_carry
     if recurrent_scale is not None:
         recurrent_scale = lax.stop_gradient(recurrent_scale)
+    if recurrent_kernel.shape[0] == 1 and recurrent_kernel.ndim == 3:
+        recurrent_kernel = recurrent_kernel[0]  # one head is no heads, to the last bit
     arrays = Recurrence(
         recurrent_kernel, xw, initial_carry, params, recurrent_bias, recurrent_scale, valid, resets, reset_carry
     )
@@ -250,16 +264,20 @@ def _check(
         raise ValueError(
             f"the hidden state has shape {hidden_state(initial_carry).shape}: it needs at least one unit"
         )
-    if recurrent_kernel.ndim != 2 or recurrent_kernel.shape[:1] != hidden or recurrent_kernel.shape[1] % hidden[0]:
+    if (
+        recurrent_kernel.ndim not in (2, 3)
+        or 0 in recurrent_kernel.shape
+        or (units_of(recurrent_kernel) != hidden[0] or recurrent_kernel.shape[-1] % recurrent_kernel.shape[-2])
+    ):
         raise ValueError(
-            f"{recurrent_kernel.shape=} must be (hidden, gates * hidden) with hidden = {hidden[0]} "
-            "as in the last leaf of initial_carry"
+            f"{recurrent_kernel.shape=} must be (hidden, gates * hidden), or (heads, hidden / heads, "
+            f"gates * hidden / heads), with hidden = {hidden[0]} as in the last leaf of initial_carry"
         )
     if xw.ndim < 2 or not xw.shape[-1] or xw.shape[-1] % hidden[0]:
         raise ValueError(f"{xw.shape=} must be (time, *batch, gates * hidden) with hidden = {hidden[0]}")
     if not jnp.issubdtype(xw.dtype, jnp.floating):
         raise ValueError(f"{xw.dtype=} must be a floating type")
-    width = recurrent_kernel.shape[1]
+    width = recurrent_gates_of(recurrent_kernel) * hidden[0]
     if recurrent_bias is not None and recurrent_bias.shape != (width,):
         raise ValueError(f"{recurrent_bias.shape=} must be ({width},) as {recurrent_kernel.shape=}")
     batch = xw.shape[1:-1]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxrnn.ops.activations import Activation, by_output
-from jaxrnn.ops.step import Pointwise, matmul
+from jaxrnn.ops.step import Pointwise, recurrent_product
 
 
 def simple_rnn_pointwise(activation_fn: Activation = jnp.tanh) -> Pointwise:
@@ -113,12 +113,13 @@ def gru_reset_before_pointwise(params: Array, carry: Array, xw: tuple[Array, ...
         r, z = sigmoid(xw + rh)        n = tanh(xw_n + (r * h_{t-1}) @ params)
         h_t  = (1 - z) * n + z * h_{t-1}
 
-    ``params`` is the candidate's recurrent kernel ``[hidden, hidden]``; ``rh`` has the gates r and z only. The
+    ``params`` is the candidate's recurrent kernel ``[hidden, hidden]``, or with heads
+    ``[heads, hidden / heads, hidden / heads]``; ``rh`` has the gates r and z only. The
     second product must wait for the first, and its weight gradient is added up in the loop, so this variant is
     slower than the other. Source: Cho et al. (2014), arXiv:1406.1078, version 3; Keras with reset_after=False.
     """
     r, z = (jax.nn.sigmoid(x + h) for x, h in zip(xw[:2], rh))
-    n = jnp.tanh(xw[2] + matmul((r * carry).astype(params.dtype), params))
+    n = jnp.tanh(xw[2] + recurrent_product((r * carry).astype(params.dtype), params))
     h = n + z * (carry - n)
     return h, h
 

@@ -39,10 +39,10 @@ from jaxrnn.ops.step import (
     by_gate,
     cast,
     hidden_state,
-    kernel_gradient,
-    matmul,
     projected_by_gate,
     projection_gradient,
+    recurrent_kernel_gradient,
+    recurrent_product_gradient,
     recurrent_projection,
     scaled_hidden,
     select,
@@ -173,7 +173,7 @@ def _backward(pointwise: Pointwise, reverse: bool, unroll: int, residuals: Any, 
     pullbacks, carries_in, *unmasked = saved
     outputs = unmasked[0] if unmasked else ys
     kernel = a.recurrent_kernel
-    kernel_t = jnp.swapaxes(kernel, 0, 1)
+    kernel_t = jnp.swapaxes(kernel, -2, -1)
     known_params = jax.tree.leaves(a.params)
 
     def body(state, inputs):
@@ -187,7 +187,7 @@ def _backward(pointwise: Pointwise, reverse: bool, unroll: int, residuals: Any, 
         dcarry = jax.tree.map(lambda d, c: cast(d, c.dtype), dcarry, a.initial_carry)
         dparams_t, dcarry, dxw, drh = pull((dcarry, dy))
         drh_narrow = cast(jnp.concatenate(drh, -1), kernel.dtype)
-        dh = matmul(drh_narrow, kernel_t)
+        dh = recurrent_product_gradient(drh_narrow, kernel_t)
         if a.recurrent_scale is not None:
             dh = dh * a.recurrent_scale
         leaves, treedef = jax.tree.flatten(widen(dcarry))
@@ -215,7 +215,7 @@ def _backward(pointwise: Pointwise, reverse: bool, unroll: int, residuals: Any, 
     drh = out["drh"]
     dxw = out.get("dxw", drh)
     h = scaled_hidden(carries_in[-1], kernel, a.recurrent_scale)
-    dkernel = kernel_gradient(h, drh, kernel)
+    dkernel = recurrent_kernel_gradient(h, drh, kernel)
     dbias = None
     if a.recurrent_bias is not None:
         dbias = cast(widen(drh).sum(range(drh.ndim - 1)), a.recurrent_bias.dtype)

@@ -85,7 +85,7 @@ class Recurrence(NamedTuple):
     """The arrays of a recurrence, time first. All but the first three may be None.
 
     Attributes:
-      recurrent_kernel: ``[hidden, gates * hidden]``.
+      recurrent_kernel: ``[hidden, gates * hidden]``, or ``[heads, hidden / heads, gates * hidden / heads]``.
       xw: ``[time, *batch, gates * hidden]``, or a :class:`Projection` for implementations that accept one.
       initial_carry: the carry before the first step.
       params: the parameters of the pointwise function.
@@ -159,11 +159,70 @@ def kernel_gradient(inputs: Array, doutputs: Array, kernel: Array) -> Array:
     return matmul(inputs.reshape(-1, inputs.shape[-1]).T, doutputs.reshape(-1, doutputs.shape[-1]))
 
 
+def heads_of(recurrent_kernel: Any) -> int:
+    """How many heads a recurrent kernel has: blocks on its diagonal, each of which has units of its own."""
+    return recurrent_kernel.shape[0] if len(recurrent_kernel.shape) == 3 else 1
+
+
+def units_of(recurrent_kernel: Any) -> int:
+    """The hidden size of all heads together."""
+    return heads_of(recurrent_kernel) * recurrent_kernel.shape[-2]
+
+
+def recurrent_gates_of(recurrent_kernel: Any) -> int:
+    return recurrent_kernel.shape[-1] // recurrent_kernel.shape[-2]
+
+
+def recurrent_product(h: Array, recurrent_kernel: Array) -> Array:
+    """``h @ recurrent_kernel``, ``[*batch, gates * hidden]``; with heads, of the units of every head.
+
+    Head n has the units from ``n * hidden / heads`` on, in every gate. So gates come before heads in everything
+    but the recurrent kernel, and only this product and its gradients need to know of heads.
+    """
+    if recurrent_kernel.ndim == 2:
+        return matmul(h, recurrent_kernel)
+    heads, units, _ = recurrent_kernel.shape
+    dtype = accumulation_dtype(recurrent_kernel.dtype)
+    left = h.reshape(*h.shape[:-1], heads, units)
+    product = jnp.einsum("...ni,nio->...no", left, recurrent_kernel, preferred_element_type=dtype)
+    split = product.reshape(*product.shape[:-1], -1, units)  # [*batch, heads, gates, units]
+    return jnp.swapaxes(split, -3, -2).reshape(*h.shape[:-1], -1)
+
+
+def recurrent_product_gradient(drh: Array, transposed_kernel: Array) -> Array:
+    """The gradient of h in :func:`recurrent_product`; the kernel has its last two axes exchanged."""
+    if transposed_kernel.ndim == 2:
+        return matmul(drh, transposed_kernel)
+    dtype = accumulation_dtype(transposed_kernel.dtype)
+    left = by_head(drh, transposed_kernel.shape[0], transposed_kernel.shape[2])
+    dh = jnp.einsum("...no,noi->...ni", left, transposed_kernel, preferred_element_type=dtype)
+    return dh.reshape(*drh.shape[:-1], -1)
+
+
+def recurrent_kernel_gradient(h: Array, drh: Array, recurrent_kernel: Array) -> Array:
+    """The gradient of the kernel in :func:`recurrent_product`, summed over all leading axes."""
+    if recurrent_kernel.ndim == 2:
+        return kernel_gradient(h, drh, recurrent_kernel)
+    heads, units, _ = recurrent_kernel.shape
+    left, right = (
+        h.reshape(-1, heads, units),
+        by_head(drh, heads, units).reshape(-1, heads, drh.shape[-1] // heads),
+    )
+    dtype = accumulation_dtype(h.dtype)
+    return jnp.einsum("kni,kno->nio", left, right, preferred_element_type=dtype)
+
+
+def by_head(block: Array, heads: int, units: int) -> Array:
+    """``[..., gates * heads * units]`` as ``[..., heads, gates * units]``."""
+    split = block.reshape(*block.shape[:-1], -1, heads, units)
+    return jnp.swapaxes(split, -3, -2).reshape(*block.shape[:-1], heads, -1)
+
+
 def recurrent_projection(
     carry: Carry, recurrent_kernel: Array, recurrent_bias: Array | None, recurrent_scale: Array | None
 ) -> Array:
     """rh = (h * recurrent_scale) @ recurrent_kernel + recurrent_bias, shape ``[*batch, gates * hidden]``."""
-    rh = matmul(scaled_hidden(hidden_state(carry), recurrent_kernel, recurrent_scale), recurrent_kernel)
+    rh = recurrent_product(scaled_hidden(hidden_state(carry), recurrent_kernel, recurrent_scale), recurrent_kernel)
     return rh if recurrent_bias is None else add_bias(rh, recurrent_bias)
 
 

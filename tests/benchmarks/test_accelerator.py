@@ -36,8 +36,9 @@ def test_a_layer_that_differs_is_named_and_not_timed(tmp_path, monkeypatch):
 
 def test_points_fit_what_is_promised():
     points = accelerator.points(smoke=False)
-    assert len(set(points)) == len(points) == 96
-    assert {shape.hidden for _, _, shape in points} == {64, 128, 256, 512, 1024}
+    assert len(set(points)) == len(points) == 96 + len(accelerator.HEADS)
+    assert {shape.hidden for _, _, shape in points} == {64, 128, 256, 512, 768, 1024, 2048}
+    assert accelerator.points(smoke=False, heads=True) == points[96:]
     assert {shape.batch for _, _, shape in points} == {16, 64, 128, 256, 512, 2048}
     assert {shape.time for _, _, shape in points} == {256, 1024, 4096}
 

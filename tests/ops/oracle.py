@@ -16,11 +16,13 @@ from jaxrnn.ops import (
     LSTMCarry,
     Pointwise,
     Projection,
+    SLSTMCarry,
     gru_pointwise,
     gru_reset_before_pointwise,
     leaky_pointwise,
     lstm_pointwise,
     simple_rnn_pointwise,
+    slstm_pointwise,
 )
 
 
@@ -99,6 +101,17 @@ def gru_reset_before(params, carry, xw, rh):
     return h, h
 
 
+def slstm(params, carry, xw, rh):
+    # Without a stabiliser: exp(m) is back in c and n. It overflows soon, but these numbers are small.
+    i, f, z, o = (a + b for a, b in zip(xw, rh))
+    old_c, old_n = carry.c * jnp.exp(carry.m), carry.n * jnp.exp(carry.m)
+    c = old_c / (1 + jnp.exp(-f)) + jnp.exp(i) * jnp.tanh(z)
+    n = old_n / (1 + jnp.exp(-f)) + jnp.exp(i)
+    m = jnp.where(carry.n == 0, i, jnp.maximum(i, carry.m - jnp.logaddexp(0.0, -f)))
+    h = c / n / (1 + jnp.exp(-o))
+    return SLSTMCarry(c * jnp.exp(-m), n * jnp.exp(-m), m, h), h
+
+
 CASES = [
     Case("tanh", simple_rnn_pointwise(jnp.tanh), equations=elman(jnp.tanh)),
     Case("relu", simple_rnn_pointwise(jax.nn.relu), equations=elman(lambda z: jnp.maximum(z, 0))),
@@ -115,6 +128,13 @@ CASES = [
         recurrent_gates=2,
         params=lambda random, hidden: random.randn(hidden, hidden),
         equations=gru_reset_before,
+    ),
+    Case(
+        "slstm",
+        slstm_pointwise(),
+        gates=4,
+        carry=lambda part: SLSTMCarry(part(), 1 + abs(part()), part(), part()),
+        equations=slstm,
     ),
 ]
 

@@ -81,7 +81,7 @@ std::vector<float> results(const Setup& s, int parts) {
     return found.emplace_back(new float[size]).get();
   };
   Problem<float> p{};
-  p.cell = s.cell, p.time = T, p.batch = B, p.hidden = H, p.in_features = s.inputs ? D : 0;
+  p.cell = s.cell, p.time = T, p.batch = B, p.hidden = p.row_units = H, p.in_features = s.inputs ? D : 0;
   p.reverse = s.reverse, p.batch_major = s.batch_major;
   if (s.inputs) p.x = in(steps * D), p.kernel = in(D * width), p.bias = in(width);
   if (!s.inputs) p.xw = in(steps * width);

@@ -97,7 +97,7 @@ std::vector<float> results(const Setup& s, int parts) {
   std::vector<const float*> carry, reset, dlast;
   std::vector<float*> last, dcarry, dreset;
   ProgramProblem<float> p{};
-  p.time = T, p.batch = B, p.hidden = e.hidden, p.in_features = s.inputs ? D : 0;
+  p.time = T, p.batch = B, p.hidden = p.row_units = e.hidden, p.in_features = s.inputs ? D : 0;
   p.reverse = s.reverse, p.batch_major = s.batch_major;
   p.gates = e.gates, p.recurrent_gates = e.recurrent_gates, p.carries = carries, p.saved_count = e.saved;
   p.derived_count = e.derived, p.sum_count = e.sums;

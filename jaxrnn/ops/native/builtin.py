@@ -51,13 +51,13 @@ class BuiltInCall(Call):
         cell, absent, a = self.cell, self.shape(0), self.arrays
         h = self.shape(self.batch, self.hidden)
         c = h if cell.has_c else absent
-        parameter = self.shape(*(self.hidden,) * cell.parameter_axes) if cell.parameter_axes else absent
+        parameters = jax.tree.leaves(a.params) if cell.parameter_axes else []
         shapes = BackwardResults(
             dc=c,
             dh=h,
             dreset_c=absent if a.resets is None else c,
             dreset_h=absent if a.resets is None else h,
-            dcell_parameter=parameter,
+            dcell_parameter=self.shape(*parameters[0].shape) if parameters else absent,
             **self.input_shapes(of_inputs),
         )
         arguments = [
@@ -112,6 +112,7 @@ class BuiltInCall(Call):
             "batch": self.batch,
             "in_features": self.in_features,
             "hidden": self.hidden,
+            "heads": self.heads,
             "reverse": int(self.reverse),
             "batch_major": int(self.batch_major),
             "threads": native_call.MOST_THREADS,

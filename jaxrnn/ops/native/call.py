@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxrnn.ops.step import Carry, Projection, Recurrence
+from jaxrnn.ops.step import Carry, Projection, Recurrence, cast, heads_of, matmul, units_of
 
 MOST_THREADS = 0
 """The largest number of threads that a call uses; 0 means all threads of JAX. Results do not depend on it."""
@@ -23,7 +23,8 @@ class Call(abc.ABC):
         self.batch = 1
         for size in self.batch_axes:
             self.batch *= size
-        self.hidden = arrays.recurrent_kernel.shape[0]
+        self.hidden = units_of(arrays.recurrent_kernel)
+        self.heads = heads_of(arrays.recurrent_kernel)
         self.dtype = arrays.recurrent_kernel.dtype
         self.batch_major = isinstance(arrays.xw, Projection) and arrays.xw.batch_major
         self.steps = (self.batch, self.time) if self.batch_major else (self.time, self.batch)
@@ -97,12 +98,12 @@ class Call(abc.ABC):
         """The shapes of the gradients of inputs and weights."""
         a, absent, width = self.arrays, self.shape(0), self.arrays.xw.shape[-1]
         projection = self.projection
-        inputs = (
-            self.shape(*self.steps, width if projection is None else self.in_features) if of_inputs else absent
-        )
+        # With heads, the gradient of the inputs is a sum over heads, which XLA computes from dxw.
+        of_xw = projection is None or self.heads > 1
+        inputs = self.shape(*self.steps, width if of_xw else self.in_features) if of_inputs else absent
         return {
-            "dinputs": absent if projection is None else inputs,
-            "dxw": inputs if projection is None else absent,
+            "dinputs": absent if of_xw else inputs,
+            "dxw": inputs if of_xw else absent,
             "dkernel": absent if projection is None else self.shape(*projection.kernel.shape),
             "dbias": self.shape(width) if projection and projection.bias is not None else absent,
             "drecurrent_kernel": self.shape(*a.recurrent_kernel.shape),
@@ -113,7 +114,12 @@ class Call(abc.ABC):
         """The gradient of ``arrays.xw`` from results with the names of :meth:`input_shapes`."""
         if self.projection is None:
             return self.time_first(results.dxw) if of_inputs else None
-        dinputs: Any = self.time_first(results.dinputs) if of_inputs else None
+        dinputs: Any = None
+        if of_inputs and self.heads > 1:
+            product = matmul(results.dxw, jnp.swapaxes(self.projection.kernel, 0, 1))
+            dinputs = self.time_first(cast(product, self.dtype))
+        elif of_inputs:
+            dinputs = self.time_first(results.dinputs)
         dbias = None if self.projection.bias is None else results.dbias
         return Projection(dinputs, results.dkernel, dbias, self.projection.batch_major)
 

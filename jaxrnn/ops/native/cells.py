@@ -14,7 +14,7 @@ from jaxrnn.ops.pointwise import (
     lstm_pointwise,
     simple_rnn_pointwise,
 )
-from jaxrnn.ops.step import Pointwise, Recurrence, dtype_of
+from jaxrnn.ops.step import Pointwise, Recurrence, dtype_of, recurrent_gates_of, units_of
 
 
 class NativeCell(NamedTuple):
@@ -26,7 +26,7 @@ class NativeCell(NamedTuple):
       saved: how many values per unit and step the backward pass needs besides the outputs.
       has_c: whether the carry is that of an LSTM.
       recurrent_gates: number of gates in the recurrent kernel, if it differs from ``gates``.
-      parameter_axes: number of axes of the cell's further parameter, each of the hidden size; 0 if it has none.
+      parameter_axes: 1 if the cell has a further parameter ``[hidden]``; 2 if that is a recurrent kernel; or 0.
     """
 
     number: int
@@ -68,9 +68,10 @@ def unable(pointwise: Pointwise, arrays: Recurrence, platform: str) -> str | Non
     if pointwise not in CELLS:
         return "it has SimpleRNN (tanh, relu, sigmoid), LSTM, both GRUs and LeakyCell, not this cell"
     cell = CELLS[pointwise]
-    hidden = arrays.recurrent_kernel.shape[0]
+    kernel = arrays.recurrent_kernel
+    hidden = units_of(kernel)
     if (
-        arrays.recurrent_kernel.shape[1] != (cell.recurrent_gates or cell.gates) * hidden
+        recurrent_gates_of(kernel) != (cell.recurrent_gates or cell.gates)
         or arrays.xw.shape[-1] != cell.gates * hidden
     ):
         return f"the widths of xw and recurrent_kernel do not fit a cell with {cell.gates} gates"
@@ -78,7 +79,8 @@ def unable(pointwise: Pointwise, arrays: Recurrence, platform: str) -> str | Non
         not cell.has_c and len(jax.tree.leaves(arrays.initial_carry)) != 1
     ):
         return "the carry does not have the structure of this cell's carry"
-    parameter_shapes = [(hidden,) * cell.parameter_axes] if cell.parameter_axes else []
+    blocks = (*kernel.shape[:-2], kernel.shape[-2], kernel.shape[-2])  # the candidate's recurrent kernel
+    parameter_shapes = {0: [], 1: [(hidden,)], 2: [blocks]}[cell.parameter_axes]
     if [jnp.shape(leaf) for leaf in jax.tree.leaves(arrays.params)] != parameter_shapes:
         return "the parameters do not have the shapes of this cell's parameters"
     return unable_to_call(arrays, platform)

@@ -21,7 +21,7 @@ PLACES = (
 """Where an operand is, in the order of ``enum class Place``."""
 
 SIZES = (
-    "time", "batch", "in_features", "hidden", "gates", "recurrent_gates", "saved_count", "registers",
+    "time", "batch", "in_features", "hidden", "heads", "gates", "recurrent_gates", "saved_count", "registers",
     "row_registers", "reverse", "batch_major", "threads",
 )  # fmt: skip
 """The numbers of a call, in the order of ``enum Sizes``."""

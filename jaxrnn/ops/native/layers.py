@@ -53,6 +53,8 @@ def unable_to_infer(weights: LayerWeights, dtype: Any, platform: str) -> str | N
         return (
             "it has SimpleRNN (tanh, relu, sigmoid), LSTM, the GRU with reset_after and LeakyCell, not this cell"
         )
+    if len(weights.recurrent_kernel.shape) == 3:
+        return "it does not run recurrent kernels with heads one step at a time for many rows, or in int8"
     arrays = [a for a in jax.tree.leaves(weights[1:]) if jnp.issubdtype(a.dtype, jnp.floating)]
     dtypes = sorted({str(jnp.dtype(dtype)), *(str(a.dtype) for a in arrays)})
     if dtypes != ["float32"]:

@@ -81,7 +81,7 @@ def _functions(path: Path) -> Any:
     address = ctypes.c_void_p
     library.jaxrnn_instruction_set.restype = ctypes.c_char_p
     library.jaxrnn_stream.restype = address
-    library.jaxrnn_stream.argtypes = [ctypes.c_int] * 5 + [address] * 5
+    library.jaxrnn_stream.argtypes = [ctypes.c_int] * 6 + [address] * 5
     library.jaxrnn_stream_step.restype = None
     library.jaxrnn_stream_step.argtypes = [address] * 6
     library.jaxrnn_stream_free.restype = None

@@ -11,7 +11,7 @@ from jaxrnn.ops.native.call import Call, foreign_call
 from jaxrnn.ops.native.cells import unable_to_call
 from jaxrnn.ops.native.encoding import MOST_GATES, SIZES, carry_slots, encode, flags
 from jaxrnn.ops.program import CellProgram, Program, cell_program
-from jaxrnn.ops.step import Carry, Pointwise, Recurrence
+from jaxrnn.ops.step import Carry, Pointwise, Recurrence, heads_of, recurrent_gates_of, units_of
 
 
 def unable(pointwise: Pointwise, arrays: Recurrence, platform: str) -> str | None:
@@ -19,11 +19,17 @@ def unable(pointwise: Pointwise, arrays: Recurrence, platform: str) -> str | Non
     reason = unable_to_call(arrays, platform)
     if reason is not None:
         return reason
-    width = max(arrays.xw.shape[-1], arrays.recurrent_kernel.shape[1])
-    if width > MOST_GATES * arrays.recurrent_kernel.shape[0]:
+    kernel = arrays.recurrent_kernel
+    if max(arrays.xw.shape[-1] // units_of(kernel), recurrent_gates_of(kernel)) > MOST_GATES:
         return f"it takes cells of up to {MOST_GATES} gates"
     found = cell_program(pointwise, arrays)
-    return found if isinstance(found, str) else None
+    if isinstance(found, str):
+        return found
+    if heads_of(kernel) > 1 and found.reduces:
+        return (
+            "it runs one head after the other, and the equations have a sum or maximum over the units of all heads"
+        )
+    return None
 
 
 class BackwardResults(NamedTuple):
@@ -47,12 +53,14 @@ class ProgramCall(Call):
             raise ValueError(f"the library cannot run this cell: {found}")
         self.cell: CellProgram = found
         line = 64 // self.dtype.itemsize
-        self.pitch = -(-self.hidden // line) * line  # as ProgramProblem::pitch
+        units = self.hidden // self.heads
+        self.pitch = -(-units // line) * line  # as ProgramProblem::pitch
 
     def forward(self, save: bool) -> tuple[Carry, Array, Array]:
         save = save and self.cell.saved > 0
         program = self.cell.forward if save else self.cell.forward_only
-        saved_shape = self.shape(self.time, self.cell.saved, self.batch, self.pitch) if save else self.shape(0)
+        sizes = self.heads, self.time, self.cell.saved, self.batch, self.pitch
+        saved_shape = self.shape(*sizes) if save else self.shape(0)
         shapes = [self.shape(*self.steps, self.hidden), saved_shape, *self._carry_shapes()]
         y, saved, *carry = self._run("jaxrnn_program_forward", program, shapes, self._arguments())
         return self._carry(carry), self.time_first(y), saved
@@ -111,6 +119,7 @@ class ProgramCall(Call):
             "batch": self.batch,
             "in_features": self.in_features,
             "hidden": self.hidden,
+            "heads": self.heads,
             "gates": cell.gates,
             "recurrent_gates": cell.recurrent_gates,
             "saved_count": cell.saved,

@@ -12,7 +12,7 @@ from jaxrnn.ops.native.cells import CELLS, cell_parameter
 from jaxrnn.ops.native.layers import LayerWeights, address_of, contiguous, layer_parameters
 from jaxrnn.ops.native.library import loaded
 from jaxrnn.ops.pointwise import LSTMCarry
-from jaxrnn.ops.step import Carry, Pointwise, Projection, Recurrence
+from jaxrnn.ops.step import Carry, Pointwise, Projection, Recurrence, heads_of, units_of
 
 STEPS_PER_BLOCK, BYTES_PER_BLOCK = 64, 1 << 20
 """How many steps write their results to one array. A view of it costs less than a new array for every step. With
@@ -37,7 +37,7 @@ class NativeStep:
         self._shape = xw.inputs.shape[1:]
         self._dtype = np.dtype(xw.dtype)
         self._treedef = jax.tree.structure(arrays.initial_carry)
-        hidden = arrays.recurrent_kernel.shape[0]
+        hidden, heads = units_of(arrays.recurrent_kernel), heads_of(arrays.recurrent_kernel)
         self._carry_shape = (*self._shape[:-1], hidden)
         sizes = math.prod(self._shape[:-1]), self._shape[-1], hidden
         if integers is not None:
@@ -48,7 +48,9 @@ class NativeStep:
             weights = [xw.kernel, xw.bias, arrays.recurrent_kernel, arrays.recurrent_bias]
             parameters = [contiguous(w, self._dtype) for w in (*weights, cell_parameter(arrays, None))]
             wide = int(self._dtype == np.float64)
-            self._stream = self._library.jaxrnn_stream(wide, cell.number, *sizes, *map(address_of, parameters))
+            self._stream = self._library.jaxrnn_stream(
+                wide, cell.number, *sizes, heads, *map(address_of, parameters)
+            )
         if self._stream is None:
             raise MemoryError(f"not enough memory to copy weights of shape {arrays.recurrent_kernel.shape}")
         weakref.finalize(self, self._library.jaxrnn_stream_free, self._stream)

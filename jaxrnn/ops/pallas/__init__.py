@@ -4,8 +4,9 @@ A ``lax.scan`` on a GPU launches several kernels at every step. Here the loop ov
 keeps the recurrent weights on the chip: fast where a step is small, and possible only where the weights fit.
 
 What is where: ``loops.py`` the two loops over time and the derivation of the backward one; ``cell.py`` what a
-cell's derivative needs; ``recurrence.py`` padding, and the products outside the kernels; ``interface.py`` what
-the loops need from a device; ``limits.py`` says what does not fit. Each kernel is named by its backend:
+cell's derivative needs; ``recurrence.py`` padding, and the products outside the kernels; ``heads.py`` heads as
+rows; ``interface.py`` what the loops need from a device; ``limits.py`` says what does not fit. Each kernel is
+named by its backend:
 
 - ``mosaic_gpu_sm.py`` runs a tile of the batch on one SM (streaming multiprocessor) of a Hopper GPU, in half
   precision, and ``triton.py`` on one of any GPU, in float32 too.
@@ -26,7 +27,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxrnn.ops.step import Carry, Pointwise, Recurrence
+from jaxrnn.ops.step import Carry, Pointwise, Recurrence, units_of
 
 if TYPE_CHECKING:
     from jaxrnn.ops.pallas.recurrence import Device
@@ -63,7 +64,7 @@ def not_a_tile(pointwise: Pointwise, a: Recurrence, lacks: frozenset[str] = froz
     """Why this cell or its arrays are not supported by the kernels, or by those that lack some operations."""
     from jaxrnn.ops.pallas.cell import Cell, not_elementwise
 
-    hidden = a.recurrent_kernel.shape[0]
+    hidden = units_of(a.recurrent_kernel)
     for leaf in jax.tree.leaves(a.initial_carry):
         if leaf.shape[-1] != hidden:
             return f"a part of the carry has {leaf.shape[-1]} columns, not those of h: {hidden}"

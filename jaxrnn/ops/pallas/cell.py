@@ -13,7 +13,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxrnn.ops.step import Pointwise, Recurrence, accumulation_dtype, checked_pointwise
+from jaxrnn.ops.step import (
+    Pointwise,
+    Recurrence,
+    accumulation_dtype,
+    checked_pointwise,
+    hidden_state,
+    recurrent_gates_of,
+)
 
 ELEMENTWISE = frozenset(
     (
@@ -100,7 +107,7 @@ class Cell:
       carry, params: structures of the pytrees.
       carry_dtypes, params_dtypes: of their leaves.
       gates, recurrent_gates: how many arrays xw and rh have.
-      hidden: size of h.
+      hidden: size of h, of one head.
       dtype, kernel_dtype: of xw and outputs; of the recurrent kernel.
     """
 
@@ -120,16 +127,15 @@ class Cell:
         def dtypes(tree):
             return tuple(jnp.dtype(leaf.dtype) for leaf in jax.tree.leaves(tree))
 
-        hidden = a.recurrent_kernel.shape[0]
         return Cell(
             pointwise,
             jax.tree.structure(a.initial_carry),
             jax.tree.structure(a.params),
             dtypes(a.initial_carry),
             dtypes(a.params),
-            a.xw.shape[-1] // hidden,
-            a.recurrent_kernel.shape[1] // hidden,
-            hidden,
+            a.xw.shape[-1] // hidden_state(a.initial_carry).shape[-1],
+            recurrent_gates_of(a.recurrent_kernel),
+            a.recurrent_kernel.shape[-2],
             jnp.dtype(a.xw.dtype),
             jnp.dtype(a.recurrent_kernel.dtype),
         )

@@ -20,7 +20,7 @@ class Blocks(NamedTuple):
     Attributes:
       steps: ``[time, rows, ...]``, one slice for every step.
       rows: ``[rows, ...]``, the same for every step. As outputs of a kernel: the loop's state.
-      whole: needed by every row.
+      whole: ``[heads, ...]``, needed by every row of a head.
     """
 
     steps: dict[str, Any]
@@ -30,12 +30,19 @@ class Blocks(NamedTuple):
 
 class Sizes(NamedTuple):
     """Sizes of the arrays that a kernel gets: ``rows`` of the batch in all, ``tile`` in one program, ``parts``
-    programs that share the units of a tile."""
+    programs that share the units of a tile. The rows of every one of the ``heads`` are whole tiles, see
+    ``heads.py``.
+    """
 
     rows: int
     tile: int
     hidden: int
     parts: int = 1
+    heads: int = 1
+
+    @property
+    def tiles_of_head(self) -> int:
+        return self.rows // self.tile // self.heads
 
 
 class TileOps(NamedTuple):

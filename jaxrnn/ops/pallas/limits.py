@@ -16,7 +16,7 @@ def too_large(a: Recurrence, padded: Callable[[int], int], limit: int, where: st
       limit: of the bytes of the recurrent kernel.
       where: words for what is too small.
     """
-    hidden, width = a.recurrent_kernel.shape
+    hidden, width = a.recurrent_kernel.shape[-2:]  # of one head
     gates, itemsize = width // hidden, a.recurrent_kernel.dtype.itemsize
 
     def fits(size):

@@ -107,6 +107,8 @@ def _shared(batch: int, rows: int, hidden: int, width: Width) -> Sizes | None:
 
 
 def unable(a: Recurrence) -> str | None:
+    if a.recurrent_kernel.ndim == 3:
+        return "several streaming multiprocessors do not share the units of heads, only those of one large kernel"
     (hidden, columns), dtype = a.recurrent_kernel.shape, a.recurrent_kernel.dtype
     gates = columns // hidden
     arrays = gates + a.xw.shape[-1] // hidden + len(jax.tree.leaves((a.initial_carry, a.params)))
@@ -163,7 +165,7 @@ def call(
         return Block(tile, part, weights, buffers, Scratch(*scratch), sizes, staging, gates, fences=not interpret)
 
     design = Design(
-        weights=weight_pieces(inputs.whole["kernels"], sizes, staging, backward=backward),
+        weights=weight_pieces(inputs.whole["kernels"][0], sizes, staging, backward=backward),
         exchange=[exchange_buffers(sizes, dtype, backward=backward)],
         scratch=list(scratch_types(sizes, staging, dtype, backward=backward)),
         layout=layout(sizes.hidden // sizes.parts, sizes.tile),

@@ -29,7 +29,7 @@ class Design(NamedTuple):
     """How the parts of a tile work together.
 
     Attributes:
-      weights: ``[gates, hidden, hidden]`` as the kernel wants them.
+      weights: ``[heads, gates, hidden, hidden]`` as the kernel wants them.
       exchange: arrays in global memory that the kernel uses.
       scratch: what it needs in shared memory.
       layout: of a tile in the registers of a part.
@@ -67,6 +67,7 @@ def call_design(
     cell = kernel.cell
     time = jax.tree.leaves(outputs.steps)[0].shape[0]
     whole = {name: value for name, value in inputs.whole.items() if name != "kernels"}
+    whole = jax.tree.map(lambda array: jnp.moveaxis(array[..., 0, :], 0, -2), whole)  # a row for every head
     if cell.hidden != sizes.hidden:
         whole["real"] = (jnp.arange(sizes.hidden) < cell.hidden).astype(jnp.float32)[None]
     arguments = in_tiles(inputs._replace(whole=whole), sizes, design.thread_order), design.weights
@@ -81,8 +82,11 @@ def call_design(
         made = design.make(tile, part, weights, exchange, scratch)
 
         def place(reference, *index):
-            *_, tiles, parts, _, _ = reference.shape  # one for all, or one for each
-            return *index, tile if tiles > 1 else 0, part if parts > 1 else 0
+            *_, tiles, parts, _, _ = reference.shape  # one for all, one for each, or of tiles one for every head
+            tile_or_head = (
+                tile if tiles != sizes.heads or sizes.tiles_of_head == 1 else tile // sizes.tiles_of_head
+            )
+            return *index, tile_or_head if tiles > 1 else 0, part if parts > 1 else 0
 
         def read(reference, *index):
             if design.thread_order and _is_narrow(reference):
@@ -144,15 +148,17 @@ def in_tiles(blocks: Blocks, sizes: Sizes, thread_order: bool) -> Blocks:
     """Arrays ``[..., rows, hidden]`` as ``[..., tiles, parts, units, rows of a tile]``, gates in front of that.
 
     With ``thread_order``, a tile of half precision has its numbers in the order of the threads. What is the same
-    for all rows is repeated for those of one tile; for all units, for those of one part.
+    for all rows of a head is repeated for those of one tile; for all units, for those of one part.
     """
     units = sizes.hidden // sizes.parts
 
     def tiled(array):
         *leading, rows, columns = array.shape
-        repeated = sizes.tile if rows == 1 else rows, units if columns == 1 else columns
-        array = jnp.broadcast_to(array, (*leading, *repeated))
-        array = array.reshape(*leading, -1, sizes.tile, repeated[1] // units, units)
+        if rows != sizes.rows:  # one for every head, or one
+            array = jnp.repeat(array, sizes.tile, axis=-2)
+        if columns == 1:
+            array = jnp.broadcast_to(array, (*array.shape[:-1], units))
+        array = array.reshape(*leading, -1, sizes.tile, array.shape[-1] // units, units)
         array = jnp.moveaxis(array, -3, -1)
         return in_thread_order(array) if thread_order and _is_narrow(array) else array
 

@@ -30,7 +30,7 @@ from jaxrnn.ops.pallas.limits import OTHER_DTYPE, other_dtype, rounded_up, too_l
 from jaxrnn.ops.pallas.mosaic_gpu_kernel import Design, call_design
 from jaxrnn.ops.pallas.recurrence import Device
 from jaxrnn.ops.pallas.registers import ROWS, UNITS, store
-from jaxrnn.ops.step import Recurrence, accumulation_dtype
+from jaxrnn.ops.step import Recurrence, accumulation_dtype, units_of
 
 SHARED = 224 * 1024
 """Bytes of shared memory for one block: of 227 KiB, what barriers and alignment leave."""
@@ -47,7 +47,7 @@ def unable(a: Recurrence) -> str | None:
     else:
         if str(device.compute_capability) != "9.0":
             return f"the kernels of warpgroups need compute capability 9.0, not {device.compute_capability}"
-    (hidden, columns), dtype = a.recurrent_kernel.shape, a.recurrent_kernel.dtype
+    (hidden, columns), dtype = a.recurrent_kernel.shape[-2:], a.recurrent_kernel.dtype
     reason = other_dtype(a, ("float32", "bfloat16", "float16"), "the GPU kernel")
     if reason is None and dtype.itemsize != 2:
         return f"{OTHER_DTYPE}, not {dtype}"
@@ -59,14 +59,20 @@ def unable(a: Recurrence) -> str | None:
     reason = too_large(a, padded, SHARED - buffers, "the shared memory of one streaming multiprocessor")
     if reason is None and padded(hidden) // UNITS > MOST_PARTS:
         reason = f"one streaming multiprocessor runs hidden sizes up to {MOST_PARTS * UNITS}, not {hidden}"
-    arrays = gates + a.xw.shape[-1] // hidden + len(jax.tree.leaves((a.initial_carry, a.params)))
-    if reason is None and arrays > min(MOST_ARRAYS, MOST_NUMBERS // padded(hidden)):
+    parts = jax.tree.leaves((a.initial_carry, a.params))
+    arrays = gates + a.xw.shape[-1] // units_of(a.recurrent_kernel) + len(parts)
+    numbers = arrays + MORE_OF_WIDE * sum(part.dtype.itemsize > dtype.itemsize for part in parts)
+    if reason is None and (arrays > MOST_ARRAYS or numbers > MOST_NUMBERS // padded(hidden)):
         reason = f"{arrays} gates, parts of the carry and parameters of {hidden} units need too many registers"
     return reason
 
 
 MOST_ARRAYS, MOST_NUMBERS = 20, 2560
 """In the registers of a thread, and of one row of the batch in those of a block; with more, they spill."""
+
+MORE_OF_WIDE = 3
+"""How many arrays more a part of the carry in float32 counts for: it is read ahead, kept and saved in twice the
+registers. With three such parts and 128 units they spill, with 64 they do not (benchmarks.aot)."""
 
 
 def padded(hidden: int) -> int:
@@ -88,7 +94,8 @@ def call(
     gates, dtype, backward = kernel.cell.recurrent_gates, kernel.cell.kernel_dtype, kernel.backward
 
     def make(tile, part, weights, exchange, scratch):
-        return Warpgroup(part, weights, Scratch(*scratch), sizes, gates)
+        head = tile // sizes.tiles_of_head if sizes.heads > 1 else 0
+        return Warpgroup(head, part, weights, Scratch(*scratch), sizes, gates)
 
     design = Design(
         weights=weight_pieces(inputs.whole["kernels"], sizes),
@@ -133,19 +140,22 @@ def scratch_types(sizes: Sizes, gates: int, dtype: jnp.dtype, *, backward: bool)
 
 
 def weight_pieces(kernels: Array, sizes: Sizes) -> Array:
-    """``[parts * gates * parts, UNITS, UNITS]`` from ``[gates, hidden, hidden]``, transposed for backward.
+    """``[heads * parts * gates * parts, UNITS, UNITS]`` from ``[heads, gates, hidden, hidden]``.
+
+    Backward, ``kernels`` is transposed.
 
     A piece has the warpgroup's units in its rows, and the units that are summed over in its columns: the rows of
-    ``kernels``. Pieces are in the order of warpgroups, of gates, and of the summed units.
+    ``kernels``. Pieces are in the order of heads, of warpgroups, of gates, and of the summed units.
     """
-    gates = len(kernels)
-    split = kernels.reshape(gates, sizes.parts, UNITS, sizes.parts, UNITS)
-    return split.transpose(3, 0, 1, 4, 2).reshape(-1, UNITS, UNITS)
+    heads, gates = kernels.shape[:2]
+    split = kernels.reshape(heads, gates, sizes.parts, UNITS, sizes.parts, UNITS)
+    return split.transpose(0, 4, 1, 2, 5, 3).reshape(-1, UNITS, UNITS)
 
 
 class Warpgroup(NamedTuple):
     """One part of a block: which units are its own, its weights in memory, and the shared memory of the block."""
 
+    head: Any
     part: Any
     weights: Any
     scratch: Scratch
@@ -155,8 +165,9 @@ class Warpgroup(NamedTuple):
     def prologue(self) -> None:
         """Copy the weights to shared memory."""
         arrived, pieces = self.scratch.weights_arrived.at[self.part], self.gates * self.sizes.parts
-        own = pl.ds(self.part * pieces, pieces)
-        mosaic.copy_gmem_to_smem(self.weights.at[own], self.scratch.weights.at[own], arrived)
+        own, first = pl.ds(self.part * pieces, pieces), self.head * self.sizes.parts * pieces
+        of_head = pl.ds(first + self.part * pieces, pieces)
+        mosaic.copy_gmem_to_smem(self.weights.at[of_head], self.scratch.weights.at[own], arrived)
         mosaic.barrier_wait(arrived)
 
     def epilogue(self) -> None:

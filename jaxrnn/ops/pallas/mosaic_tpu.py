@@ -109,8 +109,10 @@ def call(
         def row(array):
             return pl.BlockSpec((sizes.tile, array.shape[1]), lambda i, j: (i, 0))
 
-        def whole(array):  # fetched once, so one buffer will do
-            return pl.BlockSpec(array.shape, lambda i, j: (0,) * len(array.shape), pipeline_mode=pl.Buffered(1))
+        def whole(array):
+            rest = array.shape[1:]
+            once = {"pipeline_mode": pl.Buffered(1)} if sizes.heads == 1 else {}  # one buffer will do
+            return pl.BlockSpec((None, *rest), lambda i, j: (i // sizes.tiles_of_head, *[0] * len(rest)), **once)
 
         return Blocks(*(jax.tree.map(spec, group) for spec, group in zip((every_step, row, whole), blocks)))
 

@@ -12,17 +12,19 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxrnn.ops.pallas.cell import Cell, plan
+from jaxrnn.ops.pallas.heads import heads_as_rows, rows_as_heads, scan_heads
 from jaxrnn.ops.pallas.interface import Blocks, Kernel, Sizes
 from jaxrnn.ops.pallas.loops import backward_kernel, forward_kernel
-from jaxrnn.ops.scan import scan_recurrence
 from jaxrnn.ops.step import (
     Carry,
     Pointwise,
     Recurrence,
     accumulation_dtype,
     cast,
+    heads_of,
     matmul,
     scaled_hidden,
+    units_of,
     widen,
 )
 
@@ -61,7 +63,7 @@ def pallas_recurrence(
     a = arrays
     batch = a.xw.shape[1:-1]
     if not a.xw.size:
-        return a.initial_carry, jnp.zeros((*a.xw.shape[:-1], a.recurrent_kernel.shape[0]), a.xw.dtype)
+        return a.initial_carry, jnp.zeros((*a.xw.shape[:-1], units_of(a.recurrent_kernel)), a.xw.dtype)
 
     def flat(tree, leading):
         def reshaped(leaf):
@@ -71,7 +73,7 @@ def pallas_recurrence(
 
     scale = a.recurrent_scale
     if scale is not None:
-        scale = flat(jnp.broadcast_to(scale, (*batch, a.recurrent_kernel.shape[0])), 0)
+        scale = flat(jnp.broadcast_to(scale, (*batch, units_of(a.recurrent_kernel))), 0)
     a = a._replace(
         xw=flat(a.xw, 1),
         initial_carry=flat(a.initial_carry, 0),
@@ -80,7 +82,12 @@ def pallas_recurrence(
         resets=flat(a.resets, 1),
         reset_carry=flat(a.reset_carry, 0),
     )
-    results: Any = _recurrence(Run(device, pointwise, reverse, interpret), a)
+    run, rows, with_heads = Run(device, pointwise, reverse, interpret), a.xw.shape[1], a.recurrent_kernel.ndim == 3
+    if with_heads:
+        a = heads_as_rows(a, device.sizes(rows, Cell.of(pointwise, a)).rows)
+    results: Any = _recurrence(run, a)
+    if with_heads:
+        results = jax.tree.map(lambda leaf: rows_as_heads(leaf, len(a.recurrent_kernel), rows), results)
     carry, ys = results
     return jax.tree.map(lambda leaf: leaf.reshape(*batch, -1), carry), ys.reshape(len(ys), *batch, -1)
 
@@ -131,7 +138,7 @@ def _run_forward(run: Run, a: Recurrence, *, save: bool) -> tuple[tuple[Carry, A
         inputs.rows["reset_carry"] = _padded_rows(jax.tree.leaves(a.reset_carry), sizes)
     if a.recurrent_bias is not None:
         inputs.whole["bias"] = _padded_gates(a.recurrent_bias, cell.recurrent_gates, sizes, rows=False).reshape(
-            cell.recurrent_gates, 1, sizes.hidden
+            sizes.heads, cell.recurrent_gates, 1, sizes.hidden
         )
     every_step, one_step = (len(a.xw), sizes.rows, sizes.hidden), (sizes.rows, sizes.hidden)
     steps: dict[str, Any] = {"y": jax.ShapeDtypeStruct(every_step, cell.dtype)}
@@ -150,7 +157,7 @@ def _gradients(run: Run, a: Recurrence, saved: dict[str, Any], cotangents: tuple
     cell, sizes = _cell_and_sizes(run, a)
     needs = plan(cell)
     dcarry, dys = cotangents
-    inputs = _inputs(cell, sizes, a, jnp.swapaxes(_kernels(cell, sizes, a.recurrent_kernel), 1, 2))
+    inputs = _inputs(cell, sizes, a, jnp.swapaxes(_kernels(cell, sizes, a.recurrent_kernel), -2, -1))
     inputs.steps.update(dy=_padded_rows(dys, sizes, time=True), carry=saved["carry"], kept=saved["kept"])
     if any(name == "output" for name, _ in needs.sources):
         inputs.steps["y"] = saved["y"]
@@ -177,10 +184,16 @@ def _gradients(run: Run, a: Recurrence, saved: dict[str, Any], cotangents: tuple
     dxw = drh if needs.shared else _cut_gates(found.steps["dxw"], cell.gates, sizes, b, h)
     h_in = saved["carry"][-1][:, :b, :h]
     left = scaled_hidden(h_in, a.recurrent_kernel, a.recurrent_scale)
-    dkernel = matmul(left.reshape(-1, h).T, drh.reshape(-1, drh.shape[-1]))
+    by_head = (len(drh), sizes.heads, -1, drh.shape[-1])
+    if a.recurrent_kernel.ndim == 2:
+        dkernel = matmul(left.reshape(-1, h).T, drh.reshape(-1, drh.shape[-1]))
+    else:
+        dtype, of_heads = accumulation_dtype(left.dtype), left.reshape(*by_head[:-1], h)
+        dkernel = jnp.einsum("tnbi,tnbo->nio", of_heads, drh.reshape(by_head), preferred_element_type=dtype)
     dbias = None
     if a.recurrent_bias is not None:
-        dbias = cast(widen(drh).reshape(-1, drh.shape[-1]).sum(0), a.recurrent_bias.dtype)
+        dbias = widen(drh).reshape(by_head).sum((0, 2)).reshape(a.recurrent_bias.shape)
+        dbias = cast(dbias, a.recurrent_bias.dtype)
 
     def like(leaves, primals):
         cut = [cast(d[:b, :h], p.dtype) for d, p in zip(leaves, jax.tree.leaves(primals))]
@@ -191,7 +204,7 @@ def _gradients(run: Run, a: Recurrence, saved: dict[str, Any], cotangents: tuple
         recurrent_kernel=cast(dkernel, a.recurrent_kernel.dtype),
         xw=dxw,
         initial_carry=like(found.rows["dcarry"], a.initial_carry),
-        params=_params_gradients(found.rows["dparams"], a.params, (b, h)),
+        params=_params_gradients(found.rows["dparams"], a.params, sizes.heads, (b, h)),
         recurrent_bias=dbias,
         reset_carry=like(found.rows["dreset"], a.reset_carry),
     )
@@ -206,7 +219,7 @@ def _gradients_backward(run: Run, residuals: Any, second: Recurrence):
     a, saved, cotangents = residuals
 
     def gradients(a, cotangents):
-        recurrence = functools.partial(scan_recurrence, run.pointwise, reverse=run.reverse, unroll=1)
+        recurrence = functools.partial(scan_heads, run.pointwise, reverse=run.reverse)
         return jax.vjp(recurrence, a)[1](cotangents)[0]
 
     found, pullback = jax.vjp(gradients, a, cotangents)
@@ -223,8 +236,9 @@ _gradients.defvjp(_gradients_forward, _gradients_backward)
 
 
 def _cell_and_sizes(run: Run, a: Recurrence) -> tuple[Cell, Sizes]:
-    cell = Cell.of(run.pointwise, a)
-    return cell, run.device.sizes(a.xw.shape[1], cell)
+    cell, heads = Cell.of(run.pointwise, a), heads_of(a.recurrent_kernel)
+    sizes = run.device.sizes(a.xw.shape[1] // heads, cell)
+    return cell, sizes._replace(rows=heads * sizes.rows, heads=heads)
 
 
 def _call(run: Run, kernel: Kernel, inputs: Blocks, outputs: Blocks, sizes: Sizes, reverse: bool) -> Blocks:
@@ -242,17 +256,17 @@ def _inputs(cell: Cell, sizes: Sizes, a: Recurrence, kernels: Array) -> Blocks:
     if a.recurrent_scale is not None:
         inputs.rows["scale"] = _padded_rows(a.recurrent_scale, sizes)
     inputs.whole["params"] = [
-        _padded_rows(jnp.broadcast_to(leaf, (1, cell.hidden)), sizes._replace(rows=1))
+        _padded_rows(jnp.broadcast_to(leaf, (sizes.heads, cell.hidden)), sizes._replace(rows=sizes.heads))[:, None]
         for leaf in jax.tree.leaves(a.params)
     ]
     return inputs
 
 
 def _kernels(cell: Cell, sizes: Sizes, recurrent_kernel: Array) -> Array:
-    """``[gates, hidden, hidden]``, padded."""
-    gates = recurrent_kernel.reshape(cell.hidden, cell.recurrent_gates, cell.hidden)
+    """``[heads, gates, hidden, hidden]``, padded."""
+    gates = recurrent_kernel.reshape(sizes.heads, cell.hidden, cell.recurrent_gates, cell.hidden)
     padding = sizes.hidden - cell.hidden
-    return jnp.pad(gates.swapaxes(0, 1), ((0, 0), (0, padding), (0, padding)))
+    return jnp.pad(gates.swapaxes(1, 2), ((0, 0), (0, 0), (0, padding), (0, padding)))
 
 
 def _padded_rows(tree: Any, sizes: Sizes, *, time: bool = False) -> Any:
@@ -280,13 +294,13 @@ def _cut_gates(array: Array, gates: int, sizes: Sizes, batch: int, hidden: int) 
     return split.reshape(*split.shape[:2], gates * hidden)
 
 
-def _params_gradients(dparams: list[Array], params: Any, shape: tuple[int, int]) -> Any:
+def _params_gradients(dparams: list[Array], params: Any, heads: int, shape: tuple[int, int]) -> Any:
     """From the gradients of parameters repeated over the batch to those of the parameters."""
     batch, hidden = shape
     leaves, structure = jax.tree.flatten(params)
     found = []
     for d, leaf in zip(dparams, leaves, strict=True):
-        summed = d[:batch, :hidden].sum(0)
+        summed = d[:batch, :hidden].reshape(heads, -1, hidden).sum(1)
         found.append(
             cast(summed.sum() if leaf.size == 1 and hidden > 1 else summed, leaf.dtype).reshape(leaf.shape)
         )

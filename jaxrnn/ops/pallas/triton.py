@@ -49,7 +49,7 @@ def unable(a: Recurrence) -> str | None:
         shared = getattr(device, "shared_memory_per_block_optin", HOPPER)
     reason = other_dtype(a, ("float32", "bfloat16", "float16"), "the GPU kernel")
     exact = _all_bits() and a.recurrent_kernel.dtype == jnp.float32
-    if reason is None and exact and a.recurrent_kernel.shape[0] > MOST_HIDDEN_ALL_BITS:
+    if reason is None and exact and a.recurrent_kernel.shape[-2] > MOST_HIDDEN_ALL_BITS:
         return (
             "products of float32 with all bits (jax_default_matmul_precision) spill registers; the largest hidden "
             f'size where they do not is {MOST_HIDDEN_ALL_BITS}, or ask for the precision "TF32_TF32_F32_X3"'
@@ -100,8 +100,8 @@ def call(
     (found,) = pl.pallas_call(
         body,
         grid=(sizes.rows // sizes.tile,),
-        in_specs=[_specs(inputs, sizes.tile)],
-        out_specs=(_specs(outputs, sizes.tile),),
+        in_specs=[_specs(inputs, sizes)],
+        out_specs=(_specs(outputs, sizes),),
         out_shape=(outputs,),
         compiler_params=triton.CompilerParams(num_warps=warps, num_stages=1),
         interpret=interpret,
@@ -110,15 +110,16 @@ def call(
     return found
 
 
-def _specs(blocks: Blocks, tile: int) -> Any:
+def _specs(blocks: Blocks, sizes: Sizes) -> Any:
     def steps(array):
-        return pl.BlockSpec((array.shape[0], tile, array.shape[2]), lambda i: (0, i, 0))
+        return pl.BlockSpec((array.shape[0], sizes.tile, array.shape[2]), lambda i: (0, i, 0))
 
     def rows(array):
-        return pl.BlockSpec((tile, array.shape[1]), lambda i: (i, 0))
+        return pl.BlockSpec((sizes.tile, array.shape[1]), lambda i: (i, 0))
 
     def whole(array):
-        return pl.BlockSpec(array.shape, lambda i: (0,) * len(array.shape))
+        rest = array.shape[1:]
+        return pl.BlockSpec((None, *rest), lambda i: (i // sizes.tiles_of_head, *[0] * len(rest)))
 
     return Blocks(*(jax.tree.map(spec, group) for spec, group in zip((steps, rows, whole), blocks)))
 

@@ -10,9 +10,18 @@ from jax import Array
 
 from jaxrnn.ops.program.cut import saved_nodes
 from jaxrnn.ops.program.equations import Equations, Sizes, equations_of
-from jaxrnn.ops.program.graph import Unsupported
+from jaxrnn.ops.program.graph import REDUCTIONS, Unsupported
 from jaxrnn.ops.program.instructions import Instruction, Program, make_program
-from jaxrnn.ops.step import Pointwise, Recurrence, cast, checked_pointwise, dtype_of, hidden_state
+from jaxrnn.ops.step import (
+    Pointwise,
+    Recurrence,
+    cast,
+    checked_pointwise,
+    dtype_of,
+    hidden_state,
+    recurrent_gates_of,
+    units_of,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +64,12 @@ class CellProgram:
     sums: int
     equations: Equations
 
+    @property
+    def reduces(self) -> bool:
+        """Whether the equations or their derivative have a sum or maximum over the units of a row."""
+        programs = (self.forward, self.backward)
+        return any(i.operation in REDUCTIONS.values() for program in programs for i in program.instructions)
+
     def derive(self, params: Any) -> Array:
         """The derived parameters, ``[derived, hidden]``."""
         return self.equations.derive(params)
@@ -74,7 +89,7 @@ def cell_program(pointwise: Pointwise, arrays: Recurrence) -> CellProgram | str:
     Raises:
       ValueError: ``pointwise`` returns something of the wrong structure or shape.
     """
-    hidden = arrays.recurrent_kernel.shape[0]
+    hidden = units_of(arrays.recurrent_kernel)
     dtype = jnp.dtype(arrays.recurrent_kernel.dtype)
     batch = hidden_state(arrays.initial_carry).shape[:-1]
     for leaf in jax.tree.leaves(arrays.initial_carry):
@@ -87,7 +102,7 @@ def cell_program(pointwise: Pointwise, arrays: Recurrence) -> CellProgram | str:
     sizes = Sizes(
         carries=len(jax.tree.leaves(arrays.initial_carry)),
         gates=arrays.xw.shape[-1] // hidden,
-        recurrent_gates=arrays.recurrent_kernel.shape[1] // hidden,
+        recurrent_gates=recurrent_gates_of(arrays.recurrent_kernel),
         batch_axes=max(len(batch), 1),
         hidden=hidden,
         dtype=dtype,
@@ -105,8 +120,8 @@ def cell_program(pointwise: Pointwise, arrays: Recurrence) -> CellProgram | str:
 def _check_shapes(pointwise: Pointwise, arrays: Recurrence, hidden: int) -> None:
     h = hidden_state(arrays.initial_carry)
     xw, rh = (
-        tuple(jax.ShapeDtypeStruct(h.shape, h.dtype) for _ in range(width // hidden))
-        for width in (arrays.xw.shape[-1], arrays.recurrent_kernel.shape[1])
+        tuple(jax.ShapeDtypeStruct(h.shape, h.dtype) for _ in range(gates))
+        for gates in (arrays.xw.shape[-1] // hidden, recurrent_gates_of(arrays.recurrent_kernel))
     )
     step = functools.partial(checked_pointwise, pointwise)
     jax.eval_shape(step, arrays.params, arrays.initial_carry, xw, rh)

@@ -18,8 +18,8 @@ INLINE void finish_backward(const Problem<T>& p, const Workspace<T>& w, int s, i
                             const T* product) {
   constexpr int L = kLanes<T>, kGates = CellType::kGates;
   constexpr bool kOfGates = CellType::kBlocks > kGates;  // a second stage: its leak and its `more` belong to a gate
-  const int H = p.hidden;
-  const ptrdiff_t at = (ptrdiff_t)b * H;
+  const int H = p.hidden, R = p.row_units;
+  const ptrdiff_t at = (ptrdiff_t)b * H, of_caller = (ptrdiff_t)b * R;
   const bool reset = s + 1 < p.time && p.is_reset(p.step(s + 1), b);
   const int t = s < 0 ? 0 : p.step(s);
   const bool valid = p.is_valid(t, b);
@@ -33,29 +33,31 @@ INLINE void finish_backward(const Problem<T>& p, const Workspace<T>& w, int s, i
     if (CellType::kHasC) d.c = load(w.c + at + unit, lanes);
     if (product) {
       Vector<T> dh = load(product + u * L);
-      if (p.scale) dh *= load(p.scale + at + unit, lanes);
+      if (p.scale) dh *= load(p.scale + of_caller + unit, lanes);
       d.h += dh;
     }
     if (reset) {
-      store(p.dreset_h + at + unit, load(p.dreset_h + at + unit, lanes) + d.h, lanes);
-      if (CellType::kHasC) store(p.dreset_c + at + unit, load(p.dreset_c + at + unit, lanes) + d.c, lanes);
+      store(p.dreset_h + of_caller + unit, load(p.dreset_h + of_caller + unit, lanes) + d.h, lanes);
+      if (CellType::kHasC) {
+        store(p.dreset_c + of_caller + unit, load(p.dreset_c + of_caller + unit, lanes) + d.c, lanes);
+      }
       d = State<T>{};
     }
     if (s < 0) {
-      store(p.dh + at + unit, d.h, lanes);
-      if (CellType::kHasC) store(p.dc + at + unit, d.c, lanes);
+      store(p.dh + of_caller + unit, d.h, lanes);
+      if (CellType::kHasC) store(p.dc + of_caller + unit, d.c, lanes);
       continue;
     }
     Vector<T> dx[kGates] = {}, more = {};
     if (valid) {
-      if (p.dy) d.h += load(p.dy + row * H + unit, lanes);
+      if (p.dy) d.h += load(p.dy + row * R + unit, lanes);
       Vector<T> saved[CellType::kSaved + 1];
       for (int i = 0; i < CellType::kSaved; i++) saved[i] = load(saved_row + i * H + unit, lanes);
       State<T> old{};
       if (CellType::kApart || CellType::kHasLeak) old.h = load(before.h + unit, lanes);
       if (CellType::kHasC) old.c = load(before.c + unit, lanes);
       Vector<T> y{};
-      if (CellType::kSaved == 0) y = load(p.y + row * H + unit, lanes);
+      if (CellType::kSaved == 0) y = load(p.y + row * R + unit, lanes);
       Vector<T> leak{};
       if (CellType::kHasLeak) leak = kOfGates ? T(1) - saved[1] : load(p.cell_param + unit, lanes);
       CellType::backward(y, old, leak, saved, d, dx, more);
@@ -65,10 +67,10 @@ INLINE void finish_backward(const Problem<T>& p, const Workspace<T>& w, int s, i
     for (int g = 0; g < kGates; g++) {
       const int block = CellType::kFirst + g;
       store(ring + block * H + unit, dx[g], lanes);
-      if (p.dxw) store(p.dxw + (row * CellType::kBlocks + block) * H + unit, dx[g], lanes);
+      if (p.dxw) store(p.dxw + (row * CellType::kBlocks + block) * R + unit, dx[g], lanes);
     }
     if (CellType::kApart || CellType::kHasLeak) store(ring + CellType::kMore * H + unit, more, lanes);
-    if (kOfGates && p.dxw) store(p.dxw + (row * CellType::kBlocks + CellType::kMore) * H + unit, more, lanes);
+    if (kOfGates && p.dxw) store(p.dxw + (row * CellType::kBlocks + CellType::kMore) * R + unit, more, lanes);
   }
 }
 
@@ -91,7 +93,7 @@ void gates_backward_panel(const Problem<T>& p, const Workspace<T>& w, int s, Ran
         const Vector<T> d = load(tiles + (m * kVectors + u) * L), q = load(p.saved + row * 3 * H + unit, lanes);
         const Vector<T> dq = p.is_valid(t, b + m) ? d * load(h + unit, lanes) * q * (T(1) - q) : Vector<T>{};
         store(w.ring_at(s, b + m, p.batch) + unit, dq, lanes);
-        if (p.dxw) store(p.dxw + row * 3 * H + unit, dq, lanes);
+        if (p.dxw) store(p.dxw + row * 3 * p.row_units + unit, dq, lanes);
         if (p.is_valid(t, b + m)) store(w.direct + at + unit, load(w.direct + at + unit, lanes) + d * q, lanes);
       }
     }

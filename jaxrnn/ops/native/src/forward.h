@@ -17,11 +17,11 @@ struct Addend {
   const T* bias;   // or null
 
   template <int kVectors>
-  INLINE Vector<T> at(int gate, int u, int unit, int hidden, int lanes) const {
+  INLINE Vector<T> at(int gate, int u, int unit, int row_units, int lanes) const {
     Vector<T> v = Vector<T>{};
     if (tiles) v = load(tiles + (gate * kVectors + u) * kLanes<T>);
-    if (rows) v += load(rows + gate * hidden + unit, lanes);
-    if (bias) v += load(bias + gate * hidden + unit, lanes);
+    if (rows) v += load(rows + gate * row_units + unit, lanes);
+    if (bias) v += load(bias + gate * row_units + unit, lanes);
     return v;
   }
 };
@@ -32,10 +32,10 @@ INLINE void finish_forward(const Problem<T>& p, const Workspace<T>& w, int s, in
                            const Addend<T>& x, const Addend<T>& r) {
   constexpr int L = kLanes<T>;
   constexpr bool kOfGates = CellType::kBlocks > CellType::kGates;  // a second stage: its leak comes from a gate
-  const int H = p.hidden, t = p.step(s);
+  const int H = p.hidden, R = p.row_units, t = p.step(s);
   const bool valid = p.is_valid(t, b), last = s + 1 == p.time;
   const bool reset = !last && p.is_reset(p.step(s + 1), b);
-  const ptrdiff_t row = p.row(t, b), at = (ptrdiff_t)b * H;
+  const ptrdiff_t row = p.row(t, b), at = (ptrdiff_t)b * H, of_caller = (ptrdiff_t)b * R;
   const T* h_in = w.h[s & 1] + at;
   T* h_out = w.h[(s + 1) & 1] + at;
   T* saved_row = p.saved + row * CellType::kSaved * H;
@@ -48,28 +48,28 @@ INLINE void finish_forward(const Problem<T>& p, const Workspace<T>& w, int s, in
     if (valid) {
       Vector<T> xs[CellType::kGates], rs[CellType::kGates];
       for (int g = 0; g < CellType::kGates; g++) {
-        xs[g] = x.template at<kVectors>(g, u, unit, H, lanes);
-        rs[g] = r.template at<kVectors>(g, u, unit, H, lanes);
+        xs[g] = x.template at<kVectors>(g, u, unit, R, lanes);
+        rs[g] = r.template at<kVectors>(g, u, unit, R, lanes);
       }
       Vector<T> leak{};
       if (CellType::kHasLeak) leak = load(kOfGates ? w.leak + at + unit : p.cell_param + unit, lanes);
       state = CellType::forward(xs, rs, old, leak, saved);
     }
-    store(p.y + row * H + unit, valid ? state.h : Vector<T>{}, lanes);
+    store(p.y + row * R + unit, valid ? state.h : Vector<T>{}, lanes);
     if (p.saved) {
       for (int i = CellType::kFirstSaved; i < CellType::kSaved; i++) store(saved_row + i * H + unit, saved[i], lanes);
     }
     if (last) {
-      store(p.last_h + at + unit, state.h, lanes);
-      if (CellType::kHasC) store(p.last_c + at + unit, state.c, lanes);
+      store(p.last_h + of_caller + unit, state.h, lanes);
+      if (CellType::kHasC) store(p.last_c + of_caller + unit, state.c, lanes);
       continue;
     }
-    if (reset) state.h = load(p.reset_h + at + unit, lanes);
-    if (reset && CellType::kHasC) state.c = load(p.reset_c + at + unit, lanes);
+    if (reset) state.h = load(p.reset_h + of_caller + unit, lanes);
+    if (reset && CellType::kHasC) state.c = load(p.reset_c + of_caller + unit, lanes);
     store(h_out + unit, state.h, lanes);
     if (CellType::kHasC) store(w.c + at + unit, state.c, lanes);
     if (p.scale) {
-      store(w.scaled[(s + 1) & 1] + at + unit, state.h * load(p.scale + at + unit, lanes), lanes);
+      store(w.scaled[(s + 1) & 1] + at + unit, state.h * load(p.scale + of_caller + unit, lanes), lanes);
     }
   }
 }
@@ -97,7 +97,7 @@ void forward_panel(const Problem<T>& p, const Workspace<T>& w, int s, Range rows
     tile(segments, used, tiles[0]);
     for (int m = 0; m < count; m++) {
       const ptrdiff_t in_tile = m * N * kLanes<T>;
-      const T* xw = p.xw ? p.xw + p.row(t, b + m) * CellType::kGates * H : nullptr;
+      const T* xw = p.xw ? p.xw + p.row(t, b + m) * CellType::kGates * p.row_units : nullptr;
       const Addend<T> x{CellType::kApart && p.x ? tiles[1] + in_tile : nullptr, xw, p.bias};
       const Addend<T> r{tiles[0] + in_tile, nullptr, p.recurrent_bias};
       finish_forward<T, CellType, kVectors>(p, w, s, b + m, panel, x, r);
@@ -109,7 +109,7 @@ void forward_panel(const Problem<T>& p, const Workspace<T>& w, int s, Range rows
 template <class T, int kVectors>
 void gates_panel(const Problem<T>& p, const Workspace<T>& w, int s, Range rows, const Panel& panel) {
   constexpr int N = 2 * kVectors, L = kLanes<T>;
-  const int H = p.hidden, t = p.step(s);
+  const int H = p.hidden, R = p.row_units, t = p.step(s);
   const T* h = (p.scale ? w.scaled : w.h)[s & 1];
   alignas(64) T tiles[24 * L];
   for_each_tile<T, N>(w.sets, rows.begin, rows.end, [&](int b, int count, Tile<T, Segment<T>> tile) {
@@ -124,14 +124,14 @@ void gates_panel(const Problem<T>& p, const Workspace<T>& w, int s, Range rows, 
     tile(segments, used, tiles);
     for (int m = 0; m < count; m++) {
       const ptrdiff_t row = p.row(t, b + m), at = (ptrdiff_t)(b + m) * H;
-      const Addend<T> x{tiles + m * N * L, p.xw ? p.xw + row * 3 * H : nullptr, p.bias};
+      const Addend<T> x{tiles + m * N * L, p.xw ? p.xw + row * 3 * R : nullptr, p.bias};
       const Addend<T> r{nullptr, nullptr, p.recurrent_bias};
       for (int u = 0; u < kVectors; u++) {
         const int unit = (panel.first + u) * L, lanes = H - unit;
         auto gate = [&](int g) {
           if (!p.is_valid(t, b + m)) return Vector<T>{};
-          return sigmoid_vector<T>(x.template at<kVectors>(g, u, unit, H, lanes) +
-                                   r.template at<kVectors>(g, u, unit, H, lanes));
+          return sigmoid_vector<T>(x.template at<kVectors>(g, u, unit, R, lanes) +
+                                   r.template at<kVectors>(g, u, unit, R, lanes));
         };
         const Vector<T> q = gate(0), z = gate(1);
         store(w.q_h + at + unit, q * load(w.h[s & 1] + at + unit, lanes), lanes);
@@ -160,8 +160,8 @@ void candidate_panel(const Problem<T>& p, const Workspace<T>& w, int s, Range ro
     segments[used++] = {w.q_h + (ptrdiff_t)b * H, H, w.recurrent + (2 * width + panel.first * L) * H, H};
     tile(segments, used, tiles);
     for (int m = 0; m < count; m++) {
-      const T* xw = p.xw ? p.xw + (p.row(t, b + m) * 3 + 2) * H : nullptr;
-      const Addend<T> x{tiles + m * kVectors * L, xw, p.bias ? p.bias + 2 * H : nullptr};
+      const T* xw = p.xw ? p.xw + (p.row(t, b + m) * 3 + 2) * p.row_units : nullptr;
+      const Addend<T> x{tiles + m * kVectors * L, xw, p.bias ? p.bias + 2 * p.row_units : nullptr};
       finish_forward<T, Candidate<T>, kVectors>(p, w, s, b + m, panel, x, Addend<T>{});
     }
   });

@@ -22,13 +22,13 @@ struct Previous {
 // The carry of row b before running step s.
 template <class T, class CellType>
 INLINE Previous<T> previous(const Problem<T>& p, int s, int b) {
-  const ptrdiff_t at = (ptrdiff_t)b * p.hidden;
+  const ptrdiff_t at = (ptrdiff_t)b * p.row_units;
   if (p.is_reset(p.step(s), b)) return {p.reset_h + at, CellType::kHasC ? p.reset_c + at : nullptr};
   // In reverse the padding comes first, and does not change the initial carry.
   if (s == 0 || !p.is_valid(p.step(s - 1), b)) return {p.h + at, CellType::kHasC ? p.c + at : nullptr};
   const ptrdiff_t row = p.row(p.step(s - 1), b);
   const T* c = CellType::kHasC ? p.saved + (row * CellType::kSaved + CellType::kSaved - 1) * p.hidden : nullptr;
-  return {p.y + row * p.hidden, c};
+  return {p.y + row * p.row_units, c};
 }
 
 // Steps `begin` to `end` in running order. The ring holds them as rows (step, batch row).
@@ -75,7 +75,7 @@ void add_rows(Range vectors, const T* right, ptrdiff_t ring_row, int depth, bool
 template <class T, class CellType>
 void weight_gradients(const Problem<T>& p, const Workspace<T>& w, int part, Chunk chunk, bool first) {
   constexpr int G = CellType::kGates;
-  const int H = p.hidden, width = G * H, block = w.block;
+  const int H = p.hidden, R = p.row_units, block = w.block;
   const T** left = w.block_rows_of(part);
   T* block_h = w.block_h_of(part);
   // The rows of both kernels' gradients are divided among the parts, as one list.
@@ -90,10 +90,10 @@ void weight_gradients(const Problem<T>& p, const Workspace<T>& w, int part, Chun
     const bool start = first && begin == 0;
     // Chunks begin at a multiple of their length, so the rows of a chunk are contiguous in the ring.
     const T* ring = w.ring_at(chunk.begin, begin, p.batch);
-    auto add = [&](int g, const T* right, Range columns, T* out, int out_row, T* bias) {
-      if (bias) add_rows(vectors, right, w.ring_row, depth, start, bias + g * H, H);
+    auto add = [&](const T* right, Range columns, T* out, int out_row, T* bias) {
+      if (bias) add_rows(vectors, right, w.ring_row, depth, start, bias, H);
       for (int i = 0; i < w.panel_count && columns.begin < columns.end; i++) {
-        add_product(left, columns, w.panels[i], right, w.ring_row, depth, start, out + g * H, out_row, H);
+        add_product(left, columns, w.panels[i], right, w.ring_row, depth, start, out, out_row, H);
       }
     };
     if (p.x) {
@@ -101,14 +101,16 @@ void weight_gradients(const Problem<T>& p, const Workspace<T>& w, int part, Chun
         const int s = chunk.begin + (begin + k) / p.batch, b = (begin + k) % p.batch;
         left[k] = p.x + p.row(p.step(s), b) * p.in_features;
       }
-      for (int g = 0; g < G; g++) add(g, ring + g * H, of_x, p.dkernel, width, p.dbias);
+      for (int g = 0; g < G; g++) {
+        add(ring + g * H, of_x, p.dkernel + g * R, G * R, p.dbias ? p.dbias + g * R : nullptr);
+      }
     }
     for (int k = 0; k < depth; k++) {
       const int s = chunk.begin + (begin + k) / p.batch, b = (begin + k) % p.batch;
       const T* h = previous<T, CellType>(p, s, b).h;
       if (p.scale) {
         T* scaled = block_h + (ptrdiff_t)k * H;
-        for (int j = of_h.begin; j < of_h.end; j++) scaled[j] = h[j] * p.scale[(ptrdiff_t)b * H + j];
+        for (int j = of_h.begin; j < of_h.end; j++) scaled[j] = h[j] * p.scale[(ptrdiff_t)b * R + j];
         h = scaled;
       }
       left[k] = h;
@@ -116,7 +118,8 @@ void weight_gradients(const Problem<T>& p, const Workspace<T>& w, int part, Chun
     constexpr int kRecurrent = CellType::kTwoStages ? 2 : G;
     for (int g = 0; g < kRecurrent; g++) {
       const int in_ring = CellType::kApart && g == G - 1 ? G : g;
-      add(g, ring + in_ring * H, of_h, p.drecurrent_kernel, kRecurrent * H, p.drecurrent_bias);
+      T* bias = p.drecurrent_bias ? p.drecurrent_bias + g * R : nullptr;
+      add(ring + in_ring * H, of_h, p.drecurrent_kernel + g * H, kRecurrent * H, bias);
     }
     if (CellType::kHasLeak) add_rows(vectors, ring + G * H, w.ring_row, depth, start, p.dcell_param, H);
     if (!CellType::kTwoStages) continue;
@@ -127,7 +130,7 @@ void weight_gradients(const Problem<T>& p, const Workspace<T>& w, int part, Chun
       for (int j = of_h.begin; j < of_h.end; j++) q_h[j] = q[j] * h[j];
       left[k] = q_h;
     }
-    add(0, ring + 2 * H, of_h, p.dcell_param, H, nullptr);
+    add(ring + 2 * H, of_h, p.dcell_param, H, nullptr);
   }
 }
 

@@ -57,7 +57,7 @@ void pack(const Layer& l, const void* weights, int depth, void* packed) {
   const int gates = gates_of(l.cell);
   for_each_panel(l, most_vectors_of_panel(l), [&](const Panel& panel) {
     if (l.quantized) return pack_integers(l, panel, (const int8_t*)weights, depth, (int8_t*)packed);
-    pack_panel(panel, (const float*)weights, depth, gates, l.hidden, gates, (float*)packed);
+    pack_panel(panel, (const float*)weights, depth, gates, l.hidden, l.hidden, gates, (float*)packed);
   });
 }
 

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <cstdlib>
@@ -13,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "program_problem.h"
 #include "recurrence.h"
 #include "team.h"
 #include "xla/ffi/api/ffi.h"
@@ -132,6 +134,51 @@ ffi::Error launch(ffi::ThreadPool& pool, const KernelsType& k, const ProblemType
   const bool by_rows = wanted.by_rows || parts == 1;
   const Division division{parts, by_rows, true, true, scratch.memory(), apart ? share : each, &team};
   (backward ? k.backward : k.forward)(p, division);
+  return ffi::Error::Success();
+}
+
+template <class T>
+const Problem<T>& problem_of(const Problem<T>& p) {
+  return p;
+}
+
+template <class T>
+const ProgramProblem<T>& problem_of(const ProgramOfHead<T>& of_head) {
+  return of_head.problem;
+}
+
+// Runs every head of a call. `head_of(n)` gives the problem of a head. Each is run to its end by one thread, which then
+// finds its weights and its state in its own cache at every step, and waits for no other thread. Only if there are
+// several times as many threads as heads, the threads divide the rows or units of one head after the other.
+template <class T, class KernelsType, class HeadOf>
+ffi::Error launch_heads(ffi::ThreadPool& pool, const KernelsType& k, int heads, HeadOf&& head_of, int gates,
+                        bool backward, int most_threads, bool may_divide_units) {
+  int available = (int)pool.num_threads();
+  if (most_threads > 0 && most_threads < available) available = most_threads;
+  auto of_first = head_of(0);
+  const auto& p = problem_of(of_first);
+  if (heads == 1 || 2 * heads < available) {
+    for (int head = 0; head < heads; head++) {
+      auto of_head = head_of(head);
+      auto error = launch<T>(pool, k, problem_of(of_head), gates, backward, most_threads, may_divide_units);
+      if (error.failure()) return error;
+    }
+    return ffi::Error::Success();
+  }
+  const double operations = 2.0 * p.time * p.batch * heads * (p.hidden + (p.x ? p.in_features : 0)) * p.hidden * gates;
+  const int threads = operations < 2e6 ? 1 : std::min(available, heads);
+  std::atomic<bool> enough{true};
+  auto body = [&](int head) {
+    auto of_head = head_of(head);
+    const auto& q = problem_of(of_head);
+    const Scratch scratch(k.workspace(q, backward, 1));
+    if (!scratch.memory()) return enough.store(false);
+    (backward ? k.backward : k.forward)(q, alone(scratch.memory()));
+  };
+  using Body = decltype(body);
+  Team team(threads - 1, [&](auto task) { pool.Schedule(std::move(task)); });
+  team.share(heads, [](void* context, int head) { (*static_cast<Body*>(context))(head); }, &body);
+  if (!enough) return ffi::Error(ffi::ErrorCode::kResourceExhausted, "no memory for a recurrence");
   return ffi::Error::Success();
 }
 

@@ -16,14 +16,15 @@ enum BackwardResults { kDX, kDXw, kDC, kDH, kDResetC, kDResetH, kDKernel, kDBias
                        kDCellParam };
 
 struct Options {
-  int64_t cell, gates, time, batch, in_features, hidden, reverse, batch_major, threads;
+  int64_t cell, gates, time, batch, in_features, hidden, heads, reverse, batch_major, threads;
 };
 
 template <class T>
 Problem<T> problem(const Arrays<T>& a, const Options& o) {
   Problem<T> p{};
   p.cell = static_cast<Cell>(o.cell);
-  p.time = (int)o.time, p.batch = (int)o.batch, p.in_features = (int)o.in_features, p.hidden = (int)o.hidden;
+  p.time = (int)o.time, p.batch = (int)o.batch, p.in_features = (int)o.in_features;
+  p.hidden = (int)(o.hidden / o.heads), p.row_units = (int)o.hidden;
   p.reverse = o.reverse, p.batch_major = o.batch_major;
   p.x = a.in(kX), p.kernel = a.in(kKernel), p.bias = a.in(kBias), p.xw = a.in(kXw);
   p.recurrent_kernel = a.in(kRecurrentKernel), p.recurrent_bias = a.in(kRecurrentBias);
@@ -36,10 +37,17 @@ Problem<T> problem(const Arrays<T>& a, const Options& o) {
 }
 
 template <class T>
+ffi::Error run(ffi::ThreadPool& pool, const Problem<T>& p, const Options& o, int64_t saved, bool backward) {
+  auto head = [&](int n) { return head_of(p, n, saved / o.heads); };
+  return launch_heads<T>(pool, kernels<T>(), (int)o.heads, head, (int)o.gates, backward, (int)o.threads,
+                         /*may_divide_units=*/true);
+}
+
+template <class T>
 ffi::Error forward(ffi::ThreadPool& pool, const Arrays<T>& a, const Options& o) {
   Problem<T> p = problem(a, o);
   p.y = a.out(kOutY), p.saved = a.out(kOutSaved), p.last_c = a.out(kLastC), p.last_h = a.out(kLastH);
-  return launch<T>(pool, kernels<T>(), p, (int)o.gates, false, (int)o.threads, true);
+  return run(pool, p, o, a.out_size(kOutSaved), false);
 }
 
 template <class T>
@@ -52,14 +60,14 @@ ffi::Error backward(ffi::ThreadPool& pool, const Arrays<T>& a, const Options& o)
   p.dkernel = a.out(kDKernel), p.dbias = a.out(kDBias);
   p.drecurrent_kernel = a.out(kDRecurrentKernel), p.drecurrent_bias = a.out(kDRecurrentBias);
   p.dcell_param = a.out(kDCellParam);
-  return launch<T>(pool, kernels<T>(), p, (int)o.gates, true, (int)o.threads, true);
+  return run(pool, p, o, a.in_size(kSaved), true);
 }
 
 template <bool kBackward>
 ffi::Error dispatch(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, int64_t cell,
-                    int64_t gates, int64_t time, int64_t batch, int64_t in_features, int64_t hidden, int64_t reverse,
-                    int64_t batch_major, int64_t threads) {
-  const Options o{cell, gates, time, batch, in_features, hidden, reverse, batch_major, threads};
+                    int64_t gates, int64_t time, int64_t batch, int64_t in_features, int64_t hidden, int64_t heads,
+                    int64_t reverse, int64_t batch_major, int64_t threads) {
+  const Options o{cell, gates, time, batch, in_features, hidden, heads, reverse, batch_major, threads};
   if (args.get<ffi::AnyBuffer>(kRecurrentKernel)->element_type() == ffi::DataType::F64) {
     const Arrays<double> a{args, rets};
     return kBackward ? backward(pool, a, o) : forward(pool, a, o);
@@ -82,6 +90,7 @@ ffi::Error dispatch(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remainin
       .Attr<int64_t>("batch")            \
       .Attr<int64_t>("in_features")      \
       .Attr<int64_t>("hidden")           \
+      .Attr<int64_t>("heads")            \
       .Attr<int64_t>("reverse")          \
       .Attr<int64_t>("batch_major")      \
       .Attr<int64_t>("threads")

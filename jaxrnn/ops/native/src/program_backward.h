@@ -11,12 +11,12 @@ namespace jaxrnn::JAXRNN_ISA {
 // Row b of a part of the carry before running step s. It has the units, and not always a whole block behind them.
 template <class T>
 const T* carry_before(const ProgramProblem<T>& p, int s, int b, int i) {
-  const ptrdiff_t at = (ptrdiff_t)b * p.hidden;
+  const ptrdiff_t at = (ptrdiff_t)b * p.row_units;
   if (p.is_reset(p.step(s), b)) return p.reset_carry[i] + at;
   // In reverse the padding comes first, and does not change the initial carry.
   if (s == 0 || !p.is_valid(p.step(s - 1), b)) return p.carry[i] + at;
   const int t = p.step(s - 1), slot = (int)p.carry_slots[i];
-  return slot >= 0 ? p.saved_at(t, slot, b) : p.y + p.row(t, b) * p.hidden;
+  return slot >= 0 ? p.saved_at(t, slot, b) : p.y + p.row(t, b) * p.row_units;
 }
 
 // Rows of units with any distance as an operand; they are copied to a block if the last vector would reach past the end.
@@ -39,7 +39,7 @@ Operand<T> carry_operand(const ProgramProblem<T>& p, const ProgramWorkspace<T>& 
   if (together) {
     const int t = p.step(s - 1), slot = (int)p.carry_slots[i];
     if (slot >= 0) return {p.saved_at(t, slot, b), w.pitch, kLanes<T>};
-    return units(p, w, p.y + p.row(t, b) * p.hidden, p.next_row() * p.hidden, rows, block);
+    return units(p, w, p.y + p.row(t, b) * p.row_units, p.next_row() * p.row_units, rows, block);
   }
   for (int r = 0; r < rows; r++) {
     copy_to_block(block + (ptrdiff_t)r * w.pitch, carry_before(p, s, b + r, i), p.hidden, w.pitch);
@@ -70,7 +70,7 @@ void add_recurrent_gradient(const ProgramProblem<T>& p, const ProgramWorkspace<T
           for (int u = 0; u < N; u++) {
             const int unit = (panel.first + u) * L;
             Vector<T> v = load(tiles + (r * N + u) * L);
-            if (p.scale) v *= load(p.scale + (ptrdiff_t)(b + first + r) * H + unit, H - unit);
+            if (p.scale) v *= load(p.scale + (ptrdiff_t)(b + first + r) * p.row_units + unit, H - unit);
             T* to = dh + (ptrdiff_t)(first + r) * w.pitch + unit;
             store<T>(to, load(to) + v);
           }
@@ -85,25 +85,25 @@ template <class T>
 void backward_block(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, Operand<T>* operands, int s, int b,
                     int rows, int part) {
   constexpr int L = kLanes<T>;
-  const int H = p.hidden;
+  const int H = p.hidden, R = p.row_units;
   const bool first = s == p.time - 1;
   if (!first) add_recurrent_gradient(p, w, s, b, rows);
   for (int r = 0; r < rows && !first && p.resets; r++) {
     if (!p.is_reset(p.step(s + 1), b + r)) continue;
     for (int i = 0; i < p.carries; i++) {
-      T *d = w.carry(p, s, i, b + r), *to = p.dreset_carry[i] + (ptrdiff_t)(b + r) * H;
+      T *d = w.carry(p, s, i, b + r), *to = p.dreset_carry[i] + (ptrdiff_t)(b + r) * R;
       for (int j = 0; j < H; j++) to[j] += d[j];
       std::fill(d, d + w.pitch, T(0));
     }
   }
   if (s < 0) {
     for (int i = 0; i < p.carries; i++) {
-      for (int r = b; r < b + rows; r++) copy_from_block(p.dcarry[i] + (ptrdiff_t)r * H, w.carry(p, s, i, r), H);
+      for (int r = b; r < b + rows; r++) copy_from_block(p.dcarry[i] + (ptrdiff_t)r * R, w.carry(p, s, i, r), H);
     }
     return;
   }
   const int t = p.step(s);
-  const ptrdiff_t row = p.row(t, b) * H, next = p.next_row() * H;
+  const ptrdiff_t row = p.row(t, b) * R, next = p.next_row() * R;
   T* ring = w.ring_at(s, b, p.batch);
   for (int i = 0; i < p.code.operand_count; i++) {
     const auto [place, index] = p.code.operands[i];
@@ -136,7 +136,7 @@ void backward_block(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, Op
   for (int r = 0; r < rows && p.dxw; r++) {
     for (int g = 0; g < p.gates; g++) {
       const T* from = ring + (ptrdiff_t)r * w.ring_row + g * w.pitch;
-      copy_from_block(p.dxw + (p.row(t, b + r) * p.gates + g) * H, from, H);
+      copy_from_block(p.dxw + (p.row(t, b + r) * p.gates + g) * R, from, H);
     }
   }
 }
@@ -145,7 +145,7 @@ void backward_block(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, Op
 // parts, as one list.
 template <class T>
 void program_weight_gradients(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, int part, Chunk chunk) {
-  const int H = p.hidden, inputs = p.x ? p.in_features : 0, rows = (chunk.end - chunk.begin) * p.batch;
+  const int H = p.hidden, R = p.row_units, inputs = p.x ? p.in_features : 0, rows = (chunk.end - chunk.begin) * p.batch;
   const T** left = w.block_rows_of(part);
   const Range mine = split(inputs + H, part, w.parts), vectors = split(w.vectors_of(H), part, w.parts);
   const Range of_x{std::min(mine.begin, inputs), std::min(mine.end, inputs)};
@@ -167,25 +167,25 @@ void program_weight_gradients(const ProgramProblem<T>& p, const ProgramWorkspace
     if (p.x) {
       each_row([&](int, int s, int b) { return p.x + p.row(p.step(s), b) * p.in_features; });
       for (int g = 0; g < p.gates; g++) {
-        const ptrdiff_t width = (ptrdiff_t)p.gates * H;
-        add(ring + g * w.pitch, of_x, p.dkernel + g * H, width, p.dbias ? p.dbias + g * H : nullptr);
+        const ptrdiff_t width = (ptrdiff_t)p.gates * R;
+        add(ring + g * w.pitch, of_x, p.dkernel + g * R, width, p.dbias ? p.dbias + g * R : nullptr);
       }
     }
     each_row([&](int k, int s, int b) {
       const T* h = carry_before(p, s, b, p.carries - 1);
       if (!p.scale) return h;
       T* scaled = w.scaled_of(part) + (ptrdiff_t)k * H;
-      for (int j = of_h.begin; j < of_h.end; j++) scaled[j] = h[j] * p.scale[(ptrdiff_t)b * H + j];
+      for (int j = of_h.begin; j < of_h.end; j++) scaled[j] = h[j] * p.scale[(ptrdiff_t)b * R + j];
       return (const T*)scaled;
     });
     for (int g = 0; g < p.recurrent_gates; g++) {
       const ptrdiff_t width = (ptrdiff_t)p.recurrent_gates * H;
-      T* bias = p.drecurrent_bias ? p.drecurrent_bias + g * H : nullptr;
+      T* bias = p.drecurrent_bias ? p.drecurrent_bias + g * R : nullptr;
       add(ring + w.drh_block(p, g) * w.pitch, of_h, p.drecurrent_kernel + g * H, width, bias);
     }
     for (int i = 0; i < p.sum_count; i++) {
       const T* right = ring + w.sums_block(p, i) * w.pitch;
-      add_rows(vectors, right, w.ring_row, depth, first, p.sums + (ptrdiff_t)i * H, H);
+      add_rows(vectors, right, w.ring_row, depth, first, p.sums + (ptrdiff_t)i * R, H);
     }
   }
 }
@@ -241,7 +241,7 @@ void program_backward(const ProgramProblem<T>& p, const Division& division) {
     const Range rows = split(p.batch, part, parts);
     for (int i = 0; i < p.carries; i++) {
       for (int b = rows.begin; b < rows.end; b++) {
-        const ptrdiff_t at = (ptrdiff_t)b * H;
+        const ptrdiff_t at = (ptrdiff_t)b * p.row_units;
         copy_to_block(w.carry(p, p.time - 1, i, b), p.dlast_carry[i] + at, H, w.pitch);
         if (p.resets) std::fill(p.dreset_carry[i] + at, p.dreset_carry[i] + at + H, T(0));
       }
@@ -254,9 +254,7 @@ void program_backward(const ProgramProblem<T>& p, const Division& division) {
     Operand<T>* operands = w.operands_of(p, part);
     const Range rows = split(p.batch, part, parts);
     for (int s = chunk.end - 1; s >= chunk.begin; s--) {
-      for (int b = rows.begin; b < rows.end; b += w.rows) {
-        backward_block(p, w, operands, s, b, std::min(w.rows, rows.end - b), part);
-      }
+      w.each_block(rows, [&](int b, int count) { backward_block(p, w, operands, s, b, count, part); });
     }
   };
   for (int end = p.time; end > 0; end = done.begin) {

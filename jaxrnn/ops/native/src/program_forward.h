@@ -40,13 +40,13 @@ void gate_product(const ProgramWorkspace<T>& w, const Segment<T>* segments, int 
 template <class T>
 void forward_products(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, int s, int b, int rows, int part) {
   constexpr int L = kLanes<T>;
-  const int H = p.hidden, t = p.step(s);
+  const int H = p.hidden, R = p.row_units, t = p.step(s);
   const size_t width = (size_t)w.vectors_of(H) * L;
   const T* h = w.carry(p, s, p.carries - 1, b);
   if (p.scale) {
     T* scaled = w.more_block(part);
     for (int r = 0; r < rows; r++) {
-      const T* scale = p.scale + (ptrdiff_t)(b + r) * H;
+      const T* scale = p.scale + (ptrdiff_t)(b + r) * R;
       for (int j = 0; j < H; j++) scaled[(ptrdiff_t)r * w.pitch + j] = h[(ptrdiff_t)r * w.pitch + j] * scale[j];
     }
     h = scaled;
@@ -60,8 +60,8 @@ void forward_products(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, 
       segments[count++] = {p.x + row * p.in_features, next * p.in_features, packed, p.in_features};
     }
     const Segment<T> recurrent{h, w.pitch, w.recurrent + g * width * H, H};
-    const T* xw = p.xw && g < p.gates ? p.xw + (row * p.gates + g) * H : nullptr;
-    const ptrdiff_t xw_row = next * p.gates * H;
+    const T* xw = p.xw && g < p.gates ? p.xw + (row * p.gates + g) * R : nullptr;
+    const ptrdiff_t xw_row = next * p.gates * R;
     if (g < p.gates && p.summed[g]) {
       segments[count++] = recurrent;
       gate_product(w, segments, count, rows, H, w.xw_block(part, g), w.sum_bias + g * w.pitch, xw, xw_row);
@@ -82,7 +82,7 @@ template <class T>
 void forward_block(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, Operand<T>* operands, int s, int b,
                    int rows, int part) {
   constexpr int L = kLanes<T>;
-  const int H = p.hidden, t = p.step(s), h = p.carries - 1;
+  const int H = p.hidden, R = p.row_units, t = p.step(s), h = p.carries - 1;
   forward_products(p, w, s, b, rows, part);
   const T* y = w.carry(p, s + 1, h, b);
   for (int i = 0; i < p.code.operand_count; i++) {
@@ -99,7 +99,7 @@ void forward_block(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, Ope
   run_program(p.code, operands, rows, w.vectors_of(H), H);
   const bool last = s + 1 == p.time;
   for (int r = 0; r < rows; r++) {
-    T* to = p.y + p.row(t, b + r) * H;
+    T* to = p.y + p.row(t, b + r) * R;
     const bool valid = p.is_valid(t, b + r), reset = !last && p.is_reset(p.step(s + 1), b + r);
     if (valid) {
       copy_from_block(to, y + (ptrdiff_t)r * w.pitch, H);
@@ -109,8 +109,8 @@ void forward_block(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, Ope
     for (int i = 0; i < p.carries && (!valid || reset || last); i++) {
       T* carry = w.carry(p, s + 1, i, b + r);
       if (!valid) std::memcpy(carry, w.carry(p, s, i, b + r), w.pitch * sizeof(T));
-      if (last) copy_from_block(p.last_carry[i] + (ptrdiff_t)(b + r) * H, carry, H);
-      if (reset) copy_to_block(carry, p.reset_carry[i] + (ptrdiff_t)(b + r) * H, H, w.pitch);
+      if (last) copy_from_block(p.last_carry[i] + (ptrdiff_t)(b + r) * R, carry, H);
+      if (reset) copy_to_block(carry, p.reset_carry[i] + (ptrdiff_t)(b + r) * R, H, w.pitch);
     }
   }
 }
@@ -118,21 +118,21 @@ void forward_block(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, Ope
 template <class T>
 void program_forward(const ProgramProblem<T>& p, const Division& division) {
   const ProgramWorkspace<T> w(p, division, /*backward=*/false);
-  const int H = p.hidden;
+  const int H = p.hidden, R = p.row_units;
   const size_t width = (size_t)w.vectors_of(H) * kLanes<T>;
   // The caller packs alone, so that it need not wait for threads that start late.
   for (int i = 0; i < w.panel_count; i++) {
     for (int g = 0; p.x && g < p.gates; g++) {
-      pack_panel(w.panels[i], p.kernel + g * H, p.in_features, 1, H, p.gates, w.kernel + g * width * p.in_features);
+      pack_panel(w.panels[i], p.kernel + g * R, p.in_features, 1, H, R, p.gates, w.kernel + g * width * p.in_features);
     }
     for (int g = 0; g < p.recurrent_gates; g++) {
-      pack_panel(w.panels[i], p.recurrent_kernel + g * H, H, 1, H, p.recurrent_gates, w.recurrent + g * width * H);
+      pack_panel(w.panels[i], p.recurrent_kernel + g * H, H, 1, H, H, p.recurrent_gates, w.recurrent + g * width * H);
     }
   }
   fill_parameters(p, w);
   auto bias = [&](T* to, const T* from, int gates) {
     std::fill(to, to + (ptrdiff_t)gates * w.pitch, T(0));
-    for (int g = 0; from && g < gates; g++) copy_to_block(to + g * w.pitch, from + g * H, H, w.pitch);
+    for (int g = 0; from && g < gates; g++) copy_to_block(to + g * w.pitch, from + g * R, H, w.pitch);
   };
   bias(w.bias, p.bias, p.gates);
   bias(w.recurrent_bias, p.recurrent_bias, p.recurrent_gates);
@@ -145,13 +145,11 @@ void program_forward(const ProgramProblem<T>& p, const Division& division) {
     for (int i = 0; i < p.carries; i++) {
       for (int b = mine.begin; b < mine.end; b++) {
         const T* from = p.is_reset(p.step(0), b) ? p.reset_carry[i] : p.carry[i];
-        copy_to_block(w.carry(p, 0, i, b), from + (ptrdiff_t)b * H, H, w.pitch);
+        copy_to_block(w.carry(p, 0, i, b), from + (ptrdiff_t)b * R, H, w.pitch);
       }
     }
     for (int s = 0; s < p.time; s++) {
-      for (int b = mine.begin; b < mine.end; b += w.rows) {
-        forward_block(p, w, operands, s, b, std::min(w.rows, mine.end - b), part);
-      }
+      w.each_block(mine, [&](int b, int rows) { forward_block(p, w, operands, s, b, rows, part); });
     }
   });
 }

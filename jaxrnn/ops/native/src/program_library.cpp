@@ -15,7 +15,7 @@ struct ProgramOptions {
 };
 
 // The numbers of `sizes`, in the order of SIZES in jaxrnn/ops/native/encoding.py.
-enum Sizes { kTime, kBatch, kInFeatures, kHidden, kGates, kRecurrentGates, kSavedCount, kRegisters, kRowRegisters,
+enum Sizes { kTime, kBatch, kInFeatures, kHidden, kHeads, kGates, kRecurrentGates, kSavedCount, kRegisters, kRowRegisters,
              kReverse, kBatchMajor, kThreads, kSizes };
 
 // The arrays of a call, in the order in which Python passes them. The initial carry follows, and the carry to which a
@@ -30,7 +30,8 @@ template <class T>
 ffi::Error run(ffi::ThreadPool& pool, const Arrays<T>& a, const ProgramOptions& o, bool backward) {
   ProgramProblem<T> p{};
   const Numbers& n = o.sizes;
-  p.time = (int)n[kTime], p.batch = (int)n[kBatch], p.in_features = (int)n[kInFeatures], p.hidden = (int)n[kHidden];
+  p.time = (int)n[kTime], p.batch = (int)n[kBatch], p.in_features = (int)n[kInFeatures];
+  p.row_units = (int)n[kHidden], p.hidden = (int)(n[kHidden] / n[kHeads]);
   p.gates = (int)n[kGates], p.recurrent_gates = (int)n[kRecurrentGates], p.carries = (int)o.carry_slots.size();
   p.saved_count = (int)n[kSavedCount], p.registers = (int)n[kRegisters], p.row_registers = (int)n[kRowRegisters];
   p.reverse = n[kReverse], p.batch_major = n[kBatchMajor];
@@ -42,7 +43,7 @@ ffi::Error run(ffi::ThreadPool& pool, const Arrays<T>& a, const ProgramOptions& 
 
   p.x = a.in(kX), p.kernel = a.in(kKernel), p.bias = a.in(kBias), p.xw = a.in(kXw);
   p.recurrent_kernel = a.in(kRecurrentKernel), p.recurrent_bias = a.in(kRecurrentBias);
-  p.derived = a.in(kDerived), p.derived_count = (int)(a.in_size(kDerived) / p.hidden);
+  p.derived = a.in(kDerived), p.derived_count = (int)(a.in_size(kDerived) / p.row_units);
   p.scale = a.in(kScale);
   p.valid = reinterpret_cast<const uint8_t*>(a.in(kValid));
   p.resets = reinterpret_cast<const uint8_t*>(a.in(kResets));
@@ -61,11 +62,14 @@ ffi::Error run(ffi::ThreadPool& pool, const Arrays<T>& a, const ProgramOptions& 
     p.dlast_carry = more + 3;
     p.dx = a.out(kDX), p.dxw = a.out(kDXw), p.dkernel = a.out(kDKernel), p.dbias = a.out(kDBias);
     p.drecurrent_kernel = a.out(kDRecurrentKernel), p.drecurrent_bias = a.out(kDRecurrentBias);
-    p.sums = a.out(kOutSums), p.sum_count = (int)(a.out_size(kOutSums) / p.hidden);
+    p.sums = a.out(kOutSums), p.sum_count = (int)(a.out_size(kOutSums) / p.row_units);
     p.dcarry = out.data(), p.dreset_carry = out.data() + p.carries;
   }
   const int gates = std::max(p.gates, p.recurrent_gates);
-  return launch<T>(pool, program_kernels<T>(), p, gates, backward, (int)n[kThreads], /*may_divide_units=*/false);
+  const ptrdiff_t saved = (ptrdiff_t)p.time * p.saved_count * p.batch * p.pitch();
+  auto head = [&](int number) { return ProgramOfHead<T>(p, number, saved); };
+  return launch_heads<T>(pool, program_kernels<T>(), (int)n[kHeads], head, gates, backward, (int)n[kThreads],
+                         /*may_divide_units=*/false);
 }
 
 template <bool kBackward>

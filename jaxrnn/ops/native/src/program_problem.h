@@ -2,6 +2,8 @@
 
 #pragma once
 
+#include <vector>
+
 #include "recurrence.h"
 
 namespace jaxrnn {
@@ -44,7 +46,7 @@ struct ProgramProblem : Sequence {
 
   // Either the inputs x with kernel [in, gates * hidden] and bias, or their projection xw.
   const T *x, *kernel, *bias, *xw;
-  const T *recurrent_kernel, *recurrent_bias;  // [hidden, recurrent_gates * hidden], [recurrent_gates * hidden]
+  const T *recurrent_kernel, *recurrent_bias;  // [heads, hidden, recurrent_gates * hidden], and as bias
   const T* derived;                            // [derived_count, hidden]
   const T* scale;                              // [batch, hidden]: multiplies h before the recurrent product
   const T* const* carry;                       // the initial carry, [batch, hidden] each
@@ -67,6 +69,33 @@ struct ProgramProblem : Sequence {
 
   T* saved_at(int t, int slot, int b) const {
     return saved + (((ptrdiff_t)t * saved_count + slot) * batch + b) * pitch();
+  }
+};
+
+// The recurrence of one head, with pointers of its own to the parts of the carry.
+template <class T>
+struct ProgramOfHead {
+  ProgramProblem<T> problem;
+  std::vector<const T*> in;
+  std::vector<T*> out;
+
+  ProgramOfHead(const ProgramProblem<T>& p, int head, ptrdiff_t saved) : problem(p) {
+    const ptrdiff_t units = (ptrdiff_t)head * p.hidden;
+    auto move = [](ptrdiff_t by, auto*&... arrays) { ((arrays = arrays ? arrays + by : nullptr), ...); };
+    auto& q = problem;
+    move(units, q.kernel, q.bias, q.xw, q.recurrent_bias, q.derived, q.scale, q.y, q.dy, q.dxw, q.dkernel, q.dbias,
+         q.drecurrent_bias, q.sums);
+    move(units * p.hidden * p.recurrent_gates, q.recurrent_kernel, q.drecurrent_kernel);
+    move(head * saved, q.saved);
+    in.reserve(3 * p.carries), out.reserve(2 * p.carries);  // so that pointers to them stay valid
+    auto moved = [&](const auto* from, auto& to) -> decltype(to.data()) {
+      if (!from) return nullptr;
+      for (int i = 0; i < p.carries; i++) to.push_back(from[i] ? from[i] + units : nullptr);
+      return to.data() + to.size() - p.carries;
+    };
+    q.carry = moved(p.carry, in), q.reset_carry = moved(p.reset_carry, in), q.dlast_carry = moved(p.dlast_carry, in);
+    q.last_carry = moved(p.last_carry, out);
+    q.dcarry = moved(p.dcarry, out), q.dreset_carry = moved(p.dreset_carry, out);
   }
 };
 

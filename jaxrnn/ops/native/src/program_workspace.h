@@ -45,6 +45,16 @@ struct ProgramWorkspace {
 
   static int vectors_of(int units) { return (units + L - 1) / L; }
 
+  // Calls body(first row, rows) for as few blocks of these rows as possible, with nearly equal numbers of rows.
+  template <class Body>
+  void each_block(Range of, Body&& body) const {
+    const int count = of.end - of.begin, blocks = (count + rows - 1) / rows;
+    for (int i = 0; i < blocks; i++) {
+      const Range r = split(count, i, blocks);
+      body(of.begin + r.begin, r.end - r.begin);
+    }
+  }
+
   T* carry(const ProgramProblem<T>& p, int step, int part_of_carry, int b) const {
     return carries + ((ptrdiff_t)((step & 1) * p.carries + part_of_carry) * p.batch + b) * pitch;
   }
@@ -176,7 +186,7 @@ void fill_parameters(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w) {
   store<T>(w.zero, Vector<T>{});
   for (int i = 0; i < p.code.constant_count; i++) store<T>(w.constants + i * L, broadcast((T)p.code.constants[i]));
   for (int i = 0; i < p.derived_count; i++) {
-    copy_to_block(w.derived + (ptrdiff_t)i * w.pitch, p.derived + (ptrdiff_t)i * p.hidden, p.hidden, w.pitch);
+    copy_to_block(w.derived + (ptrdiff_t)i * w.pitch, p.derived + (ptrdiff_t)i * p.row_units, p.hidden, w.pitch);
   }
 }
 

@@ -38,25 +38,26 @@ void forward(const Problem<T>& p, const Division& division) {
   constexpr int kMost = kMostVectors / kFirstGates;
   const int most = std::max(1, most_vectors(p.batch) / kFirstGates);
   const Workspace<T> w(p, CellType::kGates, most, division, /*backward=*/false);
-  const int H = p.hidden;
+  const int H = p.hidden, R = p.row_units;
   auto pack = [&](Range panels) {
     for (int i = panels.begin; i < panels.end; i++) {
-      if (p.x) pack_panel(w.panels[i], p.kernel, p.in_features, kFirstGates, H, CellType::kGates, w.kernel);
-      pack_panel(w.panels[i], p.recurrent_kernel, H, kFirstGates, H, kFirstGates, w.recurrent);
+      if (p.x) pack_panel(w.panels[i], p.kernel, p.in_features, kFirstGates, H, R, CellType::kGates, w.kernel);
+      pack_panel(w.panels[i], p.recurrent_kernel, H, kFirstGates, H, H, kFirstGates, w.recurrent);
       if (!CellType::kTwoStages) continue;
       const ptrdiff_t width = (ptrdiff_t)Workspace<T>::vectors_of(H) * kLanes<T>;
-      if (p.x) pack_panel(w.panels[i], p.kernel + 2 * H, p.in_features, 1, H, 3, w.kernel + 2 * width * p.in_features);
-      pack_panel(w.panels[i], p.cell_param, H, 1, H, 1, w.recurrent + 2 * width * H);
+      T* third = w.kernel + 2 * width * p.in_features;
+      if (p.x) pack_panel(w.panels[i], p.kernel + 2 * R, p.in_features, 1, H, R, 3, third);
+      pack_panel(w.panels[i], p.cell_param, H, 1, H, H, 1, w.recurrent + 2 * width * H);
     }
   };
   auto begin = [&](Range rows) {
     for (int b = rows.begin; b < rows.end; b++) {
       const bool reset = p.is_reset(p.step(0), b);
-      const ptrdiff_t at = (ptrdiff_t)b * H;
-      for (ptrdiff_t j = at; j < at + H; j++) {
-        w.h[0][j] = reset ? p.reset_h[j] : p.h[j];
-        if (CellType::kHasC) w.c[j] = reset ? p.reset_c[j] : p.c[j];
-        if (p.scale) w.scaled[0][j] = w.h[0][j] * p.scale[j];
+      const ptrdiff_t at = (ptrdiff_t)b * H, of_caller = (ptrdiff_t)b * R;
+      for (int j = 0; j < H; j++) {
+        w.h[0][at + j] = (reset ? p.reset_h : p.h)[of_caller + j];
+        if (CellType::kHasC) w.c[at + j] = (reset ? p.reset_c : p.c)[of_caller + j];
+        if (p.scale) w.scaled[0][at + j] = w.h[0][at + j] * p.scale[of_caller + j];
       }
     }
   };
@@ -111,11 +112,14 @@ void backward(const Problem<T>& p, const Division& division) {
       const ptrdiff_t width_of_units = (ptrdiff_t)w.vectors_of(H) * kLanes<T>;
       pack_panel_transposed(w.panels[i], p.cell_param, H, H, w.recurrent + 2 * width_of_units * H);
     }
-    for (ptrdiff_t j = (ptrdiff_t)rows.begin * H; j < (ptrdiff_t)rows.end * H; j++) {
-      w.direct[j] = p.dlast_h[j];
-      if (CellType::kHasC) w.c[j] = p.dlast_c[j];
-      if (p.resets) p.dreset_h[j] = 0;
-      if (p.resets && CellType::kHasC) p.dreset_c[j] = 0;
+    for (int b = rows.begin; b < rows.end; b++) {
+      const ptrdiff_t at = (ptrdiff_t)b * H, of_caller = (ptrdiff_t)b * p.row_units;
+      for (int j = 0; j < H; j++) {
+        w.direct[at + j] = p.dlast_h[of_caller + j];
+        if (CellType::kHasC) w.c[at + j] = p.dlast_c[of_caller + j];
+        if (p.resets) p.dreset_h[of_caller + j] = 0;
+        if (p.resets && CellType::kHasC) p.dreset_c[of_caller + j] = 0;
+      }
     }
     if (!p.dx) return;
     const int vectors = Workspace<T>::vectors_of(p.in_features), input_panels = (vectors + 3) / 4;

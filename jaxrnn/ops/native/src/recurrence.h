@@ -19,8 +19,12 @@ inline int gates_of(Cell cell) {
 }
 
 // The sizes of a recurrence, the order of its arrays, and its masks.
+//
+// A recurrence has the units of one head, which depend on no other head's. `hidden` is their number. The arrays of the
+// caller have the units of all heads, `row_units`, in every row and every gate, and pointers to them point to the first
+// unit of the head. The recurrent kernel and what only the backward pass reads (`saved`) are stored head by head.
 struct Sequence {
-  int time, batch, in_features, hidden;
+  int time, batch, in_features, hidden, row_units;
   bool reverse, batch_major;
   const uint8_t *valid, *resets;  // [time, batch]
 
@@ -43,7 +47,7 @@ struct Problem : Sequence {
 
   // Either the inputs x with kernel [in, gates * hidden] and bias, or their projection xw.
   const T *x, *kernel, *bias, *xw;
-  const T *recurrent_kernel, *recurrent_bias;  // [hidden, gates * hidden], [gates * hidden]; kGRUBefore: gates r z
+  const T *recurrent_kernel, *recurrent_bias;  // [heads, hidden, gates * hidden]; kGRUBefore: gates r z
   const T* cell_param;  // kLeaky: its leak [hidden]; kGRUBefore: the candidate's kernel [hidden, hidden]; else null
   const T *c, *h;                              // the initial carry, [batch, hidden]
   const T* scale;                              // [batch, hidden]: multiplies h before the recurrent product
@@ -59,6 +63,21 @@ struct Problem : Sequence {
   T *dc, *dh, *dreset_c, *dreset_h;
   T *dkernel, *dbias, *drecurrent_kernel, *drecurrent_bias, *dcell_param;
 };
+
+// The recurrence of one head, from that of the first one; `saved` is how many numbers a head saves.
+template <class T>
+Problem<T> head_of(Problem<T> p, int head, ptrdiff_t saved) {
+  const ptrdiff_t units = (ptrdiff_t)head * p.hidden, block = units * p.hidden;
+  const int gates = gates_of(p.cell), recurrent_gates = p.cell == Cell::kGRUBefore ? 2 : gates;
+  auto move = [](ptrdiff_t by, auto*&... arrays) { ((arrays = arrays ? arrays + by : nullptr), ...); };
+  move(units, p.kernel, p.bias, p.xw, p.recurrent_bias, p.c, p.h, p.scale, p.reset_c, p.reset_h, p.y, p.last_c,
+       p.last_h, p.dlast_c, p.dlast_h, p.dy, p.dxw, p.dc, p.dh, p.dreset_c, p.dreset_h, p.dkernel, p.dbias,
+       p.drecurrent_bias);
+  move(block * recurrent_gates, p.recurrent_kernel, p.drecurrent_kernel);
+  move(p.cell == Cell::kGRUBefore ? block : units, p.cell_param, p.dcell_param);
+  move(head * saved, p.saved);
+  return p;
+}
 
 // How a call is divided into parts, which several threads may run. A part is some rows of the batch or, if the batch is
 // small or the weights are large, some units of the cell; then all parts of a step must be done before the next step.
@@ -77,6 +96,12 @@ struct Division {
     run_stage(team, parts, call, (void*)&body);
   }
 };
+
+// All of a call, or with `packs` or `runs` only one part of the forward pass, on the caller's thread.
+inline Division alone(void* workspace, bool packs = true, bool runs = true) {
+  auto run_stage = [](void*, int, void (*body)(void*, int), void* context) { body(context, 0); };
+  return {1, true, packs, runs, workspace, run_stage, nullptr};
+}
 
 // The functions of one instruction set.
 template <class T>

@@ -1,4 +1,5 @@
-// Runs one step at a time, called directly from Python without JAX. The weights are packed once.
+// Runs one step at a time, called directly from Python without JAX. The weights are packed once. A step takes less time
+// than waking a thread, so the caller's thread does all of it.
 
 #include <cstdlib>
 #include <memory>
@@ -11,25 +12,20 @@
 namespace jaxrnn {
 namespace {
 
-// A step takes less time than waking a thread, so the caller's thread does all of it.
-Division alone(bool packs, void* workspace) {
-  auto run_stage = [](void*, int, void (*body)(void*, int), void* context) { body(context, 0); };
-  return {1, true, packs, !packs, workspace, run_stage, nullptr};
-}
-
 template <class T>
 class StreamOf : public Stream {
  public:
   // Copies all arrays that `p` points to.
-  explicit StreamOf(const Problem<T>& p) : p_(p), memory_(nullptr, std::free) {
-    const size_t size = kernels<T>().workspace(p, false, 1);
-    memory_.reset(std::aligned_alloc(64, (size + 63) / 64 * 64));
+  explicit StreamOf(const Problem<T>& p)
+      : p_(p), size_((kernels<T>().workspace(p, false, 1) + 63) / 64 * 64), memory_(nullptr, std::free) {
+    heads_ = p.row_units / p.hidden;
+    memory_.reset(static_cast<char*>(std::aligned_alloc(64, size_ * heads_)));
     if (!memory_) return;
-    kernels<T>().forward(p, alone(/*packs=*/true, memory_.get()));
-    const int width = p.hidden * gates_of(p.cell);
+    each_head(/*packs=*/true);
+    const int width = p.row_units * gates_of(p.cell);
     p_.bias = copy(p.bias, width, bias_);
     p_.recurrent_bias = copy(p.recurrent_bias, width, recurrent_bias_);
-    p_.cell_param = p.cell == Cell::kLeaky ? copy(p.cell_param, p.hidden, cell_param_) : nullptr;
+    p_.cell_param = p.cell == Cell::kLeaky ? copy(p.cell_param, p.row_units, cell_param_) : nullptr;
   }
 
   bool has_memory() const { return memory_ != nullptr; }
@@ -37,10 +33,16 @@ class StreamOf : public Stream {
   void step(const void* x, const void* c, const void* h, void* new_c, void* new_h) override {
     p_.x = static_cast<const T*>(x), p_.c = static_cast<const T*>(c), p_.h = static_cast<const T*>(h);
     p_.last_c = static_cast<T*>(new_c), p_.last_h = p_.y = static_cast<T*>(new_h);
-    kernels<T>().forward(p_, alone(/*packs=*/false, memory_.get()));
+    each_head(/*packs=*/false);
   }
 
  private:
+  void each_head(bool packs) {
+    for (int n = 0; n < heads_; n++) {
+      kernels<T>().forward(head_of(p_, n, 0), alone(memory_.get() + n * size_, packs, !packs));
+    }
+  }
+
   static const T* copy(const T* from, int count, std::vector<T>& to) {
     if (!from) return nullptr;
     to.assign(from, from + count);
@@ -48,16 +50,19 @@ class StreamOf : public Stream {
   }
 
   Problem<T> p_;
-  std::unique_ptr<void, decltype(&std::free)> memory_;
+  size_t size_;
+  std::unique_ptr<char, decltype(&std::free)> memory_;
+  int heads_;
   std::vector<T> bias_, recurrent_bias_, cell_param_;
 };
 
 template <class T>
-Stream* make(int cell, int batch, int in_features, int hidden, const void* kernel, const void* bias,
+Stream* make(int cell, int batch, int in_features, int hidden, int heads, const void* kernel, const void* bias,
              const void* recurrent_kernel, const void* recurrent_bias, const void* cell_param) {
   Problem<T> p{};
   p.cell = static_cast<Cell>(cell);
-  p.time = 1, p.batch = batch, p.in_features = in_features, p.hidden = hidden;
+  p.time = 1, p.batch = batch, p.in_features = in_features;
+  p.hidden = hidden / heads, p.row_units = hidden;
   p.kernel = static_cast<const T*>(kernel), p.bias = static_cast<const T*>(bias);
   p.x = p.kernel;  // any pointer but null, which would mean no inputs; packing does not read it
   p.recurrent_kernel = static_cast<const T*>(recurrent_kernel);
@@ -74,10 +79,10 @@ Stream* make(int cell, int batch, int in_features, int hidden, const void* kerne
 
 // Returns null if there is not enough memory. Arrays are as in Problem: float, or double with `wide`. All but the
 // kernels may be null.
-extern "C" void* jaxrnn_stream(int wide, int cell, int batch, int in_features, int hidden, const void* kernel,
-                               const void* bias, const void* recurrent_kernel, const void* recurrent_bias,
+extern "C" void* jaxrnn_stream(int wide, int cell, int batch, int in_features, int hidden, int heads,
+                               const void* kernel, const void* bias, const void* recurrent_kernel, const void* recurrent_bias,
                                const void* cell_param) {
-  return (wide ? jaxrnn::make<double> : jaxrnn::make<float>)(cell, batch, in_features, hidden, kernel, bias,
+  return (wide ? jaxrnn::make<double> : jaxrnn::make<float>)(cell, batch, in_features, hidden, heads, kernel, bias,
                                                              recurrent_kernel, recurrent_bias, cell_param);
 }
 

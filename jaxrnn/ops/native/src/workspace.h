@@ -135,15 +135,16 @@ struct Workspace {
   }
 };
 
-// Packs columns of `gates` blocks of `weights [depth, blocks * hidden]` in the order in which tile() reads them:
-// [k][gate][vector][lane].
+// Packs columns of `gates` blocks of `weights [depth, blocks * row_units]` in the order in which tile() reads them:
+// [k][gate][vector][lane]. A block of weights has `row_units` columns, of which `hidden` are used.
 template <class T>
-void pack_panel(const Panel& panel, const T* weights, int depth, int gates, int hidden, int blocks, T* packed) {
+void pack_panel(const Panel& panel, const T* weights, int depth, int gates, int hidden, int row_units, int blocks,
+                T* packed) {
   constexpr int L = kLanes<T>;
   T* to = packed + (ptrdiff_t)panel.first * L * depth * gates;
   for (int k = 0; k < depth; k++) {
     for (int g = 0; g < gates; g++) {
-      const T* from = weights + ((ptrdiff_t)k * blocks + g) * hidden;
+      const T* from = weights + ((ptrdiff_t)k * blocks + g) * row_units;
       for (int u = 0; u < panel.vectors; u++, to += L) {
         const int unit = (panel.first + u) * L;
         store<T>(to, load(from + unit, hidden - unit));
