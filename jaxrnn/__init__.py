@@ -5,7 +5,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxrnn import data, export, forecasting, interop, ops, training
-    from jaxrnn.cells import GRUCell, LeakyCell, LSTMCell, RecurrentCell, SimpleRNNCell
+    from jaxrnn.cells import (
+        GRUCell,
+        LeakyCell,
+        LinearRecurrentCell,
+        LRUCell,
+        LSTMCell,
+        MinGRUCell,
+        MinLSTMCell,
+        RecurrentCell,
+        RGLRUCell,
+        SimpleRNNCell,
+    )
     from jaxrnn.layers import GRU, LSTM, RNN, Bidirectional, SimpleRNN, StackedRNN, Streams, streaming_step
     from jaxrnn.models import RNNForecaster
     from jaxrnn.ops import LSTMCarry
@@ -18,9 +29,14 @@ __all__ = [
     "RNN",
     "Bidirectional",
     "GRUCell",
+    "LRUCell",
     "LSTMCarry",
     "LSTMCell",
     "LeakyCell",
+    "LinearRecurrentCell",
+    "MinGRUCell",
+    "MinLSTMCell",
+    "RGLRUCell",
     "RNNForecaster",
     "RecurrentCell",
     "SimpleRNN",
@@ -41,7 +57,21 @@ __all__ = [
 # runs layers needs no optimisers, checkpoints or other formats.
 _MODULES = ("cells", "checks", "data", "export", "forecasting", "interop", "layers", "models", "ops", "training")
 _HOMES = {
-    **dict.fromkeys(("GRUCell", "LSTMCell", "LeakyCell", "RecurrentCell", "SimpleRNNCell"), "cells"),
+    **dict.fromkeys(
+        (
+            "GRUCell",
+            "LRUCell",
+            "LSTMCell",
+            "LeakyCell",
+            "LinearRecurrentCell",
+            "MinGRUCell",
+            "MinLSTMCell",
+            "RGLRUCell",
+            "RecurrentCell",
+            "SimpleRNNCell",
+        ),
+        "cells",
+    ),
     **dict.fromkeys(
         ("GRU", "LSTM", "RNN", "Bidirectional", "SimpleRNN", "StackedRNN", "Streams", "streaming_step"), "layers"
     ),

@@ -298,10 +298,13 @@ def checked_carry(cell: checks.Cell, carry: Carry, input_shape: tuple[int, ...])
     )
     pairs = zip(jax.tree_util.tree_leaves_with_path(carry), jax.tree.leaves(expected), strict=True)
     for (path, leaf), want in pairs:
-        if leaf.shape != want.shape or not jnp.issubdtype(leaf.dtype, jnp.floating):
+        kind, name = jnp.floating, "a floating"
+        if jnp.issubdtype(want.dtype, jnp.complexfloating):
+            kind, name = jnp.complexfloating, "a complex"
+        if leaf.shape != want.shape or not jnp.issubdtype(leaf.dtype, kind):
             raise ValueError(
                 f"the carry{keystr(path)} is {leaf.dtype} {leaf.shape}, but for inputs of shape "
-                f"{input_shape} it must be a floating array of shape {want.shape}"
+                f"{input_shape} it must be {name} array of shape {want.shape}"
             )
     return carry
 

@@ -16,11 +16,11 @@ from jaxrnn.ops.step import Carry, Pointwise, Projection
 __all__ = [
     "ACTIVATIONS",
     "IMPLEMENTATIONS",
+    "LINEAR_IMPLEMENTATIONS",
     "Activation",
     "Carry",
     "Choice",
     "Implementation",
-    "LINEAR_IMPLEMENTATIONS",
     "LSTMCarry",
     "Pointwise",
     "Projection",

@@ -34,8 +34,8 @@ def problem(
         lengths.ravel()[:2] = [time, 0][: lengths.size]
         resets = rng.random((time, *batch)) < 0.3
     a = random(rng, steps if a_shape is None else a_shape, dtype)
-    arrays = [random(rng, shape, dtype) for shape in (steps, state, state)]
-    return Problem(a, *arrays, lengths, resets, random(rng, steps, dtype))
+    b, initial_state, reset_state = (random(rng, shape, dtype) for shape in (steps, state, state))
+    return Problem(a, b, initial_state, reset_state, lengths, resets, random(rng, steps, dtype))
 
 
 def loop(p: Problem, reverse: bool) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:

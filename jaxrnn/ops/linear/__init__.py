@@ -1,11 +1,12 @@
 """Linear recurrences, h_t = a_t * h_{t-1} + b_t, channel by channel: one entry, several implementations.
 
-``recurrence.py`` checks the arguments and picks; ``loops.py`` has the implementations in plain JAX, ``native.py`` calls
-the C++ library, ``kernel.py`` holds the kernels for GPUs and TPUs; ``arrays.py`` is what they share.
+``recurrence.py`` checks the arguments and picks an implementation; ``loops.py`` has those in plain JAX, and
+``native.py`` calls the C++ library; ``arrays.py`` is what they share.
 """
 
 from jaxrnn.ops.linear.recurrence import (
     LINEAR_IMPLEMENTATIONS,
+    checked_arrays,
     explain_linear_recurrence,
     linear_recurrence,
     run_linear_recurrence,
@@ -13,6 +14,7 @@ from jaxrnn.ops.linear.recurrence import (
 
 __all__ = [
     "LINEAR_IMPLEMENTATIONS",
+    "checked_arrays",
     "explain_linear_recurrence",
     "linear_recurrence",
     "run_linear_recurrence",

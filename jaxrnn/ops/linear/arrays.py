@@ -37,8 +37,8 @@ class LinearArrays(NamedTuple):
 def without_masks(x: LinearArrays) -> tuple[Array, Array]:
     """a and b that give the same states without lengths and resets.
 
-    A step beyond a row's length has a = 1 and b = 0. A step after a reset forgets the state before: it has a = 0, and
-    b = a * reset_state + b.
+    A step beyond a row's length has a = 1 and b = 0. A step after a reset forgets the state before: it has a = 0,
+    and b = a * reset_state + b.
     """
     a, b = x.a, x.b
     if x.resets is not None:

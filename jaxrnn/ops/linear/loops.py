@@ -5,13 +5,13 @@ With d for the gradient of the loss, the gradients of h_t = a_t * h_{t-1} + b_t 
     db_t = dh_t + a_{t+1} * db_{t+1}
     da_t = db_t * h_{t-1}
 
-So a gradient is computed by the implementation that computed the states, and a gradient of a gradient, too. Only the
-states and a are kept. (As everywhere in JAX, gradients of complex numbers are not conjugated.)
+So the implementation that computed the states also computes their gradient, and the gradient of a gradient. Only
+the states and a are kept for it. (As everywhere in JAX, gradients of complex numbers are not conjugated.)
 """
 
-import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -55,9 +55,8 @@ def chunked(a: Array, b: Array, initial_state: Array, reverse: bool) -> Array:
     time = b.shape[0]
     length = math.isqrt(max(time - 1, 0)) + 1
     chunks = -(-time // length)
-    missing = (
-        (0, 0) if time % length == 0 else ((length - time % length, 0) if reverse else (0, length - time % length))
-    )
+    padded = chunks * length - time
+    missing = (padded, 0) if reverse else (0, padded)
 
     def cut(array: Array, fill: int) -> Array:
         padding = [missing] + [(0, 0)] * (array.ndim - 1)
@@ -86,9 +85,11 @@ def loop_recurrence(loop: Loop, x: LinearArrays, *, reverse: bool, batch_major: 
     return _states(loop, reverse, a, b, x.initial_state)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _states(loop: Loop, reverse: bool, a: Array, b: Array, initial_state: Array) -> Array:
+def _by_loop(loop: Loop, reverse: bool, a: Array, b: Array, initial_state: Array) -> Array:
     return loop(a, b, initial_state, reverse)
+
+
+_states: Any = jax.custom_vjp(_by_loop, nondiff_argnums=(0, 1))
 
 
 def _forward(loop: Loop, reverse: bool, a: Array, b: Array, initial_state: Array):

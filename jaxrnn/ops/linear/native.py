@@ -1,7 +1,7 @@
 """A linear recurrence in the C++ library: one pass over time, and one back for all gradients.
 
-The C++ code (``linear.cpp``) reads and writes every number once. Lengths and resets need no arrays of their own, and an
-``a`` that does not depend on time or row is not repeated in memory.
+The C++ code (``linear.cpp``) reads and writes every number once. Lengths and resets need no arrays as large as b,
+and an ``a`` that does not depend on time or row is not repeated in memory.
 """
 
 import functools
@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 
 from jaxrnn.ops.linear.arrays import LinearArrays, sum_to
 from jaxrnn.ops.linear.loops import loop_recurrence, scan
@@ -135,14 +136,14 @@ class _Wanted:
 
 def _forward(call: _Call, x: Any):
     perturbed = x.a.perturbed
-    x = LinearArrays(*(None if part is None else part.value for part in x))
+    x = jax.tree.map(lambda part: part.value, x, is_leaf=lambda part: isinstance(part, CustomVJPPrimal))
     states = _states(call, x)
     return states, (_Wanted(perturbed), x, states)
 
 
 def _backward(call: _Call, residuals: Any, dstates: Any):
     wanted, x, states = residuals
-    if isinstance(dstates, jax.custom_derivatives.SymbolicZero):
+    if isinstance(dstates, SymbolicZero):
         dstates = jnp.zeros_like(states)
     return (_gradients(call, wanted.of_a, x, states, dstates),)
 

@@ -78,7 +78,7 @@ def linear_recurrence(
       initial_state: the state before the first step, ``[*batch, channels]`` or what broadcasts to it; by default
         zeros.
       seq_lengths: integer ``[*batch]``, from 0 to time. From its length on, a row's state stays as it is, so that
-        the last state (with ``reverse`` the first) is the final one of every row; nothing there reaches a gradient.
+        the last state (with ``reverse`` the first) is the final one of every row. Padding reaches no gradient.
       resets: bool ``[time, *batch]``. Where true, the state returns to ``reset_state`` BEFORE that step.
       reset_state: as ``initial_state``, which it is by default.
       reverse: run from the last step to the first. States stay aligned with ``b``.
@@ -86,20 +86,20 @@ def linear_recurrence(
         :func:`explain_linear_recurrence` tells.
 
     Returns:
-      The states ``[time, *batch, channels]``, in the common dtype of ``a`` and ``b``. Half precision is computed in
-      float32.
+      The states ``[time, *batch, channels]``, in the common dtype of ``a`` and ``b``. Half precision is computed
+      in float32.
 
     Raises:
       ValueError: shapes, dtypes or the name of the implementation do not fit, or a named one cannot run.
 
-    Gradients are taken in reverse, of any order. As everywhere in JAX, those of complex numbers are not conjugated.
+    Gradients are taken in reverse, of any order; those of complex numbers are not conjugated, as elsewhere in JAX.
 
     >>> import jax.numpy as jnp
     >>> linear_recurrence(0.5, jnp.ones((4, 1)))[:, 0]
     Array([1.   , 1.5  , 1.75 , 1.875], dtype=float32)
     """
     check_name(implementation, LINEAR_IMPLEMENTATIONS)
-    x = _checked(a, b, initial_state, seq_lengths, resets, reset_state)
+    x = checked_arrays(a, b, initial_state, seq_lengths, resets, reset_state)
     return run_linear_recurrence(x, reverse=reverse, implementation=implementation)
 
 
@@ -144,7 +144,7 @@ def explain_linear_recurrence(
     'scan'
     """
     platform = platform_of((a, b)) if platform is None else platform
-    x = jax.eval_shape(lambda *arrays: _checked(*arrays, None), a, b, initial_state, seq_lengths, resets)
+    x = jax.eval_shape(checked_arrays, a, b, initial_state, seq_lengths, resets, None)
     return choose(LINEAR_IMPLEMENTATIONS, x, platform)
 
 
@@ -153,15 +153,16 @@ def explain_linear_recurrence(
 def _run(run: Any, reverse: bool, batch_major: bool, x: LinearArrays) -> Array:
     dtype = x.b.dtype
     wide = accumulation_dtype(dtype) if jnp.issubdtype(dtype, jnp.floating) else dtype
-    x = LinearArrays(
-        *(None if part is None else cast(part, wide) for part in x[:4]),
-        x.lengths,
-        x.resets,  # pyright: ignore
-    )
+    state = None if x.reset_state is None else cast(x.reset_state, wide)
+    a, b, initial_state = (cast(part, wide) for part in (x.a, x.b, x.initial_state))
+    x = LinearArrays(a, b, initial_state, state, x.lengths, x.resets)
     return cast(run(x, reverse=reverse, batch_major=batch_major), dtype)
 
 
-def _checked(a: Any, b: Any, initial_state: Any, seq_lengths: Any, resets: Any, reset_state: Any) -> LinearArrays:
+def checked_arrays(
+    a: Any, b: Any, initial_state: Any, seq_lengths: Any, resets: Any, reset_state: Any
+) -> LinearArrays:
+    """The arguments of :func:`linear_recurrence` in one dtype, or a ValueError."""
     b = jnp.asarray(b)
     if b.ndim < 2:
         raise ValueError(f"{b.shape=} must be (time, *batch, channels); a single channel x needs x[..., None]")
