@@ -9,7 +9,7 @@ from jax import Array
 
 from jaxrnn import checks
 from jaxrnn.cells.base import Initializer, check_inputs, checked_carry, glorot_uniform, zeros
-from jaxrnn.ops.linear import checked_arrays, run_linear_recurrence
+from jaxrnn.ops.linear import broadcasts, checked_arrays, run_linear_recurrence
 from jaxrnn.ops.step import Projection, accumulation_dtype, by_gate, cast, projected, widen
 from jaxrnn.signature import InitSignature
 
@@ -212,7 +212,7 @@ class LinearRecurrentCell(nnx.RNNCellBase):
                     f"coefficients of {type(self).__name__} returned {name} in {array.dtype}, but its state is "
                     "real: set complex_state = True in the class"
                 )
-        if b.shape != shape or jnp.broadcast_shapes(a.shape, shape) != shape:
+        if b.shape != shape or not broadcasts(a.shape, shape):
             raise ValueError(
                 f"coefficients of {type(self).__name__} must return a that broadcasts to {shape}, and b of this "
                 f"shape, not {a.shape} and {b.shape}"

@@ -130,7 +130,7 @@ def test_the_states_are_those_of_the_papers_parallel_scan_of_logarithms(name):
     """``parallel_scan_log`` and the listings of appendix B of arXiv:2410.01201."""
     cell, x = made(name)
     first = first_state(cell)
-    gates = np.split(x @ np.asarray(cell.kernel[...]) + np.asarray(cell.bias[...]), cell.num_gates, axis=-1)
+    gates = np.split(x @ np.asarray(cell.kernel[...]) + np.asarray(cell.bias), cell.num_gates, axis=-1)
 
     def softplus(x):
         return np.logaddexp(x, 0)

@@ -6,6 +6,7 @@
 
 from jaxrnn.ops.linear.recurrence import (
     LINEAR_IMPLEMENTATIONS,
+    broadcasts,
     checked_arrays,
     explain_linear_recurrence,
     linear_recurrence,
@@ -14,6 +15,7 @@ from jaxrnn.ops.linear.recurrence import (
 
 __all__ = [
     "LINEAR_IMPLEMENTATIONS",
+    "broadcasts",
     "checked_arrays",
     "explain_linear_recurrence",
     "linear_recurrence",

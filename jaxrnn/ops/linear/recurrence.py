@@ -98,7 +98,6 @@ def linear_recurrence(
     >>> linear_recurrence(0.5, jnp.ones((4, 1)))[:, 0]
     Array([1.   , 1.5  , 1.75 , 1.875], dtype=float32)
     """
-    check_name(implementation, LINEAR_IMPLEMENTATIONS)
     x = checked_arrays(a, b, initial_state, seq_lengths, resets, reset_state)
     return run_linear_recurrence(x, reverse=reverse, implementation=implementation)
 
@@ -110,6 +109,7 @@ def run_linear_recurrence(
 
     With ``batch_major``, the arrays are transposes of arrays with time after the batch, and so are the states.
     """
+    check_name(implementation, LINEAR_IMPLEMENTATIONS)
     if 0 in x.b.shape:
         return x.b
     if exported_programs.value:
@@ -189,12 +189,14 @@ def checked_arrays(
     return LinearArrays(a, cast(b, dtype), initial_state, reset_state, lengths, resets)
 
 
+def broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    """Whether an array of this shape broadcasts to the other one."""
+    return len(shape) <= len(to) and all(size in (1, wanted) for size, wanted in zip(shape[::-1], to[::-1]))
+
+
 def _broadcastable(name: str, array: Array, shape: tuple[int, ...]) -> Array:
     """The array with as many axes as the shape. Raises a ValueError unless it broadcasts to it."""
-    fits = array.ndim <= len(shape) and all(
-        size in (1, wanted) for size, wanted in zip(reversed(array.shape), reversed(shape))
-    )
-    if not fits:
+    if not broadcasts(array.shape, shape):
         raise ValueError(f"{name} of shape {array.shape} does not broadcast to {shape}")
     return array.reshape((1,) * (len(shape) - array.ndim) + array.shape)
 
