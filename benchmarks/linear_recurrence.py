@@ -3,12 +3,12 @@
     python -m benchmarks.linear_recurrence            # a quarter of an hour, most of it compilations of the others
     python -m benchmarks.linear_recurrence --quick    # three shapes, to see that everything works
 
-Every contestant computes the states and the gradients of a and b for given cotangents, in float32 and in complex64:
-ours (``jaxrnn.ops.linear_recurrence``, with the implementation that it picks), ``lax.scan`` and
+Every contestant computes the states and the gradients of a and b for given cotangents, in float32 and in
+complex64: ours (``jaxrnn.ops.linear_recurrence``, with the implementation that it picks), ``lax.scan`` and
 ``lax.associative_scan`` under ``jax.vjp``. Their results are compared first.
 
-"elementwise" is a floor: one elementwise program of XLA that reads five arrays of that size and writes three, which
-is the least that states and gradients need. It computes something else.
+"elementwise" is a floor: one elementwise program of XLA that reads five arrays of that size and writes three, as
+little as states and gradients need. It computes something else.
 
 The first call is the one that compiles. Contestants are interleaved (benchmarks/common/timing.py). A ratio is a
 contestant's time divided by ours, pair by pair: above 1, ours is faster.
@@ -150,8 +150,8 @@ def report(rows: list[Row], repetitions: int, processor_time: bool) -> Report:
         made.table(Table.of("seconds of the first call", firsts), "seconds of the first call")
     best = [best_ratio(row) for row in rows]
     made.add(
-        f"The faster one of JAX's two loops takes {geometric_mean(best):.2f} times as long as ours (geometric mean "
-        f"over all rows; the lowest is {min(best):.2f})."
+        f"The faster one of JAX's two loops takes {geometric_mean(best):.2f} times as long as ours (geometric "
+        f"mean over all rows; the lowest is {min(best):.2f})."
     )
     return made
 

@@ -21,6 +21,7 @@ from tests.ops.linear_oracle import Problem, assert_close, loop, problem
 NATIVE = why_not_loaded() is None
 IMPLEMENTATIONS = [name for name in LINEAR_IMPLEMENTATIONS if NATIVE or name != "native"]
 needs_library = pytest.mark.skipif(not NATIVE, reason="the C++ library was not built")
+OLDER = ["base", "avx2"] if NATIVE and instruction_set() == "avx512" else ["base"]
 each = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 
 
@@ -164,9 +165,7 @@ def long_problem(dtype: str):
     p = problem(LONG, (), 2, dtype, a_shape=(2,), masks=False)
     a = np.array([0.99995, 0.999]) * (np.exp([0.01j, 3j]) if dtype == "complex64" else 1)
     p = p._replace(a=a.astype(dtype))
-    wide = p._replace(
-        **{name: getattr(p, name).astype("complex128") for name in ("a", "b", "initial_state", "dstates")}
-    )
+    wide = {name: getattr(p, name).astype("complex128") for name in ("a", "b", "initial_state", "dstates")}
     states, gradients = loop(p._replace(**wide), False)
     return p, states, gradients
 
