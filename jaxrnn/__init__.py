@@ -5,7 +5,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxrnn import data, export, forecasting, interop, ops, training
-    from jaxrnn.cells import GRUCell, LeakyCell, LSTMCell, RecurrentCell, SimpleRNNCell, SLSTMCell
+    from jaxrnn.cells import (
+        GRUCell,
+        LeakyCell,
+        LinearRecurrentCell,
+        LRUCell,
+        LSTMCell,
+        MinGRUCell,
+        MinLSTMCell,
+        RecurrentCell,
+        RGLRUCell,
+        SimpleRNNCell,
+        SLSTMCell,
+    )
     from jaxrnn.layers import GRU, LSTM, RNN, SLSTM, Bidirectional, SimpleRNN, StackedRNN, Streams, streaming_step
     from jaxrnn.models import RNNForecaster
     from jaxrnn.ops import LSTMCarry, SLSTMCarry
@@ -19,9 +31,14 @@ __all__ = [
     "SLSTM",
     "Bidirectional",
     "GRUCell",
+    "LRUCell",
     "LSTMCarry",
     "LSTMCell",
     "LeakyCell",
+    "LinearRecurrentCell",
+    "MinGRUCell",
+    "MinLSTMCell",
+    "RGLRUCell",
     "RNNForecaster",
     "RecurrentCell",
     "SLSTMCarry",
@@ -44,7 +61,22 @@ __all__ = [
 # runs layers needs no optimisers, checkpoints or other formats.
 _MODULES = ("cells", "checks", "data", "export", "forecasting", "interop", "layers", "models", "ops", "training")
 _HOMES = {
-    **dict.fromkeys(("GRUCell", "LSTMCell", "LeakyCell", "RecurrentCell", "SLSTMCell", "SimpleRNNCell"), "cells"),
+    **dict.fromkeys(
+        (
+            "GRUCell",
+            "LRUCell",
+            "LSTMCell",
+            "LeakyCell",
+            "LinearRecurrentCell",
+            "MinGRUCell",
+            "MinLSTMCell",
+            "RGLRUCell",
+            "RecurrentCell",
+            "SLSTMCell",
+            "SimpleRNNCell",
+        ),
+        "cells",
+    ),
     **dict.fromkeys(
         ("GRU", "LSTM", "RNN", "SLSTM", "Bidirectional", "SimpleRNN", "StackedRNN", "Streams", "streaming_step"),
         "layers",

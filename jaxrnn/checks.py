@@ -82,6 +82,22 @@ def dropout_rate(name: str, value: Any) -> float:
     return rate
 
 
+def floating_dtype(name: str, value: Any) -> Any:
+    """A floating dtype, or what NumPy reads as one.
+
+    >>> floating_dtype("param_dtype", jnp.int32)
+    Traceback (most recent call last):
+    ValueError: param_dtype must be a floating type, not <class 'jax.numpy.int32'>
+    """
+    try:
+        floating = value is not None and jnp.issubdtype(value, jnp.floating)
+    except TypeError:  # not a dtype at all
+        floating = False
+    if not floating:
+        raise ValueError(f"{name} must be a floating type, not {shown(value)}")
+    return value
+
+
 def array(name: str, value: Any) -> Array:
     """Anything that JAX reads as an array of numbers."""
     try:

@@ -289,9 +289,9 @@ def resolve(settings: Settings) -> Config:
     )
     _known("cell", config.cell, CELLS)
     _known("activation", config.activation, ACTIVATIONS)
-    if config.cell in ("lstm", "gru", "leaky", "slstm") and config.activation != "tanh":
+    if config.cell != "simple_rnn" and config.activation != "tanh":
         raise ValueError(
-            f"--activation {config.activation} needs --cell simple_rnn, because {config.cell} always uses tanh"
+            f"--activation {config.activation} needs --cell simple_rnn: {config.cell} has functions of its own"
         )
     _known("optimizer", config.optimizer, OPTIMIZERS)
     for name in _POSITIVE:

@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 from experiments.common.parts import LONGEST_WINDOW, Choice, choose, divide, prepare
 from experiments.common.recipes import Config
+from jaxrnn.cells import CELLS, RecurrentCell
 from jaxrnn.data import (
     Preparation,
     Series,
@@ -307,7 +308,9 @@ class Forecasting:
 
 
 def _cell_options(config: Config) -> dict[str, Any]:
-    options: dict[str, Any] = {"recurrent_kernel_init": nnx.initializers.orthogonal(config.recurrent_gain)}
+    options: dict[str, Any] = {}
+    if issubclass(CELLS[config.cell], RecurrentCell):
+        options["recurrent_kernel_init"] = nnx.initializers.orthogonal(config.recurrent_gain)
     if config.cell == "simple_rnn":
         options["activation_fn"] = named_activation(config.activation)
     return options

@@ -151,9 +151,8 @@ class RecurrentCell(nnx.RNNCellBase):
             raise ValueError(
                 f"{num_heads=} must divide {hidden_features=}, but leaves {hidden_features % num_heads}"
             )
-        for name, kind in (("dtype", dtype), ("param_dtype", param_dtype)):
-            if not (kind is None and name == "dtype") and not _is_floating(kind):
-                raise ValueError(f"{name} must be a floating type, not {kind!r}")
+        dtype = None if dtype is None else checks.floating_dtype("dtype", dtype)
+        param_dtype = checks.floating_dtype("param_dtype", param_dtype)
         use_bias = checks.flag("use_bias", use_bias)
         use_recurrent_bias = checks.flag("use_recurrent_bias", use_recurrent_bias)
         checks.initial_rngs(rngs)
@@ -313,16 +312,11 @@ def checked_carry(cell: checks.Cell, carry: Carry, input_shape: tuple[int, ...])
     )
     pairs = zip(jax.tree_util.tree_leaves_with_path(carry), jax.tree.leaves(expected), strict=True)
     for (path, leaf), want in pairs:
-        if leaf.shape != want.shape or not jnp.issubdtype(leaf.dtype, jnp.floating):
+        is_complex = jnp.issubdtype(want.dtype, jnp.complexfloating)
+        kind, name = (jnp.complexfloating, "a complex") if is_complex else (jnp.floating, "a floating")
+        if leaf.shape != want.shape or not jnp.issubdtype(leaf.dtype, kind):
             raise ValueError(
                 f"the carry{keystr(path)} is {leaf.dtype} {leaf.shape}, but for inputs of shape "
-                f"{input_shape} it must be a floating array of shape {want.shape}"
+                f"{input_shape} it must be {name} array of shape {want.shape}"
             )
     return carry
-
-
-def _is_floating(dtype: Any) -> bool:
-    try:
-        return dtype is not None and jnp.issubdtype(dtype, jnp.floating)
-    except TypeError:  # not a dtype at all
-        return False

@@ -12,8 +12,15 @@ from jaxrnn import checks
 from jaxrnn.cells.base import check_inputs
 from jaxrnn.checks import Cell
 from jaxrnn.layers.flax_cells import is_known
-from jaxrnn.ops.dispatch import checked_lengths
+from jaxrnn.ops.dispatch import IMPLEMENTATIONS, check_name, checked_lengths
+from jaxrnn.ops.linear import LINEAR_IMPLEMENTATIONS
 from jaxrnn.ops.step import Carry
+
+
+def checked_implementation(implementation: str | None) -> str | None:
+    """The name of an implementation of any recurrence, or None to choose one; a ValueError for any other."""
+    check_name(implementation, IMPLEMENTATIONS | LINEAR_IMPLEMENTATIONS)
+    return implementation
 
 
 class TimeFirst(NamedTuple):

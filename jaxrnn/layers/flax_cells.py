@@ -25,6 +25,7 @@ from flax.nnx.nn.dtypes import canonicalize_dtype, promote_dtype
 from jax import Array, lax
 
 from jaxrnn.cells.base import RecurrentCell
+from jaxrnn.cells.linear import LinearRecurrentCell
 from jaxrnn.checks import Cell
 from jaxrnn.ops.activations import ACTIVATIONS
 from jaxrnn.ops.pointwise import LSTMCarry, gru_pointwise, lstm_pointwise, simple_rnn_pointwise
@@ -35,7 +36,7 @@ FLAX_CELLS = (nnx.SimpleCell, nnx.GRUCell, nnx.LSTMCell, nnx.OptimizedLSTMCell)
 
 def is_known(cell: Cell) -> bool:
     """Whether the shapes of the cell's inputs and carry are known, so that they can be checked."""
-    return isinstance(cell, RecurrentCell) or type(cell) in FLAX_CELLS
+    return isinstance(cell, (RecurrentCell, LinearRecurrentCell)) or type(cell) in FLAX_CELLS
 
 
 class TranslatedCell(NamedTuple):

@@ -11,9 +11,8 @@ from jax import Array
 
 from jaxrnn import checks
 from jaxrnn.checks import Cell
-from jaxrnn.layers.arguments import pair_of_carries, time_first
+from jaxrnn.layers.arguments import checked_implementation, pair_of_carries, time_first
 from jaxrnn.layers.sequence import flip_time, run_cell
-from jaxrnn.ops.dispatch import checked_implementation
 from jaxrnn.ops.step import Carry
 from jaxrnn.signature import InitSignature
 

@@ -1,7 +1,9 @@
-"""Applies a cell over a whole sequence, time first: on the engine if the cell allows it, else in a plain scan."""
+"""Applies a cell over a whole sequence, time first: on the engine or in one pass if the cell allows it, else in a
+plain scan."""
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxrnn.cells.base import RecurrentCell, checked_carry, steps_on_engine
 from jaxrnn.cells.inference import is_quantized, layer_weights, platform_of
+from jaxrnn.cells.linear import LinearRecurrentCell, steps_linearly
 from jaxrnn.checks import Cell
 from jaxrnn.layers.any_cell import align, scan_any_cell
 from jaxrnn.layers.flax_cells import TranslatedCell, carry_for_engine, carry_for_flax, is_known, translated
@@ -42,12 +45,14 @@ def run_cell(
     """Apply a cell at every step.
 
     Args:
-      cell: any Flax cell. A :class:`jaxrnn.RecurrentCell` runs on the engine, and so do Flax's own cells.
+      cell: any Flax cell. A :class:`jaxrnn.RecurrentCell` runs on the engine, and so do Flax's own cells; a
+        :class:`jaxrnn.LinearRecurrentCell` computes all steps in one pass.
       inputs: ``[time, *batch, *features]``.
       initial_carry: the carry before the first step; None takes the cell's ``initialize_carry``.
       seq_lengths, resets, reverse, unroll, implementation, recurrent_scale: as in
-        :func:`jaxrnn.ops.recurrence`; the last two only for cells on the engine.
-      remat_every: as in :class:`jaxrnn.RNN`; only for cells on the engine.
+        :func:`jaxrnn.ops.recurrence`; the last one only for cells on the engine, and ``implementation`` for these
+        and for linear cells, which have implementations of their own (:func:`jaxrnn.ops.linear_recurrence`).
+      remat_every: as in :class:`jaxrnn.RNN`; only for cells on the engine and linear cells.
       zoneout: which units keep their value from the step before; only for a :class:`jaxrnn.RecurrentCell`.
       last_only: return only the output that is computed last, ``[1, *batch, *features]``, so that with
         ``remat_every`` the others need no memory; not with ``seq_lengths``.
@@ -85,6 +90,14 @@ def run_cell(
         return on_engine(cell, inputs, initial_carry)
     if zoneout is not None:
         zoneout.rates_of(cell, initial_carry)  # raises for cells that are not jaxrnn's
+    if steps_linearly(cell):
+        if recurrent_scale is not None:
+            raise ValueError(
+                f"recurrent dropout needs a recurrent product, but a {type(cell).__name__} has none: its state "
+                "enters linearly"
+            )
+        block = _linear_block(cell, initial_carry, batch_major and remat_every is None, options, implementation)
+        return _over_time(block, initial_carry, inputs, resets, remat_every, last_only, reverse)
     same = translated(cell, inputs, initial_carry)
     if same is not None:
         carry, outputs = on_engine(same, inputs, carry_for_engine(initial_carry))
@@ -130,10 +143,9 @@ def _on_engine(
             keep = zoneout.masks(rates, shape, cell.compute_dtype(inputs))
     seq_lengths, resets = options.pop("seq_lengths"), options.pop("resets")
 
-    def block(carry: Carry, steps: tuple[Array, Array | None, Array | int]) -> tuple[Carry, Array]:
-        """Run the steps of a block: inputs, resets, and the number of its first step in the sequence."""
+    def block(carry: Carry, steps: Steps) -> tuple[Carry, Array]:
         x, resets, first = steps
-        lengths = None if seq_lengths is None else jnp.clip(seq_lengths - first, 0, x.shape[0])
+        lengths = _lengths_from(seq_lengths, first, x)
         xw = cell.lazy_projection(x, batch_major)
         if keep is not None:
             masks = lax.dynamic_slice_in_dim(keep, first, x.shape[0])
@@ -152,19 +164,75 @@ def _on_engine(
         )
         if last_only and cell.output_is_hidden_state:
             outputs = cast(hidden_state(carry), outputs.dtype)[None]
-        elif last_only:
-            outputs = outputs[:1] if options["reverse"] else outputs[-1:]
+        return carry, outputs
+
+    return _over_time(block, initial_carry, inputs, resets, remat_every, last_only, options["reverse"])
+
+
+class Steps(NamedTuple):
+    """The steps of a block: inputs, resets, and the number of its first step in the sequence."""
+
+    inputs: Array
+    resets: Array | None
+    first: Array | int
+
+
+Block = Callable[[Carry, Steps], tuple[Carry, Array]]
+
+
+def _lengths_from(seq_lengths: Array | None, first: Array | int, inputs: Array) -> Array | None:
+    """What is left of the lengths in a block of these inputs."""
+    return None if seq_lengths is None else jnp.clip(seq_lengths - first, 0, inputs.shape[0])
+
+
+def _linear_block(
+    cell: LinearRecurrentCell,
+    initial_carry: Carry,
+    batch_major: bool,
+    options: dict[str, Any],
+    implementation: str | None,
+) -> Block:
+    """Some steps of a linear cell, as a function."""
+
+    def block(carry: Carry, steps: Steps) -> tuple[Carry, Array]:
+        return cell.sequence(
+            carry,
+            steps.inputs,
+            seq_lengths=_lengths_from(options["seq_lengths"], steps.first, steps.inputs),
+            resets=steps.resets,
+            reset_carry=None if steps.resets is None else initial_carry,
+            reverse=options["reverse"],
+            implementation=implementation,
+            batch_major=batch_major,
+        )
+
+    return block
+
+
+def _over_time(
+    block: Block,
+    initial_carry: Carry,
+    inputs: Array,
+    resets: Array | None,
+    remat_every: int | None,
+    last_only: bool,
+    reverse: bool,
+) -> tuple[Carry, Array]:
+    """Run a sequence in one block, or in rematerialised blocks of ``remat_every`` steps."""
+
+    def run(carry: Carry, steps: Steps) -> tuple[Carry, Array]:
+        carry, outputs = block(carry, steps)
+        if last_only:
+            outputs = outputs[:1] if reverse else outputs[-1:]
         return carry, outputs
 
     if remat_every is None:
-        return block(initial_carry, (inputs, resets, 0))
+        return run(initial_carry, Steps(inputs, resets, 0))
     if not isinstance(remat_every, int) or remat_every < 1:
         raise ValueError(f"remat_every must be a positive integer or None, not {remat_every!r}")
-    carry, outputs = _in_blocks(
-        jax.checkpoint(block), initial_carry, inputs, resets, remat_every, options["reverse"]
-    )
+    carry, outputs = _in_blocks(jax.checkpoint(run), initial_carry, inputs, resets, remat_every, reverse)
     if last_only:
-        outputs = outputs[:1] if options["reverse"] else outputs[-1:]
+        outputs = outputs[:1] if reverse else outputs[-1:]
     return carry, outputs
 
 
@@ -206,14 +274,16 @@ def _in_integers(
 
 def first_carry(cell: Cell, inputs: Array, rngs: nnx.Rngs | nnx.RngStream | None) -> Carry:
     """The cell's own initial carry; for our cells in the dtype of the computation, unless they set a dtype."""
-    if not isinstance(cell, RecurrentCell):
+    if not isinstance(cell, (RecurrentCell, LinearRecurrentCell)):
         carry = cell.initialize_carry(inputs.shape[1:], nnx.Rngs(0) if rngs is None else rngs)
         return _sharded_like(inputs, carry, cell.num_feature_axes)
     carry = _sharded_like(inputs, cell.initialize_carry(inputs.shape[1:], rngs))
     if cell.dtype is not None:
         return carry
-    like = cell.carry_like(jnp.zeros((0,), cell.compute_dtype(inputs)))
-    return jax.tree.map(lambda a, part: cast(a, part.dtype), carry, like)
+    compute = cell.compute_dtype(inputs)
+    if isinstance(cell, LinearRecurrentCell):
+        return jax.tree.map(lambda a: cast(a, cell.state_dtype(compute)), carry)
+    return jax.tree.map(lambda a, part: cast(a, part.dtype), carry, cell.carry_like(jnp.zeros((0,), compute)))
 
 
 def _sharded_like(inputs: Array, carry: Carry, num_feature_axes: int = 1) -> Carry:
@@ -226,24 +296,23 @@ def _sharded_like(inputs: Array, carry: Carry, num_feature_axes: int = 1) -> Car
 
 
 def _in_blocks(
-    block: Any, carry: Carry, inputs: Array, resets: Array | None, length: int, reverse: bool
+    block: Block, carry: Carry, inputs: Array, resets: Array | None, length: int, reverse: bool
 ) -> tuple[Carry, Array]:
     """Scan a rematerialised block over the sequence. A remaining shorter block is computed last."""
     time = inputs.shape[0]
     blocks, rest = divmod(time, length)
     start = rest if reverse else 0
 
-    def cut(array: Array | None) -> Array | None:
-        if array is None:
-            return None
+    def cut(array: Array) -> Array:
         return array[start : start + blocks * length].reshape(blocks, length, *array.shape[1:])
 
     firsts = start + jnp.arange(blocks) * length
-    carry, outputs = lax.scan(block, carry, (cut(inputs), cut(resets), firsts), reverse=reverse)
+    steps = Steps(cut(inputs), None if resets is None else cut(resets), firsts)
+    carry, outputs = lax.scan(block, carry, steps, reverse=reverse)
     outputs = outputs.reshape(blocks * outputs.shape[1], *outputs.shape[2:])
     if rest:
         part = slice(0, rest) if reverse else slice(blocks * length, time)
-        last = (inputs[part], None if resets is None else resets[part], part.start)
+        last = Steps(inputs[part], None if resets is None else resets[part], part.start)
         carry, remainder = block(carry, last)
         outputs = jnp.concatenate([remainder, outputs] if reverse else [outputs, remainder])
     return carry, outputs

@@ -11,12 +11,11 @@ from jax import Array
 
 from jaxrnn import checks
 from jaxrnn.checks import Cell
-from jaxrnn.layers.arguments import errors_of, pair_of_carries, time_first
+from jaxrnn.layers.arguments import checked_implementation, errors_of, pair_of_carries, time_first
 from jaxrnn.layers.flax_cells import is_known
 from jaxrnn.layers.rnn import concatenate_features
 from jaxrnn.layers.sequence import flip_time, run_cell
 from jaxrnn.layers.zoneout import Zoneout
-from jaxrnn.ops.dispatch import checked_implementation
 from jaxrnn.ops.step import Carry, hidden_state
 from jaxrnn.signature import InitSignature
 

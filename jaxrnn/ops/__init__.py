@@ -2,6 +2,7 @@
 
 from jaxrnn.ops.activations import ACTIVATIONS, Activation, named_activation
 from jaxrnn.ops.dispatch import IMPLEMENTATIONS, Choice, Implementation, explain, recurrence
+from jaxrnn.ops.linear import LINEAR_IMPLEMENTATIONS, explain_linear_recurrence, linear_recurrence
 from jaxrnn.ops.pointwise import (
     LSTMCarry,
     gru_pointwise,
@@ -16,6 +17,7 @@ from jaxrnn.ops.step import Carry, Pointwise, Projection
 __all__ = [
     "ACTIVATIONS",
     "IMPLEMENTATIONS",
+    "LINEAR_IMPLEMENTATIONS",
     "Activation",
     "Carry",
     "Choice",
@@ -25,9 +27,11 @@ __all__ = [
     "Projection",
     "SLSTMCarry",
     "explain",
+    "explain_linear_recurrence",
     "gru_pointwise",
     "gru_reset_before_pointwise",
     "leaky_pointwise",
+    "linear_recurrence",
     "lstm_pointwise",
     "named_activation",
     "recurrence",

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -140,7 +140,7 @@ def recurrence(
     >>> carry.shape, outputs.shape
     ((2, 3), (5, 2, 3))
     """
-    checked_implementation(implementation)
+    check_name(implementation, IMPLEMENTATIONS)
     _check(recurrent_kernel, recurrent_bias, xw, initial_carry)
     time, batch = xw.shape[0], xw.shape[1:-1]
     valid = None if seq_lengths is None else valid_steps(seq_lengths, time, batch)
@@ -166,10 +166,10 @@ def recurrence(
     )
     if exported_programs.value and implementation != "reference":
         implementation = "scan"
-    platform = _platform(arrays)
+    platform = platform_of(arrays)
     if unroll is None:
         unroll = UNROLL_ON_GPU if platform == "gpu" else 1
-    name = implementation or _choose(pointwise, arrays, platform).chosen
+    name = implementation or choose(IMPLEMENTATIONS, pointwise, arrays, platform).chosen
     if implementation is not None:
         reason = IMPLEMENTATIONS[name].unable(pointwise, arrays, platform)
         if reason is not None:
@@ -213,23 +213,23 @@ def explain(
     arrays: Any = Recurrence(
         recurrent_kernel, xw, initial_carry, params, recurrent_bias, recurrent_scale, valid, resets, reset_carry
     )
-    return _choose(pointwise, arrays, _platform(arrays) if platform is None else platform)
+    platform = platform_of(arrays) if platform is None else platform
+    return choose(IMPLEMENTATIONS, pointwise, arrays, platform)
 
 
-def _choose(pointwise: Pointwise, arrays: Recurrence, platform: str) -> Choice:
+def choose(implementations: Mapping[str, Any], *arguments: Any) -> Choice:
+    """The first implementation that can run these arguments and is not slower than another."""
     reasons: dict[str, str] = {}
-    for name, implementation in IMPLEMENTATIONS.items():
-        why_not = implementation.unable(pointwise, arrays, platform) or implementation.not_preferred(
-            pointwise, arrays, platform
-        )
+    for name, implementation in implementations.items():
+        why_not = implementation.unable(*arguments) or implementation.not_preferred(*arguments)
         if why_not is not None:
             reasons[name] = why_not
-    chosen = next(name for name in IMPLEMENTATIONS if name not in reasons)  # scan runs everything
-    later = {name: f"{chosen} comes first" for name in IMPLEMENTATIONS if name not in (chosen, *reasons)}
+    chosen = next(name for name in implementations if name not in reasons)  # scan runs everything
+    later = {name: f"{chosen} comes first" for name in implementations if name not in (chosen, *reasons)}
     return Choice(chosen, reasons | later)
 
 
-def _platform(arrays: Any) -> str:
+def platform_of(arrays: Any) -> str:
     """Where arrays are; where they would be put, while their place is not known yet."""
     for leaf in jax.tree.leaves(arrays):
         if isinstance(leaf, Array) and not isinstance(leaf, Tracer):
@@ -246,12 +246,10 @@ def _run(run: Any, pointwise: Pointwise, reverse: bool, unroll: int, arrays: Rec
     return run(pointwise, arrays, reverse=reverse, unroll=unroll)
 
 
-def checked_implementation(implementation: str | None) -> str | None:
-    """The name of an implementation, or None to choose one. Raises a ValueError for any other."""
-    if implementation is not None and implementation not in IMPLEMENTATIONS:
-        available = ", ".join(IMPLEMENTATIONS)
+def check_name(implementation: str | None, implementations: Mapping[str, Any]) -> None:
+    if implementation is not None and implementation not in implementations:
+        available = ", ".join(implementations)
         raise ValueError(f"unknown implementation {implementation!r}; available: {available}, or None to pick")
-    return implementation
 
 
 def _check(

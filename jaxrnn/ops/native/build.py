@@ -66,6 +66,7 @@ def build(library: Path = LIBRARY) -> Path:
     sets = {
         "recurrence": {**(X86_SETS if x86 else {}), "base": []},
         "programs": {**(X86_SETS if x86 else {}), "base": []},
+        "linear": {**(X86_SETS if x86 else {}), "base": []},
         "inference": {**(X86_LAYER_SETS if x86 else {}), "base": []},
     }
     common = [*compiler(), *FLAGS, *(["-DJAXRNN_X86"] if x86 else [])]
@@ -80,7 +81,7 @@ def build(library: Path = LIBRARY) -> Path:
             for name, flags in of_source.items():
                 compile_to_object(source, *flags, f"-DJAXRNN_ISA={name}")
         include = ["-isystem", str(headers()), f'-DJAXRNN_SOURCE_HASH="{source_hash()}"']
-        for source in ("library", "program_library", "layers", "streaming"):
+        for source in ("library", "program_library", "linear_library", "layers", "streaming"):
             compile_to_object(source, *include)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(_run, commands))

@@ -15,6 +15,8 @@ TARGETS = (
     "jaxrnn_backward",
     "jaxrnn_program_forward",
     "jaxrnn_program_backward",
+    "jaxrnn_linear_forward",
+    "jaxrnn_linear_backward",
     "jaxrnn_quantized",
 )
 

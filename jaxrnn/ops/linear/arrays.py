@@ -1,0 +1,65 @@
+"""The arrays of a linear recurrence, and how its masks become numbers."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+
+class LinearArrays(NamedTuple):
+    """The arrays of a linear recurrence, time first, all of one dtype.
+
+    Attributes:
+      a: ``[time or 1, *batch, channels]``, where an axis of the batch may be 1, too.
+      b: ``[time, *batch, channels]``.
+      initial_state: ``[*batch, channels]``.
+      reset_state: ``[*batch, channels]``; None without resets.
+      lengths: int32 ``[*batch]``, from 0 to time, or None. From its length on, a row's state stays as it is.
+      resets: bool ``[time, *batch]``, or None. Where true, the state is ``reset_state`` before the step.
+    """
+
+    a: Array
+    b: Array
+    initial_state: Array
+    reset_state: Array | None = None
+    lengths: Array | None = None
+    resets: Array | None = None
+
+    @property
+    def time(self) -> int:
+        return self.b.shape[0]
+
+    @property
+    def batch(self) -> tuple[int, ...]:
+        return self.b.shape[1:-1]
+
+
+def without_masks(x: LinearArrays) -> tuple[Array, Array]:
+    """a and b that give the same states without lengths and resets.
+
+    A step beyond a row's length has a = 1 and b = 0. A step after a reset forgets the state before: it has a = 0,
+    and b = a * reset_state + b.
+    """
+    a, b = x.a, x.b
+    if x.resets is not None:
+        assert x.reset_state is not None
+        resets = x.resets[..., None]
+        b = jnp.where(resets, a * x.reset_state[None] + b, b)
+        a = jnp.where(resets, 0, a)
+    if x.lengths is not None:
+        steps = jnp.arange(x.time).reshape(x.time, *([1] * x.lengths.ndim))
+        valid = (steps < x.lengths[None])[..., None]
+        a, b = jnp.where(valid, a, 1), jnp.where(valid, b, 0)
+    return a, b
+
+
+def sum_to(gradient: Array, shape: tuple[int, ...]) -> Array:
+    """The gradient of an array of this shape, from that of what it was broadcast to."""
+    axes = [i for i, (size, wanted) in enumerate(zip(gradient.shape, shape, strict=True)) if size != wanted]
+    return gradient.sum(axes, keepdims=True) if axes else gradient
+
+
+def states_before(initial_state: Array, states: Array, reverse: bool) -> Array:
+    """The state before every step, from the state after it."""
+    first = initial_state[None]
+    return jnp.concatenate([states[1:], first] if reverse else [first, states[:-1]])

@@ -1,0 +1,131 @@
+// The entry points of linear recurrences that JAX calls, and how their work is divided.
+
+#include "instruction_set.h"
+#include "launch.h"
+#include "linear.h"
+
+namespace jaxrnn {
+namespace {
+
+// The arrays of a call, in the order in which Python passes them. An empty array means that there is none.
+enum Inputs { kA, kB, kInitial, kReset, kLengths, kResets, kH, kDH };
+enum ForwardResults { kOutH };
+enum BackwardResults { kDA, kDB, kDInitial, kDReset };
+
+struct Options {
+  int64_t time, rows, width, batch_major, reverse, a_has_time, a_has_rows, threads;
+};
+
+template <class T>
+const LinearKernels<T>& linear_kernels() {
+#if defined(JAXRNN_X86)
+  if constexpr (sizeof(T) == 4) return choose(avx512::linear_f32, avx2::linear_f32, base::linear_f32);
+  if constexpr (sizeof(T) == 8) return choose(avx512::linear_f64, avx2::linear_f64, base::linear_f64);
+#else
+  if constexpr (sizeof(T) == 4) return base::linear_f32;
+  if constexpr (sizeof(T) == 8) return base::linear_f64;
+#endif
+}
+
+// Rows and channels are divided into tiles of the most numbers that fit beside each other into the first cache: wide
+// spans of memory are read faster than narrow ones. If these are too few for the threads, the tiles are smaller.
+std::vector<LinearTile> tiles_of(int64_t rows, int64_t width, bool batch_major, int64_t unit, int threads) {
+  const int64_t wanted = threads > 1 ? 2 * threads : 1;
+  int64_t columns = std::min(width, kLinearTile);
+  int64_t of_rows = batch_major ? 1 : std::max<int64_t>(1, kLinearTile / width);
+  if (threads > 1) {
+    of_rows = std::clamp<int64_t>(rows / wanted, 1, of_rows);
+    if ((rows + of_rows - 1) / of_rows < threads) {
+      const int64_t parts = (threads + rows - 1) / rows;
+      columns = std::min(columns, ((width + parts - 1) / parts + unit - 1) / unit * unit);
+    }
+  }
+  std::vector<LinearTile> tiles;
+  for (int64_t r = 0; r < rows; r += of_rows) {
+    for (int64_t c = 0; c < width; c += columns) {
+      tiles.push_back({r, std::min(rows, r + of_rows), c, std::min(width, c + columns)});
+    }
+  }
+  return tiles;
+}
+
+template <class T>
+ffi::Error run(ffi::ThreadPool& pool, LinearProblem<T> p, const Options& o, bool backward) {
+  // Without masks, neighbouring rows are one long row.
+  if (!o.batch_major && !p.lengths && !p.resets && (p.a_row == p.width || p.rows == 1)) {
+    p.width *= p.rows, p.rows = 1, p.row = p.a_row = p.width;
+  }
+  int threads = (int)pool.num_threads();
+  if (o.threads > 0 && o.threads < threads) threads = (int)o.threads;
+  if ((double)p.time * p.rows * p.width < 3e4) threads = 1;  // some microseconds
+  const auto tiles = tiles_of(p.rows, p.width, o.batch_major, 64 / sizeof(T), threads);
+  const auto& kernels = linear_kernels<T>();
+  const auto one = backward ? kernels.backward : kernels.forward;
+  auto body = [&](int part) { one(p, tiles[part]); };
+  auto call = [](void* context, int part) { (*static_cast<decltype(body)*>(context))(part); };
+  const int helpers = std::min<int>(threads, (int)tiles.size()) - 1;
+  Team team(helpers, [&](auto task) { pool.Schedule(std::move(task)); });
+  team.share((int)tiles.size(), call, &body);
+  return ffi::Error::Success();
+}
+
+template <class T, bool kBackward>
+ffi::Error typed(ffi::ThreadPool& pool, const Arrays<T>& arrays, const Options& o, bool is_complex) {
+  LinearProblem<T> p{};
+  p.time = o.time, p.rows = o.rows, p.width = is_complex ? 2 * o.width : o.width;
+  p.reverse = o.reverse, p.is_complex = is_complex;
+  p.step = o.batch_major ? p.width : p.rows * p.width;
+  p.row = o.batch_major ? p.time * p.width : p.width;
+  // a is [time or 1, rows or 1, width], or with these two axes exchanged.
+  p.a_step = o.a_has_time ? (o.batch_major || !o.a_has_rows ? p.width : p.rows * p.width) : 0;
+  p.a_row = o.a_has_rows ? (o.batch_major && o.a_has_time ? p.time * p.width : p.width) : 0;
+  p.a = arrays.in(kA), p.b = arrays.in(kB), p.initial = arrays.in(kInitial), p.reset = arrays.in(kReset);
+  p.lengths = reinterpret_cast<const int32_t*>(arrays.in(kLengths));
+  p.resets = reinterpret_cast<const uint8_t*>(arrays.in(kResets));
+  p.resets_step = o.batch_major ? 1 : p.rows, p.resets_row = o.batch_major ? p.time : 1;
+  if constexpr (kBackward) {
+    p.h = const_cast<T*>(arrays.in(kH)), p.dh = arrays.in(kDH);  // only read
+    p.da = arrays.out(kDA), p.db = arrays.out(kDB);
+    p.dinitial = arrays.out(kDInitial), p.dreset = arrays.out(kDReset);
+  } else {
+    p.h = arrays.out(kOutH);
+  }
+  return run(pool, p, o, kBackward);
+}
+
+template <bool kBackward>
+ffi::Error dispatch(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, int64_t time,
+                    int64_t rows, int64_t width, int64_t batch_major, int64_t reverse, int64_t a_has_time,
+                    int64_t a_has_rows, int64_t threads) {
+  const Options o{time, rows, width, batch_major, reverse, a_has_time, a_has_rows, threads};
+  const ffi::DataType type = args.get<ffi::AnyBuffer>(kB)->element_type();
+  const bool is_complex = type == ffi::DataType::C64 || type == ffi::DataType::C128;
+  if (type == ffi::DataType::F64 || type == ffi::DataType::C128) {
+    return typed<double, kBackward>(pool, {args, rets}, o, is_complex);
+  }
+  return typed<float, kBackward>(pool, {args, rets}, o, is_complex);
+}
+
+}  // namespace
+}  // namespace jaxrnn
+
+#define JAXRNN_LINEAR_BINDING         \
+  ffi::Ffi::Bind()                    \
+      .Ctx<ffi::ThreadPool>()         \
+      .RemainingArgs()                \
+      .RemainingRets()                \
+      .Attr<int64_t>("time")          \
+      .Attr<int64_t>("rows")          \
+      .Attr<int64_t>("width")         \
+      .Attr<int64_t>("batch_major")   \
+      .Attr<int64_t>("reverse")       \
+      .Attr<int64_t>("a_has_time")    \
+      .Attr<int64_t>("a_has_rows")    \
+      .Attr<int64_t>("threads")
+
+#pragma GCC visibility push(default)
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxrnn_linear_forward, jaxrnn::dispatch<false>, JAXRNN_LINEAR_BINDING);
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxrnn_linear_backward, jaxrnn::dispatch<true>, JAXRNN_LINEAR_BINDING);
+
+#pragma GCC visibility pop

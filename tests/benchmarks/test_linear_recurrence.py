@@ -1,0 +1,16 @@
+"""The loops that the linear recurrence is timed beside compute the same."""
+
+import numpy as np
+import pytest
+
+from benchmarks.linear_recurrence import CONTESTANTS, problem, states_and_gradients
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def test_all_contestants_compute_the_same():
+    arrays = problem("complex64", (9, 2, 3))
+    found = [states_and_gradients(states)(*arrays) for states in CONTESTANTS.values()]
+    for others in found[1:]:
+        for ours, theirs in zip(found[0], others, strict=True):
+            np.testing.assert_allclose(theirs, ours, atol=1e-5)
