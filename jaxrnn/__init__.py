@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from jaxrnn import data, export, forecasting, interop, ops, training
     from jaxrnn.cells import GRUCell, LeakyCell, LSTMCell, RecurrentCell, SimpleRNNCell
     from jaxrnn.layers import GRU, LSTM, RNN, Bidirectional, SimpleRNN, StackedRNN, Streams, streaming_step
-    from jaxrnn.models import RNNForecaster
+    from jaxrnn.models import RNNForecaster, SequenceClassifier
     from jaxrnn.ops import LSTMCarry
 
 __version__ = "0.1.0"
@@ -23,6 +23,7 @@ __all__ = [
     "LeakyCell",
     "RNNForecaster",
     "RecurrentCell",
+    "SequenceClassifier",
     "SimpleRNN",
     "SimpleRNNCell",
     "StackedRNN",
@@ -46,6 +47,7 @@ _HOMES = {
         ("GRU", "LSTM", "RNN", "Bidirectional", "SimpleRNN", "StackedRNN", "Streams", "streaming_step"), "layers"
     ),
     "RNNForecaster": "models",
+    "SequenceClassifier": "models",
     "LSTMCarry": "ops",
 }
 """The module of each public name."""
