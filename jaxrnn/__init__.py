@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         SLSTMCell,
     )
     from jaxrnn.layers import GRU, LSTM, RNN, SLSTM, Bidirectional, SimpleRNN, StackedRNN, Streams, streaming_step
-    from jaxrnn.models import RNNForecaster
+    from jaxrnn.models import RNNForecaster, SequenceClassifier
     from jaxrnn.ops import LSTMCarry, SLSTMCarry
 
 __version__ = "0.1.0"
@@ -43,6 +43,7 @@ __all__ = [
     "RecurrentCell",
     "SLSTMCarry",
     "SLSTMCell",
+    "SequenceClassifier",
     "SimpleRNN",
     "SimpleRNNCell",
     "StackedRNN",
@@ -82,6 +83,7 @@ _HOMES = {
         "layers",
     ),
     "RNNForecaster": "models",
+    "SequenceClassifier": "models",
     "LSTMCarry": "ops",
     "SLSTMCarry": "ops",
 }

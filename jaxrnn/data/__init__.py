@@ -1,4 +1,4 @@
-"""Series, windows over them, batches of sequences, and baseline forecasts for comparison."""
+"""Series, windows over them, labelled sequences and batches of them, and baseline forecasts for comparison."""
 
 from jaxrnn.data.baselines import autoregressive_forecast, moving_average_forecast, naive_forecast
 from jaxrnn.data.buckets import Buckets, PaddedBatch, bucket_by_length
@@ -8,10 +8,12 @@ from jaxrnn.data.numbers import filled
 from jaxrnn.data.preparation import Preparation, Prepared
 from jaxrnn.data.series import Series, available_series, course_series, load_series
 from jaxrnn.data.series_file import SeriesFile, shuffled
+from jaxrnn.data.ts_file import LabelledSequences, read_ts
 from jaxrnn.data.windows import sequential_starts, take_windows, window_starts
 
 __all__ = [
     "Buckets",
+    "LabelledSequences",
     "PaddedBatch",
     "Preparation",
     "Prepared",
@@ -31,6 +33,7 @@ __all__ = [
     "read_csv",
     "read_dates",
     "read_long",
+    "read_ts",
     "sequential_starts",
     "shuffled",
     "take_windows",

@@ -50,6 +50,19 @@ class Buckets:
         return len(self.lengths)
 
     @property
+    def num_batches(self) -> int:
+        return len(self._plan())
+
+    def of(self, sequences: Sequence[np.ndarray]) -> "Buckets":
+        """Other sequences in buckets of the same lengths, so that they use the same programs.
+
+        Sequences that are longer than every bucket get one more, of the length of the longest.
+        """
+        longest = max((len(sequence) for sequence in sequences), default=0)
+        more = (longest,) if longest > self.lengths[-1] else ()
+        return Buckets(sequences, self.lengths + more, self.batch_size)
+
+    @property
     def padding(self) -> float:
         """The share of padding among all steps of all batches, between 0 and 1."""
         steps = sum(self.batch_size * length for length, _ in self._plan())

@@ -1,5 +1,6 @@
 """Models: recurrent layers with what stands around them in one application."""
 
+from jaxrnn.models.classifier import SequenceClassifier
 from jaxrnn.models.forecaster import RNNForecaster
 
-__all__ = ["RNNForecaster"]
+__all__ = ["RNNForecaster", "SequenceClassifier"]

@@ -34,7 +34,15 @@ of a run that has ended:
 """
 
 from jaxrnn.training.apply import pure_apply
+from jaxrnn.training.bucketed import Sequences, bucketed_outputs, make_bucketed_epoch
 from jaxrnn.training.checkpoint import CheckpointError, Checkpoints, CheckpointStore, Restored
+from jaxrnn.training.classification import (
+    accuracy,
+    balanced_class_weights,
+    confusion_matrix,
+    cross_entropy,
+    macro_f1,
+)
 from jaxrnn.training.distributed import EXIT_CODES
 from jaxrnn.training.epochs import make_sequential_epoch, make_windowed_epoch
 from jaxrnn.training.fit import describe_divergence, fit
@@ -59,10 +67,16 @@ __all__ = [
     "LRRangeTest",
     "Restored",
     "Run",
+    "Sequences",
     "StepMetrics",
     "SteppedEpoch",
     "Totals",
     "TrainState",
+    "accuracy",
+    "balanced_class_weights",
+    "bucketed_outputs",
+    "confusion_matrix",
+    "cross_entropy",
     "describe_divergence",
     "exponential_rates",
     "fit",
@@ -70,6 +84,8 @@ __all__ = [
     "learning_rate_of",
     "load_model",
     "lr_range_test",
+    "macro_f1",
+    "make_bucketed_epoch",
     "make_optimizer",
     "make_sequential_epoch",
     "make_streamed_epoch",

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +11,32 @@ from flax import nnx
 from jax import Array
 
 Apply = Callable[[Any, Array, Any], tuple[Any, Array]]
-"""``(params, inputs, carry) -> (carry, predictions)``; a carry of None means the model's own initial carry."""
+"""``(params, inputs, carry) -> (carry, predictions)``; a carry of None means the model's own initial carry.
+
+Functions of :func:`pure_apply` take an array of inputs, or :class:`Sequences`.
+"""
 
 Model = nnx.Module | Callable[[], nnx.Module]
 """A model, or a function without arguments that makes one."""
 
 _INTERFACE = "model(inputs), or model(inputs, initial_carry=carry, return_carry=True) to carry a state along"
+
+
+class Sequences(NamedTuple):
+    """The inputs of a model that reads sequences of many lengths.
+
+    A function of :func:`jaxrnn.training.pure_apply` calls the model with them as ``model(inputs,
+    seq_lengths=seq_lengths)``, and adds ``dropout_key=key`` if the model takes one.
+
+    Attributes:
+      inputs: ``[batch, time, dims]``, or token numbers ``[batch, time]``.
+      seq_lengths: int32 ``[batch]``.
+      key: a random key for dropout; None drops nothing.
+    """
+
+    inputs: Array
+    seq_lengths: Array
+    key: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -27,6 +47,12 @@ class _ModelApply:
 
     def __call__(self, params: Any, inputs: Array, carry: Any) -> tuple[Any, Array]:
         model: Any = nnx.merge(self.graphdef, params)
+        if isinstance(inputs, Sequences):
+            if carry is not None:
+                raise ValueError("a model of whole sequences takes no carry")
+            drops = "dropout_key" in inspect.signature(self.model_type.__call__).parameters
+            key = {"dropout_key": inputs.key} if drops else {}
+            return None, model(inputs.inputs, seq_lengths=inputs.seq_lengths, **key)
         if self.takes_carry:
             return model(inputs, initial_carry=carry, return_carry=True)
         if carry is not None:

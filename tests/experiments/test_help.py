@@ -2,9 +2,10 @@
 
 import pytest
 
-from experiments import backtest, compare, export, forecast, gradient_flow, lr_range, predict
+from experiments import backtest, classify, compare, export, forecast, gradient_flow, lr_range, predict
 
 MODULES = {
+    "classify": classify,
     "compare": compare,
     "export": export,
     "forecast": forecast,

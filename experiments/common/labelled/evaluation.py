@@ -1,0 +1,129 @@
+"""Evaluates the trained networks on the test part, and writes the files of a run."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.table import Table
+from rich.text import Text
+
+from experiments.common import runs
+from experiments.common.labelled.baselines import NAMES, baselines
+from experiments.common.labelled.datasets import read
+from experiments.common.labelled.options import Settings
+from experiments.common.labelled.pipeline import Classification
+from experiments.common.report import console, say
+from jaxrnn.training import Run, accuracy, confusion_matrix, macro_f1
+
+
+def evaluate(classification: Classification, found: Sequence[Run], folder: Path) -> dict[str, Any]:
+    """Evaluate the mean of the networks, print the comparison, and write metrics, predictions and pictures."""
+    config, data = classification.config, classification.data
+    labels, classes = data.test.labels, len(data.classes)
+    of_members = [classification.probabilities(run.best_params, classification.test) for run in found]
+    probabilities = np.mean(of_members, axis=0)
+    predicted = probabilities.argmax(axis=1)
+    compared = baselines(data)
+    matrix = confusion_matrix(predicted, labels, classes)
+    metrics = {
+        "data": config.data,
+        "cell": config.cell,
+        "seed": config.seed,
+        "test_accuracy": accuracy(predicted, labels),
+        "test_macro_f1": macro_f1(predicted, labels, classes),
+        "baselines": compared,
+        "test_accuracy_of_each_network": [accuracy(p.argmax(axis=1), labels) for p in of_members],
+        "held_out_accuracy": _held_out(classification, found),
+        "classes": list(data.classes),
+        "confusion": matrix.tolist(),
+        "networks": len(found),
+        "best_epochs": [run.stopping.best_epoch for run in found],
+        "epochs_run": [run.epochs_run for run in found],
+        "stopped": [run.stopped for run in found],
+        "programs": classification.buckets.num_programs,
+        "seconds": sum(row["seconds"] for run in found for row in run.history),
+        "source": data.source,
+        "jax": jax.__version__,
+        "device": jax.devices()[0].device_kind,
+    }
+    console.print(results_table(classification, compared, metrics))  # before writing, which may fail
+    held_out = metrics["held_out_accuracy"]
+    say(f"on the training part, each example judged by the network that held it out: {100 * held_out:.1f} %")
+    better = [f"{NAMES[n]} ({100 * v:.1f} %)" for n, v in compared.items() if v > metrics["test_accuracy"]]
+    if better:
+        say(f"these methods without a network are better: {', '.join(better)}")
+    runs.write_json(folder / "metrics.json", metrics)
+    runs.write_json(folder / "history.json", [run.history for run in found])
+    write_predictions(folder / "predictions.csv", data.classes, probabilities, labels)
+
+    from experiments.common.labelled import plots
+
+    title = f"{data.name}, {config.cell}: {100 * metrics['test_accuracy']:.1f} % of the test part are right"
+    plots.plot_confusion(folder / "confusion.png", matrix, data.classes, title)
+    plots.plot_curves(
+        folder / "learning_curve.png", [(r.history, r.stopping.best_epoch) for r in found], data.name
+    )
+    return metrics
+
+
+def _held_out(classification: Classification, found: Sequence[Run]) -> float:
+    """The accuracy on the training part of the networks that have not learned from the example."""
+    right = []
+    for member, run in enumerate(found):
+        rows = classification.held_out(member)
+        probabilities = classification.probabilities(run.best_params, [classification.train[row] for row in rows])
+        right.append(probabilities.argmax(axis=1) == classification.data.train.labels[rows])
+    return float(np.concatenate(right).mean())
+
+
+def results_table(classification: Classification, compared: dict[str, float], metrics: dict[str, Any]) -> Table:
+    config, data = classification.config, classification.data
+    table = Table(title=Text(f"{data.name}: {len(data.test.labels)} test examples"))
+    table.add_column("method")
+    table.add_column("accuracy", justify="right")
+    table.add_column("macro F1", justify="right")
+    for name, value in compared.items():
+        table.add_row(NAMES[name], f"{value:.4f}", "")
+    ours = f"{metrics['networks']} x {config.cell}, {config.pooling} pooling"
+    numbers = (f"{metrics[name]:.4f}" for name in ("test_accuracy", "test_macro_f1"))
+    table.add_row(Text(ours, "bold"), *(Text(number, "bold") for number in numbers))
+    return table
+
+
+def write_predictions(
+    path: Path, classes: Sequence[str], probabilities: np.ndarray, labels: np.ndarray | None = None
+) -> None:
+    """Write a row for each example: its number, its class if known, the predicted one, and all probabilities."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        known = [] if labels is None else ["label"]
+        writer.writerow(["example", *known, "predicted", *(f"probability of {name}" for name in classes)])
+        for number, row in enumerate(probabilities):
+            label = [] if labels is None else [classes[labels[number]]]
+            writer.writerow([number, *label, classes[row.argmax()], *(f"{p:.6f}" for p in row)])
+
+
+def classify_with(classification: Classification, found: Sequence[Run], settings: Settings) -> None:
+    """Classify the examples of a file with the networks of a run, and write predictions.csv."""
+    if settings.data is None or settings.out is None:
+        raise ValueError("--run needs --data, the file to classify, and --out, the folder for predictions.csv")
+    if not found:
+        raise ValueError(f"{settings.run} holds no network that has finished an epoch: continue it with --resume")
+    config, data = classification.config, classification.data
+    text_column = settings.text_column or config.text_column
+    inputs, labels = read(Path(settings.data), text_column, settings.label_column or config.label_column)
+    if isinstance(inputs[0], str) != data.is_text:
+        kinds = ("texts", "sequences") if data.is_text else ("sequences", "texts")
+        raise ValueError(f"the run was trained on {kinds[0]}, but {settings.data} holds {kinds[1]}")
+    features = [classification.features(one) for one in inputs]
+    probabilities = np.mean([classification.probabilities(run.best_params, features) for run in found], axis=0)
+    runs.make_folder(settings.out)
+    path = settings.out / "predictions.csv"
+    write_predictions(path, data.classes, probabilities)
+    right = [data.classes[p] == one for p, one in zip(probabilities.argmax(axis=1), labels) if one in data.classes]
+    if right:
+        say(f"{100 * np.mean(right):.1f} % of the {len(right)} examples with a known label are right")
+    say(f"the classes of {len(inputs)} examples are in {path}")

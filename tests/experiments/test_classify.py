@@ -1,0 +1,278 @@
+"""Classifications of small data sets from start to end, and messages about data that cannot be used."""
+
+import csv
+import io
+import json
+import signal
+import tarfile
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import classify
+from experiments.common import runs
+from experiments.common.labelled import datasets
+from experiments.common.labelled.baselines import dtw_distances
+from experiments.common.labelled.sequences import Augmentation, SequencePreparation
+from tests.experiments.runs_of_tests import read_json
+
+SMALL = ["--hidden", "4", "--epochs", "3", "--members", "2"]
+RNG = np.random.default_rng(0)
+WORDS = {
+    "good": ("a fine film", "what a lovely story!", "fine, lovely"),
+    "bad": ("a dull film", "so dull", "awful!"),
+}
+
+
+def as_ts(labels, channels=2) -> str:
+    lines = [
+        ":".join(",".join(f"{v:.3f}" for v in RNG.normal(int(label) - 1, 0.3, size=6)) for _ in range(channels))
+        for label in labels
+    ]
+    return "@classLabel true 1 2\n@data\n" + "".join(f"{line}:{label}\n" for line, label in zip(lines, labels))
+
+
+@pytest.fixture(scope="module")
+def sequences(tmp_path_factory) -> Path:
+    """A training part, and the test part beside it."""
+    folder = tmp_path_factory.mktemp("sequences")
+    for part, number in (("TRAIN", 6), ("TEST", 3)):
+        (folder / f"Two_{part}.ts").write_text(as_ts("12" * number))
+    return folder / "Two_TRAIN.ts"
+
+
+@pytest.fixture(scope="module")
+def finished(quick, sequences, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("finished") / "run"
+    assert classify.main(["--data", str(sequences), "--out", str(out), *SMALL]) == 0
+    return out
+
+
+def texts(path: Path) -> Path:
+    rows = [{"text": text, "label": label} for label, some in WORDS.items() for text in some * 3]
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return path
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["text", "label"])
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def test_a_run_writes_everything(finished):
+    metrics = read_json(finished / "metrics.json")
+    confusion = np.array(metrics["confusion"])
+    assert metrics["test_accuracy"] == np.trace(confusion) / confusion.sum() and confusion.sum() == 6
+    assert metrics["baselines"]["dtw"] == 1.0 and metrics["baselines"]["most_frequent"] == 0.5
+    with (finished / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert sum(row["label"] == row["predicted"] for row in rows) == np.trace(confusion)
+    assert all(
+        float(r["probability of 1"]) + float(r["probability of 2"]) == pytest.approx(1, abs=2e-6) for r in rows
+    )
+    assert [len(history) for history in read_json(finished / "history.json")] == [3, 3]
+    for picture in ("confusion.png", "learning_curve.png"):
+        assert (finished / picture).stat().st_size > 10_000
+
+
+def test_an_interrupted_run_continues_exactly(finished, sequences, tmp_path, monkeypatch):
+    """Ctrl-C in the second network: what there is is evaluated, and --resume ends with the same bits."""
+    out = tmp_path / "run"
+    command = ["--data", str(sequences), "--out", str(out), *SMALL]
+    checks = []
+
+    def check(guard):
+        checks.append(guard)
+        if len(checks) == 5:  # three epochs and the end of the first network, one epoch of the second
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.FolderGuard, "check", check)
+        assert classify.main(command) == 130
+    assert read_json(out / "metrics.json")["epochs_run"] == [3, 2]
+    assert classify.main([*command, "--resume"]) == 0
+    assert (out / "predictions.csv").read_bytes() == (finished / "predictions.csv").read_bytes()
+    assert read_json(out / "metrics.json")["stopped"] == ["epochs", "epochs"]
+
+
+def test_a_finished_run_is_neither_overwritten_nor_changed(finished, sequences, capsys):
+    command = ["--data", str(sequences), "--out", str(finished)]
+    assert classify.main(command) == 2
+    assert "holds another run" in capsys.readouterr().err
+    assert classify.main([*command, "--resume", "--hidden", "5"]) == 2
+    assert "--hidden is (5,), but the run to be resumed has (4,)" in capsys.readouterr().err
+    whole = sequences.read_text()
+    sequences.write_text(whole + whole.splitlines()[-1])
+    assert classify.main([*command, "--resume"]) == 2
+    sequences.write_text(whole)
+    assert "has changed since the run" in " ".join(capsys.readouterr().err.split())
+
+
+def test_new_sequences_are_classified(finished, tmp_path, capsys):
+    new, out = tmp_path / "new.ts", tmp_path / "out"
+    new.write_text(as_ts("112"))
+    assert classify.main(["--data", str(new), "--run", str(finished), "--out", str(out)]) == 0
+    assert len((out / "predictions.csv").read_text().splitlines()) == 4
+    new.write_text(as_ts("12", channels=3))
+    capsys.readouterr()
+    assert classify.main(["--data", str(new), "--run", str(finished), "--out", str(out)]) == 2
+    assert "a sequence of shape (6, 3) does not fit the network, which was trained on" in capsys.readouterr().err
+
+
+def test_texts_are_classified(tmp_path):
+    pytest.importorskip("sklearn")
+    path, out = texts(tmp_path / "films.csv"), tmp_path / "run"
+    assert datasets.read(path, "text", "label") == datasets.read(texts(tmp_path / "films.jsonl"), "text", "label")
+    options = ["--pooling", "attention", "--balanced", "True", "--dtype", "bfloat16"]
+    assert classify.main(["--data", str(path), "--out", str(out), *SMALL, *options]) == 0
+    metrics = read_json(out / "metrics.json")
+    assert metrics["classes"] == ["bad", "good"] and metrics["baselines"]["bag_of_words"] == 1.0
+
+
+def test_the_data_sets_of_packages_are_found(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(datasets, "VADER_FOLDERS", (tmp_path,))
+    monkeypatch.setattr(datasets.importlib.util, "find_spec", lambda name: None)
+    for name, advice in (("speech", "pip install"), ("sentiment", "pip download --no-deps")):
+        assert classify.main(["--data", name]) == 2
+        assert advice in capsys.readouterr().err
+    package = tmp_path / "aeon"
+    folder = package / "datasets" / "data" / "JapaneseVowels"
+    folder.mkdir(parents=True)
+    for part in ("TRAIN", "TEST"):
+        (folder / f"JapaneseVowels_{part}.ts").write_text(as_ts("1122"))
+    spec = ModuleSpec("aeon", None, origin=str(package / "__init__.py"))
+    monkeypatch.setattr(datasets.importlib.util, "find_spec", lambda name: spec)
+    found = datasets.load("speech")
+    assert found.train.labels.tolist() == [0, 0, 1, 1] and found.classes == ("1", "2")
+    snippets = "".join(f"{i}\t{(-1) ** i * (i % 7)}\tfilm {i}\r\n" for i in range(70)).encode()
+    inner = io.BytesIO()
+    with tarfile.open(fileobj=inner, mode="w:gz") as archive:
+        add(archive, "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt", snippets)
+    with tarfile.open(tmp_path / "vaderSentiment-3.3.2.tar.gz", "w:gz") as archive:
+        add(archive, "v/additional_resources/hutto_ICWSM_2014.tar.gz", inner.getvalue())
+    found = datasets.load("sentiment")
+    assert len(found.train.labels) == 48 and len(found.test.labels) == 12  # ten ratings are zero
+    for part in (found.train, found.test):
+        assert part.ratings is not None
+        assert (part.labels == (part.ratings > 0)).all() and (
+            np.bincount(part.labels) == len(part.labels) / 2
+        ).all()
+        assert [int(text.split()[1]) % 2 for text in part.inputs] == (part.ratings < 0).astype(int).tolist()
+
+
+def add(archive, name, content):
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    archive.addfile(info, io.BytesIO(content))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", b"text,label\nfine,good\n ,bad\n", "line 3: the text is empty"),
+        ("a.jsonl", b'{"text": "fine", "label": null}\n', "line 1: the label is empty"),
+        ("a.jsonl", b'{"text": \n', "line 1: not JSON"),
+        (
+            "a.csv",
+            b"text,kind\nfine,good\n",
+            "has no column 'label', only text, kind: name it with --label-column",
+        ),
+        ("a.csv", b"text,label\nfine, or so,good\n", "line 2: more cells than the header has"),
+        ("a.csv", "text,label\nschön,good\n".encode("latin-1"), "is not UTF-8: it has the byte 0xf6"),
+        ("a.csv", b"text,label\n", "has no rows"),
+        ("a.csv", b"text,label\nfine,good\n", "has only the class 'good'"),
+        ("a.csv", b"text,label\nfine,good\ndull,bad\nso,bad\n", "have fewer than two examples to learn from"),
+        ("a.txt", b"fine", "must be a .ts file of sequences, or a .csv, .tsv or .jsonl file of texts"),
+        ("a.ts", b"@classLabel true 1 2\n@data\n1,2:1\n:2\n", "line 4: the sequence has no steps"),
+    ],
+)
+def test_data_that_cannot_be_used_are_named(name, content, message, tmp_path, capsys):
+    path = tmp_path / name
+    path.write_bytes(content)
+    assert classify.main(["--data", str(path), "--out", str(tmp_path / "out")]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_test_part_that_does_not_fit_is_refused(sequences, tmp_path, capsys):
+    test = tmp_path / "test.ts"
+    for content, message in (
+        (as_ts("12").replace("1 2", "1 2 3").replace(":2", ":3"), "the test part has the classes 3, which the"),
+        (as_ts("12", channels=3), "the training part have 2 channels, those of the test part 3"),
+    ):
+        test.write_text(content)
+        assert classify.main(["--data", str(sequences), "--test", str(test), "--out", str(tmp_path / "o")]) == 2
+        assert message in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data", "nowhere.ts"], "there is no file nowhere.ts, and no data set of this name: speech, gesture"),
+        ([], "--data is missing"),
+        (["--resume"], "--resume needs --out"),
+        (["--members", "7"], "--members 7 is too many for 12 examples"),
+        (["--hidden", "0"], "--hidden must have at least one layer"),
+        (["--label-smoothing", "1"], "--label-smoothing must be at least 0 and below 1, not 1.0"),
+        (["--cell", "rnn"], "unknown cell 'rnn'"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(options, message, sequences, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    data = [] if "--data" in options or not options else ["--data", str(sequences)]
+    assert classify.main([*data, *options]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_dynamic_time_warping_is_that_of_a_loop():
+    train = [RNG.normal(size=(n, 2)) for n in (4, 7, 1)]
+    test = [RNG.normal(size=(n, 2)) for n in (5, 1)]
+
+    def by_loop(a, b):
+        total = np.full((len(a) + 1, len(b) + 1), np.inf)
+        total[0, 0] = 0
+        for i in range(len(a)):
+            for j in range(len(b)):
+                best = min(total[i, j], total[i, j + 1], total[i + 1, j])
+                total[i + 1, j + 1] = best + ((a[i] - b[j]) ** 2).sum()
+        return total[-1, -1]
+
+    np.testing.assert_allclose(dtw_distances(train, test), [[by_loop(a, b) for a in train] for b in test])
+
+
+def test_augmentation_keeps_to_its_limits():
+    ramp = np.linspace(0, 1, 40)[:, None].astype(np.float32)
+    slower = Augmentation(crop=0.2, stretch=0.5, warp=0.5)
+    lengths = set()
+    for seed in range(50):
+        changed = slower(np.random.default_rng(seed), ramp, 45)
+        lengths.add(len(changed))
+        assert (np.diff(changed[:, 0]) > -1e-6).all() and changed.min() >= 0 and changed.max() <= 1 + 1e-6
+        assert changed[-1, 0] - changed[0, 0] > 0.79
+    assert max(lengths) == 45 and min(lengths) < 32
+    nothing = Augmentation()(np.random.default_rng(0), ramp, 40)
+    np.testing.assert_array_equal(nothing, ramp)
+    louder = Augmentation(scale=0.5)(np.random.default_rng(0), ramp, 40)
+    np.testing.assert_allclose(louder, ramp * louder[-1], rtol=1e-5)
+    one = Augmentation(crop=0.5, stretch=0.5, warp=0.5)(np.random.default_rng(0), ramp[:1], 1)
+    np.testing.assert_array_equal(one, ramp[:1])
+
+
+@pytest.mark.parametrize("differences", [False, True])
+def test_frames_hold_every_step(differences):
+    sequences = [RNG.normal(3, 2, size=(n, 2)) for n in (7, 8)]
+    fitted = SequencePreparation.fit(sequences, differences=differences, frame=4)
+    preparation = SequencePreparation.from_json(json.loads(json.dumps(fitted.to_json())))
+    assert preparation == fitted
+    scaled = preparation.scaled(sequences[0])
+    np.testing.assert_allclose(np.concatenate([fitted.scaled(s) for s in sequences]).std(axis=0), 1, rtol=1e-5)
+    features = preparation.features(scaled)
+    assert features.shape == (2, 16 if differences else 8)
+    restored = preparation.from_features(features)
+    np.testing.assert_array_equal(restored, np.concatenate([scaled, scaled[-1:]]))
+    if differences:
+        steps = features.reshape(8, 4)
+        np.testing.assert_allclose(steps[1:7, 2:], np.diff(scaled, axis=0), atol=1e-6)
