@@ -14,9 +14,19 @@ from jaxrnn.cells.inference import is_quantized, layer_weights, platform_of
 from jaxrnn.checks import Cell
 from jaxrnn.layers.any_cell import align, scan_any_cell
 from jaxrnn.layers.flax_cells import TranslatedCell, carry_for_engine, carry_for_flax, is_known, translated
-from jaxrnn.ops.dispatch import checked_lengths, checked_resets, exported_programs, recurrence, valid_steps
+from jaxrnn.ops.dispatch import (
+    checked_lengths,
+    checked_reset_carry,
+    checked_resets,
+    exported_programs,
+    recurrence,
+    valid_steps,
+)
 from jaxrnn.ops.native.layers import quantized_recurrence, unable_to_infer
 from jaxrnn.ops.step import Carry, cast, hidden_state
+
+ZEROS = "zeros"
+"""The name of the carry of zeros, as the value of ``reset_carry``."""
 
 
 def run_cell(
@@ -26,6 +36,7 @@ def run_cell(
     initial_carry: Carry | None = None,
     seq_lengths: Array | None = None,
     resets: Array | None = None,
+    reset_carry: Carry | str | None = None,
     reverse: bool = False,
     unroll: int | None = None,
     implementation: str | None = None,
@@ -44,6 +55,7 @@ def run_cell(
       initial_carry: the carry before the first step; None takes the cell's ``initialize_carry``.
       seq_lengths, resets, reverse, unroll, implementation, recurrent_scale: as in
         :func:`jaxrnn.ops.recurrence`; the last two only for cells on the engine.
+      reset_carry: as in :class:`jaxrnn.RNN`.
       remat_every: as in :class:`jaxrnn.RNN`; only for cells on the engine.
       last_only: return only the output that is computed last, ``[1, *batch, *features]``, so that with
         ``remat_every`` the others need no memory; not with ``seq_lengths``.
@@ -67,6 +79,7 @@ def run_cell(
         initial_carry = checked_carry(cell, initial_carry, inputs.shape[1:])
     else:
         initial_carry = jax.tree.map(jnp.asarray, initial_carry)
+    reset_carry = _carry_of_resets(reset_carry, initial_carry)
     options: dict[str, Any] = dict(seq_lengths=seq_lengths, resets=resets, reverse=reverse, unroll=unroll)
     engine_options: dict[str, Any] = dict(implementation=implementation, recurrent_scale=recurrent_scale)
     on_engine = functools.partial(
@@ -77,10 +90,10 @@ def run_cell(
         options=options | engine_options,
     )
     if steps_on_engine(cell):
-        return on_engine(cell, inputs, initial_carry)
+        return on_engine(cell, inputs, initial_carry, reset_carry)
     same = translated(cell, inputs, initial_carry)
     if same is not None:
-        carry, outputs = on_engine(same, inputs, carry_for_engine(initial_carry))
+        carry, outputs = on_engine(same, inputs, carry_for_engine(initial_carry), carry_for_engine(reset_carry))
         return carry_for_flax(carry), outputs
     wanted = {
         f"{remat_every=}": remat_every,
@@ -93,20 +106,36 @@ def run_cell(
                 f"{option} needs a cell that runs on the engine: a jaxrnn.RecurrentCell that does not override "
                 f"__call__, or an unmodified Flax cell. This {type(cell).__name__} runs in a plain scan"
             )
-    return scan_any_cell(cell, inputs, initial_carry, broadcast_rngs=broadcast_rngs, **options)
+    return scan_any_cell(
+        cell, inputs, initial_carry, reset_carry=reset_carry, broadcast_rngs=broadcast_rngs, **options
+    )
+
+
+def _carry_of_resets(reset_carry: Carry | str | None, initial_carry: Carry) -> Carry:
+    """The carry that resets return to, with the structure, shapes and dtypes of the initial one."""
+    if reset_carry is None:
+        return initial_carry
+    if not isinstance(reset_carry, str):
+        return checked_reset_carry(reset_carry, initial_carry)
+    if reset_carry != ZEROS:
+        raise ValueError(f'reset_carry must be a carry, "{ZEROS}" or None for initial_carry, not {reset_carry!r}')
+    return jax.tree.map(jnp.zeros_like, initial_carry)
 
 
 def _on_engine(
     cell: RecurrentCell | TranslatedCell,
     inputs: Array,
     initial_carry: Carry,
+    reset_carry: Carry,
     remat_every: int | None,
     last_only: bool,
     batch_major: bool,
     options: dict[str, Any],
 ) -> tuple[Carry, Array]:
     quantized = (
-        None if remat_every is not None else _in_integers(cell, inputs, initial_carry, batch_major, options)
+        None
+        if remat_every is not None
+        else _in_integers(cell, inputs, initial_carry, reset_carry, batch_major, options)
     )
     if quantized is not None:
         return quantized
@@ -127,7 +156,7 @@ def _on_engine(
             recurrent_bias=recurrent_bias,
             seq_lengths=lengths,
             resets=resets,
-            reset_carry=initial_carry,
+            reset_carry=reset_carry,
             **options,
         )
         if last_only and cell.output_is_hidden_state:
@@ -152,6 +181,7 @@ def _in_integers(
     cell: RecurrentCell | TranslatedCell,
     inputs: Array,
     initial_carry: Carry,
+    reset_carry: Carry,
     batch_major: bool,
     options: dict[str, Any],
 ) -> tuple[Carry, Array] | None:
@@ -178,7 +208,7 @@ def _in_integers(
         initial_carry,
         valid=valid,
         resets=checked_resets(options["resets"], time, batch, valid),
-        reset_carry=initial_carry,
+        reset_carry=reset_carry,
         reverse=options["reverse"],
         batch_major=batch_major,
     )
