@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from jaxrnn import data, export, forecasting, interop, ops, training
     from jaxrnn.cells import GRUCell, LeakyCell, LSTMCell, RecurrentCell, SimpleRNNCell
     from jaxrnn.layers import GRU, LSTM, RNN, Bidirectional, SimpleRNN, StackedRNN, Streams, streaming_step
-    from jaxrnn.models import RNNForecaster
+    from jaxrnn.models import LanguageModel, RNNForecaster
     from jaxrnn.ops import LSTMCarry
 
 __version__ = "0.1.0"
@@ -20,6 +20,7 @@ __all__ = [
     "GRUCell",
     "LSTMCarry",
     "LSTMCell",
+    "LanguageModel",
     "LeakyCell",
     "RNNForecaster",
     "RecurrentCell",
@@ -45,7 +46,7 @@ _HOMES = {
     **dict.fromkeys(
         ("GRU", "LSTM", "RNN", "Bidirectional", "SimpleRNN", "StackedRNN", "Streams", "streaming_step"), "layers"
     ),
-    "RNNForecaster": "models",
+    **dict.fromkeys(("LanguageModel", "RNNForecaster"), "models"),
     "LSTMCarry": "ops",
 }
 """The module of each public name."""

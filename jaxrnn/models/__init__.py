@@ -1,5 +1,7 @@
 """Models: recurrent layers with what stands around them in one application."""
 
 from jaxrnn.models.forecaster import RNNForecaster
+from jaxrnn.models.generation import generate, sample_tokens
+from jaxrnn.models.language import LanguageModel
 
-__all__ = ["RNNForecaster"]
+__all__ = ["LanguageModel", "RNNForecaster", "generate", "sample_tokens"]
