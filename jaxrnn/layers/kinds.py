@@ -212,7 +212,8 @@ class GRU(_CellStack):
 
     Args:
       reset_after: True is the variant of cuDNN, PyTorch and Keras; False is the one of the paper.
-      use_recurrent_bias: whether ``reset_after=True`` adds a recurrent bias; None means the same as ``use_bias``.
+      use_recurrent_bias: whether ``reset_after=True`` adds a recurrent bias; None means the same as ``use_bias``,
+        and ``"candidate"`` adds one of the candidate n only.
 
     >>> import jax.numpy as jnp
     >>> from flax import nnx
