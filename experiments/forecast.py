@@ -64,29 +64,13 @@ from experiments.common.report import (  # noqa: E402
     results_table,
     say,
 )
-from experiments.common.signals import answered  # noqa: E402
+from experiments.common.signals import CtrlC, answered  # noqa: E402
 from jaxrnn.training import EXIT_CODES, CheckpointStore, Run, describe_divergence, fit  # noqa: E402
 from jaxrnn.training.distributed import processes  # noqa: E402
 
 INTERRUPTED = EXIT_CODES["interrupted"]
 LOST_PEER = 75
 """The exit code when another process of the job is gone (EX_TEMPFAIL in sysexits.h: try again)."""
-
-
-class CtrlC:
-    """Handle Ctrl-C outside of training: end the program at once.
-
-    A KeyboardInterrupt can get lost: if it is raised in a callback of JAX that the garbage collector calls, Python
-    prints it and continues.
-    """
-
-    message: str
-    at_once = True
-    """Tells :func:`experiments.common.signals.answered` that this may be called while JAX compiles."""
-
-    def __call__(self, *_: Any) -> None:
-        os.write(2, f"error: {self.message}\n".encode())
-        os._exit(INTERRUPTED)
 
 
 ctrl_c = CtrlC()

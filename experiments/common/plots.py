@@ -47,11 +47,19 @@ def plot_forecast(
     whole.legend(loc="lower left", ncols=3)
     close.set_title(f"the last {min(90, len(steps))} steps", loc="left", fontsize=10)
     close.set_xlabel("step")
-    _save(figure, path)
+    save(figure, path)
 
 
-def plot_learning_curve(path: Path, history: Sequence[dict[str, Any]], best_epoch: int, title: str) -> None:
-    """Plot training and validation loss by epoch, and mark the best epoch."""
+def plot_learning_curve(
+    path: Path,
+    history: Sequence[dict[str, Any]],
+    best_epoch: int,
+    title: str,
+    *,
+    loss: str = "Huber loss",
+    epoch: str = "epoch",
+) -> None:
+    """Plot training and validation loss by epoch, and mark the best epoch. ``loss``, ``epoch``: the labels."""
     epochs = [row["epoch"] for row in history]
     figure, axes = plt.subplots(figsize=(9, 4.5), layout="constrained")
     marker = "o" if len(epochs) < 3 else None
@@ -65,10 +73,10 @@ def plot_learning_curve(path: Path, history: Sequence[dict[str, Any]], best_epoc
         axes.plot([], [], " ", label=f"best: {best:.4g} in epoch {best_epoch}")
     if all(row["loss"] > 0 and row["valid_loss"] > 0 for row in history):
         _log_losses(axes)
-    axes.set(xlabel="epoch", ylabel="Huber loss")
+    axes.set(xlabel=epoch, ylabel=loss)
     axes.set_title(title, loc="left", parse_math=False)
     axes.legend()
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_lr_range(path: Path, tests: dict[str, Any]) -> None:
@@ -82,7 +90,7 @@ def plot_lr_range(path: Path, tests: dict[str, Any]) -> None:
         axes.axvline(test.suggestion, color=OTHER, linestyle=":")
         axes.set_title(f"{task}: try {test.suggestion:.1e}", loc="left")
         axes.set(xlabel="learning rate", ylabel="training loss of the epoch" if axes is panels[0][0] else "")
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_gradient_flow(path: Path, flows: dict[str, dict[float, Any]], clip_norm: float) -> None:
@@ -105,7 +113,7 @@ def plot_gradient_flow(path: Path, flows: dict[str, dict[float, Any]], clip_norm
         axes.set(xlabel="step t", ylabel="norm of dL/dh at step t" if axes is panels[0][0] else "")
         axes.set_ylim(1e-12, 1e16)  # outside this range, float32 norms are mostly rounding errors
     panels[0][0].legend(ncols=2)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _log_losses(axes: Any) -> None:
@@ -116,6 +124,6 @@ def _log_losses(axes: Any) -> None:
     axes.yaxis.set_minor_formatter("")
 
 
-def _save(figure: Any, path: Path) -> None:
+def save(figure: Any, path: Path) -> None:
     figure.savefig(path)
     plt.close(figure)

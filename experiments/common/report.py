@@ -53,15 +53,24 @@ def plain_warnings() -> None:
 
 
 @contextmanager
-def epoch_progress(epochs: int, done: int = 0) -> Iterator[Callable[[Run], None]]:
-    """Yield a function to call after every epoch. It redraws one line on a terminal, else prints a few lines."""
+def epoch_progress(
+    epochs: int, done: int = 0, *, metric: str = "valid_mae", name: str = "validation MAE", before: str = ""
+) -> Iterator[Callable[[Run], None]]:
+    """Yield a function to call after every epoch. It redraws one line on a terminal, else prints a few lines.
+
+    Args:
+      epochs: how many epochs there are in all.
+      done: how many of them a resumed run has done already.
+      metric, name: the metric of the history that is shown, and what it is called.
+      before: what to print before each line.
+    """
     began = time.perf_counter()
 
     def describe(run: Run) -> str:
         row = run.history[-1]
         text = (
-            f"epoch {run.epochs_run}/{epochs} loss {row['loss']:.4g} validation MAE {row['valid_mae']:.4g} "
-            f"best {run.best_row.get('valid_mae', float('nan')):.4g} ({run.stopping.best_epoch})"
+            f"{before}epoch {run.epochs_run}/{epochs} loss {row['loss']:.4g} {name} {row[metric]:.4g} "
+            f"best {run.best_row.get(metric, float('nan')):.4g} ({run.stopping.best_epoch})"
         )
         # The first epoch of this process includes the compilation, so it does not count.
         seconds = [row["seconds"] for row in run.history[done + 1 :]]

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -23,13 +23,19 @@ from jaxrnn.training.checkpoint import fsync
 CHECKPOINTS = "checkpoints"
 CONFIG = "config.json"
 RESUMABLE = ("epochs", "patience")
+C = TypeVar("C", bound=Any)
 
 
 def new_folder(config: Config) -> Path:
     """The path of a new folder under runs/, named after the time and the configuration."""
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     series = Path(config.series).stem
-    base = Path("runs") / f"{stamp}-{series}-{config.task}-{config.cell}-{config.recipe}-seed{config.seed}"
+    return new_folder_named(f"{series}-{config.task}-{config.cell}-{config.recipe}-seed{config.seed}")
+
+
+def new_folder_named(name: str) -> Path:
+    """The path of a new folder under runs/, named after the time and ``name``."""
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    base = Path("runs") / f"{stamp}-{name}"
     folder, number = base, 1
     while folder.exists():
         number += 1
@@ -156,8 +162,15 @@ def write_config(
     folder: Path, config: Config, preparation: Preparation | Correction, series: Series, *, new: bool
 ) -> None:
     """Write config.json, which makes the folder a run. With ``new``, raises a ValueError if it exists already."""
-    path, description = folder / CONFIG, describe_series(series)
-    record = with_checksum({"config": vars(config), "preparation": preparation.to_json(), "series": description})
+    write_record(folder, vars(config), preparation.to_json(), describe_series(series), new=new)
+
+
+def write_record(
+    folder: Path, config: dict[str, Any], preparation: dict[str, Any], series: dict[str, Any], *, new: bool
+) -> None:
+    """Write these three parts of config.json; see :func:`write_config`."""
+    path = folder / CONFIG
+    record = with_checksum({"config": config, "preparation": preparation, "series": series})
     if not new:
         write_json(path, record)
         return
@@ -256,7 +269,11 @@ def make_folder(folder: Path) -> None:
 
 def check_resumable(saved: Config, settings: Settings) -> Config:
     """The saved configuration with the new --epochs and --patience. Raises a ValueError for any other change."""
-    wanted = given(settings)
+    return check_unchanged(saved, given(settings))
+
+
+def check_unchanged(saved: C, wanted: dict[str, Any]) -> C:
+    """The saved configuration with the wanted values; see :func:`check_resumable`."""
     for name, value in wanted.items():
         if name not in RESUMABLE and getattr(saved, name) != value:
             raise ValueError(

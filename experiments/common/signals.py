@@ -11,11 +11,30 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
+
+from jaxrnn.training import EXIT_CODES
 
 SECONDS = 2.0
 """How many seconds to wait for the program to stop before the message is printed."""
 
 _TO_STOP = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP} if hasattr(signal, "SIGHUP") else {signal.SIGINT}
+
+
+class CtrlC:
+    """Handle Ctrl-C outside of training: end the program at once.
+
+    A KeyboardInterrupt can get lost: if it is raised in a callback of JAX that the garbage collector calls, Python
+    prints it and continues.
+    """
+
+    message: str
+    at_once = True
+    """Tells :func:`answered` that this may be called while JAX compiles."""
+
+    def __call__(self, *_: Any) -> None:
+        os.write(2, f"error: {self.message}\n".encode())
+        os._exit(EXIT_CODES["interrupted"])
 
 
 @contextmanager

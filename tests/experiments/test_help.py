@@ -2,16 +2,30 @@
 
 import pytest
 
-from experiments import backtest, compare, export, forecast, gradient_flow, lr_range, predict
+from experiments import (
+    backtest,
+    compare,
+    export,
+    forecast,
+    generate,
+    gradient_flow,
+    language,
+    lr_range,
+    predict,
+    recall,
+)
 
 MODULES = {
     "compare": compare,
     "export": export,
     "forecast": forecast,
     "backtest": backtest,
+    "generate": generate,
     "gradient_flow": gradient_flow,
+    "language": language,
     "lr_range": lr_range,
     "predict": predict,
+    "recall": recall,
 }
 
 
