@@ -33,7 +33,7 @@ from benchmarks.common.report import Report, medians, progress
 from benchmarks.common.rows import OURS, Row, Shape, groups, ratio_table, time_table
 from benchmarks.common.timing import interleave
 from benchmarks.libraries.base import Contestant, layer_in_jax, layer_in_nnx
-from jaxrnn.interop_xlstm import load_xlstm_weights
+from jaxrnn.interop import load_xlstm_weights
 
 SLSTM_SHAPES = [(heads, Shape(16, steps, 64, heads * 64)) for heads in (4, 12) for steps in (256, 1024)]
 """Heads of 64 units."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         SLSTMCell,
     )
     from jaxrnn.layers import GRU, LSTM, RNN, SLSTM, Bidirectional, SimpleRNN, StackedRNN, Streams, streaming_step
-    from jaxrnn.models import RNNForecaster, SequenceClassifier
+    from jaxrnn.models import LanguageModel, RNNForecaster, SequenceClassifier
     from jaxrnn.ops import LSTMCarry, SLSTMCarry
 
 __version__ = "0.1.0"
@@ -34,6 +34,7 @@ __all__ = [
     "LRUCell",
     "LSTMCarry",
     "LSTMCell",
+    "LanguageModel",
     "LeakyCell",
     "LinearRecurrentCell",
     "MinGRUCell",
@@ -84,6 +85,7 @@ _HOMES = {
     ),
     "RNNForecaster": "models",
     "SequenceClassifier": "models",
+    **dict.fromkeys(("LanguageModel", "RNNForecaster"), "models"),
     "LSTMCarry": "ops",
     "SLSTMCarry": "ops",
 }

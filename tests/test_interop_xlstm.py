@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 import jaxrnn
-from jaxrnn.interop_xlstm import load_xlstm_weights
+from jaxrnn.interop import load_xlstm_weights
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

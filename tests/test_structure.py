@@ -21,7 +21,6 @@ ORDER = (
     "jaxrnn.layers",
     "jaxrnn.models",
     "jaxrnn.interop",
-    "jaxrnn.interop_xlstm",
     "jaxrnn.export",
     "jaxrnn.data",
     "jaxrnn.training",

@@ -331,8 +331,8 @@ def _fits_into_memory(config: Config) -> None:
         )
 
 
-def given(settings: Settings) -> dict[str, Any]:
-    """The fields of a configuration that the settings give a value."""
+def given(settings: Any) -> dict[str, Any]:
+    """The fields of a configuration that the settings of an experiment give a value."""
     return {name: value for name, value in vars(settings).items() if value is not None and name not in _RUN_ONLY}
 
 

@@ -50,8 +50,16 @@ def plot_forecast(
     save(figure, path)
 
 
-def plot_learning_curve(path: Path, history: Sequence[dict[str, Any]], best_epoch: int, title: str) -> None:
-    """Plot training and validation loss by epoch, and mark the best epoch."""
+def plot_learning_curve(
+    path: Path,
+    history: Sequence[dict[str, Any]],
+    best_epoch: int,
+    title: str,
+    *,
+    loss: str = "Huber loss",
+    epoch: str = "epoch",
+) -> None:
+    """Plot training and validation loss by epoch, and mark the best epoch. ``loss``, ``epoch``: the labels."""
     epochs = [row["epoch"] for row in history]
     figure, axes = plt.subplots(figsize=(9, 4.5), layout="constrained")
     marker = "o" if len(epochs) < 3 else None
@@ -65,7 +73,7 @@ def plot_learning_curve(path: Path, history: Sequence[dict[str, Any]], best_epoc
         axes.plot([], [], " ", label=f"best: {best:.4g} in epoch {best_epoch}")
     if all(row["loss"] > 0 and row["valid_loss"] > 0 for row in history):
         _log_losses(axes)
-    axes.set(xlabel="epoch", ylabel="Huber loss")
+    axes.set(xlabel=epoch, ylabel=loss)
     axes.set_title(title, loc="left", parse_math=False)
     axes.legend()
     save(figure, path)

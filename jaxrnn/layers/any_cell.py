@@ -19,6 +19,7 @@ def scan_any_cell(
     *,
     seq_lengths: Array | None,
     resets: Array | None,
+    reset_carry: Carry,
     reverse: bool,
     unroll: int | None,
     broadcast_rngs: nnx.filterlib.Filter = None,
@@ -42,7 +43,7 @@ def scan_any_cell(
         carry, other = state
         x, valid_t, reset_t = step
         if reset_t is not None:
-            carry = _where(reset_t, initial_carry, carry)
+            carry = _where(reset_t, reset_carry, carry)
         # Flax only lets this trace update variables that were made in it, so copy them.
         merged = nnx.merge(graphdef, params, jax.tree.map(lambda a: a, repeated), other)
         new_carry, y = merged(carry, x)

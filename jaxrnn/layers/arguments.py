@@ -69,19 +69,37 @@ def time_first(cell: Cell, inputs: Any, seq_lengths: Any, resets: Any, time_majo
     return TimeFirst(jnp.moveaxis(inputs, time_axis, 0), seq_lengths, resets, time_axis)
 
 
-def pair_of_carries(initial_carry: Any) -> tuple[Carry, Carry]:
-    """The initial carries of both directions. Raises a ValueError unless they are a pair or None."""
-    if initial_carry is None:
+def pair_of_carries(carries: Any, name: str = "initial_carry") -> tuple[Carry, Carry]:
+    """The carries of both directions. Raises a ValueError unless they are a pair or None."""
+    if carries is None:
         return None, None
     # A NamedTuple is the carry of one layer, such as an LSTM.
-    is_pair = isinstance(initial_carry, (tuple, list)) and not hasattr(initial_carry, "_fields")
-    if not is_pair or len(initial_carry) != 2:
-        structure = jax.tree.structure(initial_carry)
+    is_pair = isinstance(carries, (tuple, list)) and not hasattr(carries, "_fields")
+    if not is_pair or len(carries) != 2:
+        structure = jax.tree.structure(carries)
         raise ValueError(
-            f"initial_carry must be a pair of carries, for the forward and the backward layer, not {structure}"
+            f"{name} must be a pair of carries, for the forward and the backward layer, not {structure}"
         )
-    forward, backward = initial_carry
+    forward, backward = carries
     return forward, backward
+
+
+def pair_of_reset_carries(reset_carry: Any) -> tuple[Any, Any]:
+    """The reset carries of both directions; a name such as ``"zeros"`` holds for both."""
+    if isinstance(reset_carry, str):
+        return reset_carry, reset_carry
+    return pair_of_carries(reset_carry, "reset_carry")
+
+
+def carries_of_layers(name: str, carries: Any, layers: int) -> tuple[Any, ...]:
+    """One carry for every layer of a stack, or None for each. Raises a ValueError if they are not as many."""
+    if carries is None:
+        return (None,) * layers
+    is_sequence = isinstance(carries, (tuple, list))
+    if not is_sequence or len(carries) != layers:
+        found = len(carries) if is_sequence else checks.shown(carries)
+        raise ValueError(f"{name} must be a tuple of {layers} carries, not {found}")
+    return tuple(carries)
 
 
 @contextlib.contextmanager

@@ -61,12 +61,14 @@ _ARGUMENTS = """\
 """
 
 _CALL = """\
-The call is ``layers(inputs, *, initial_carry=None, seq_lengths=None, resets=None, return_carry=None)``:
+The call is ``layers(inputs, *, initial_carry=None, seq_lengths=None, resets=None, reset_carry=None,
+return_carry=None)``:
   inputs: ``[*batch, time, in_features]``; a single sequence ``[time, in_features]`` works too.
   initial_carry: a tuple of one carry per layer, as a call returns it; with ``bidirectional``, a tuple of
     (forward, backward) pairs. Zeros by default.
   seq_lengths: integers ``[*batch]``. Steps beyond a row's length are padding; their outputs are zero.
-  resets: bool ``[*batch, time]``; where true, the carry returns to ``initial_carry`` before that step.
+  resets: bool ``[*batch, time]``; where true, the carry returns to ``reset_carry`` before that step.
+  reset_carry: ``"zeros"``, or carries like ``initial_carry``, which it is by default (:class:`jaxrnn.RNN`).
   return_carry: overrides the constructor's argument.
 
 Returns:
@@ -215,7 +217,8 @@ class GRU(_CellStack):
 
     Args:
       reset_after: True is the variant of cuDNN, PyTorch and Keras; False is the one of the paper.
-      use_recurrent_bias: whether ``reset_after=True`` adds a recurrent bias; None means the same as ``use_bias``.
+      use_recurrent_bias: whether ``reset_after=True`` adds a recurrent bias; None means the same as ``use_bias``,
+        and ``"candidate"`` adds one of the candidate n only.
 
     >>> import jax.numpy as jnp
     >>> from flax import nnx

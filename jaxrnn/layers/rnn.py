@@ -11,7 +11,7 @@ from jax import Array
 
 from jaxrnn import checks
 from jaxrnn.checks import Cell
-from jaxrnn.layers.arguments import checked_implementation, pair_of_carries, time_first
+from jaxrnn.layers.arguments import checked_implementation, pair_of_carries, pair_of_reset_carries, time_first
 from jaxrnn.layers.sequence import flip_time, run_cell
 from jaxrnn.ops.step import Carry
 from jaxrnn.signature import InitSignature
@@ -32,6 +32,11 @@ class RNN(nnx.Module):
 
     It differs from ``flax.nnx.RNN`` on purpose: outputs past ``seq_lengths`` are zero and get no gradient, length
     0 returns the initial carry, ``seq_lengths`` may have any number of batch axes, and there is ``resets``.
+
+    In recurrent reinforcement learning, an agent acts for some steps and learns from them afterwards. The sequence
+    then starts with the carry that the agent had at its first step. An episode that begins inside the sequence
+    began with zeros, so ``resets`` need ``reset_carry="zeros"``. Without it the episode would begin with the carry
+    of an earlier one, which is wrong although nothing fails.
 
     Args:
       cell: the cell.
@@ -61,6 +66,15 @@ class RNN(nnx.Module):
     >>> carry, outputs = layer(jnp.ones((2, 10, 3)))
     >>> carry.shape, outputs.shape
     ((2, 4), (2, 10, 4))
+
+    A rollout of 10 steps. ``done[:, t]`` says that the episode ended with step t, so that step t + 1 is the first
+    of another; step 0 is the first of one if the step before the rollout was the last of another.
+
+    >>> rollout_carry = carry                                       # the agent's, before its first step
+    >>> done_before, done = jnp.zeros((2, 1), bool), jnp.zeros((2, 10), bool).at[:, 6].set(True)
+    >>> first_of_episode = jnp.concatenate([done_before, done[:, :-1]], axis=1)
+    >>> carry, outputs = layer(
+    ...     jnp.ones((2, 10, 3)), initial_carry=rollout_carry, resets=first_of_episode, reset_carry="zeros")
     """
 
     __signature__ = InitSignature()
@@ -99,6 +113,7 @@ class RNN(nnx.Module):
         initial_carry: Carry | None = None,
         seq_lengths: Array | None = None,
         resets: Array | None = None,
+        reset_carry: Carry | str | None = None,
         return_carry: bool | None = None,
         time_major: bool | None = None,
         reverse: bool | None = None,
@@ -113,7 +128,9 @@ class RNN(nnx.Module):
           initial_carry: the carry before the first step; by default that of the cell's ``initialize_carry``.
           seq_lengths: integers ``[*batch]``. Steps beyond a row's length are padding.
           resets: bool, shaped like the inputs without their features; where true, the carry returns to
-            ``initial_carry`` before that step.
+            ``reset_carry`` before that step.
+          reset_carry: ``"zeros"``, or a carry with the structure and shapes of ``initial_carry``, which it is by
+            default.
           return_carry, time_major, reverse, keep_order: override the constructor's arguments.
           rngs: for cells with a random initial carry.
 
@@ -131,6 +148,7 @@ class RNN(nnx.Module):
             initial_carry=initial_carry,
             seq_lengths=seq_lengths,
             resets=resets,
+            reset_carry=reset_carry,
             reverse=reverse,
             unroll=self.unroll,
             implementation=self.implementation,
@@ -229,8 +247,12 @@ class Bidirectional(nnx.Module):
         reverse: bool | None = None,
         keep_order: bool | None = None,
         resets: Array | None = None,
+        reset_carry: tuple[Carry, Carry] | str | None = None,
     ) -> Any:
-        """Run both layers. The arguments are those of :class:`RNN`, except that ``initial_carry`` is a pair.
+        """Run both layers. The arguments are those of :class:`RNN`, except that a carry is a pair.
+
+        Both directions reset before the same steps. Each returns to its own part of ``reset_carry``, or to zeros
+        with ``"zeros"``.
 
         ``reverse`` and ``keep_order`` have no effect, as in Flax. They exist so that another
         :class:`Bidirectional` may contain this layer.
@@ -243,11 +265,15 @@ class Bidirectional(nnx.Module):
             time_major=checks.flag("time_major", time_major, self.time_major),
             rngs=self.rngs if rngs is None else rngs,
         )
-        if resets is not None:  # Flax's RNN does not have this argument
+        # Flax's RNN does not have these two arguments, so they are only passed on if they are given.
+        if resets is not None:
             shared["resets"] = resets
-        carry, outputs = self.forward_rnn(inputs, initial_carry=carries[0], **shared, reverse=False)
+        of_forward, of_backward = {}, {}
+        if reset_carry is not None:
+            of_forward, of_backward = ({"reset_carry": part} for part in pair_of_reset_carries(reset_carry))
+        carry, outputs = self.forward_rnn(inputs, initial_carry=carries[0], **shared, **of_forward, reverse=False)
         back_carry, back_outputs = self.backward_rnn(
-            inputs, initial_carry=carries[1], **shared, reverse=True, keep_order=True
+            inputs, initial_carry=carries[1], **shared, **of_backward, reverse=True, keep_order=True
         )
         merged = jax.tree.map(self.merge_fn, outputs, back_outputs)
         return ((carry, back_carry), merged) if return_carry else merged

@@ -18,10 +18,20 @@ from jaxrnn.checks import Cell
 from jaxrnn.layers.any_cell import align, scan_any_cell
 from jaxrnn.layers.flax_cells import TranslatedCell, carry_for_engine, carry_for_flax, is_known, translated
 from jaxrnn.layers.zoneout import Zoneout
-from jaxrnn.ops.dispatch import checked_lengths, checked_resets, exported_programs, recurrence, valid_steps
+from jaxrnn.ops.dispatch import (
+    checked_lengths,
+    checked_reset_carry,
+    checked_resets,
+    exported_programs,
+    recurrence,
+    valid_steps,
+)
 from jaxrnn.ops.native.layers import quantized_recurrence, unable_to_infer
 from jaxrnn.ops.step import Carry, cast, hidden_state, projected
 from jaxrnn.ops.zoneout import zoneout_pointwise
+
+ZEROS = "zeros"
+"""The name of the carry of zeros, as the value of ``reset_carry``."""
 
 
 def run_cell(
@@ -31,6 +41,7 @@ def run_cell(
     initial_carry: Carry | None = None,
     seq_lengths: Array | None = None,
     resets: Array | None = None,
+    reset_carry: Carry | str | None = None,
     reverse: bool = False,
     unroll: int | None = None,
     implementation: str | None = None,
@@ -52,6 +63,7 @@ def run_cell(
       seq_lengths, resets, reverse, unroll, implementation, recurrent_scale: as in
         :func:`jaxrnn.ops.recurrence`; the last one only for cells on the engine, and ``implementation`` for these
         and for linear cells, which have implementations of their own (:func:`jaxrnn.ops.linear_recurrence`).
+      reset_carry: as in :class:`jaxrnn.RNN`.
       remat_every: as in :class:`jaxrnn.RNN`; only for cells on the engine and linear cells.
       zoneout: which units keep their value from the step before; only for a :class:`jaxrnn.RecurrentCell`.
       last_only: return only the output that is computed last, ``[1, *batch, *features]``, so that with
@@ -76,6 +88,7 @@ def run_cell(
         initial_carry = checked_carry(cell, initial_carry, inputs.shape[1:])
     else:
         initial_carry = jax.tree.map(jnp.asarray, initial_carry)
+    reset_carry = _carry_of_resets(reset_carry, initial_carry)
     options: dict[str, Any] = dict(seq_lengths=seq_lengths, resets=resets, reverse=reverse, unroll=unroll)
     engine_options: dict[str, Any] = dict(implementation=implementation, recurrent_scale=recurrent_scale)
     on_engine = functools.partial(
@@ -87,7 +100,7 @@ def run_cell(
         options=options | engine_options,
     )
     if steps_on_engine(cell):
-        return on_engine(cell, inputs, initial_carry)
+        return on_engine(cell, inputs, initial_carry, reset_carry)
     if zoneout is not None:
         zoneout.rates_of(cell, initial_carry)  # raises for cells that are not jaxrnn's
     if steps_linearly(cell):
@@ -96,11 +109,11 @@ def run_cell(
                 f"recurrent dropout needs a recurrent product, but a {type(cell).__name__} has none: its state "
                 "enters linearly"
             )
-        block = _linear_block(cell, initial_carry, batch_major and remat_every is None, options, implementation)
+        block = _linear_block(cell, reset_carry, batch_major and remat_every is None, options, implementation)
         return _over_time(block, initial_carry, inputs, resets, remat_every, last_only, reverse)
     same = translated(cell, inputs, initial_carry)
     if same is not None:
-        carry, outputs = on_engine(same, inputs, carry_for_engine(initial_carry))
+        carry, outputs = on_engine(same, inputs, carry_for_engine(initial_carry), carry_for_engine(reset_carry))
         return carry_for_flax(carry), outputs
     wanted = {
         f"{remat_every=}": remat_every,
@@ -113,13 +126,27 @@ def run_cell(
                 f"{option} needs a cell that runs on the engine: a jaxrnn.RecurrentCell that does not override "
                 f"__call__, or an unmodified Flax cell. This {type(cell).__name__} runs in a plain scan"
             )
-    return scan_any_cell(cell, inputs, initial_carry, broadcast_rngs=broadcast_rngs, **options)
+    return scan_any_cell(
+        cell, inputs, initial_carry, reset_carry=reset_carry, broadcast_rngs=broadcast_rngs, **options
+    )
+
+
+def _carry_of_resets(reset_carry: Carry | str | None, initial_carry: Carry) -> Carry:
+    """The carry that resets return to, with the structure, shapes and dtypes of the initial one."""
+    if reset_carry is None:
+        return initial_carry
+    if not isinstance(reset_carry, str):
+        return checked_reset_carry(reset_carry, initial_carry)
+    if reset_carry != ZEROS:
+        raise ValueError(f'reset_carry must be a carry, "{ZEROS}" or None for initial_carry, not {reset_carry!r}')
+    return jax.tree.map(jnp.zeros_like, initial_carry)
 
 
 def _on_engine(
     cell: RecurrentCell | TranslatedCell,
     inputs: Array,
     initial_carry: Carry,
+    reset_carry: Carry,
     remat_every: int | None,
     zoneout: Zoneout | None,
     last_only: bool,
@@ -128,7 +155,7 @@ def _on_engine(
 ) -> tuple[Carry, Array]:
     quantized = None
     if remat_every is None and zoneout is None:
-        quantized = _in_integers(cell, inputs, initial_carry, batch_major, options)
+        quantized = _in_integers(cell, inputs, initial_carry, reset_carry, batch_major, options)
     if quantized is not None:
         return quantized
     kernel, recurrent_bias = cell.recurrent_parameters(cell.compute_dtype(inputs))
@@ -159,7 +186,7 @@ def _on_engine(
             recurrent_bias=recurrent_bias,
             seq_lengths=lengths,
             resets=resets,
-            reset_carry=initial_carry,
+            reset_carry=reset_carry,
             **options,
         )
         if last_only and cell.output_is_hidden_state:
@@ -187,7 +214,7 @@ def _lengths_from(seq_lengths: Array | None, first: Array | int, inputs: Array) 
 
 def _linear_block(
     cell: LinearRecurrentCell,
-    initial_carry: Carry,
+    reset_carry: Carry,
     batch_major: bool,
     options: dict[str, Any],
     implementation: str | None,
@@ -200,7 +227,7 @@ def _linear_block(
             steps.inputs,
             seq_lengths=_lengths_from(options["seq_lengths"], steps.first, steps.inputs),
             resets=steps.resets,
-            reset_carry=None if steps.resets is None else initial_carry,
+            reset_carry=None if steps.resets is None else reset_carry,
             reverse=options["reverse"],
             implementation=implementation,
             batch_major=batch_major,
@@ -240,6 +267,7 @@ def _in_integers(
     cell: RecurrentCell | TranslatedCell,
     inputs: Array,
     initial_carry: Carry,
+    reset_carry: Carry,
     batch_major: bool,
     options: dict[str, Any],
 ) -> tuple[Carry, Array] | None:
@@ -266,7 +294,7 @@ def _in_integers(
         initial_carry,
         valid=valid,
         resets=checked_resets(options["resets"], time, batch, valid),
-        reset_carry=initial_carry,
+        reset_carry=reset_carry,
         reverse=options["reverse"],
         batch_major=batch_major,
     )

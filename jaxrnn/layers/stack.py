@@ -11,7 +11,14 @@ from jax import Array
 
 from jaxrnn import checks
 from jaxrnn.checks import Cell
-from jaxrnn.layers.arguments import checked_implementation, errors_of, pair_of_carries, time_first
+from jaxrnn.layers.arguments import (
+    carries_of_layers,
+    checked_implementation,
+    errors_of,
+    pair_of_carries,
+    pair_of_reset_carries,
+    time_first,
+)
 from jaxrnn.layers.flax_cells import is_known
 from jaxrnn.layers.rnn import concatenate_features
 from jaxrnn.layers.sequence import flip_time, run_cell
@@ -156,6 +163,7 @@ class StackedRNN(nnx.Module):
         initial_carry: Sequence[Carry] | None = None,
         seq_lengths: Array | None = None,
         resets: Array | None = None,
+        reset_carry: Sequence[Carry] | str | None = None,
         return_carry: bool | None = None,
     ) -> Any:
         """Run the stack.
@@ -164,17 +172,18 @@ class StackedRNN(nnx.Module):
           inputs: ``[*batch, time, features]``, or ``[time, *batch, features]`` with ``time_major``.
           initial_carry: one carry per layer, or one pair per layer if it is bidirectional; zeros by default.
           seq_lengths, resets, return_carry: as in :class:`jaxrnn.RNN`.
+          reset_carry: what ``resets`` return to: ``"zeros"``, or carries like ``initial_carry``, which it is by
+            default. :class:`jaxrnn.RNN` says when it is needed.
 
         Returns:
           The outputs, or ``(carry, outputs)`` with a tuple of one carry per layer.
         """
         return_carry = checks.flag("return_carry", return_carry, self.return_carry)
-        if initial_carry is not None and (
-            not isinstance(initial_carry, (tuple, list)) or len(initial_carry) != self.num_layers
-        ):
-            is_sequence = isinstance(initial_carry, (tuple, list))
-            found = len(initial_carry) if is_sequence else checks.shown(initial_carry)
-            raise ValueError(f"initial_carry must be a tuple of {self.num_layers} carries, not {found}")
+        first_carries = carries_of_layers("initial_carry", initial_carry, self.num_layers)
+        if isinstance(reset_carry, str):
+            reset_carries: Any = (reset_carry,) * self.num_layers
+        else:
+            reset_carries = carries_of_layers("reset_carry", reset_carry, self.num_layers)
         sequence, seq_lengths, resets, time_axis = time_first(
             self.cells[0], inputs, seq_lengths, resets, self.time_major
         )
@@ -190,9 +199,9 @@ class StackedRNN(nnx.Module):
         )
         carries, last = [], sequence
         for layer in range(self.num_layers):
-            first = None if initial_carry is None else initial_carry[layer]
+            first, reset = first_carries[layer], reset_carries[layer]
             with errors_of(f"layer {layer}"):
-                carry, outputs, last = self._run_layer(layer, sequence, first, options)
+                carry, outputs, last = self._run_layer(layer, sequence, first, reset, options)
                 if layer < self.num_layers - 1 and not isinstance(outputs, Array):
                     raise ValueError(
                         f"merge returned a {type(outputs).__name__}, but layer {layer + 1} reads one array"
@@ -218,7 +227,7 @@ class StackedRNN(nnx.Module):
         return (tuple(carries), result) if return_carry else result
 
     def _run_layer(
-        self, layer: int, sequence: Array, initial_carry: Any, options: dict[str, Any]
+        self, layer: int, sequence: Array, initial_carry: Any, reset_carry: Any, options: dict[str, Any]
     ) -> tuple[Carry, Array, Array]:
         """Run a layer over ``sequence [time, *batch, features]``. Returns carry, outputs, and the last output."""
         for cell in [self.cells[layer], *self.backward_cells[layer : layer + 1]]:
@@ -229,11 +238,12 @@ class StackedRNN(nnx.Module):
         top = layer == self.num_layers - 1
         last_only = top and not self.return_sequences and not self.skip_connections and lengths is None
 
-        def run(cell: Cell, carry: Carry | None, reverse: bool) -> tuple[Carry, Array, Array]:
+        def run(cell: Cell, carry: Carry | None, reset: Any, reverse: bool) -> tuple[Carry, Array, Array]:
             carry, outputs = run_cell(
                 cell,
                 sequence,
                 initial_carry=carry,
+                reset_carry=reset,
                 reverse=reverse,
                 recurrent_scale=self._recurrent_scale(cell, sequence),
                 zoneout=self.zoneout,
@@ -243,10 +253,11 @@ class StackedRNN(nnx.Module):
             return carry, outputs, self._last(outputs, lengths, reverse)
 
         if not self.bidirectional:
-            return run(self.cells[layer], initial_carry, self.reverse)
+            return run(self.cells[layer], initial_carry, reset_carry, self.reverse)
         forward_carry, backward_carry = pair_of_carries(initial_carry)
-        carry, outputs, last = run(self.cells[layer], forward_carry, False)
-        back_carry, back_outputs, back_last = run(self.backward_cells[layer], backward_carry, True)
+        forward_reset, backward_reset = pair_of_reset_carries(reset_carry)
+        carry, outputs, last = run(self.cells[layer], forward_carry, forward_reset, False)
+        back_carry, back_outputs, back_last = run(self.backward_cells[layer], backward_carry, backward_reset, True)
         return (carry, back_carry), self.merge_fn(outputs, back_outputs), self.merge_fn(last, back_last)
 
     def _recurrent_scale(self, cell: Cell, sequence: Array) -> Array | None:

@@ -2,5 +2,7 @@
 
 from jaxrnn.models.classifier import SequenceClassifier
 from jaxrnn.models.forecaster import RNNForecaster
+from jaxrnn.models.generation import generate, sample_tokens
+from jaxrnn.models.language import LanguageModel
 
-__all__ = ["RNNForecaster", "SequenceClassifier"]
+__all__ = ["LanguageModel", "RNNForecaster", "SequenceClassifier", "generate", "sample_tokens"]

@@ -119,7 +119,7 @@ def recurrence(
       seq_lengths: integer ``[*batch]``, from 0 to time. From its length on, a row's carry stays as it is, its
         outputs are zero and its gradients are zero.
       resets: bool ``[time, *batch]``. Where true, the carry returns to ``reset_carry`` BEFORE that step.
-      reset_carry: shaped like ``initial_carry``, which it is by default.
+      reset_carry: a carry with the structure and shapes of ``initial_carry``, which it is by default.
       reverse: run from the last step to the first. Outputs stay aligned with ``xw``.
       unroll: steps per iteration of the loop that the scan and the reference compile. None for what is fastest: 8
         on a GPU, where an iteration costs more than its steps (2.0 to 2.4 times faster on an H200), otherwise 1.
@@ -155,8 +155,8 @@ def recurrence(
         raise ValueError(f"unroll must be a positive integer, not {unroll!r}")
     if resets is None:
         reset_carry = None
-    elif reset_carry is None:
-        reset_carry = initial_carry
+    else:
+        reset_carry = initial_carry if reset_carry is None else checked_reset_carry(reset_carry, initial_carry)
     if recurrent_scale is not None:
         recurrent_scale = lax.stop_gradient(recurrent_scale)
     if recurrent_kernel.shape[0] == 1 and recurrent_kernel.ndim == 3:
@@ -314,3 +314,18 @@ def checked_resets(resets: Array | None, time: int, batch: tuple[int, ...], vali
     if resets.shape != (time, *batch) or resets.dtype != jnp.bool_:
         raise ValueError(f"resets must be bool of shape {(time, *batch)}, not {resets.dtype} {resets.shape}")
     return resets if valid is None else resets & valid
+
+
+def checked_reset_carry(reset_carry: Carry, initial_carry: Carry) -> Carry:
+    """``reset_carry`` in the dtypes of ``initial_carry``, or a ValueError if its structure or shapes differ."""
+    expected, found = jax.tree.structure(initial_carry), jax.tree.structure(reset_carry)
+    if expected != found:
+        raise ValueError(f"reset_carry has the structure {found}, but must have that of the carry, {expected}")
+    leaves = zip(jax.tree_util.tree_leaves_with_path(reset_carry), jax.tree.leaves(initial_carry), strict=True)
+    for (path, leaf), like in leaves:
+        if jnp.shape(leaf) != like.shape:
+            raise ValueError(
+                f"reset_carry{jax.tree_util.keystr(path)} has the shape {jnp.shape(leaf)}, but must have that of "
+                f"the carry, {like.shape}"
+            )
+    return jax.tree.map(lambda leaf, like: jnp.asarray(leaf, like.dtype), reset_carry, initial_carry)

@@ -140,6 +140,7 @@ def make_sequential_epoch(
     *,
     window: int,
     initial_carry: Any,
+    parts: int = 1,
     average_decay: float = 0.99,
     skip_non_finite: bool = True,
     mesh: Mesh | None = None,
@@ -149,15 +150,21 @@ def make_sequential_epoch(
     Each epoch begins with ``initial_carry``. No gradient flows from one batch into the batch before. After the
     epoch, ``state.carry`` is the carry at the end of the last window.
 
+    A pass over a long text takes minutes, and a model should be validated and saved more often than that. With
+    ``parts`` an epoch is only a part of a pass. The next epoch goes on where it ended, with its carry, and only
+    the first part of every pass begins with ``initial_carry``.
+
     Args:
       starts: int ``[batches, batch]``, of :func:`jaxrnn.data.sequential_starts`.
       initial_carry: the model's initial carry for that batch size; arrays ``[batch, ...]``.
+      parts: how many epochs make a pass over the series. Batches at the end that do not divide by it are left out.
       mesh: as in :func:`make_windowed_epoch`. The carry's rows are spread like those of the batch; ``state.carry``
         keeps its shape.
       The other arguments are those of :func:`make_windowed_epoch`; the model forecasts at every step.
 
     Raises:
-      ValueError: as there, or a leaf of ``initial_carry`` has another number of rows than ``starts``.
+      ValueError: as there, or a leaf of ``initial_carry`` has another number of rows than ``starts``, or there are
+        fewer batches than ``parts``.
 
     >>> from flax import nnx
     >>> from jaxrnn import RNNForecaster, data, training
@@ -176,7 +183,10 @@ def make_sequential_epoch(
     """
     check_apply(apply, with_carry=True)
     starts = checked_starts(starts, 2, features, targets, window)
-    steps, batch = starts.shape
+    batches, batch = starts.shape
+    if not isinstance(parts, (int, np.integer)) or not 1 <= parts <= batches:
+        raise ValueError(f"{parts=} must be an integer from 1 to {batches}, the number of batches in a pass")
+    steps = batches // int(parts)
     for path, leaf in jax.tree_util.tree_leaves_with_path(initial_carry):
         if leaf.shape[:1] != (batch,):
             raise ValueError(
@@ -188,7 +198,8 @@ def make_sequential_epoch(
         axis_name = None if mesh is None else batch_axis(mesh)[1]
         rows = np.arange(padded(batch, mesh))
         # The rows added to fill the batch are copies of the last row and its carry, so that they stay finite.
-        weights = (rows < batch).astype(features.dtype)
+        floating = jnp.issubdtype(features.dtype, jnp.floating)  # tokens of a text are not
+        weights = (rows < batch).astype(features.dtype if floating else np.float32)
         rows = np.minimum(rows, batch - 1)
         step = partial(
             train_step,
@@ -201,8 +212,10 @@ def make_sequential_epoch(
         )
 
         def loop(state: TrainState, stop: Array, features: Array, targets: Array, starts: Array, weights: Array):
+            before = state.epoch % parts * steps  # batches of the pass that belong to earlier epochs
+
             def body(batch: Array, state: TrainState) -> TrainState:
-                first = starts[batch]
+                first = starts[before + batch]
                 inputs, wanted = take_windows(features, first, window), take_windows(targets, first, window)
                 state, metrics = step(state, Batch(inputs, wanted, weights))
                 return count(state, metrics, _sum(weights, axis_name))
@@ -213,7 +226,7 @@ def make_sequential_epoch(
 
             @partial(jax.jit, donate_argnums=0)
             def run(state: TrainState, stop: Array, initial_carry: Any, *arrays: Array):
-                return loop(begin(state, initial_carry), stop, *arrays)
+                return loop(begin(state, initial_carry, state.epoch % parts == 0), stop, *arrays)
 
             here = (initial_carry, features, targets, starts, jnp.asarray(weights))
 
@@ -230,7 +243,7 @@ def make_sequential_epoch(
 
         @partial(jax.jit, donate_argnums=0, out_shardings=jax.NamedSharding(auto, whole))
         def run_spread(state: TrainState, stop: Array, initial_carry: Any, *arrays: Array):
-            state = begin(state, initial_carry)
+            state = begin(state, initial_carry, state.epoch % parts == 0)
             state, metrics = mapped(state.replace(carry=_rows(state.carry, rows)), stop, *arrays)
             return state.replace(carry=_rows(state.carry, np.arange(batch))), metrics
 

@@ -100,11 +100,12 @@ class BatchPlan(NamedTuple):
         return np.minimum(place, self.windows - 1), filled
 
 
-def begin(state: TrainState, initial_carry: Any = None) -> TrainState:
-    """Reset the totals and the carry if the state is at the start of an epoch."""
+def begin(state: TrainState, initial_carry: Any = None, new_pass: Array | bool = True) -> TrainState:
+    """Reset the totals if the state is at the start of an epoch, and the carry if a new pass begins with it."""
     first = state.position == 0
-    old = (state.totals, state.carry)
-    totals, carry = jax.tree.map(lambda new, old: jnp.where(first, new, old), (Totals.zero(), initial_carry), old)
+    totals = jax.tree.map(lambda new, old: jnp.where(first, new, old), Totals.zero(), state.totals)
+    from_here = first & new_pass
+    carry = jax.tree.map(lambda new, old: jnp.where(from_here, new, old), initial_carry, state.carry)
     return state.replace(totals=totals, carry=carry)
 
 

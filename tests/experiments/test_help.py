@@ -2,7 +2,19 @@
 
 import pytest
 
-from experiments import backtest, classify, compare, export, forecast, gradient_flow, lr_range, predict
+from experiments import (
+    backtest,
+    classify,
+    compare,
+    export,
+    forecast,
+    generate,
+    gradient_flow,
+    language,
+    lr_range,
+    predict,
+    recall,
+)
 
 MODULES = {
     "classify": classify,
@@ -10,9 +22,12 @@ MODULES = {
     "export": export,
     "forecast": forecast,
     "backtest": backtest,
+    "generate": generate,
     "gradient_flow": gradient_flow,
+    "language": language,
     "lr_range": lr_range,
     "predict": predict,
+    "recall": recall,
 }
 
 

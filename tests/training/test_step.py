@@ -195,6 +195,38 @@ def test_a_sequential_epoch_hands_the_carry_on_detached_and_starts_from_the_init
     assert float(metrics.loss) == pytest.approx(np.mean(losses), rel=1e-5)
 
 
+def test_a_pass_in_parts_is_the_same_training_and_begins_anew_with_every_pass():
+    forecaster = model(every_step=True)
+    apply, params = pure_apply(forecaster)
+    optimizer = make_optimizer("sgd", 0.05)
+    carry = forecaster.initialize_carry(2)
+    starts = jnp.asarray(data.sequential_starts(len(SERIES) - 1, WINDOW, batch_size=2)[:4])
+
+    def train(parts: int, epochs: int, chunk: int | None = None):
+        epoch = make_sequential_epoch(
+            apply, optimizer, huber, FEATURES, TARGETS, starts, window=WINDOW, initial_carry=carry, parts=parts
+        )
+        state, losses = TrainState.create(params, optimizer, carry=carry), []
+        while len(losses) < epochs:
+            state, metrics = epoch(state) if chunk is None else epoch.advance(state, chunk)
+            if not int(state.position):
+                losses.append(float(metrics.loss))
+        return state, losses
+
+    whole, losses = train(parts=1, epochs=2)
+    for chunk in (None, 1):
+        divided, of_parts = train(parts=2, epochs=4, chunk=chunk)
+        assert int(divided.step) == int(whole.step) == 8
+        assert_trees_close((divided.params, divided.carry), (whole.params, whole.carry), tolerance=0)
+        assert np.mean(of_parts[:2]) == pytest.approx(losses[0], rel=1e-6)
+        assert np.mean(of_parts[2:]) == pytest.approx(losses[1], rel=1e-6)
+    assert int(train(parts=3, epochs=3)[0].step) == 3  # of the four batches one is left out
+    with pytest.raises(
+        ValueError, match="parts=5 must be an integer from 1 to 4, the number of batches in a pass"
+    ):
+        train(parts=5, epochs=1)
+
+
 def test_with_a_learning_rate_of_zero_the_loss_of_a_batch_depends_on_the_batches_before_it():
     """What a model that silently drops its state cannot show."""
     forecaster = model(every_step=True)

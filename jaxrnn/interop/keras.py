@@ -1,0 +1,95 @@
+"""Weights from and to Keras."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxrnn.cells import GRUCell, RecurrentCell
+from jaxrnn.interop.cells import assign, known_cell, refuse_missing_bias
+from jaxrnn.layers import RNN, Bidirectional, StackedRNN
+
+Layers = RecurrentCell | RNN | Bidirectional | StackedRNN
+
+
+def load_keras_weights(layers: Layers, weights: Sequence[Any]) -> None:
+    """Load the weights of Keras layers ``SimpleRNN``, ``LSTM`` or ``GRU``, as ``get_weights()`` returns them.
+
+    Args:
+      layers: one cell or an :class:`jaxrnn.RNN` for one Keras layer; a :class:`jaxrnn.Bidirectional` for a Keras
+        ``Bidirectional``; a stack for a ``keras.Sequential`` of such layers, all of them bidirectional or none.
+        A GRU's ``reset_after`` must be the same on both sides.
+      weights: ``layer.get_weights()``, or of a stack ``model.get_weights()``: the arrays of one layer after the
+        other, and within a bidirectional layer first those of the forward direction.
+
+    Raises:
+      ValueError: the number of arrays or a shape does not fit, or a cell has no counterpart.
+
+    >>> import jaxrnn
+    >>> from flax import nnx
+    >>> cell = jaxrnn.GRUCell(3, 4, rngs=nnx.Rngs(0))
+    >>> load_keras_weights(cell, keras_weights(jaxrnn.GRUCell(3, 4, rngs=nnx.Rngs(1))))
+    """
+    cells = _cells(layers)
+    for cell in cells:
+        refuse_missing_bias(cell, "Keras")
+    expected = [array.shape for array in keras_weights(layers)]
+    found = [np.shape(array) for array in weights]
+    if found != expected:
+        name = type(cells[0]).__name__ if len(cells) == 1 else type(layers).__name__
+        hint = ": is reset_after the same?" if any(isinstance(cell, GRUCell) for cell in cells) else ""
+        raise ValueError(f"the weights have the shapes {found}, but the {name} needs {expected}{hint}")
+    values, rest = [], iter(weights)
+    for cell in cells:
+        arrays = [_swap_first_gates(cell, np.asarray(next(rest))) for _ in _weights(cell)]
+        values += [(cell.kernel, arrays[0]), (cell.recurrent_kernel, arrays[1])]
+        if cell.recurrent_bias is not None:
+            values += [(cell.bias, arrays[2][0]), (cell.recurrent_bias, arrays[2][1])]
+        elif cell.bias is not None:
+            values.append((cell.bias, arrays[2]))
+    assign(values)
+
+
+def keras_weights(layers: Layers) -> list[np.ndarray]:
+    """The weights as ``set_weights()`` of the same Keras layer or model takes them.
+
+    Raises:
+      ValueError: a cell has no counterpart.
+
+    >>> import jaxrnn
+    >>> from flax import nnx
+    >>> [array.shape for array in keras_weights(jaxrnn.GRUCell(3, 4, rngs=nnx.Rngs(0)))]
+    [(3, 12), (4, 12), (2, 12)]
+    """
+    return [array for cell in _cells(layers) for array in _weights(cell)]
+
+
+def _cells(layers: Any) -> list[RecurrentCell]:
+    """The cells in the order of Keras's weights."""
+    if isinstance(layers, Bidirectional):
+        return [cell for rnn in (layers.forward_rnn, layers.backward_rnn) for cell in _cells(rnn)]
+    if not isinstance(layers, StackedRNN):
+        return [known_cell(layers.cell if isinstance(layers, RNN) else layers)]
+    if layers.skip_connections:
+        raise ValueError("a keras.Sequential has no skip_connections")
+    both = zip(layers.cells, layers.backward_cells) if layers.bidirectional else zip(layers.cells)
+    return [known_cell(cell) for of_layer in both for cell in of_layer]
+
+
+def _weights(cell: RecurrentCell) -> list[np.ndarray]:
+    weights = [np.array(cell.kernel[...]), np.array(cell.recurrent_kernel[...])]
+    if cell.bias is not None:
+        bias = np.array(cell.bias[...])
+        second = cell.recurrent_parameters(cell.kernel[...].dtype)[1]
+        second = np.zeros_like(bias) if second is None else np.array(second)
+        two = isinstance(cell, GRUCell) and cell.reset_after
+        weights.append(np.stack([bias, second]) if two else bias)
+    return [_swap_first_gates(cell, array) for array in weights]
+
+
+def _swap_first_gates(cell: RecurrentCell, array: np.ndarray) -> np.ndarray:
+    """r z n to z r n and back, on the last axis; other cells have Keras's order already."""
+    if not isinstance(cell, GRUCell):
+        return array
+    first, second, third = np.split(array, 3, axis=-1)
+    return np.concatenate([second, first, third], axis=-1)

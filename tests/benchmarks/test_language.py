@@ -1,0 +1,30 @@
+"""The benchmark of language models compares the same training: after some updates both models are the same."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+from benchmarks.language import Ours, Torch
+from experiments.common.language import Modelling
+from experiments.common.language_config import LanguageConfig
+from experiments.common.text import divide_text
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def test_pytorch_trains_the_same_model(monkeypatch):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pytest.importorskip("torch", reason="PyTorch is not installed")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    letters = "".join(np.random.RandomState(0).choice(list("abcde "), 2000))
+    config = LanguageConfig(hidden=(6, 6), embedding=4, window=8, batch_size=4, validations=2, learning_rate=0.1)
+    modelling = Modelling(config, divide_text("letters", letters))
+    bits = {}
+    for learner in (Ours(modelling), Torch(modelling)):
+        before = learner.test()
+        learner.update(5)
+        bits[type(learner).__name__] = before, learner.test()
+    assert bits["Torch"] == pytest.approx(bits["Ours"], rel=1e-4)
+    assert bits["Ours"][0] != pytest.approx(bits["Ours"][1], rel=1e-2)
