@@ -4,11 +4,11 @@ import operator
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
+from jax.core import Tracer
 
 
 def shown(value: Any) -> str:
@@ -61,7 +61,7 @@ def positive_number(name: str, value: Any, wanted: str = "a positive number") ->
     Traceback (most recent call last):
     ValueError: learning_rate must be a positive number, not '1e-3'
     """
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, Tracer):
         return
     try:
         positive = not isinstance(value, (str, bytes, bool)) and bool(value > 0)

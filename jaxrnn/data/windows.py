@@ -4,10 +4,10 @@ The device holds the series once, and the compiled program takes each batch of w
 ``series[starts[:, None] + arange(window)]``. So overlapping windows need no memory of their own.
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 
 
 def window_starts(length: int, window: int, *, shift: int = 1) -> np.ndarray:
@@ -74,7 +74,7 @@ def take_windows(series: Array, starts: Array | np.ndarray, window: int) -> Arra
     Array([[0, 1, 2],
            [2, 3, 4]], dtype=int32)
     """
-    if not isinstance(starts, jax.core.Tracer):
+    if not isinstance(starts, Tracer):
         values = np.asarray(starts)
         outside = values[(values < 0) | (values + window > len(series))]
         if outside.size:

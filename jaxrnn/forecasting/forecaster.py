@@ -102,7 +102,8 @@ class Forecaster:
         seeds: int = 2,
         seed: int = 0,
     ):
-        checks.positive_integer("horizon", horizon), checks.positive_integer("season", season)
+        for name, value in (("horizon", horizon), ("season", season)):
+            checks.positive_integer(name, value)
         window = min(max(3 * season, horizon, 12), max(200, season + 1)) if window is None else window
         self.settings = Settings(horizon, season, window, tuple(hidden), cell, steps, learning_rate, seeds, seed)
         for name in ("window", "steps", "seeds"):

@@ -2,8 +2,7 @@
 plain scan."""
 
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +15,7 @@ from jaxrnn.cells.inference import is_quantized, layer_weights, platform_of
 from jaxrnn.cells.linear import LinearRecurrentCell, steps_linearly
 from jaxrnn.checks import Cell
 from jaxrnn.layers.any_cell import align, scan_any_cell
+from jaxrnn.layers.blocks import Block, Steps, lengths_from, over_time
 from jaxrnn.layers.flax_cells import TranslatedCell, carry_for_engine, carry_for_flax, is_known, translated
 from jaxrnn.layers.zoneout import Zoneout
 from jaxrnn.ops.dispatch import (
@@ -110,7 +110,7 @@ def run_cell(
                 "enters linearly"
             )
         block = _linear_block(cell, reset_carry, batch_major and remat_every is None, options, implementation)
-        return _over_time(block, initial_carry, inputs, resets, remat_every, last_only, reverse)
+        return over_time(block, initial_carry, inputs, resets, remat_every, last_only, reverse)
     same = translated(cell, inputs, initial_carry)
     if same is not None:
         carry, outputs = on_engine(same, inputs, carry_for_engine(initial_carry), carry_for_engine(reset_carry))
@@ -172,7 +172,7 @@ def _on_engine(
 
     def block(carry: Carry, steps: Steps) -> tuple[Carry, Array]:
         x, resets, first = steps
-        lengths = _lengths_from(seq_lengths, first, x)
+        lengths = lengths_from(seq_lengths, first, x)
         xw = cell.lazy_projection(x, batch_major)
         if keep is not None:
             masks = lax.dynamic_slice_in_dim(keep, first, x.shape[0])
@@ -193,23 +193,7 @@ def _on_engine(
             outputs = cast(hidden_state(carry), outputs.dtype)[None]
         return carry, outputs
 
-    return _over_time(block, initial_carry, inputs, resets, remat_every, last_only, options["reverse"])
-
-
-class Steps(NamedTuple):
-    """The steps of a block: inputs, resets, and the number of its first step in the sequence."""
-
-    inputs: Array
-    resets: Array | None
-    first: Array | int
-
-
-Block = Callable[[Carry, Steps], tuple[Carry, Array]]
-
-
-def _lengths_from(seq_lengths: Array | None, first: Array | int, inputs: Array) -> Array | None:
-    """What is left of the lengths in a block of these inputs."""
-    return None if seq_lengths is None else jnp.clip(seq_lengths - first, 0, inputs.shape[0])
+    return over_time(block, initial_carry, inputs, resets, remat_every, last_only, options["reverse"])
 
 
 def _linear_block(
@@ -225,7 +209,7 @@ def _linear_block(
         return cell.sequence(
             carry,
             steps.inputs,
-            seq_lengths=_lengths_from(options["seq_lengths"], steps.first, steps.inputs),
+            seq_lengths=lengths_from(options["seq_lengths"], steps.first, steps.inputs),
             resets=steps.resets,
             reset_carry=None if steps.resets is None else reset_carry,
             reverse=options["reverse"],
@@ -234,33 +218,6 @@ def _linear_block(
         )
 
     return block
-
-
-def _over_time(
-    block: Block,
-    initial_carry: Carry,
-    inputs: Array,
-    resets: Array | None,
-    remat_every: int | None,
-    last_only: bool,
-    reverse: bool,
-) -> tuple[Carry, Array]:
-    """Run a sequence in one block, or in rematerialised blocks of ``remat_every`` steps."""
-
-    def run(carry: Carry, steps: Steps) -> tuple[Carry, Array]:
-        carry, outputs = block(carry, steps)
-        if last_only:
-            outputs = outputs[:1] if reverse else outputs[-1:]
-        return carry, outputs
-
-    if remat_every is None:
-        return run(initial_carry, Steps(inputs, resets, 0))
-    if not isinstance(remat_every, int) or remat_every < 1:
-        raise ValueError(f"remat_every must be a positive integer or None, not {remat_every!r}")
-    carry, outputs = _in_blocks(jax.checkpoint(run), initial_carry, inputs, resets, remat_every, reverse)
-    if last_only:
-        outputs = outputs[:1] if reverse else outputs[-1:]
-    return carry, outputs
 
 
 def _in_integers(
@@ -321,29 +278,6 @@ def _sharded_like(inputs: Array, carry: Carry, num_feature_axes: int = 1) -> Car
     if not any(batch):
         return carry
     return jax.tree.map(lambda a: jax.sharding.reshard(a, sharding.update(spec=P(*batch))), carry)
-
-
-def _in_blocks(
-    block: Block, carry: Carry, inputs: Array, resets: Array | None, length: int, reverse: bool
-) -> tuple[Carry, Array]:
-    """Scan a rematerialised block over the sequence. A remaining shorter block is computed last."""
-    time = inputs.shape[0]
-    blocks, rest = divmod(time, length)
-    start = rest if reverse else 0
-
-    def cut(array: Array) -> Array:
-        return array[start : start + blocks * length].reshape(blocks, length, *array.shape[1:])
-
-    firsts = start + jnp.arange(blocks) * length
-    steps = Steps(cut(inputs), None if resets is None else cut(resets), firsts)
-    carry, outputs = lax.scan(block, carry, steps, reverse=reverse)
-    outputs = outputs.reshape(blocks * outputs.shape[1], *outputs.shape[2:])
-    if rest:
-        part = slice(0, rest) if reverse else slice(blocks * length, time)
-        last = Steps(inputs[part], None if resets is None else resets[part], part.start)
-        carry, remainder = block(carry, last)
-        outputs = jnp.concatenate([remainder, outputs] if reverse else [outputs, remainder])
-    return carry, outputs
 
 
 def flip_time(array: Array, seq_lengths: Array | None) -> Array:
