@@ -152,7 +152,10 @@ def write(rows: list[Row], notes: list[str], machine: dict[str, Any], options: A
 def points(smoke: bool, heads: bool = False) -> list[tuple[str, str, Shape]]:
     """Cell, dtype and shape, the most important first, since the time may not suffice for all."""
     if smoke:
-        return [(cell, dtype, Shape(2, 3, 8, 48)) for cell in (HEADS if heads else CELLS) for dtype in DTYPES]
+        cells = (
+            [(cell, Shape(2, 3, 8, 48)) for cell in HEADS] if heads else [(c, Shape(2, 3, 8, 8)) for c in CELLS]
+        )
+        return [(cell, dtype, shape) for cell, shape in cells for dtype in DTYPES]
     with_heads = [(cell, "bfloat16", shape) for cell, (_, _, shape) in HEADS.items()]
     if heads:
         return with_heads

@@ -9,7 +9,7 @@ from flax import nnx
 import jaxrnn
 
 CLASSES = [value for name in jaxrnn.__all__ if isinstance(value := getattr(jaxrnn, name), type)]
-CLASSES.remove(jaxrnn.LSTMCarry)
+CLASSES = [cls for cls in CLASSES if cls not in (jaxrnn.LSTMCarry, jaxrnn.SLSTMCarry)]
 
 
 class OwnCell(jaxrnn.RecurrentCell):

@@ -75,7 +75,8 @@ def compiled_for(name: str, function: Any, shapes: Any) -> dict[str, Any]:
         jax.jit(function).trace(placed).lower().compile()
 
     if name in TOPOLOGIES:
-        compile_on(topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGIES[name]).devices[0])
+        with known_device("tpu"):  # some operations are lowered in another way for another generation
+            compile_on(topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGIES[name]).devices[0])
         return {}
     dumps = Path(re.findall(r"--xla_dump_to=(\S+)", os.environ["XLA_FLAGS"])[-1])
     for file in dumps.glob("*"):

@@ -19,6 +19,11 @@ class SLSTMCarry(NamedTuple):
       n: the normaliser, divided by exp(m); 0 stands for an empty memory, then m has no meaning.
       m: the stabiliser, the logarithm of what c and n are divided by.
       h: the hidden state.
+
+    >>> import jax.numpy as jnp
+    >>> zeros = jnp.zeros((2, 4))
+    >>> SLSTMCarry(c=zeros, n=zeros, m=zeros, h=zeros).n.shape
+    (2, 4)
     """
 
     c: Array

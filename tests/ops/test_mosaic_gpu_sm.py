@@ -74,12 +74,12 @@ def test_the_order_of_threads_is_that_of_a_product_in_registers():
 
 
 def test_pieces_of_the_weights():
-    gates, parts = 3, 2
-    kernels = jnp.arange(gates * 128 * 128).reshape(gates, 128, 128)
-    pieces = weight_pieces(kernels, MOSAIC_GPU_SM_SIZES).reshape(parts, gates, parts, UNITS, UNITS)
-    for part, gate, summed in np.ndindex(parts, gates, parts):
+    heads, gates, parts = 2, 3, 2
+    kernels = jnp.arange(heads * gates * 128 * 128).reshape(heads, gates, 128, 128)
+    pieces = weight_pieces(kernels, MOSAIC_GPU_SM_SIZES).reshape(heads, parts, gates, parts, UNITS, UNITS)
+    for head, part, gate, summed in np.ndindex(heads, parts, gates, parts):
         own, other = (slice(UNITS * i, UNITS * (i + 1)) for i in (part, summed))
-        np.testing.assert_array_equal(pieces[part, gate, summed], kernels[gate, other, own].T)
+        np.testing.assert_array_equal(pieces[head, part, gate, summed], kernels[head, gate, other, own].T)
 
 
 MOSAIC_GPU_SM_SIZES = mosaic_gpu_sm.Sizes(rows=16, tile=16, hidden=128, parts=2)

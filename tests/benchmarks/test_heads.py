@@ -1,0 +1,17 @@
+"""The layers with heads that are timed compute the same."""
+
+import pytest
+
+from benchmarks.common.rows import Shape
+from benchmarks.heads import check, slstms
+
+pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.filterwarnings("ignore")]  # of torch
+
+
+def test_all_contestants_compute_the_same():
+    layers = slstms(2, Shape(3, 5, 4, 6))
+    assert {"jaxrnn", "by hand, hoisted", "nnx.RNN"} <= set(layers)
+    check(layers, "sLSTM")
+    layers["nnx.RNN"] = slstms(3, Shape(3, 5, 4, 6))["jaxrnn"]
+    with pytest.raises(ValueError, match=r"sLSTM: nnx\.RNN is not like jaxrnn"):
+        check(layers, "sLSTM")
