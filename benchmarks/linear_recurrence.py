@@ -14,6 +14,7 @@ The first call is the one that compiles. Contestants are interleaved (benchmarks
 contestant's time divided by ours, pair by pair: above 1, ours is faster.
 """
 
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from benchmarks.common.command import Options, command, known
 from benchmarks.common.report import Report, Table, medians, progress
 from benchmarks.common.rows import OURS, Row, groups, ratio_table, time_table
 from benchmarks.common.timing import geometric_mean, interleave
-from jaxrnn.ops import linear_recurrence
+from jaxrnn.ops import LINEAR_IMPLEMENTATIONS, explain_linear_recurrence, linear_recurrence
 
 SHAPES = (
     (32, 64, 256),
@@ -107,7 +108,7 @@ def measured(
     batch, steps, channels = shape
     calls, first_calls, found = {}, {}, {}
     arrays = problem(dtype, (steps, batch, channels))
-    for name, states in {OURS: linear_recurrence, **loops}.items():
+    for name, states in {OURS: linear_recurrence, **on_accelerators(*arrays[:2]), **loops}.items():
         program = states_and_gradients(states)
         calls[name] = lambda program=program: program(*arrays)
         began = time.perf_counter()
@@ -120,6 +121,16 @@ def measured(
     jax.block_until_ready(calls[FLOOR]())
     timings = interleave(calls, repetitions, first_calls=first_calls | {FLOOR: 0.0}, clock=clock)
     return Row({"dtype": dtype, "batch": batch, "time": steps, "channels": channels}, timings)
+
+
+def on_accelerators(a: Array, b: Array) -> dict[str, Loop]:
+    """Each of our implementations that can run, on a device for which none is known to be the fastest."""
+    if jax.default_backend() == "cpu":
+        return {}
+    reasons = explain_linear_recurrence(a, b).reasons
+    names = [name for name in LINEAR_IMPLEMENTATIONS if name not in reasons or "not measured" in reasons[name]]
+    names += [name for name in ("chunked", "associative") if name not in names]  # the scan is JAX's own
+    return {f"{OURS}, {name}": functools.partial(linear_recurrence, implementation=name) for name in names}
 
 
 def problem(dtype: str, shape: tuple[int, ...]) -> list[Array]:
@@ -145,7 +156,7 @@ def title(row: Row) -> str:
 
 def best_ratio(row: Row) -> float:
     """The time of the fastest of JAX's loops divided by ours."""
-    return min(spread.median for name, spread in row.ratios().items() if name != FLOOR)
+    return min(spread.median for name, spread in row.ratios().items() if name in LOOPS)
 
 
 def report(rows: list[Row], repetitions: int, processor_time: bool) -> Report:
