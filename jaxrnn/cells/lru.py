@@ -34,6 +34,9 @@ class LRUCell(LinearRecurrentCell):
       max_phase: the largest initial angle of lambda, in radians. For very long sequences the paper takes a small
         one, pi / 10 or less.
       use_skip: whether there is D.
+      kernel_init: initializer of both parts of B; by default normal with variance 1 / (2 in_features), as in the
+        paper.
+      output_kernel_init: initializer of both parts of C; by default normal with variance 1 / state_features.
 
     Raises:
       ValueError: an argument is invalid, or the inputs or the carry do not fit; the message shows the value.

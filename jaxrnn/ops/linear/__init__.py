@@ -1,7 +1,8 @@
 """Linear recurrences, h_t = a_t * h_{t-1} + b_t, channel by channel: one entry, several implementations.
 
-``recurrence.py`` checks the arguments and picks an implementation; ``loops.py`` has those in plain JAX, and
-``native.py`` calls the C++ library; ``arrays.py`` is what they share.
+``recurrence.py`` checks the arguments and picks an implementation; ``loops.py`` has those in plain JAX,
+``native.py`` calls the C++ library, ``kernel.py`` has the kernels for GPUs and TPUs; ``arrays.py`` is what they
+share.
 """
 
 from jaxrnn.ops.linear.recurrence import (

@@ -17,7 +17,7 @@ from jaxrnn.ops.dispatch import (
     exported_programs,
     platform_of,
 )
-from jaxrnn.ops.linear import loops, native
+from jaxrnn.ops.linear import kernel, loops, native
 from jaxrnn.ops.linear.arrays import LinearArrays
 from jaxrnn.ops.step import accumulation_dtype, cast
 
@@ -45,15 +45,22 @@ def _by_loop(loop: loops.Loop) -> Callable[..., Array]:
     return functools.partial(loops.loop_recurrence, loop)
 
 
+def _launches(x: LinearArrays, platform: str) -> str | None:
+    return None if platform == "cpu" else f"on a {platform}, each of its steps costs the launch of a kernel"
+
+
 LINEAR_IMPLEMENTATIONS = {
+    "pallas": LinearImplementation(kernel.kernel_recurrence, kernel.unable, kernel.not_preferred),
     "native": LinearImplementation(native.native_recurrence, native.unable),
-    "scan": LinearImplementation(_by_loop(loops.scan)),
+    "scan": LinearImplementation(_by_loop(loops.scan), not_preferred=_launches),
     "chunked": LinearImplementation(_by_loop(loops.chunked)),
     "associative": LinearImplementation(_by_loop(loops.associative)),
 }
-"""In the order in which they are tried. ``native``: the C++ library, on CPUs. ``scan``: ``lax.scan``.
-``chunked``: chunks side by side, with a scan within them and an associative scan across. ``associative``:
-``lax.associative_scan``. All but ``native`` run everywhere, and all have hand-written gradients."""
+"""In the order in which they are tried. ``pallas``: a kernel for GPUs and TPUs, which must be named, since it was
+not measured. ``native``: the C++ library, on CPUs. ``scan``: ``lax.scan``. ``chunked``: chunks side by side, with
+a scan within them and an associative scan across. ``associative``: ``lax.associative_scan``, which takes more
+memory, and loses digits of long products of complex numbers. The last three run everywhere. All gradients are
+hand-written."""
 
 
 def linear_recurrence(
@@ -141,7 +148,7 @@ def explain_linear_recurrence(
     >>> import jax, jax.numpy as jnp
     >>> b = jax.ShapeDtypeStruct((100, 8, 64), jnp.float32)
     >>> explain_linear_recurrence(b, b, platform="tpu").chosen
-    'scan'
+    'chunked'
     """
     platform = platform_of((a, b)) if platform is None else platform
     x = jax.eval_shape(checked_arrays, a, b, initial_state, seq_lengths, resets, None)

@@ -41,9 +41,9 @@ def pallas_recurrence(
     """The recurrence in one kernel each way. ``unroll`` changes nothing: there is no launch to save."""
     from jaxrnn.ops.pallas.recurrence import pallas_recurrence
 
-    device = _device(pointwise, arrays, _accelerator())[0]
+    device = _device(pointwise, arrays, accelerator())[0]
     if device is None:
-        raise ValueError(unable(pointwise, arrays, _accelerator()))
+        raise ValueError(unable(pointwise, arrays, accelerator()))
     return pallas_recurrence(device, pointwise, arrays, reverse=reverse)
 
 
@@ -109,7 +109,7 @@ def _device(pointwise: Pointwise, a: Recurrence, platform: str) -> "tuple[Device
     return None, "; ".join(reasons)
 
 
-def _accelerator() -> str:
+def accelerator() -> str:
     """Which one this process has; no machine has both."""
     default: Any = jax.default_backend()
     if default in ("gpu", "tpu"):

@@ -82,7 +82,7 @@ def padded(hidden: int) -> int:
 def call(
     kernel: Kernel, inputs: Blocks, outputs: Blocks, sizes: Sizes, *, reverse: bool, interpret: Any
 ) -> Blocks:
-    _expect_deprecation()
+    expect_deprecation()
     time = jax.tree.leaves(outputs.steps)[0].shape[0]
 
     def body(inputs, outputs):
@@ -124,7 +124,7 @@ def _specs(blocks: Blocks, sizes: Sizes) -> Any:
     return Blocks(*(jax.tree.map(spec, group) for spec, group in zip((steps, rows, whole), blocks)))
 
 
-def _expect_deprecation() -> None:
+def expect_deprecation() -> None:
     """From 0.11 on JAX warns when it lowers such a kernel. It is known here, and nothing that a user could act on.
 
     A filter, since lowering happens later and elsewhere than the call that is traced here.
