@@ -30,6 +30,7 @@ if __name__ == "__main__":
     # During the imports Ctrl-C ends the process without a traceback. main() installs a handler with a message.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
+import hashlib
 import os
 import sys
 from functools import partial
@@ -90,7 +91,8 @@ def run_experiment(settings: Settings) -> int:
     write(new=record is None)
     ctrl_c.message = f"interrupted; the checkpoints are in {folder}, and --resume continues from them"
     found, code = train(classification, folder, settings, partial(write, new=False))
-    if code == EXIT_CODES["terminated"] or not any(run.stopping.best_epoch for run in found):
+    found = [run for run in found if run.stopping.best_epoch]  # the last one may have been stopped too early
+    if code == EXIT_CODES["terminated"] or not found:  # after SIGTERM there is no time to draw
         return code
     evaluate(classification, found, folder)
     say(f"everything is in {folder}")
@@ -164,13 +166,16 @@ def member_folder(folder: Path, member: int) -> Path:
 
 def described(data: Labelled) -> dict[str, object]:
     """What identifies a data set, for config.json."""
-    lengths = [len(one) for part in (data.train, data.test) for one in part.inputs]
+    contents = hashlib.sha256()
+    for part in (data.train, data.test):
+        contents.update(part.labels.astype("<i8").tobytes())
+        for one in part.inputs:
+            contents.update(one.encode() if isinstance(one, str) else one.astype("<f4").tobytes())
     return {
         "is_text": data.is_text,
         "classes": list(data.classes),
         "examples": [len(data.train.labels), len(data.test.labels)],
-        "labels": [part.labels.tolist() for part in (data.train, data.test)],
-        "lengths": lengths,
+        "contents": contents.hexdigest(),
     }
 
 

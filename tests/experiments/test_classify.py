@@ -21,8 +21,8 @@ from tests.experiments.runs_of_tests import read_json
 SMALL = ["--hidden", "4", "--epochs", "3", "--members", "2"]
 RNG = np.random.default_rng(0)
 WORDS = {
-    "good": ("a fine film", "what a lovely story!", "fine, lovely"),
-    "bad": ("a dull film", "so dull", "awful!"),
+    "good": ("a fine film", "lovely story !", "fine , lovely"),
+    "bad": ("a dull film", "so very dull", "awful , awful"),
 }
 
 

@@ -135,7 +135,7 @@ def _own(name: str, parts: list[Contents], *, is_text: bool) -> Labelled:
     """A data set of one or two files; with one, a part of each class becomes the test part."""
     classes = tuple(sorted(set(parts[0][1])))
     if len(classes) < 2:
-        raise ValueError(f"{name} has only the class {classes[0]!r}: two are needed to tell them apart")
+        raise ValueError(f"{name} has only the class {', '.join(classes)!r}: two are needed to tell them apart")
     if len(parts) == 2:
         unknown = sorted(set(parts[1][1]) - set(classes))
         if unknown:
