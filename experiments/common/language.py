@@ -18,6 +18,11 @@ from jaxrnn.data import sequential_starts
 from jaxrnn.models import LanguageModel, generate
 from jaxrnn.training import CheckpointStore, TrainState, make_optimizer, make_sequential_epoch, pure_apply
 
+RESET_EVERY = 1024
+"""In training, the carry returns to zeros before a window at random, on average after this many characters.
+
+A model that reads hundreds of thousands of characters in one go never meets zeros again. Its cells drift to large
+values, and from zeros, with which every test and every prompt begins, it predicts much worse."""
 ROWS_OF_EVALUATION, STEPS_OF_EVALUATION = 64, 256
 """A part of a text is evaluated as this many pieces side by side, each in windows of this many characters."""
 
@@ -79,13 +84,23 @@ class Modelling:
         self.config, self.text = config, text
         self.starts = self._training_starts()
         self.updates = len(self.starts) // config.validations * config.validations * config.passes
-        model_apply, self.params = pure_apply(self.make_model)
-        # Batches have an axis of features, which the tokens of a text do not need.
-        self.apply = lambda params, inputs, carry: model_apply(params, inputs[..., 0], carry)
-        self.tokens = jnp.asarray(text.tokens)[:, None]
+        self.resets = np.random.default_rng(config.seed).random(self.starts.shape) < config.window / RESET_EVERY
+        self.apply, self.params = pure_apply(self.make_model)
+        self._graphdef = nnx.graphdef(nnx.eval_shape(self.make_model))
 
     def make_model(self) -> LanguageModel:
         return make_model(self.config, self.text.vocabulary_size)
+
+    def train_apply(self, params: Any, inputs: Array, carry: Any) -> tuple[Any, Array]:
+        """The model on ``inputs [batch, time, 2]``: the tokens, and 1 where the carry returns to zeros first."""
+        model = nnx.merge(self._graphdef, params)
+        return model(
+            inputs[..., 0],
+            initial_carry=carry,
+            resets=inputs[..., 1] == 1,
+            reset_carry="zeros",
+            return_carry=True,
+        )
 
     def _training_starts(self) -> np.ndarray:
         config, length = self.config, self.text.train - 1
@@ -112,12 +127,14 @@ class Modelling:
         optimizer = make_optimizer("adam", self.learning_rates(), clip_norm=config.clip_norm)
         carry = self.make_carry(config.batch_size)
         state = TrainState.create(self.params, optimizer, seed=config.seed, carry=carry)
+        resets = np.zeros_like(self.text.tokens)
+        resets[self.starts[self.resets]] = 1
         epoch = make_sequential_epoch(
-            self.apply,
+            self.train_apply,
             optimizer,
             cross_entropy,
-            self.tokens[:-1],
-            self.tokens[1:],
+            jnp.asarray(np.stack([self.text.tokens, resets], axis=1)[:-1]),
+            jnp.asarray(self.text.tokens[1:, None]),
             jnp.asarray(self.starts),
             window=config.window,
             initial_carry=carry,
@@ -162,7 +179,7 @@ class Modelling:
         def total(params: Any, carry: Any, inputs: Array, targets: Array, weights: Array) -> Array:
             def window(carry: Any, part: Any) -> tuple[Any, Array]:
                 inputs, targets, weights = part
-                carry, logits = self.apply(params, inputs[..., None], carry)
+                carry, logits = self.apply(params, inputs, carry)
                 return carry, (cross_entropy(logits, targets[..., None]) * weights).sum()
 
             return jax.lax.scan(window, carry, (inputs, targets, weights))[1].sum()

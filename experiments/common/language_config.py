@@ -39,7 +39,7 @@ class LanguageConfig:
     batch_size: int = 16
     passes: int = 1
     validations: int = 10
-    learning_rate: float = 3e-3
+    learning_rate: float = 2e-3
     clip_norm: float | None = 1.0
     seed: int = 0
 

@@ -74,7 +74,7 @@ def fill(
       ValueError: a shape does not fit, or the cell has no place for a bias, or a place for one that is missing.
     """
     width = cell.num_gates * cell.hidden_features
-    values: list[tuple[Any, np.ndarray]] = [
+    values: list[Any] = [
         (cell.kernel, checked("the input kernel", kernel, (cell.in_features, width))),
         (cell.recurrent_kernel, checked("the recurrent kernel", recurrent_kernel, (cell.hidden_features, width))),
     ]

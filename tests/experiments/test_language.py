@@ -6,6 +6,7 @@ import os
 import re
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,7 +60,7 @@ def test_a_run_learns_and_writes_what_it_promises(finished, text):
 def test_the_bits_are_those_of_pieces_that_each_begin_with_zeros(finished, text, monkeypatch):
     monkeypatch.setattr(models, "ROWS_OF_EVALUATION", 3)
     monkeypatch.setattr(models, "STEPS_OF_EVALUATION", 8)
-    model = generate.load_run(finished).model
+    model: Any = generate.load_run(finished).model
     config = LanguageConfig.from_json(json.loads((finished / "config.json").read_text())["config"])
     modelling = models.Modelling(config, load_text(str(text)))
     tokens = modelling.text.tokens

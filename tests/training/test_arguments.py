@@ -108,3 +108,13 @@ def test_fit_says_what_it_needs(options, evaluate, message):
     run = training.Run.create(training.TrainState.create(params, optimizer))
     with pytest.raises(ValueError, match=message):
         training.fit(run, epoch, evaluate, epochs=1, **options)
+
+
+@pytest.mark.parametrize("reduce", [jnp.mean, lambda losses: losses.mean(axis=0), lambda losses: losses[:3]])
+def test_a_loss_that_is_not_elementwise_is_refused(reduce):
+    apply, params = training.pure_apply(lambda: jaxrnn.RNNForecaster(hidden_features=2, rngs=nnx.Rngs(0)))
+    optimizer = training.make_optimizer("sgd", 0.05)
+    step = training.make_train_step(apply, optimizer, lambda a, b: reduce(training.huber(a, b)))
+    batch = training.Batch(jnp.zeros((7, 4, 1)), jnp.zeros((7, 1)), jnp.ones(7))
+    with pytest.raises(ValueError, match=r"must be elementwise: of predictions \(7, 1\) it returned the shape"):
+        step(training.TrainState.create(params, optimizer), batch)

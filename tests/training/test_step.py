@@ -328,16 +328,6 @@ def test_a_rate_is_not_read_or_set_where_there_is_none():
             call(state)
 
 
-@pytest.mark.parametrize("reduce", [jnp.mean, lambda losses: losses.mean(axis=0), lambda losses: losses[:3]])
-def test_a_loss_that_is_not_elementwise_is_refused(reduce):
-    apply, params = pure_apply(model())
-    optimizer = make_optimizer("sgd", 0.05)
-    step = make_train_step(apply, optimizer, lambda a, b: reduce(huber(a, b)))
-    batch = Batch(jnp.zeros((7, 4, 1)), jnp.zeros((7, 1)), jnp.ones(7))
-    with pytest.raises(ValueError, match=r"must be elementwise: of predictions \(7, 1\) it returned the shape"):
-        step(TrainState.create(params, optimizer), batch)
-
-
 @pytest.mark.parametrize(
     ("name", "rate", "clip", "message"),
     [
