@@ -148,7 +148,7 @@ def test_the_states_are_those_of_the_papers_parallel_scan_of_logarithms(name):
     np.testing.assert_allclose(found, states[:, 1:], rtol=1e-10)
 
 
-@each
+@pytest.mark.parametrize("name", ["lru", "rg_lru"])  # a complex state, and a real one
 def test_layers_agree_with_flax_and_with_themselves(name):
     """Both directions, blocks, a cut with the carry handed over, gradients, and a scan of single steps."""
     cell, x = made(name, in_features=3, hidden=4)
