@@ -90,7 +90,7 @@ def rocket(train: Sequence[np.ndarray], labels: np.ndarray, test: Sequence[np.nd
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            from aeon.classification.convolution_based import RocketClassifier
+            from aeon.classification.convolution_based import RocketClassifier  # pyright: ignore[reportMissingImports]
     except ImportError:  # only its data are installed
         return None
     longest = max(map(len, [*train, *test]))
@@ -133,7 +133,7 @@ def vader(texts: Sequence[str], negative: int, positive: int) -> np.ndarray | No
     Source: Hutto and Gilbert (2014), doi:10.1609/icwsm.v8i1.14550.
     """
     try:
-        from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+        from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer  # pyright: ignore[reportMissingImports]
     except ImportError:
         return None
     score = SentimentIntensityAnalyzer().polarity_scores
