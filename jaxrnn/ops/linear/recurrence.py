@@ -49,15 +49,19 @@ def _launches(x: LinearArrays, platform: str) -> str | None:
     return None if platform == "cpu" else f"on a {platform}, each of its steps costs the launch of a kernel"
 
 
+def _on_a_gpu(x: LinearArrays, platform: str) -> str | None:
+    return "on a GPU associative is several times as fast" if platform == "gpu" else None
+
+
 LINEAR_IMPLEMENTATIONS = {
     "pallas": LinearImplementation(kernel.kernel_recurrence, kernel.unable, kernel.not_preferred),
     "native": LinearImplementation(native.native_recurrence, native.unable),
     "scan": LinearImplementation(_by_loop(loops.scan), not_preferred=_launches),
-    "chunked": LinearImplementation(_by_loop(loops.chunked)),
+    "chunked": LinearImplementation(_by_loop(loops.chunked), not_preferred=_on_a_gpu),
     "associative": LinearImplementation(_by_loop(loops.associative)),
 }
-"""In the order in which they are tried. ``pallas``: a kernel for GPUs and TPUs, which must be named, since it was
-not measured. ``native``: the C++ library, on CPUs. ``scan``: ``lax.scan``. ``chunked``: chunks side by side, with
+"""In the order in which they are tried. ``pallas``: a kernel for GPUs and TPUs, of real numbers; on a TPU it must be
+named, since it was not measured there. ``native``: the C++ library, on CPUs. ``scan``: ``lax.scan``. ``chunked``: chunks side by side, with
 a scan within them and an associative scan across. ``associative``: ``lax.associative_scan``, which takes more
 memory, and loses digits of long products of complex numbers. The last three run everywhere. All gradients are
 hand-written."""
