@@ -60,11 +60,11 @@ LINEAR_IMPLEMENTATIONS = {
     "chunked": LinearImplementation(_by_loop(loops.chunked), not_preferred=_on_a_gpu),
     "associative": LinearImplementation(_by_loop(loops.associative)),
 }
-"""In the order in which they are tried. ``pallas``: a kernel for GPUs and TPUs, of real numbers; on a TPU it must be
-named, since it was not measured there. ``native``: the C++ library, on CPUs. ``scan``: ``lax.scan``. ``chunked``: chunks side by side, with
-a scan within them and an associative scan across. ``associative``: ``lax.associative_scan``, which takes more
-memory, and loses digits of long products of complex numbers. The last three run everywhere. All gradients are
-hand-written."""
+"""In the order in which they are tried. ``pallas``: a kernel for GPUs and TPUs, of real numbers; on a TPU it must
+be named, since it was not measured there. ``native``: the C++ library, on CPUs. ``scan``: ``lax.scan``.
+``chunked``: chunks side by side, with a scan within them and an associative scan across. ``associative``:
+``lax.associative_scan``, which takes more memory, and loses digits of long products of complex numbers. The last
+three run everywhere. All gradients are hand-written."""
 
 
 def linear_recurrence(
