@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -40,24 +41,62 @@ class Sequences(NamedTuple):
 
 
 @dataclass(frozen=True)
+class _Random:
+    """What a model keeps of its ``nnx.Rngs``, without the numbers: it is hashable, and equal for equal models."""
+
+    treedef: Any
+    shapes: tuple[jax.ShapeDtypeStruct, ...]
+
+    @classmethod
+    def of(cls, state: Any) -> "_Random | None":
+        leaves, treedef = jax.tree.flatten(state)
+        shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
+        return cls(treedef, shapes) if shapes else None
+
+    def seeded(self, key: Array) -> Any:
+        """The same with other keys, all made from this one, and with counters that begin again."""
+        leaves = [
+            jax.random.split(jax.random.fold_in(key, number), shape.shape)
+            if jnp.issubdtype(shape.dtype, jax.dtypes.prng_key)
+            else jnp.zeros(shape.shape, shape.dtype)
+            for number, shape in enumerate(self.shapes)
+        ]
+        return jax.tree.unflatten(self.treedef, leaves)
+
+
+@dataclass(frozen=True)
 class _ModelApply:
     graphdef: Any
     model_type: type
     takes_carry: bool
+    random: _Random | None = None
 
-    def __call__(self, params: Any, inputs: Array, carry: Any) -> tuple[Any, Array]:
-        model: Any = nnx.merge(self.graphdef, params)
+    def __call__(self, params: Any, inputs: Array, carry: Any, *, key: Array | None = None) -> tuple[Any, Array]:
+        if self.random is None:
+            model: Any = nnx.merge(self.graphdef, params)
+        else:
+            model = nnx.merge(self.graphdef, self.random.seeded(jax.random.key(0) if key is None else key), params)
+            model.eval() if key is None else model.train()
+        options = {}
         if isinstance(inputs, Sequences):
             if carry is not None:
                 raise ValueError("a model of whole sequences takes no carry")
-            drops = "dropout_key" in inspect.signature(self.model_type.__call__).parameters
-            key = {"dropout_key": inputs.key} if drops else {}
-            return None, model(inputs.inputs, seq_lengths=inputs.seq_lengths, **key)
-        if self.takes_carry:
-            return model(inputs, initial_carry=carry, return_carry=True)
-        if carry is not None:
+            key = key if inputs.key is None else inputs.key
+            options["seq_lengths"] = inputs.seq_lengths
+            inputs = inputs.inputs
+        elif self.takes_carry:
+            options |= {"initial_carry": carry, "return_carry": True}
+        elif carry is not None:
             raise ValueError(_no_carry(self.model_type))
-        return None, model(inputs)
+        if "dropout_key" in inspect.signature(self.model_type.__call__).parameters:
+            options["dropout_key"] = key
+        results = model(inputs, **options)
+        return results if "return_carry" in options else (None, results)
+
+
+def with_key(apply: Apply, key: Array) -> Apply:
+    """The function of a model that is training: what is random in it, such as dropout, comes from this key."""
+    return partial(apply, key=key) if isinstance(apply, _ModelApply) else apply
 
 
 def pure_apply(model: Model) -> tuple[Apply, Any]:
@@ -67,12 +106,16 @@ def pure_apply(model: Model) -> tuple[Apply, Any]:
     :class:`jaxrnn.RNNForecaster` and every recurrent layer do, gets the carry and returns the next one. Any other
     module is called with the inputs alone, and its carry is None.
 
+    What is random in a model, such as dropout, gets other keys at every training step, made from the key of the
+    train state: the keys and counters of the model's own ``nnx.Rngs`` are not used. A call of the function alone,
+    as for validation, runs the model as after its ``eval()``: nothing is dropped.
+
     Args:
       model: a model, or a function that makes one. A function starts faster: all initialisers are compiled as one
         program instead of one by one.
 
     Returns:
-      The function, an :data:`Apply`, and the model's variables as an ``nnx.State``.
+      The function, an :data:`Apply`, and the model's variables as an ``nnx.State``, without those of ``nnx.Rngs``.
 
     Raises:
       ValueError: the model cannot be called with inputs alone.
@@ -85,18 +128,23 @@ def pure_apply(model: Model) -> tuple[Apply, Any]:
     (2, 1)
     """
     if isinstance(model, nnx.Module):
-        kind, (graphdef, params) = type(model), nnx.split(model)
+        kind, (graphdef, random, params) = type(model), nnx.split(model, nnx.RngState, ...)
     else:
         make = _require_maker(model)
         abstract = nnx.eval_shape(make)
-        kind, graphdef = type(abstract), nnx.graphdef(abstract)
-        params = jax.jit(lambda: nnx.state(make()))()
-    return _ModelApply(graphdef, kind, _takes_carry(kind)), params
+        kind, (graphdef, random, _) = type(abstract), nnx.split(abstract, nnx.RngState, ...)
+        params = jax.jit(lambda: nnx.split(make(), nnx.RngState, ...)[2])()
+    return _ModelApply(graphdef, kind, _takes_carry(kind), _Random.of(random)), params
 
 
 def structure(model: Model) -> tuple[Any, Any]:
     """A model's graph definition and state. For a function that makes a model, the state has only shapes."""
-    return nnx.split(model if isinstance(model, nnx.Module) else nnx.eval_shape(_require_maker(model)))
+    return nnx.split(_abstract(model))
+
+
+def _abstract(model: Model) -> nnx.Module:
+    """The model, or for a function that makes one, a model of shapes."""
+    return model if isinstance(model, nnx.Module) else nnx.eval_shape(_require_maker(model))
 
 
 def model_with(model: Model, params: Any) -> Any:
@@ -104,19 +152,25 @@ def model_with(model: Model, params: Any) -> Any:
 
     Args:
       model: a model, or a function that makes one; the function is only traced, so no initialiser runs.
-      params: as :func:`pure_apply` returns them for that model.
+      params: as :func:`pure_apply` returns them for that model, or with the variables of its ``nnx.Rngs``.
 
     Raises:
       ValueError: the parameters have other names or shapes than the model's.
     """
-    graphdef, expected = structure(model)
+    graphdef, random, expected = nnx.split(_abstract(model), nnx.RngState, ...)
+    given, params = nnx.split_state(params, nnx.RngState, ...)
+    if jax.tree.leaves(given):
+        random = given
+    elif jax.tree.leaves(random) and not isinstance(model, nnx.Module):
+        make = _require_maker(model)
+        random = jax.jit(lambda: nnx.split(make(), nnx.RngState, ...)[1])()
     shapes = [
         {jax.tree_util.keystr(path): jnp.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
         for tree in (params, expected)
     ]
     if shapes[0] != shapes[1]:
         raise ValueError(f"the parameters {shapes[0]} do not fit the model, which has {shapes[1]}")
-    return nnx.merge(graphdef, jax.tree.map(jnp.array, params))
+    return nnx.merge(graphdef, *jax.tree.map(jnp.array, (random, params)))
 
 
 def check_apply(apply: Any, *, with_carry: bool = False) -> None:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
-from jaxrnn.training.apply import Apply, check_apply
+from jaxrnn.training.apply import Apply, check_apply, with_key
 from jaxrnn.training.optimizers import global_norm
 from jaxrnn.training.state import Batch, StepMetrics, TrainState
 
@@ -34,6 +34,10 @@ def huber(predictions: Array, targets: Array) -> Array:
     return optax.losses.huber_loss(predictions, targets)
 
 
+_DROPOUT = 0xD0
+"""What divides the keys of a model from those that shuffle its windows."""
+
+
 def train_step(
     apply: Apply,
     optimizer: optax.GradientTransformation,
@@ -48,7 +52,9 @@ def train_step(
     """Take one optimiser step on one batch. Not compiled; :func:`make_train_step` compiles it.
 
     A stateful model gets ``state.carry``, and the new state holds the carry after the batch. No gradient flows
-    into the batch before: this is backpropagation through time, truncated to the windows of one batch.
+    into the batch before: this is backpropagation through time, truncated to the windows of one batch. What is
+    random in a model, such as dropout, depends on ``state.key`` and ``state.step`` only, and over a mesh on the
+    device.
 
     If the loss, the gradient or the new carry is not finite, the step is skipped: parameters, optimiser state,
     average and carry keep their values. ``state.skipped_in_a_row`` counts the skipped steps, and the metrics show
@@ -74,6 +80,10 @@ def train_step(
       ValueError: the loss is not elementwise.
     """
     carry_in = lax.stop_gradient(state.carry)
+    key = jax.random.fold_in(jax.random.fold_in(state.key, _DROPOUT), state.step)
+    if axis_name is not None:
+        key = jax.random.fold_in(key, lax.axis_index(axis_name))
+    apply = with_key(apply, key)
     total_weight = batch.weights.sum()
     if axis_name is not None:
         total_weight = lax.psum(total_weight, axis_name)
