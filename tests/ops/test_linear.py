@@ -16,14 +16,14 @@ from jaxrnn.ops.linear import kernel, run_linear_recurrence
 from jaxrnn.ops.linear.arrays import LinearArrays
 from jaxrnn.ops.linear.loops import loop_recurrence, scan
 from jaxrnn.ops.native import call as native_call
-from jaxrnn.ops.native.library import instruction_set, why_not_loaded
+from jaxrnn.ops.native.library import instruction_set, instruction_sets, why_not_loaded
 from tests.ops.linear_oracle import Problem, assert_close, loop, problem
 
 NATIVE = why_not_loaded() is None
 ABSENT = {"pallas"} if NATIVE else {"pallas", "native"}
 IMPLEMENTATIONS = [name for name in LINEAR_IMPLEMENTATIONS if name not in ABSENT]
 needs_library = pytest.mark.skipif(not NATIVE, reason="the C++ library was not built")
-OLDER = ["base", "avx2"] if NATIVE and instruction_set() == "avx512" else ["base"]
+OLDER = [name for name in ("avx2", "base") if NATIVE and name in instruction_sets() and name != instruction_set()]
 each = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 
 
@@ -137,9 +137,7 @@ def test_native_at_sizes_that_fill_vectors_tiles_and_threads_in_part(dtype, batc
 
 
 @needs_library
-@pytest.mark.parametrize(
-    "instructions", ["base", "avx2"] if NATIVE and instruction_set() == "avx512" else ["base"]
-)
+@pytest.mark.parametrize("instructions", OLDER)
 def test_native_with_older_instructions(instructions):
     """In a process of its own, since the library chooses once."""
     program = """

@@ -46,6 +46,8 @@ def _register() -> str | None:
         if _hash_of(ctypes.PyDLL(str(LIBRARY))) != source_hash():
             return f"{LIBRARY} was built from other sources than those here. To build it again, run: {REBUILD}"
         library = _functions(LIBRARY)
+        if library.jaxrnn_instruction_set() == b"none":
+            return f"{LIBRARY} was built for another processor than this one. To build it again, run: {REBUILD}"
         for target in TARGETS:
             jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, target)), platform="cpu")
     except Exception as error:  # a damaged or foreign file may cause any error in the loader or in JAX
@@ -76,12 +78,17 @@ def instruction_set() -> str:
     return loaded().jaxrnn_instruction_set().decode()
 
 
+def instruction_sets() -> list[str]:
+    """Those that the library was compiled for, best first."""
+    return loaded().jaxrnn_instruction_sets().decode().split()
+
+
 @functools.cache
 def _functions(path: Path) -> Any:
     # PyDLL does not release Python's global lock, because that would take as long as a step.
     library: Any = ctypes.PyDLL(str(path))
     address = ctypes.c_void_p
-    library.jaxrnn_instruction_set.restype = ctypes.c_char_p
+    library.jaxrnn_instruction_set.restype = library.jaxrnn_instruction_sets.restype = ctypes.c_char_p
     library.jaxrnn_stream.restype = address
     library.jaxrnn_stream.argtypes = [ctypes.c_int] * 6 + [address] * 5
     library.jaxrnn_stream_step.restype = None

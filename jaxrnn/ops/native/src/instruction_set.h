@@ -10,54 +10,73 @@
 
 namespace jaxrnn {
 
-// The instruction sets that the library was compiled for, best first.
-enum class Set { kAVX512, kAVX2, kBase };
+// Best first. JAXRNN_HAS_AVX512, JAXRNN_HAS_AVX2 and JAXRNN_HAS_BASE say for which the library was compiled: for all of
+// them, or for the best one of the processor that it was built on.
+enum class Set { kAVX512, kAVX2, kBase, kNone };
 
-inline Set best_set() {
+inline Set find_best_set() {
   // Lets tests run the code for an older instruction set than this processor's best.
   const char* wanted = std::getenv("JAXRNN_INSTRUCTION_SET");
   const std::string limit = wanted ? wanted : "";
 #if defined(JAXRNN_X86)
   __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  [[maybe_unused]] const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#if defined(JAXRNN_HAS_AVX512)
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
   if (avx512 && limit != "avx2" && limit != "base") return Set::kAVX512;
+#endif
+#if defined(JAXRNN_HAS_AVX2)
   if (avx2 && limit != "base") return Set::kAVX2;
 #endif
+#endif
+#if defined(JAXRNN_HAS_BASE)
   return Set::kBase;
+#else
+  return Set::kNone;  // Python does not use the library then
+#endif
 }
 
-template <class KernelsType>
-const KernelsType& choose(const KernelsType& avx512, const KernelsType& avx2, const KernelsType& base) {
-  static const Set set = best_set();
-  return set == Set::kAVX512 ? avx512 : set == Set::kAVX2 ? avx2 : base;
+inline Set best_set() {
+  static const Set set = find_best_set();
+  return set;
 }
+
+#if defined(JAXRNN_HAS_AVX512)
+#define JAXRNN_IF_AVX512(...) __VA_ARGS__
+#else
+#define JAXRNN_IF_AVX512(...)
+#endif
+#if defined(JAXRNN_HAS_AVX2)
+#define JAXRNN_IF_AVX2(...) __VA_ARGS__
+#else
+#define JAXRNN_IF_AVX2(...)
+#endif
+#if defined(JAXRNN_HAS_BASE)
+#define JAXRNN_IF_BASE(...) __VA_ARGS__
+#else
+#define JAXRNN_IF_BASE(...)
+#endif
+
+// Returns what every instruction set has under this name from the best one.
+#define JAXRNN_RETURN_BEST(name)                                                            \
+  do {                                                                                      \
+    JAXRNN_IF_AVX512(if (::jaxrnn::best_set() == Set::kAVX512) return avx512::name;)        \
+    JAXRNN_IF_AVX2(if (::jaxrnn::best_set() == Set::kAVX2) return avx2::name;)              \
+    JAXRNN_IF_BASE(return base::name;)                                                      \
+    std::abort();                                                                           \
+  } while (false)
 
 template <class T>
 const Kernels<T>& kernels() {
-#if defined(JAXRNN_X86)
-  if constexpr (sizeof(T) == 4) return choose(avx512::kernels_f32, avx2::kernels_f32, base::kernels_f32);
-  if constexpr (sizeof(T) == 8) return choose(avx512::kernels_f64, avx2::kernels_f64, base::kernels_f64);
-#else
-  if constexpr (sizeof(T) == 4) return base::kernels_f32;
-  if constexpr (sizeof(T) == 8) return base::kernels_f64;
-#endif
+  if constexpr (sizeof(T) == 4) JAXRNN_RETURN_BEST(kernels_f32);
+  if constexpr (sizeof(T) == 8) JAXRNN_RETURN_BEST(kernels_f64);
 }
 
 template <class T>
 const ProgramKernels<T>& program_kernels() {
-#if defined(JAXRNN_X86)
-  if constexpr (sizeof(T) == 4) {
-    return choose(avx512::program_kernels_f32, avx2::program_kernels_f32, base::program_kernels_f32);
-  }
-  if constexpr (sizeof(T) == 8) {
-    return choose(avx512::program_kernels_f64, avx2::program_kernels_f64, base::program_kernels_f64);
-  }
-#else
-  if constexpr (sizeof(T) == 4) return base::program_kernels_f32;
-  if constexpr (sizeof(T) == 8) return base::program_kernels_f64;
-#endif
+  if constexpr (sizeof(T) == 4) JAXRNN_RETURN_BEST(program_kernels_f32);
+  if constexpr (sizeof(T) == 8) JAXRNN_RETURN_BEST(program_kernels_f64);
 }
 
 }  // namespace jaxrnn

@@ -21,14 +21,11 @@ namespace jaxrnn {
 namespace {
 
 const LayerKernels& layer_kernels() {
-#if defined(JAXRNN_X86)
-  static const Set set = best_set();
-  static const bool vnni = set == Set::kAVX512 && __builtin_cpu_supports("avx512vnni");
+#if defined(JAXRNN_HAS_AVX512VNNI)
+  static const bool vnni = best_set() == Set::kAVX512 && __builtin_cpu_supports("avx512vnni");
   if (vnni) return avx512vnni::layer_kernels;
-  if (set == Set::kAVX512) return avx512::layer_kernels;
-  if (set == Set::kAVX2) return avx2::layer_kernels;
 #endif
-  return base::layer_kernels;
+  JAXRNN_RETURN_BEST(layer_kernels);
 }
 
 using Memory = std::unique_ptr<void, decltype(&std::free)>;

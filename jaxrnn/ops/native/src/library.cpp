@@ -103,12 +103,18 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxrnn_backward, jaxrnn::dispatch<true>, JAXRNN_BI
 // The hash of the sources that this library was built from. Python does not load a library with another hash.
 extern "C" const char* jaxrnn_source_hash() { return JAXRNN_SOURCE_HASH; }
 
-// The instruction set in use.
+// The instruction sets that it was compiled for, with a blank between them.
+extern "C" const char* jaxrnn_instruction_sets() {
+  return JAXRNN_IF_AVX512("avx512 ") JAXRNN_IF_AVX2("avx2 ") JAXRNN_IF_BASE("base") "";
+}
+
+// The instruction set in use; "none" on a processor that it was not compiled for.
 extern "C" const char* jaxrnn_instruction_set() {
   switch (jaxrnn::best_set()) {
     case jaxrnn::Set::kAVX512: return "avx512";
     case jaxrnn::Set::kAVX2: return "avx2";
-    default: return "base";
+    case jaxrnn::Set::kBase: return "base";
+    default: return "none";
   }
 }
 

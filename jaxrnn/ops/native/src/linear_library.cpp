@@ -18,13 +18,8 @@ struct Options {
 
 template <class T>
 const LinearKernels<T>& linear_kernels() {
-#if defined(JAXRNN_X86)
-  if constexpr (sizeof(T) == 4) return choose(avx512::linear_f32, avx2::linear_f32, base::linear_f32);
-  if constexpr (sizeof(T) == 8) return choose(avx512::linear_f64, avx2::linear_f64, base::linear_f64);
-#else
-  if constexpr (sizeof(T) == 4) return base::linear_f32;
-  if constexpr (sizeof(T) == 8) return base::linear_f64;
-#endif
+  if constexpr (sizeof(T) == 4) JAXRNN_RETURN_BEST(linear_f32);
+  if constexpr (sizeof(T) == 8) JAXRNN_RETURN_BEST(linear_f64);
 }
 
 // Rows and channels are divided into tiles of the most numbers that fit beside each other into the first cache: wide
