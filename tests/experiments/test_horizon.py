@@ -52,7 +52,7 @@ def test_a_panel_is_forecast_backtested_and_new_rows_are_predicted(shops, tmp_pa
     assert again.read_bytes() == (out / "forecast.csv").read_bytes()
     fresh = tmp_path / "fresh.csv"
     fresh.write_text("unique_id,ds,y\nnew,2025-01-01,5\nnew,2025-01-02,6\n")
-    assert predict.main([str(out), "--series", str(fresh), "--out", str(again)]) == 0
+    assert predict.main([str(out), "--series", str(fresh), "--out", str(again), "--overwrite"]) == 0
     assert rows_of(again)[0]["ds"] == "2025-01-03" and len(rows_of(again)) == 5
     assert predict.main([str(out)]) == 2
     assert "forecasts what follows a series: give --series" in " ".join(capsys.readouterr().err.split())
@@ -77,7 +77,7 @@ def test_one_series_continues_its_dates_and_backtest_writes_no_forecast(tmp_path
     [
         (["--horizon", "90"], "--horizon 90 is too long to be judged: the longest series has 90 steps"),
         (["--horizon", "5", "--season", "90"], "--season 90 must be shorter than the series"),
-        (["--horizon", "0"], "horizon=0 must be a positive integer"),
+        (["--horizon", "0"], "horizon must be a positive integer, not 0"),
         (["--horizon", "5", "--origins", "100"], "need series of at least"),
     ],
 )

@@ -99,7 +99,7 @@ FLAGS = {
     ),
     "gru": (
         lambda **options: jaxrnn.GRUCell(2, 4, rngs=nnx.Rngs(0), **options),
-        "use_bias reset_after use_recurrent_bias",
+        "use_bias reset_after",
     ),
     "rnn call": (lambda **options: rnn()(X, **options), "time_major return_carry reverse keep_order"),
     "lstm call": (lambda **options: lstm()(X, **options), "return_carry"),
@@ -140,6 +140,10 @@ def test_integers_are_of_any_integral_type_and_no_bools(name):
         (
             lambda: lstm(recurrent_dropout=None),
             "recurrent_dropout must be a number of at least 0 and below 1, not",
+        ),
+        (
+            lambda: jaxrnn.GRUCell(2, 4, use_recurrent_bias="no", rngs=nnx.Rngs(0)),
+            "use_recurrent_bias must be True, False, \"candidate\" or None, not 'no'",
         ),
         (lambda: lstm(implementation="cuda"), "unknown implementation 'cuda'; available: pallas"),
         (lambda: rnn(implementation="cuda"), "unknown implementation 'cuda'; available: pallas"),

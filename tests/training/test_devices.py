@@ -74,7 +74,7 @@ for kind in ("windowed", "stateful", "streamed"):
     # m and n of an sLSTM's carry grow with time, and so does the rounding error of numbers above 1.
     worst = max(float((np.abs(np.asarray(a) - np.asarray(b)) / np.maximum(1, np.abs(np.asarray(b)))).max())
                 for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(eight), strict=True))
-    assert worst < 1e-6, (kind, worst)
+    assert worst < 1e-5, (kind, worst)  # rounding, through as many layers as there are cells
     print(kind, "agree")
 """
 

@@ -1,6 +1,7 @@
 """Models with dropout train: with other masks at every step, and exactly the same again after an interruption."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +39,7 @@ OPTIMIZER = training.make_optimizer("sgd", 0.1)
 def made():
     apply, params = training.pure_apply(make)
     starts = jnp.arange(59)
-    options = dict(window=20, batch_size=20, every_step=False, shuffle=False)
+    options: dict[str, Any] = dict(window=20, batch_size=20, every_step=False, shuffle=False)
     return (
         apply,
         params,

@@ -83,7 +83,8 @@ def build(library: Path = LIBRARY, *, all_sets: bool = False) -> Path:
     x86_sets = {name: flags for name, flags in X86_SETS.items() if best in (None, name)}
     layer_sets = {name: flags for name, flags in X86_LAYER_SETS.items() if best is None or name.startswith(best)}
     base: dict[str, list[str]] = {"base": []} if best in (None, "base") else {}
-    sets = dict.fromkeys(("recurrence", "programs", "linear"), (x86_sets if x86 else {}) | base)
+    shared = (x86_sets if x86 else {}) | base
+    sets = {"recurrence": shared, "programs": shared, "linear": shared}
     sets["inference"] = (layer_sets if x86 else {}) | base
     has = [f"-DJAXRNN_HAS_{name.upper()}" for name in sets["inference"]]
     common = [*compiler(), *FLAGS, *(["-DJAXRNN_X86"] if x86 else [])]

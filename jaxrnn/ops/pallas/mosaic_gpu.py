@@ -76,7 +76,7 @@ def sizes_for(batch: int, hidden: int, width: Width) -> Sizes | None:
     """The smallest tiles whose clusters run all at once, with the fewest blocks that can hold the weights.
 
     >>> sizes_for(batch=64, hidden=512, width=Width(gates=4, arrays=10, itemsize=2))
-    Sizes(rows=64, tile=16, hidden=512, parts=16)
+    Sizes(rows=64, tile=16, hidden=512, parts=16, heads=1)
     """
     found = [size for rows in ROWS if (size := _shared(batch, rows, hidden, width)) is not None]
 

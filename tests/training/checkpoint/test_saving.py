@@ -94,10 +94,11 @@ class TestSaveFails:
         assert sorted(os.listdir(store.directory)) == ["step_00000002", "step_00000004"]
 
     def test_file_in_place_of_the_folder(self, tmp_path: Path) -> None:
-        (tmp_path / "file").write_text("")
-        for directory in (tmp_path / "file", tmp_path / "file" / "below"):
+        stores = [CheckpointStore(tmp_path / "file"), CheckpointStore(tmp_path / "file" / "below")]
+        (tmp_path / "file").write_text("")  # only now, since a store of a file is refused at once
+        for store in stores:
             with pytest.raises(OSError, match=r"could not save step=0 in .*file"):
-                CheckpointStore(directory).save(0, small(0))
+                store.save(0, small(0))
 
     def test_deletion_fails_after_a_good_save(
         self, store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
