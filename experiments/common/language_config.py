@@ -37,7 +37,7 @@ class LanguageConfig:
     tie_head: bool = False
     window: int = 64
     batch_size: int = 16
-    passes: int = 1
+    passes: int = 3
     validations: int = 10
     learning_rate: float = 2e-3
     clip_norm: float | None = 1.0
