@@ -74,7 +74,9 @@ def run(options: HeadsOptions) -> None:
             if is_lstm:
                 layers = {OURS: lstm(shape, heads), "1 head": lstm(shape, 1)}
             else:
-                check(slstms(heads, shape._replace(time=CHECKED_STEPS)), f"{layer}, {shape}")
+                comparison.check_training(
+                    slstms(heads, shape._replace(time=CHECKED_STEPS)), f"{layer}, {shape}", OURS, TOLERANCE
+                )
                 layers = slstms(heads, shape)
             for mode, attribute in MODES.items():
                 calls = {name: getattr(layer, attribute) for name, layer in layers.items()}
@@ -165,17 +167,6 @@ def _in_torch(cell: jaxrnn.SLSTMCell, inputs: np.ndarray) -> Contestant:
         return loss.detach(), torch.autograd.grad(loss, params)
 
     return Contestant(forward, train)
-
-
-def check(layers: dict[str, Contestant], where: str) -> None:
-    """A ValueError if a contestant does not compute the same as ours."""
-    results = {}
-    for name, layer in layers.items():
-        assert layer.train is not None  # each of these can train
-        loss, gradients = layer.train()
-        norm = comparison.norm(jax.tree.leaves(gradients))
-        results[name] = {"losses": float(loss), "norms of the gradients": norm}
-    comparison.check(results, OURS, dict.fromkeys(results[OURS], TOLERANCE), where)
 
 
 def report(rows: Sequence[Row], repetitions: int, processor_time: bool) -> Report:

@@ -19,7 +19,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import jax
 import numpy as np
 import tyro
 from flax import nnx
@@ -78,7 +77,9 @@ def run(options: UserCellOptions) -> None:
         for cell in options.cells:
             for shape in shapes:
                 update(f"{cell}, {shape}")
-                check(contestants(cell, shape._replace(time=CHECKED_STEPS)), f"{cell}, {shape}")
+                comparison.check_training(
+                    contestants(cell, shape._replace(time=CHECKED_STEPS)), f"{cell}, {shape}", OURS, TOLERANCE
+                )
                 layers = contestants(cell, shape)
                 for mode, attribute in MODES.items():
                     calls = {name: getattr(layer, attribute) for name, layer in layers.items()}
@@ -115,17 +116,6 @@ def contestants(name: str, shape: Shape) -> dict[str, Contestant]:
     graphdef, state, rest = nnx.split(nnx.RNN(cell), nnx.Param, ...)
     flax = layer_in_jax(lambda p, x: nnx.merge(graphdef, p, rest)(x, initial_carry=first), state, inputs)
     return found | {"nnx.RNN": flax}
-
-
-def check(layers: dict[str, Contestant], where: str) -> None:
-    """A ValueError if a contestant does not compute the same as ours."""
-    results = {}
-    for name, layer in layers.items():
-        assert layer.train is not None  # each of these can train
-        loss, gradients = layer.train()
-        norm = comparison.norm(jax.tree.leaves(gradients))
-        results[name] = {"losses": float(loss), "norms of the gradients": norm}
-    comparison.check(results, OURS, dict.fromkeys(results[OURS], TOLERANCE), where)
 
 
 def report(rows: Sequence[Row], repetitions: int, processor_time: bool) -> Report:

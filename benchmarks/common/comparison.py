@@ -42,6 +42,15 @@ def check(results: Mapping[str, Results], baseline: str, tolerances: Mapping[str
         raise ValueError(f"{where}: {name} is not like {baseline}, so their times cannot be compared: {why}")
 
 
+def check_training(layers: Mapping[str, Any], where: str, baseline: str, tolerance: Tolerance) -> None:
+    """Compare losses and norms of all gradients of layers (contestants that can train) as :func:`check` does."""
+    results = {}
+    for name, layer in layers.items():
+        loss, gradients = layer.train()
+        results[name] = {"losses": float(loss), "norms of the gradients": norm(jax.tree.leaves(gradients))}
+    check(results, baseline, dict.fromkeys(results[baseline], tolerance), where)
+
+
 def layer_tolerances(outputs: float, relative: float) -> dict[str, Tolerance]:
     """Of the results of :func:`layer_results`. Outputs of tanh lie within (-1, 1), so theirs is absolute."""
     return {

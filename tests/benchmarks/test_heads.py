@@ -2,8 +2,9 @@
 
 import pytest
 
+from benchmarks.common.comparison import check_training
 from benchmarks.common.rows import Shape
-from benchmarks.heads import check, slstms
+from benchmarks.heads import OURS, TOLERANCE, slstms
 
 pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.filterwarnings("ignore")]  # of torch
 
@@ -11,7 +12,7 @@ pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.filterwa
 def test_all_contestants_compute_the_same():
     layers = slstms(2, Shape(3, 5, 4, 6))
     assert {"jaxrnn", "by hand, hoisted", "nnx.RNN"} <= set(layers)
-    check(layers, "sLSTM")
+    check_training(layers, "sLSTM", OURS, TOLERANCE)
     layers["nnx.RNN"] = slstms(3, Shape(3, 5, 4, 6))["jaxrnn"]
     with pytest.raises(ValueError, match=r"sLSTM: nnx\.RNN is not like jaxrnn"):
-        check(layers, "sLSTM")
+        check_training(layers, "sLSTM", OURS, TOLERANCE)

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
+from benchmarks.common.comparison import check_training
 from benchmarks.common.rows import Shape
 from benchmarks.libraries.user_cells import CELLS
-from benchmarks.user_cell import check, contestants
+from benchmarks.user_cell import OURS, TOLERANCE, contestants
 from jaxrnn.ops import explain
 from jaxrnn.ops.native import library
 
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 def test_all_contestants_compute_the_same(name):
     layers = contestants(name, Shape(3, 5, 2, 4))
     assert len(layers) == 4 + (name == "OwnLSTMCell")
-    check(layers, name)
+    check_training(layers, name, OURS, TOLERANCE)
 
 
 @pytest.mark.skipif(library.why_not_loaded() is not None, reason=str(library.why_not_loaded()))
