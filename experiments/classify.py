@@ -31,12 +31,11 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import hashlib
-import os
-import sys
 from functools import partial
 from pathlib import Path
 
 from experiments.common import runs
+from experiments.common.command import end_at_once, run_command
 from experiments.common.compilation_cache import use_compilation_cache
 from experiments.common.config import read_command_line
 from experiments.common.labelled.datasets import Labelled, load
@@ -46,7 +45,7 @@ from experiments.common.labelled.pipeline import Classification, Preparation
 from experiments.common.labelled.recipes import Config
 from experiments.common.labelled.sequences import SequencePreparation
 from experiments.common.labelled.texts import TextPreparation
-from experiments.common.report import epoch_progress, fail, plain_warnings, say
+from experiments.common.report import epoch_progress, fail, say
 from experiments.common.signals import CtrlC, answered
 from jaxrnn.training import EXIT_CODES, CheckpointStore, Run, describe_divergence, fit
 
@@ -54,19 +53,12 @@ ctrl_c = CtrlC()
 
 
 def main(arguments: list[str] | None = None) -> int:
-    ctrl_c.message = "interrupted before there was anything to save"
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
-        signal.signal(signal.SIGINT, ctrl_c)
-    plain_warnings()
-    try:
+    def run() -> int:
         settings = read_command_line(Settings, "classify", __doc__, arguments)
         with answered():
             return run_experiment(settings)
-    except (ValueError, OSError) as error:
-        return fail(str(error))
-    except KeyboardInterrupt:
-        fail(ctrl_c.message)
-        return EXIT_CODES["interrupted"]
+
+    return run_command(ctrl_c, run)
 
 
 def run_experiment(settings: Settings) -> int:
@@ -214,9 +206,4 @@ def load_run(folder: Path) -> tuple[Classification, list[Run]]:
 
 
 if __name__ == "__main__":
-    code = main()
-    # A normal exit could hang: XLA may still be compiling, and after a failed save Python would wait ten minutes
-    # for threads that Orbax leaves behind.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    end_at_once(main())

@@ -33,7 +33,6 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import math  # noqa: E402
-import os  # noqa: E402
 import sys  # noqa: E402
 from functools import partial  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -43,6 +42,7 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
 from experiments.common import horizon, runs  # noqa: E402
+from experiments.common.command import end_at_once, run_command  # noqa: E402
 from experiments.common.compilation_cache import use_compilation_cache  # noqa: E402
 from experiments.common.config import Settings, read_command_line, resolve  # noqa: E402
 from experiments.common.devices import batch_mesh, claim_devices  # noqa: E402
@@ -60,7 +60,6 @@ from experiments.common.report import (  # noqa: E402
     explain_choice,
     fail,
     next_step,
-    plain_warnings,
     results_table,
     say,
 )
@@ -68,7 +67,6 @@ from experiments.common.signals import CtrlC, answered  # noqa: E402
 from jaxrnn.training import EXIT_CODES, CheckpointStore, Run, describe_divergence, fit  # noqa: E402
 from jaxrnn.training.distributed import processes  # noqa: E402
 
-INTERRUPTED = EXIT_CODES["interrupted"]
 LOST_PEER = 75
 """The exit code when another process of the job is gone (EX_TEMPFAIL in sysexits.h: try again)."""
 
@@ -77,21 +75,14 @@ ctrl_c = CtrlC()
 
 
 def main(arguments: list[str] | None = None) -> int:
-    ctrl_c.message = "interrupted before there was anything to save"
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
-        signal.signal(signal.SIGINT, ctrl_c)
-    plain_warnings()
-    try:
+    def run() -> int:
         if "--horizon" in (sys.argv[1:] if arguments is None else arguments):
             return horizon.run(read_command_line(horizon.Settings, "forecast", horizon.__doc__, arguments))
         settings = read_command_line(Settings, "forecast", __doc__, arguments)
         with answered():
             return run_with_others(settings) if settings.distributed else run_experiment(settings)
-    except (ValueError, OSError) as error:
-        return fail(str(error))
-    except KeyboardInterrupt:
-        fail(ctrl_c.message)
-        return INTERRUPTED
+
+    return run_command(ctrl_c, run)
 
 
 def run_with_others(settings: Settings) -> int:
@@ -307,9 +298,4 @@ def _reason(run: Run, config: Config) -> str:
 
 
 if __name__ == "__main__":
-    code = main()
-    # A normal exit could hang: XLA may still be compiling, and after a failed save Python would wait ten minutes
-    # for threads that Orbax leaves behind.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    end_at_once(main())

@@ -29,8 +29,6 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import math
-import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -40,12 +38,13 @@ import numpy as np
 from rich.table import Table
 
 from experiments.common import runs
+from experiments.common.command import end_at_once, run_command
 from experiments.common.compilation_cache import use_compilation_cache
 from experiments.common.config import read_command_line
 from experiments.common.language import Modelling, write_text
 from experiments.common.language_config import LanguageConfig, Settings, check_resumable, resolve
 from experiments.common.ngram import KneserNey
-from experiments.common.report import console, epoch_progress, fail, plain_warnings, say
+from experiments.common.report import console, epoch_progress, fail, say
 from experiments.common.signals import CtrlC, answered
 from experiments.common.text import Text, load_text
 from jaxrnn.training import EXIT_CODES, CheckpointStore, Run, describe_divergence, fit
@@ -58,19 +57,12 @@ SAMPLE = 1000
 
 
 def main(arguments: list[str] | None = None) -> int:
-    ctrl_c.message = "interrupted before there was anything to save"
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
-        signal.signal(signal.SIGINT, ctrl_c)
-    plain_warnings()
-    try:
+    def run() -> int:
         settings = read_command_line(Settings, "language", __doc__, arguments)
         with answered():
             return run_experiment(settings)
-    except (ValueError, OSError) as error:
-        return fail(str(error))
-    except KeyboardInterrupt:
-        fail(ctrl_c.message)
-        return EXIT_CODES["interrupted"]
+
+    return run_command(ctrl_c, run)
 
 
 def run_experiment(settings: Settings) -> int:
@@ -251,8 +243,4 @@ def _reason(run: Run, config: LanguageConfig) -> str:
 
 
 if __name__ == "__main__":
-    code = main()
-    # A normal exit could hang while XLA compiles.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    end_at_once(main())
