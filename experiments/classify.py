@@ -37,10 +37,10 @@ from pathlib import Path
 from experiments.common import runs
 from experiments.common.command import end_at_once, run_command
 from experiments.common.compilation_cache import use_compilation_cache
-from experiments.common.config import read_command_line
+from experiments.common.config import given, read_command_line
 from experiments.common.labelled.datasets import Labelled, load
 from experiments.common.labelled.evaluation import classify_with, evaluate
-from experiments.common.labelled.options import Settings, given, resolve
+from experiments.common.labelled.options import Settings, resolve
 from experiments.common.labelled.pipeline import Classification, Preparation
 from experiments.common.labelled.recipes import Config
 from experiments.common.labelled.sequences import SequencePreparation

@@ -4,12 +4,20 @@ import math
 import os
 import sys
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, arg
 
+from experiments.common.options import (
+    CompilationCache,
+    Out,
+    SaveEvery,
+    SaveEverySteps,
+    check_known,
+    check_network,
+    check_saving,
+)
 from experiments.common.recipes import COURSE_RATES, RECIPES, SEASONS, Config, Task, describe
 from jaxrnn.cells import CELLS
 from jaxrnn.data import available_series
@@ -20,6 +28,7 @@ T = TypeVar("T")
 
 _RUN_ONLY = (
     "out",
+    "run",
     "devices",
     "compilation_cache",
     "resume",
@@ -193,14 +202,7 @@ class Settings:
             help_behavior_hint="(default: 0)",
         ),
     ] = None
-    out: Annotated[
-        Path | None,
-        arg(
-            metavar="DIR",
-            help="The folder that the run is written into.",
-            help_behavior_hint="(default: a new one under runs/)",
-        ),
-    ] = None
+    out: Out = None
     devices: Annotated[
         int | None,
         arg(
@@ -209,14 +211,7 @@ class Settings:
             help_behavior_hint="(default: as many as get at least 32 rows of a batch each)",
         ),
     ] = None
-    compilation_cache: Annotated[
-        Path | None,
-        arg(
-            metavar="DIR",
-            help="Keep compiled programs in this folder, so that the same experiment starts faster the next time.",
-            help_behavior_hint="(default: none)",
-        ),
-    ] = None
+    compilation_cache: CompilationCache = None
     resume: Annotated[
         FlagCreatePairsOff[bool],
         arg(
@@ -226,17 +221,8 @@ class Settings:
             help_behavior_hint="",
         ),
     ] = False
-    save_every: Annotated[
-        float, arg(metavar="SECONDS", help="Seconds between saves of the latest and the best model.")
-    ] = 30.0
-    save_every_steps: Annotated[
-        int | None,
-        arg(
-            metavar="N",
-            help="Also save every N training steps.",
-            help_behavior_hint="(default: by the clock only)",
-        ),
-    ] = None
+    save_every: SaveEvery = 30.0
+    save_every_steps: SaveEverySteps = None
     distributed: Annotated[
         FlagCreatePairsOff[bool],
         arg(
@@ -287,32 +273,20 @@ def resolve(settings: Settings) -> Config:
         patience=config.patience or None,
         season=config.season or None,
     )
-    _known("cell", config.cell, CELLS)
-    _known("activation", config.activation, ACTIVATIONS)
+    check_network(config, _POSITIVE)
+    check_known("activation", config.activation, ACTIVATIONS)
     if config.cell != "simple_rnn" and config.activation != "tanh":
         raise ValueError(
             f"--activation {config.activation} needs --cell simple_rnn: {config.cell} has functions of its own"
         )
-    _known("optimizer", config.optimizer, OPTIMIZERS)
-    for name in _POSITIVE:
-        value = getattr(config, name)
-        if value is not None and not 0 < value < math.inf:
-            raise ValueError(f"--{name.replace('_', '-')} must be positive and finite, not {value}")
-    if not config.hidden or min(config.hidden) < 1:
-        raise ValueError(
-            f"--hidden must have at least one layer, each with at least one unit, not {config.hidden}"
-        )
+    check_known("optimizer", config.optimizer, OPTIMIZERS)
     config = replace(config, window=0 if config.combination and settings.window is None else config.window)
     _fits_into_memory(config)
-    if not settings.save_every >= 0 or (settings.save_every_steps or 1) < 1 or settings.heartbeat < 1:
-        raise ValueError(
-            f"--save-every must not be negative, --save-every-steps and --heartbeat must be at least 1, not "
-            f"{settings.save_every}, {settings.save_every_steps} and {settings.heartbeat}"
-        )
+    check_saving(settings.save_every, settings.save_every_steps)
+    if settings.heartbeat < 1:
+        raise ValueError(f"--heartbeat must be at least 1, not {settings.heartbeat}")
     if settings.distributed and settings.out is None:
         raise ValueError("--distributed needs --out: give a folder that process 0 can write to")
-    if not 0 <= config.seed < 2**32:
-        raise ValueError(f"--seed must be between 0 and {2**32 - 1}, not {config.seed}")
     return config
 
 
@@ -334,17 +308,3 @@ def _fits_into_memory(config: Config) -> None:
 def given(settings: Any) -> dict[str, Any]:
     """The fields of a configuration that the settings of an experiment give a value."""
     return {name: value for name, value in vars(settings).items() if value is not None and name not in _RUN_ONLY}
-
-
-def option(name: str) -> str:
-    """The option of the command line for a field.
-
-    >>> option("learning_rate")
-    '--learning-rate'
-    """
-    return f"--{name.replace('_', '-')}"
-
-
-def _known(kind: str, name: str, available: Any) -> None:
-    if name not in available:
-        raise ValueError(f"unknown {kind} {name!r}; available: {', '.join(available)}")

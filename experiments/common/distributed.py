@@ -12,7 +12,8 @@ import jax
 import numpy as np
 
 import jaxrnn
-from experiments.common.config import Settings, option, resolve
+from experiments.common.config import Settings, resolve
+from experiments.common.options import option
 from experiments.common.pipeline import load
 from jaxrnn.training.distributed import processes
 

@@ -1,14 +1,23 @@
 """The options of ``experiments.language``, and its complete configuration."""
 
-import math
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Annotated, Any
 
 from tyro.conf import FlagCreatePairsOff, arg
 
-from experiments.common.config import given, option
+from experiments.common.config import given
+from experiments.common.options import (
+    CompilationCache,
+    Out,
+    SaveEvery,
+    SaveEverySteps,
+    check_network,
+    check_saving,
+    option,
+)
 from jaxrnn.cells import CELLS
+
+_POSITIVE = ("embedding", "window", "batch_size", "passes", "validations", "learning_rate", "clip_norm")
 
 
 @dataclass(frozen=True)
@@ -44,20 +53,11 @@ class LanguageConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.cell not in CELLS:
-            raise ValueError(f"unknown cell {self.cell!r}; available: {', '.join(CELLS)}")
-        if not self.hidden or min(self.hidden) < 1:
-            raise ValueError(f"--hidden must have at least one layer, each with at least one unit: {self.hidden}")
-        for name in ("embedding", "window", "batch_size", "passes", "validations", "learning_rate", "clip_norm"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"{option(name)} must be positive and finite, not {value}")
+        check_network(self, _POSITIVE)
         if self.tie_head and self.embedding != self.hidden[-1]:
             raise ValueError(
                 f"--tie-head needs --embedding {self.hidden[-1]}, the size of the top layer, not {self.embedding}"
             )
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"--seed must be between 0 and {2**32 - 1}, not {self.seed}")
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "LanguageConfig":
@@ -149,33 +149,14 @@ class Settings:
         int | None,
         arg(metavar="N", help="Seed of the parameters and of the sample.", help_behavior_hint=default("seed")),
     ] = None
-    out: Annotated[
-        Path | None,
-        arg(
-            metavar="DIR",
-            help="The folder that the run is written into.",
-            help_behavior_hint="(default: a new one under runs/)",
-        ),
-    ] = None
+    out: Out = None
     resume: Annotated[
         FlagCreatePairsOff[bool],
         arg(help="Continue the run in --out, or start it in an empty folder.", help_behavior_hint=""),
     ] = False
-    save_every: Annotated[
-        float, arg(metavar="SECONDS", help="Seconds between saves of the latest and the best model.")
-    ] = 30.0
-    save_every_steps: Annotated[
-        int | None,
-        arg(metavar="N", help="Also save every N updates.", help_behavior_hint="(default: by the clock only)"),
-    ] = None
-    compilation_cache: Annotated[
-        Path | None,
-        arg(
-            metavar="DIR",
-            help="Keep compiled programs in this folder, so that the same experiment starts faster the next time.",
-            help_behavior_hint="(default: none)",
-        ),
-    ] = None
+    save_every: SaveEvery = 30.0
+    save_every_steps: SaveEverySteps = None
+    compilation_cache: CompilationCache = None
 
 
 def resolve(settings: Settings) -> LanguageConfig:
@@ -183,11 +164,7 @@ def resolve(settings: Settings) -> LanguageConfig:
     wanted = {name: value for name, value in given(settings).items() if value is not False}
     if wanted.get("clip_norm") == 0:
         wanted["clip_norm"] = None
-    if not settings.save_every >= 0 or (settings.save_every_steps or 1) < 1:
-        raise ValueError(
-            f"--save-every must not be negative and --save-every-steps must be at least 1, not "
-            f"{settings.save_every} and {settings.save_every_steps}"
-        )
+    check_saving(settings.save_every, settings.save_every_steps)
     if settings.tie_head and "embedding" not in wanted:
         wanted["embedding"] = (settings.hidden or DEFAULTS.hidden)[-1]
     return replace(DEFAULTS, **wanted)

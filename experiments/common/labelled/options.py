@@ -1,16 +1,24 @@
 """The options of experiments.classify. The recipe of the data set fills in those that are not given."""
 
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from tyro.conf import FlagCreatePairsOff, arg
 
+from experiments.common.config import given
 from experiments.common.labelled.recipes import RECIPES, Config, recipe
+from experiments.common.options import (
+    CompilationCache,
+    Out,
+    SaveEvery,
+    SaveEverySteps,
+    check_network,
+    check_saving,
+    option,
+)
 from jaxrnn.cells import CELLS
 
-_RUN_ONLY = ("out", "run", "resume", "save_every", "save_every_steps", "compilation_cache")
 _POSITIVE = ("learning_rate", "batch_size", "epochs", "members")
 
 
@@ -153,14 +161,7 @@ class Settings:
             help_behavior_hint="(default: 0)",
         ),
     ] = None
-    out: Annotated[
-        Path | None,
-        arg(
-            metavar="DIR",
-            help="The folder that the run is written into.",
-            help_behavior_hint="(default: a new one under runs/)",
-        ),
-    ] = None
+    out: Out = None
     run: Annotated[
         Path | None,
         arg(
@@ -179,57 +180,21 @@ class Settings:
             help_behavior_hint="",
         ),
     ] = False
-    save_every: Annotated[
-        float, arg(metavar="SECONDS", help="Seconds between saves of the latest and the best network.")
-    ] = 30.0
-    save_every_steps: Annotated[
-        int | None,
-        arg(
-            metavar="N",
-            help="Also save every N training steps.",
-            help_behavior_hint="(default: by the clock only)",
-        ),
-    ] = None
-    compilation_cache: Annotated[
-        Path | None,
-        arg(
-            metavar="DIR",
-            help="Keep compiled programs in this folder, so that the same experiment starts faster the next time.",
-            help_behavior_hint="(default: none)",
-        ),
-    ] = None
-
-
-def given(settings: Settings) -> dict[str, Any]:
-    """The fields of a configuration that the settings give a value."""
-    return {name: value for name, value in vars(settings).items() if value is not None and name not in _RUN_ONLY}
+    save_every: SaveEvery = 30.0
+    save_every_steps: SaveEverySteps = None
+    compilation_cache: CompilationCache = None
 
 
 def resolve(settings: Settings, *, is_text: bool) -> Config:
     """Complete the settings with the recipe. Raises a ValueError if an option is invalid."""
     config = replace(recipe(settings.data or "", is_text=is_text), **given(settings))
     config = replace(config, patience=config.patience or None)  # 0 must mean None, as an option that is left out
-    if config.cell not in CELLS:
-        raise ValueError(f"unknown cell {config.cell!r}; available: {', '.join(CELLS)}")
-    for name in _POSITIVE:
-        value = getattr(config, name)
-        if not 0 < value < math.inf:
-            raise ValueError(f"--{name.replace('_', '-')} must be positive and finite, not {value}")
+    check_network(config, _POSITIVE, seeds=2**32 // 1000)
     for name in ("dropout", "label_smoothing"):
         value = getattr(config, name)
         if not 0 <= value < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 0 and below 1, not {value}")
-    if not config.hidden or min(config.hidden) < 1:
-        raise ValueError(
-            f"--hidden must have at least one layer, each with at least one unit, not {config.hidden}"
-        )
+            raise ValueError(f"{option(name)} must be at least 0 and below 1, not {value}")
     if config.patience is not None and config.patience < 1:
         raise ValueError(f"--patience must be at least 0, not {config.patience}")
-    if not settings.save_every >= 0 or (settings.save_every_steps or 1) < 1:
-        raise ValueError(
-            f"--save-every must not be negative and --save-every-steps at least 1, not {settings.save_every} and "
-            f"{settings.save_every_steps}"
-        )
-    if not 0 <= config.seed < 2**32 // 1000:
-        raise ValueError(f"--seed must be between 0 and {2**32 // 1000 - 1}, not {config.seed}")
+    check_saving(settings.save_every, settings.save_every_steps)
     return config
