@@ -8,7 +8,7 @@ import tempfile
 import jax
 import pytest
 
-from tests.quick import XLA_FLAGS
+from tests.xla_flags import XLA_FLAGS
 
 # Tests compare float64, the C++ library and equal bits: they ask for a CPU, also where there is an accelerator.
 # Those in tests/device ask for the accelerator. Several test workers share the memory of one accelerator.

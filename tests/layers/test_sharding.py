@@ -16,7 +16,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec as P
 
 import jaxrnn
-from tests.quick import XLA_FLAGS
+from tests.xla_flags import XLA_FLAGS
 
 X = np.random.default_rng(0).normal(size=(4, 6, 3)).astype(np.float32)
 MASKS = {"seq_lengths": np.array([6, 0, 3, 5]), "resets": np.random.default_rng(1).random((4, 6)) < 0.3}

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.quick import XLA_FLAGS
+from tests.xla_flags import XLA_FLAGS
 
 ROOT = Path(__file__).parents[2]
 
