@@ -118,7 +118,8 @@ def pure_apply(model: Model) -> tuple[Apply, Any]:
       The function, an :data:`Apply`, and the model's variables as an ``nnx.State``, without those of ``nnx.Rngs``.
 
     Raises:
-      ValueError: the model cannot be called with inputs alone.
+      ValueError: the model cannot be called with inputs alone, or it keeps running statistics, as
+        ``nnx.BatchNorm`` does: no function of parameters and inputs could update them.
 
     >>> from flax import nnx
     >>> import jaxrnn
@@ -134,7 +135,9 @@ def pure_apply(model: Model) -> tuple[Apply, Any]:
         abstract = nnx.eval_shape(make)
         kind, (graphdef, random, _) = type(abstract), nnx.split(abstract, nnx.RngState, ...)
         params = jax.jit(lambda: nnx.split(make(), nnx.RngState, ...)[2])()
-    return _ModelApply(graphdef, kind, _takes_carry(kind), _Random.of(random)), params
+    takes_carry = _takes_carry(kind)
+    _require_no_statistics(kind, params)
+    return _ModelApply(graphdef, kind, takes_carry, _Random.of(random)), params
 
 
 def structure(model: Model) -> tuple[Any, Any]:
@@ -195,6 +198,16 @@ def _takes_carry(kind: type) -> bool:
     return {"initial_carry", "return_carry"} <= set(parameters) or (
         passes_on and not issubclass(kind, nnx.Sequential)
     )
+
+
+def _require_no_statistics(kind: type, params: Any) -> None:
+    statistics = nnx.filter_state(params, nnx.BatchStat)
+    names = [".".join(map(str, path)) for path, _ in nnx.to_flat_state(statistics)]
+    if names:
+        raise ValueError(
+            f"{kind.__name__} keeps running statistics ({', '.join(names)}), which no training step here updates. "
+            f"Normalise by nnx.LayerNorm, nnx.RMSNorm or nnx.GroupNorm, which keep none"
+        )
 
 
 def _accepts(function: Any, positional: int) -> bool:

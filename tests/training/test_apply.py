@@ -103,6 +103,13 @@ def test_a_module_of_another_interface_is_refused_at_once(make, message, made):
         training.pure_apply(make() if made else make)
 
 
+@pytest.mark.parametrize("made", [False, True])
+def test_running_statistics_are_refused_by_name(made):
+    make = lambda: nnx.Sequential(nnx.Linear(1, 2, rngs=nnx.Rngs(0)), nnx.BatchNorm(2, rngs=nnx.Rngs(0)))  # noqa: E731
+    with pytest.raises(ValueError, match=r"statistics \(layers\.1\.mean, layers\.1\.var\), .* nnx\.LayerNorm"):
+        training.pure_apply(make() if made else make)
+
+
 def test_what_is_no_model_is_refused():
     with pytest.raises(ValueError, match=r"must be an nnx\.Module or a function that makes one, not 3"):
         training.pure_apply(3)  # pyright: ignore[reportArgumentType]
