@@ -8,9 +8,9 @@ weights, with one input feature and 128 units; their outputs after some steps ar
 ``jaxrnn.Streams``, in the C++ library and compiled by JAX, and PyTorch's cell in inference mode. All use as many
 threads as there are cores.
 
-Contestants are interleaved (benchmarks/common/timing.py); a timed call makes 20,000 steps of a stream, or two
-steps of all streams if those are more. A ratio is a contestant's time divided by ours, pair by pair: above 1, ours
-is faster.
+Contestants are interleaved (benchmarks/common/timing.py); a timed call makes 20,000 steps of a stream (1,000 with
+--quick), or two steps of all streams if those are more. A ratio is a contestant's time divided by ours, pair by
+pair: above 1, ours is faster.
 """
 
 from dataclasses import dataclass
@@ -44,6 +44,7 @@ class StreamsOptions(Options):
 
 def run(options: StreamsOptions) -> None:
     repetitions = options.given(options.repetitions, quick=3, full=20)
+    steps = options.given(None, quick=1_000, full=20_000)
     cells = options.given(options.cells, quick=("lstm",), full=tuple(CELLS))
     known("cell", cells, CELLS)
     torch = LIBRARIES["torch"]
@@ -55,7 +56,7 @@ def run(options: StreamsOptions) -> None:
         for cell in cells:
             for count in COUNTS:
                 update(f"{cell}, {count}")
-                rows.append(measured(cell, count, repetitions))
+                rows.append(measured(cell, count, steps, repetitions))
                 update()
     common = {"hidden": HIDDEN, "in_features": IN_FEATURES, "repetitions": repetitions}
     results = {**common, "absent": absences, "rows": [row.as_json() for row in rows]}
@@ -74,13 +75,13 @@ def contestants(cell: str, count: int) -> dict[str, Steps]:
     return found
 
 
-def measured(cell: str, count: int, repetitions: int) -> Row:
+def measured(cell: str, count: int, steps: int, repetitions: int) -> Row:
     """Seconds of one step of one stream, after a comparison of the outputs."""
     found = contestants(cell, count)
-    outputs = {name: {"outputs": np.asarray(steps(CHECKED_STEPS))} for name, steps in found.items()}
+    outputs = {name: {"outputs": np.asarray(take(CHECKED_STEPS))} for name, take in found.items()}
     comparison.check(outputs, OURS, TOLERANCES, f"{cell}, {count} streams, after {CHECKED_STEPS} steps")
-    number = max(2, 20_000 // count)
-    timings = interleave({name: lambda s=steps: s(number) for name, steps in found.items()}, repetitions)
+    number = max(2, steps // count)
+    timings = interleave({name: lambda take=take: take(number) for name, take in found.items()}, repetitions)
     each = {name: timing.divided_by(number * count) for name, timing in timings.items()}
     return Row({"cell": cell, "streams": count}, each)
 

@@ -25,7 +25,7 @@ def pytest_configure(config):
 
 
 def pytest_collection_finish():
-    """What is imported by now stays: without it, and more rarely, Python looks for garbage in a tenth of the time."""
+    """Python looks for garbage more rarely, and not among what is imported by now: it took a tenth of the time."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
