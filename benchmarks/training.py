@@ -4,9 +4,10 @@
     python -m benchmarks.training --quick      # one task, few epochs, about a minute
     python -m benchmarks.training --tasks seq2vec classification --libraries jaxrnn torch
 
-The three trainings of the forecast experiment and a classification (benchmarks/common/tasks.py), each as users of
-the library would write it (benchmarks/libraries/), all from the same weights. Every library has a process of its
-own for each task. Measured are:
+The three trainings of the forecast experiment and three classifications (benchmarks/common/tasks.py; for the files
+of speech and gesture: pip install --no-deps aeon), each as users of the library would write it
+(benchmarks/libraries/), all from the same weights. Every library has a process of its own for each task. Measured
+are:
 
     first epoch     from the start to its end: making model and data, tracing, compiling, training
     an epoch        later epochs, the processes taking turns in random order, median and quartiles
@@ -34,7 +35,7 @@ from benchmarks.common import comparison
 from benchmarks.common.command import Options, command, known
 from benchmarks.common.process import Process
 from benchmarks.common.report import Report, Table, medians, progress, spread_text
-from benchmarks.common.tasks import TASKS, epoch_flops
+from benchmarks.common.tasks import TASKS, epoch_flops, missing_data
 from benchmarks.common.timing import Spread, turns
 from benchmarks.libraries import TRAINERS, installed, label
 
@@ -113,6 +114,8 @@ def run(options: TrainingOptions) -> None:
     max_epochs = options.given(options.max_epochs, quick=3, full=None)
     sizes = {} if max_epochs is None else {"max_epochs": max_epochs}
     libraries, absences = installed(options.libraries)
+    without = {t: why for t in tasks if (why := missing_data(TASKS[t]))}
+    tasks = tuple(t for t in tasks if t not in without)
     takers = {t: [n for n in libraries if t == FIRST_TASK or n not in ONLY_FIRST_TASK] for t in tasks}
     growing = [] if options.quick else [name for name in libraries if name not in ONLY_FIRST_TASK]
     machine = options.start()
@@ -123,7 +126,7 @@ def run(options: TrainingOptions) -> None:
             results += measure(task, takers[task], sizes, repetitions, update)
         growth = measure_growth(growing, update)
 
-    notes = [f"{who}: {why}." for who, why in absences.items()]
+    notes = [f"{what}: {why}." for what, why in (absences | without).items()]
     notes += [f"{TRAINERS[n].label}, {t}: {why}." for (t, n), why in UNLIKE.items() if n in takers.get(t, ())]
     limit = epoch_flops(TASKS[FIRST_TASK]) / machine["matmul_gflops"] / 1e9
     record = {"repetitions": repetitions, "absent": absences, "matmul_limit_s": limit, **as_json(results, growth)}

@@ -1,11 +1,14 @@
 """The trainings that are compared: data, sizes and targets, the same for every library.
 
-Four tasks. The three of the forecast experiment learn from the first 1,000 values of its series, in windows of 30
+Six tasks. The three of the forecast experiment learn from the first 1,000 values of its series, in windows of 30
 steps, and are judged on the last 461: ``seq2vec`` forecasts after each window, ``seq2seq`` at every step of it,
 ``stateful`` reads consecutive windows one by one and passes its carry on. ``classification`` tells five
 frequencies apart: sequences of 64 steps of sin(2 pi f t / 64 + phase) + noise, where f is one of 2, 3, 4, 5, 6,
 the phase is uniform and the noise is normal with standard deviation 0.7. There are 1,280 sequences to learn from
-and 500 for validation; the model is a GRU of 64 units, trained with Adam.
+and 500 for validation; the model is a GRU of 64 units, trained with Adam. ``speech`` and ``gesture`` are the data
+sets of experiments.classify with sequences of many lengths: nine speakers, 7 to 26 steps, and ten gestures, 8 to
+91 frames of four steps. The model is a bidirectional GRU of 64 units, and a fifth of the training part is for
+validation; of the experiment's recipes only the features are taken. The files are in the package aeon.
 """
 
 from dataclasses import dataclass, replace
@@ -14,6 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.common.rows import Shape
+from experiments.common.labelled.datasets import folds, load
+from experiments.common.labelled.recipes import RECIPES
+from experiments.common.labelled.sequences import SequencePreparation
 from jaxrnn.data import course_series, window_starts
 
 CLASSES = 5
@@ -33,6 +39,7 @@ class Task:
       max_epochs: how long to wait for the target.
       outputs, every_step: how many outputs, and whether they are wanted at every step or at the last.
       stateful, classifies: whether the carry goes from window to window; whether the outputs are logits.
+      lengths: whether the sequences have many lengths; the data are then :class:`SequenceData`.
     """
 
     name: str
@@ -50,6 +57,7 @@ class Task:
     every_step: bool = False
     stateful: bool = False
     classifies: bool = False
+    lengths: bool = False
 
     @property
     def metric(self) -> str:
@@ -62,6 +70,16 @@ class Task:
         """The task with some of its fields replaced, as they come from JSON."""
         return replace(self, **{name: tuple(v) if isinstance(v, list) else v for name, v in sizes.items()})
 
+
+_LENGTHS: dict[str, Any] = {
+    "cell": "gru",
+    "hidden": (64,),
+    "optimizer": "adam",
+    "learning_rate": 3e-3,
+    "batch": 16,
+    "classifies": True,
+    "lengths": True,
+}
 
 TASKS = {
     task.name: task
@@ -82,6 +100,8 @@ TASKS = {
             outputs=CLASSES,
             classifies=True,
         ),
+        Task("speech", target=0.95, outputs=9, **_LENGTHS),
+        Task("gesture", target=0.6, outputs=10, **_LENGTHS),
     )
 }
 
@@ -115,8 +135,32 @@ class Data(NamedTuple):
         return outputs[:, -1] if task.every_step else outputs
 
 
-def data_of(task: Task) -> Data:
-    """The task's arrays."""
+class SequenceData(NamedTuple):
+    """Sequences of many lengths, float32 ``[steps, features]`` each, and their classes, one-hot float32."""
+
+    inputs: list[np.ndarray]
+    targets: np.ndarray
+    valid_inputs: list[np.ndarray]
+    valid_targets: np.ndarray
+
+
+def missing_data(task: Task) -> str | None:
+    """Why a task's data are not there, or None."""
+    try:
+        data_of(task)
+    except FileNotFoundError as error:
+        return str(error)
+    return None
+
+
+def data_of(task: Task) -> Any:
+    """The task's arrays: :class:`Data`, or :class:`SequenceData` for sequences of many lengths.
+
+    Raises:
+      FileNotFoundError: a package with the data is not installed.
+    """
+    if task.lengths:
+        return _labelled(task)
     if task.classifies:
         return _frequencies(task)
     series = course_series()
@@ -152,6 +196,16 @@ def _frequencies(task: Task, train: int = 1280, valid: int = 500) -> Data:
         inputs[train:, :, None],
         wanted[train:],
     )
+
+
+def _labelled(task: Task, parts: int = 5) -> SequenceData:
+    train, wanted = load(task.name).train, RECIPES[task.name]
+    preparation = SequencePreparation.fit(train.inputs, differences=wanted.differences, frame=wanted.frame)
+    inputs = [preparation.features(preparation.scaled(one)) for one in train.inputs]
+    targets = np.eye(task.outputs, dtype=np.float32)[train.labels]
+    part = folds(train.labels, parts, seed=0)
+    learned, valid = np.flatnonzero(part), np.flatnonzero(part == 0)
+    return SequenceData([inputs[i] for i in learned], targets[learned], [inputs[i] for i in valid], targets[valid])
 
 
 def epoch_flops(task: Task) -> int:

@@ -97,6 +97,7 @@ class Library:
       layer: ``(PeerCell, Weights, inputs [batch, time, in_features])`` to a :class:`Contestant`.
       steps: ``(PeerCell, Weights, inputs [1, in_features])`` to :data:`Steps`.
       trainer: ``(task, data, shuffle=True)`` to a :class:`Trainer`.
+      sequence_trainer: the same for a task with sequences of many lengths.
       max_time: the longest sequence that it is timed with; None for any.
       in_jax: whether it runs on JAX.
       forward_only: whether it only runs trained models.
@@ -109,6 +110,7 @@ class Library:
     layer: Callable[..., Contestant] | None = None
     steps: Callable[..., Steps] | None = None
     trainer: Callable[..., Trainer] | None = None
+    sequence_trainer: Callable[..., Trainer] | None = None
     max_time: int | None = None
     in_jax: bool = True
     forward_only: bool = False

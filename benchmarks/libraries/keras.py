@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.common.tasks import Data, Task
-from benchmarks.libraries import base
+from benchmarks.libraries import base, classifiers
 from benchmarks.libraries.ours import head_weights, initial_model
 from jaxrnn.interop import keras_weights
 
@@ -108,12 +108,20 @@ def trainer(task: Task, data: Data, *, shuffle: bool = True) -> base.Trainer:
 
 
 KERAS = base.Library(
-    "Keras on JAX", {"keras": "keras"}, CELLS, layer, steps, trainer, environment={"KERAS_BACKEND": "jax"}
+    "Keras on JAX",
+    {"keras": "keras"},
+    CELLS,
+    layer,
+    steps,
+    trainer,
+    classifiers.keras,
+    environment={"KERAS_BACKEND": "jax"},
 )
 
 KERAS_TENSORFLOW = base.Library(
     "Keras on TensorFlow",
     {"tensorflow": "tensorflow", "keras": "keras"},
     trainer=trainer,
+    sequence_trainer=classifiers.keras,
     environment={"KERAS_BACKEND": "tensorflow"},
 )

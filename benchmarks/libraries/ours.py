@@ -13,7 +13,7 @@ from jax import Array
 import jaxrnn
 from benchmarks.common.rows import OURS
 from benchmarks.common.tasks import Data, Task
-from benchmarks.libraries import base
+from benchmarks.libraries import base, classifiers
 from experiments.common.devices import batch_mesh
 from jaxrnn import training
 from jaxrnn.layers import streaming_step
@@ -142,10 +142,11 @@ def trainer(
     return base.Trainer(train, predict)
 
 
-def _library(label: str, **options: Any) -> base.Library:
-    return base.Library(label, {"jax": "jax"}, trainer=functools.partial(trainer, **options))
+def _library(label: str, sequence_trainer: Any = None, **options: Any) -> base.Library:
+    trainers: Any = {"trainer": functools.partial(trainer, **options), "sequence_trainer": sequence_trainer}
+    return base.Library(label, {"jax": "jax"}, **trainers)
 
 
-JAXRNN = _library(OURS)
+JAXRNN = _library(OURS, classifiers.ours)
 ONE_DEVICE = _library("jaxrnn, one device", one_device=True)
 REFERENCE = _library("jaxrnn, reference", implementation="reference", one_device=True)

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from benchmarks.common.tasks import Data, Task
+from benchmarks.libraries import classifiers
 from benchmarks.libraries.base import Contestant, Library, PeerCell, Steps, Trainer, Weights
 from benchmarks.libraries.ours import head_weights, initial_model
 from jaxrnn.interop import torch_weights
@@ -154,4 +155,4 @@ def trainer(task: Task, data: Data, *, shuffle: bool = True) -> Trainer:
     return Trainer(epoch, predict)
 
 
-TORCH = Library("PyTorch", {"torch": "torch"}, CELLS, layer, steps, trainer, in_jax=False)
+TORCH = Library("PyTorch", {"torch": "torch"}, CELLS, layer, steps, trainer, classifiers.torch, in_jax=False)

@@ -64,7 +64,8 @@ class Session:
         raise ValueError(f"unknown request: {request}")
 
     def _make(self, **options: Any) -> Trainer:
-        make = TRAINERS[self.library].trainer
+        library = TRAINERS[self.library]
+        make = library.sequence_trainer if self.task.lengths else library.trainer
         assert make is not None
         return make(self.task, data_of(self.task), **options)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.common.process import Process
-from benchmarks.common.tasks import TASKS, data_of, epoch_flops, score
+from benchmarks.common.tasks import TASKS, SequenceData, data_of, epoch_flops, missing_data, score
 from benchmarks.libraries import LIBRARIES
 from benchmarks.training import (
     LOSSES,
@@ -33,7 +33,7 @@ def small(name: str):
 
 
 @pytest.mark.parametrize("library", ["keras", "torch", *ONLY_FIRST_TASK])
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", [name for name, task in TASKS.items() if not task.lengths])
 def test_all_libraries_train_the_same(name, library):
     if (name, library) in UNLIKE:
         pytest.skip(UNLIKE[name, library])
@@ -51,6 +51,29 @@ def test_all_libraries_train_the_same(name, library):
     outputs = theirs.predict()
     assert outputs.shape == data.valid_targets.shape
     np.testing.assert_allclose(mine.predict(), outputs, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("library", ["keras", "torch"])
+def test_all_libraries_train_the_same_on_sequences_of_many_lengths(library):
+    if LIBRARIES[library].missing():
+        pytest.skip(f"{LIBRARIES[library].label} is not installed")
+    random = np.random.default_rng(0)
+    task = TASKS["speech"].with_sizes({"hidden": [4], "outputs": 3, "learning_rate": 0.03})
+    inputs = [random.normal(size=(length, 2)).astype(np.float32) for length in (5, 1, 3, 7, 2, 7, 4)]
+    targets = np.eye(3, dtype=np.float32)[[0, 1, 2, 0, 1, 2, 0]]
+    data = SequenceData(inputs, targets, inputs[::-1], targets[::-1])
+    trainers: list[Any] = [LIBRARIES[name].sequence_trainer for name in ("jaxrnn", library)]
+    mine, theirs = (trainer(task, data, shuffle=False) for trainer in trainers)
+    np.testing.assert_allclose([theirs.epoch() for _ in range(3)], [mine.epoch() for _ in range(3)], rtol=1e-4)
+    np.testing.assert_allclose(mine.predict(), theirs.predict(), rtol=1e-3, atol=1e-4)
+    first, *_, last = (mine.epoch() for _ in range(30))
+    assert last < 0.5 * first
+
+
+def test_data_that_are_not_installed_are_said(monkeypatch):
+    monkeypatch.setattr("experiments.common.labelled.datasets.importlib.util.find_spec", lambda name: None)
+    assert "needs the package aeon" in str(missing_data(TASKS["speech"]))
+    assert missing_data(TASKS["classification"]) is None
 
 
 def test_data_is_what_the_tasks_say():
