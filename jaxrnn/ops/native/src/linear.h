@@ -15,6 +15,7 @@ template <class T>
 struct LinearProblem {
   int64_t time, rows, width;
   bool reverse, is_complex;
+  bool streams;           // the results go to memory past the caches: every row and array begins at a line of 64 bytes
   int64_t step, row;      // from one step to the next of b, h and their gradients, and from one row to the next
   int64_t a_step, a_row;  // the same of a; 0 where a is the same
   const T *a, *b;
