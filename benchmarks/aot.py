@@ -35,6 +35,9 @@ from benchmarks.common.compilers import compiled_for, missing
 from benchmarks.common.machine import version
 from benchmarks.common.report import RESULTS, Report, Table, check_writable, console
 from jaxrnn import ops
+from jaxrnn.ops.linear import kernel
+from jaxrnn.ops.linear.arrays import LinearArrays
+from jaxrnn.ops.linear.loops import loop_recurrence
 from jaxrnn.ops.pallas import not_a_tile
 from jaxrnn.ops.pallas.mosaic_gpu import MOSAIC_GPU
 from jaxrnn.ops.pallas.mosaic_gpu_sm import MOSAIC_GPU_SM
@@ -85,6 +88,14 @@ DEVICES: dict[str, tuple[Device, tuple[int, ...]]] = {
 }
 """The kernels of each device, and the hidden sizes to compile."""
 
+LINEAR = "linear recurrence"
+LINEAR_LOOPS = {"H200 Triton": kernel.gpu_loop, "TPU v5e": kernel.tpu_loop, "TPU v6e": kernel.tpu_loop}
+LINEAR_CHANNELS = (64, 1024)
+"""With few channels the kernel for GPUs divides time into chunks, with many it does not."""
+
+NAMES = (*CELLS, LINEAR)
+"""What can be compiled. A linear recurrence in half precision is computed in float32, so there is no row of it."""
+
 PRECISIONS = {
     "bfloat16": ("bfloat16", None),
     "float32": ("float32", None),
@@ -99,7 +110,7 @@ class AotOptions(FolderOptions):
     devices: tuple[str, ...] = tuple(DEVICES)
     """What to compile for."""
 
-    cells: tuple[str, ...] = tuple(CELLS)
+    cells: tuple[str, ...] = NAMES
     """The cells to compile; the rows of others are kept from the last time."""
 
 
@@ -174,8 +185,25 @@ def compiled(name: str, cell: Cell, hidden: int, precision: str) -> dict[str, An
         results, gradients = forward_and_backward(device, cell, matmul_precision)(arrays)
         return results, without_masks_gradients(gradients)
 
+    return tried(name, program, shapes(cell, hidden, dtype))
+
+
+def compiled_linear(name: str, channels: int) -> dict[str, Any]:
+    """The same of a linear recurrence."""
+    steps = jax.ShapeDtypeStruct((TIME, BATCH, channels), "float32")
+    first = jax.ShapeDtypeStruct(steps.shape[1:], steps.dtype)
+
+    def program(arrays: LinearArrays) -> Any:
+        run = functools.partial(loop_recurrence, LINEAR_LOOPS[name], reverse=False, batch_major=False)
+        states, pullback = jax.vjp(run, arrays)
+        return states, pullback(jnp.ones_like(states))[0]
+
+    return tried(name, program, LinearArrays(steps, steps, first))  # pyright: ignore[reportArgumentType]
+
+
+def tried(name: str, program: Any, arrays: Any) -> dict[str, Any]:
     try:
-        return {"runs": True, **compiled_for(name, program, shapes(cell, hidden, dtype))}
+        return {"runs": True, **compiled_for(name, program, arrays)}
     except Exception as error:  # each compiler has its own exceptions; any of them means that it failed
         return {"runs": True, "error": str(error).strip().splitlines()[0][:300]}
 
@@ -193,16 +221,17 @@ def words(row: dict[str, Any]) -> str:
     if "kernels" not in row:
         return "compiles"
     found = []
-    for direction in ("forward", "backward"):
-        kernel = row["kernels"][f"recurrence_{direction}"]
-        shared = "" if kernel["shared_bytes"] is None else f", {kernel['shared_bytes'] / 1024:.0f} KiB"
-        found.append(f"{direction}: {kernel['registers']} registers, {kernel['spill_bytes']} B spilled{shared}")
+    for name in sorted(row["kernels"], key=lambda name: (name != "recurrence_forward", name)):
+        used = row["kernels"][name]
+        shared = "" if used["shared_bytes"] is None else f", {used['shared_bytes'] / 1024:.0f} KiB"
+        title = name.removeprefix("recurrence_")
+        found.append(f"{title}: {used['registers']} registers, {used['spill_bytes']} B spilled{shared}")
     return "; ".join(found)
 
 
 def run(options: AotOptions) -> int:
     known("device", options.devices, DEVICES)
-    known("cell", options.cells, CELLS)
+    known("cell", options.cells, NAMES)
     check_writable(options.out)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -220,9 +249,10 @@ def run(options: AotOptions) -> int:
     before = (options.out or RESULTS) / f"{name}.json"
     if before.exists():  # keep the rows of devices and cells that were not asked for now
         for row in json.loads(before.read_text())["rows"]:
-            if row["device"] not in options.devices or row["cell"] not in options.cells:
+            asked = row["device"] in options.devices and row["cell"] in options.cells
+            if not asked and row["device"] in DEVICES and row["cell"] in NAMES:  # not those of earlier kernels
                 rows.append(row)
-    rows.sort(key=lambda row: (list(DEVICES).index(row["device"]), list(CELLS).index(row["cell"])))
+    rows.sort(key=lambda row: (list(DEVICES).index(row["device"]), NAMES.index(row["cell"])))
     record: dict[str, Any] = {"benchmark": "aot", "versions": packages, "batch": BATCH, "time": TIME}
     report(rows, packages, absent).save(name, record | {"absent": absent, "rows": rows}, options.out)
     return int(any(failed(row) for row in rows))
@@ -230,11 +260,18 @@ def run(options: AotOptions) -> int:
 
 def compiled_rows(name: str, cells: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     """What the compiler says of every cell, precision and size for one device."""
+
+    def told(cell: str, hidden: int, precision: str, row: dict[str, Any]) -> dict[str, Any]:
+        console.print(f"{name}, {cell}, H = {hidden}, {precision}: {words(row)}", soft_wrap=True)
+        return {"device": name, "cell": cell, "hidden": hidden, "precision": precision, **row}
+
     for cell, precision in itertools.product(cells, PRECISIONS):
-        for hidden in sizes(name, CELLS[cell], precision):
-            row = compiled(name, CELLS[cell], hidden, precision)
-            console.print(f"{name}, {cell}, H = {hidden}, {precision}: {words(row)}", soft_wrap=True)
-            yield {"device": name, "cell": cell, "hidden": hidden, "precision": precision, **row}
+        if cell != LINEAR:
+            for hidden in sizes(name, CELLS[cell], precision):
+                yield told(cell, hidden, precision, compiled(name, CELLS[cell], hidden, precision))
+    if LINEAR in cells and name in LINEAR_LOOPS:
+        for channels in LINEAR_CHANNELS:
+            yield told(LINEAR, channels, "float32", compiled_linear(name, channels))
 
 
 DUMP = "--xla_dump_hlo_as_text --xla_dump_emitter_re=ptx"

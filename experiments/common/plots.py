@@ -116,6 +116,45 @@ def plot_gradient_flow(path: Path, flows: dict[str, dict[float, Any]], clip_norm
     save(figure, path)
 
 
+def plot_shares(
+    path: Path,
+    updates: np.ndarray,
+    curves: dict[str, dict[float, list[list[float]]]],
+    best_rates: dict[str, float],
+    chance: float,
+) -> None:
+    """Plot the share of right answers by update, one panel per cell.
+
+    Args:
+      path: the file to write.
+      updates: ``[points]``.
+      curves: for every cell and learning rate, a curve of ``[points]`` for every seed.
+      best_rates: the learning rate of every cell to draw in colour; the others are pale.
+      chance: the share of right answers of a guess.
+    """
+    figure, panels = plt.subplots(
+        1, len(curves), figsize=(4 * len(curves), 3.8), layout="constrained", squeeze=False, sharey=True
+    )
+    for axes, (cell, of_rates) in zip(panels[0], curves.items()):
+        best = best_rates[cell]
+        for rate in sorted(of_rates, key=lambda rate: rate == best):  # the best one last, above the others
+            style: dict[str, Any] = (
+                {"color": OURS, "linewidth": 1.6} if rate == best else {"color": ACTUAL, "linewidth": 0.9}
+            )
+            for number, curve in enumerate(of_rates[rate]):
+                label = {OURS: f"learning rate {best:g}", ACTUAL: "other rates"}[style["color"]]
+                axes.plot(updates, curve, **style, label=label if number == 0 else None)
+        axes.axhline(chance, color=INK, linewidth=0.8, linestyle=":")
+        axes.set_title(cell, loc="left", parse_math=False)
+        axes.set(xlabel="update", ylabel="share of right answers" if axes is panels[0][0] else "", ylim=(0, 1.02))
+        handles, labels = axes.get_legend_handles_labels()
+        unique = dict(zip(labels, handles))
+        axes.legend(
+            unique.values(), unique.keys(), loc="center right" if max(of_rates[best][0]) < 0.5 else "lower right"
+        )
+    save(figure, path)
+
+
 def _log_losses(axes: Any) -> None:
     """A logarithmic axis with ticks at 1, 2, 5 times powers of ten, for ranges of less than a factor of ten."""
     axes.set_yscale("log")

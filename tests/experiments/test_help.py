@@ -14,6 +14,7 @@ from experiments import (
     lr_range,
     predict,
     recall,
+    selective_copy,
 )
 
 MODULES = {
@@ -28,6 +29,7 @@ MODULES = {
     "lr_range": lr_range,
     "predict": predict,
     "recall": recall,
+    "selective_copy": selective_copy,
 }
 
 

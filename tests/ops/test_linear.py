@@ -114,6 +114,7 @@ def test_native_at_sizes_that_fill_vectors_tiles_and_threads_in_part(dtype, batc
         ((300, 1, 130), (1, 1, 130), False),
         ((40, 17, 64), (40, 1, 64), True),
         ((5, 3, 4111), (1, 3, 4111), False),  # wider than a tile
+        ((40, 3, 8192), None, True),  # large enough to be written past the caches, where that pays
     ]:
         p = problem(time, (rows,), channels, dtype, a_shape=a_shape, masks=masks)
         p = p._replace(a=p.a / (1 + np.abs(p.a)))  # less than one, so that nothing grows

@@ -24,7 +24,11 @@ pytestmark = pytest.mark.skipif(
 )
 
 FOLDER = Path(__file__).parent
-DRIVERS = {"sanitized.cpp": "84 setups\n", "sanitized_programs.cpp": "60 setups\n"}
+DRIVERS = {
+    "sanitized.cpp": "84 setups\n",
+    "sanitized_programs.cpp": "60 setups\n",
+    "sanitized_linear.cpp": "128 setups\n",
+}
 """The programs to run, and what they print if nothing is wrong."""
 
 

@@ -105,12 +105,11 @@ Plan plan(const ProblemType& p, int gates, bool backward, int available, bool ma
 }
 
 // The first write to each new page of memory costs an interrupt, so large pages, which are fewer, are faster.
-template <class T>
-void ask_for_large_pages(T* begin, int64_t count) {
+inline void ask_for_large_pages(void* begin, size_t bytes) {
 #if defined(MADV_HUGEPAGE)
-  const uintptr_t page = 4096, from = ((uintptr_t)begin + page - 1) / page * page;
-  const uintptr_t to = ((uintptr_t)begin + count * sizeof(T)) / page * page;
-  if (begin && to > from + (4 << 20)) madvise((void*)from, to - from, MADV_HUGEPAGE);
+  const uintptr_t page = 2 << 20, from = (uintptr_t)begin / page * page;
+  const uintptr_t to = ((uintptr_t)begin + bytes + page - 1) / page * page;
+  if (begin && bytes > 2 * page) madvise((void*)from, to - from, MADV_HUGEPAGE);
 #endif
 }
 
@@ -197,7 +196,7 @@ struct Arrays {
   T* out(size_t i) const {
     auto buffer = rets.get<ffi::AnyBuffer>(i);
     T* data = (*buffer)->element_count() ? static_cast<T*>((*buffer)->untyped_data()) : nullptr;
-    ask_for_large_pages(data, (*buffer)->element_count());
+    ask_for_large_pages(data, (*buffer)->size_bytes());
     return data;
   }
 };

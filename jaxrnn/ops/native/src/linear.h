@@ -5,8 +5,10 @@
 
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 namespace jaxrnn {
 
@@ -15,6 +17,7 @@ template <class T>
 struct LinearProblem {
   int64_t time, rows, width;
   bool reverse, is_complex;
+  bool streams;           // the results go to memory past the caches: every row and array begins at a line of 64 bytes
   int64_t step, row;      // from one step to the next of b, h and their gradients, and from one row to the next
   int64_t a_step, a_row;  // the same of a; 0 where a is the same
   const T *a, *b;
@@ -38,6 +41,28 @@ struct LinearTile {
 };
 
 constexpr int64_t kLinearTile = 4096;  // the most numbers of one step in a tile
+
+// Rows and channels are divided into tiles of the most numbers that fit beside each other into the first cache: wide
+// spans of memory are read faster than narrow ones. If these are too few for the threads, the tiles are smaller.
+inline std::vector<LinearTile> tiles_of(int64_t rows, int64_t width, bool batch_major, int64_t unit, int threads) {
+  const int64_t wanted = threads > 1 ? 2 * threads : 1;
+  int64_t columns = std::min(width, kLinearTile);
+  int64_t of_rows = batch_major ? 1 : std::max<int64_t>(1, kLinearTile / width);
+  if (threads > 1) {
+    of_rows = std::clamp<int64_t>(rows / wanted, 1, of_rows);
+    if ((rows + of_rows - 1) / of_rows < threads) {
+      const int64_t parts = (threads + rows - 1) / rows;
+      columns = std::min(columns, ((width + parts - 1) / parts + unit - 1) / unit * unit);
+    }
+  }
+  std::vector<LinearTile> tiles;
+  for (int64_t r = 0; r < rows; r += of_rows) {
+    for (int64_t c = 0; c < width; c += columns) {
+      tiles.push_back({r, std::min(rows, r + of_rows), c, std::min(width, c + columns)});
+    }
+  }
+  return tiles;
+}
 
 template <class T>
 struct LinearKernels {

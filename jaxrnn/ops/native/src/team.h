@@ -13,6 +13,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <ctime>
 #include <memory>
 #include <thread>
 #include <utility>
@@ -73,13 +74,23 @@ class Team {
   }
 
   // Runs body(part) for every part, on any free thread; helpers may start at any time. Call it once, as the last call.
+  // Here nobody takes over a part that was begun. The machine counts as busy if the operating system suspended the caller,
+  // or seems to have suspended a helper.
   void share(int parts, Body body, void* context) {
     Shared& s = *shared_;
     s.body = body, s.context = context, s.parts = parts;
     s.stage.store(kSharing, std::memory_order_release);
     if (asked_ > 0) std::this_thread::yield();
-    take_parts(s);
-    for (int spins = 0; s.done.load(std::memory_order_acquire) < parts;) wait(spins);
+    const int64_t began = now(), ran = time_of_this_thread();
+    const int own = take_parts(s);
+    const int64_t took = now() - began, suspended = took - (time_of_this_thread() - ran);
+    const int64_t end = began + took + took / (own > 0 ? own : 1) + kSuspended;
+    bool late = false;
+    for (int spins = 0; s.done.load(std::memory_order_acquire) < parts;) {
+      wait(spins);
+      late = late || (spins >= kSpins && now() > end);
+    }
+    if (late || suspended > took / 4 + kSuspended) note_that_machine_is_busy(kCalls * took);
   }
 
   // Whether a helper of a recent call was suspended; then threads that wait for each other would be slow.
@@ -92,6 +103,8 @@ class Team {
   static constexpr std::chrono::microseconds kPatience{50};  // how long to wait for a helper to begin its part
   // How long the machine counts as busy after a helper was suspended: the first time, and at most if it happens again.
   static constexpr int64_t kBusy = 5000000, kLongestBusy = 40 * kBusy;  // nanoseconds
+  static constexpr int64_t kSuspended = 1000000;  // a thread that did not run for so long was suspended
+  static constexpr int64_t kCalls = 8;  // after a long call, at least so many of its length run on a busy machine
 
   struct alignas(64) Slot {
     std::atomic<int64_t> claimed{0}, done{0};  // the last stage whose part was claimed, and done
@@ -116,15 +129,27 @@ class Team {
     return std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now().time_since_epoch()).count();
   }
 
+  // Nanoseconds for which the calling thread has run; without such a clock those of the other one.
+  static int64_t time_of_this_thread() {
+#if defined(CLOCK_THREAD_CPUTIME_ID)
+    timespec t;
+    if (clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t) == 0) return 1000000000 * (int64_t)t.tv_sec + t.tv_nsec;
+#endif
+    return now();
+  }
+
   static std::atomic<int64_t>& busy_until() {
     static std::atomic<int64_t> t{0};
     return t;
   }
 
-  static void note_that_machine_is_busy() {
+  // `least` is the shortest time for which it counts as busy, at most kLongestBusy.
+  static void note_that_machine_is_busy(int64_t least = 0) {
     static std::atomic<int64_t> length{0};
     const int64_t time = now(), since = time - busy_until().load(), before = length.load();
-    const int64_t next = since > 2 * before + kBusy ? kBusy : before < kLongestBusy / 2 ? 2 * before : kLongestBusy;
+    int64_t next = since > 2 * before + kBusy ? kBusy : 2 * before;
+    if (next < least) next = least;
+    if (next > kLongestBusy) next = kLongestBusy;
     length.store(next);
     busy_until().store(time + next);
   }
@@ -146,11 +171,14 @@ class Team {
     return true;
   }
 
-  static void take_parts(Shared& s) {
-    for (int part; (part = s.next.fetch_add(1)) < s.parts;) {
+  // Returns how many parts this thread ran.
+  static int take_parts(Shared& s) {
+    int own = 0;
+    for (int part; (part = s.next.fetch_add(1)) < s.parts; own++) {
       s.body(s.context, part);
       s.done.fetch_add(1, std::memory_order_release);
     }
+    return own;
   }
 
   static void wait(int& spins) {
@@ -196,7 +224,10 @@ class Team {
       int64_t stage;
       while ((stage = s.stage.load(std::memory_order_acquire)) == last) wait(spins);
       if (stage == kEnd) return;
-      if (stage == kSharing) return take_parts(s);
+      if (stage == kSharing) {
+        take_parts(s);
+        return;
+      }
       int64_t before = last;
       if (!slot.claimed.compare_exchange_strong(before, stage)) return;
       s.body(s.context, rank);
