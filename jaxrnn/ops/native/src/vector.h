@@ -138,9 +138,12 @@ INLINE Vector<double> divide(Vector<double> a, Vector<double> b) { return a / b;
 
 INLINE Vector<float> divide(Vector<float> a, Vector<float> b) {
 #if defined(__AVX512F__)
-  // Divisions are slow. One Newton step improves an estimate of 14 bits to 28. b must be neither 0 nor infinite.
+  // Divisions are slow. One Newton step improves an estimate of 1 / b from 14 bits to 28, and what is left over of the
+  // division gives the last place. b must be neither 0 nor infinite.
   Vector<float> r = (Vector<float>)_mm512_rcp14_ps((__m512)b);
-  return a * (r * (2.0f - b * r));
+  r = r * (2.0f - b * r);
+  const Vector<float> quotient = a * r;
+  return quotient + (a - b * quotient) * r;
 #else
   return a / b;
 #endif
