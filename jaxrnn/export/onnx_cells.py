@@ -22,50 +22,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn.cells.base import steps_on_engine
+from jaxrnn.cells.linear import steps_linearly
 from jaxrnn.checks import Cell
 from jaxrnn.export.onnx_equations import UntranslatableError
 from jaxrnn.export.onnx_graph import OLDEST_OPSET, Graph
-from jaxrnn.export.onnx_scan import append_equations, append_step, input_projection, scan_cell
+from jaxrnn.export.onnx_linear import linear_equations
+from jaxrnn.export.onnx_scan import ExportedCell, append_equations, append_step, input_projection, scan_cell
 from jaxrnn.layers.flax_cells import carry_for_engine, translated
 from jaxrnn.layers.sequence import first_carry
 from jaxrnn.ops.activations import ACTIVATIONS
 from jaxrnn.ops.pointwise import gru_pointwise, gru_reset_before_pointwise, lstm_pointwise, simple_rnn_pointwise
 from jaxrnn.ops.step import Pointwise, Projection
-
-
-class ExportedCell(NamedTuple):
-    """What the engine knows of a cell, in NumPy's float32.
-
-    Attributes:
-      kind: the name of its class.
-      pointwise: its equations.
-      params: of the equations.
-      kernel: ``[in_features, gates * hidden]``.
-      recurrent_kernel: ``[hidden, gates * hidden]``, without gates whose product is one of the equations.
-      bias, recurrent_bias: ``[gates * hidden]``, or None.
-      initial_carry: leaves ``[hidden]`` of the cell's own first carry; None for zeros.
-      carry: one, for its structure.
-      parts: names of the leaves of its carry.
-    """
-
-    kind: str
-    pointwise: Pointwise
-    params: Any
-    kernel: np.ndarray
-    recurrent_kernel: np.ndarray
-    bias: np.ndarray | None
-    recurrent_bias: np.ndarray | None
-    initial_carry: tuple[np.ndarray, ...] | None
-    carry: Any
-    parts: tuple[str, ...]
-
-    @property
-    def in_features(self) -> int:
-        return self.kernel.shape[0]
-
-    @property
-    def hidden(self) -> int:
-        return self.recurrent_kernel.shape[0]
 
 
 class Operator(NamedTuple):
@@ -120,6 +87,10 @@ def exported_cell(cell: Cell) -> ExportedCell:
         raise ValueError(f"a {kind} cannot be exported to ONNX: jaxrnn does not know its equations")
     x = jnp.zeros((1, 2, in_features), jnp.float32)
     carry = first_carry(cell, x, None)
+    if steps_linearly(cell):
+        of_inputs = linear_equations(cell)
+        weights = of_inputs.kernel, np.zeros((cell.hidden_features, 0), np.float32), of_inputs.bias, None
+        return _checked(kind, carry, of_inputs.pointwise, (), weights)
     if steps_on_engine(cell):
         engine_cell: Any = cell
     else:
@@ -138,6 +109,14 @@ def exported_cell(cell: Cell) -> ExportedCell:
     if recurrent_kernel.ndim == 3:
         recurrent_kernel = _block_diagonal(recurrent_kernel)
         params = jax.tree.map(lambda p: _block_diagonal(p) if jnp.ndim(p) == 3 else p, params)
+    weights = projection.kernel, recurrent_kernel, projection.bias, recurrent_bias
+    return _checked(kind, carry, pointwise, params, weights)
+
+
+def _checked(kind: str, carry: Any, pointwise: Any, params: Any, weights: tuple[Any, ...]) -> ExportedCell:
+    """The cell, if its first carry and its equations can be exported."""
+    kernel, recurrent_kernel, *biases = (None if array is None else _single(array) for array in weights)
+    assert kernel is not None and recurrent_kernel is not None
     leaves = [np.asarray(leaf, np.float32) for leaf in jax.tree.leaves(carry)]
     if any((leaf[0] != leaf[1]).any() for leaf in leaves):
         raise ValueError(f"a {kind} with a random first carry cannot be exported: pass initial_carry=True")
@@ -145,10 +124,10 @@ def exported_cell(cell: Cell) -> ExportedCell:
         kind,
         pointwise,
         params,
-        _single(projection.kernel),
-        _single(recurrent_kernel),
-        None if projection.bias is None else _single(projection.bias),
-        None if recurrent_bias is None else _single(recurrent_bias),
+        kernel,
+        recurrent_kernel,
+        biases[0],
+        biases[1],
         tuple(leaf[0] for leaf in leaves) if any(leaf.any() for leaf in leaves) else None,
         carry,
         _parts(carry),

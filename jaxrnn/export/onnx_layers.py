@@ -8,8 +8,9 @@ import numpy as np
 from flax import nnx
 
 from jaxrnn.checks import Cell
-from jaxrnn.export.onnx_cells import ExportedCell, exported_cell, run_layer
+from jaxrnn.export.onnx_cells import exported_cell, run_layer
 from jaxrnn.export.onnx_graph import Graph
+from jaxrnn.export.onnx_scan import ExportedCell
 from jaxrnn.layers import RNN, Bidirectional, StackedRNN
 from jaxrnn.layers.arguments import errors_of
 from jaxrnn.layers.rnn import concatenate_features

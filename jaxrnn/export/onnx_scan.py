@@ -4,25 +4,62 @@ The input projection is one product before the loop, as in the engine. Source:
 https://onnx.ai/onnx/operators/onnx__Scan.html.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from jaxrnn.export.onnx_equations import translate
 from jaxrnn.export.onnx_graph import Graph
+from jaxrnn.ops.step import Pointwise
+
+
+class ExportedCell(NamedTuple):
+    """What the engine knows of a cell, in NumPy's float32.
+
+    Attributes:
+      kind: the name of its class.
+      pointwise: its equations.
+      params: of the equations.
+      kernel: ``[in_features, gates * hidden]``.
+      recurrent_kernel: ``[hidden, gates * hidden]``, without gates whose product is one of the equations, and
+        without any, ``[hidden, 0]``, if the state of the cell enters linearly.
+      bias, recurrent_bias: ``[gates * hidden]``, or None.
+      initial_carry: leaves ``[hidden]`` of the cell's own first carry; None for zeros.
+      carry: one, for its structure.
+      parts: names of the leaves of its carry.
+    """
+
+    kind: str
+    pointwise: Pointwise
+    params: Any
+    kernel: np.ndarray
+    recurrent_kernel: np.ndarray
+    bias: np.ndarray | None
+    recurrent_bias: np.ndarray | None
+    initial_carry: tuple[np.ndarray, ...] | None
+    carry: Any
+    parts: tuple[str, ...]
+
+    @property
+    def in_features(self) -> int:
+        return self.kernel.shape[0]
+
+    @property
+    def hidden(self) -> int:
+        return self.recurrent_kernel.shape[0]
 
 
 def append_equations(
-    body: Graph, cell: Any, carry: tuple[str, ...], xw: str, rh: str
+    body: Graph, cell: ExportedCell, carry: tuple[str, ...], xw: str, rh: str
 ) -> tuple[tuple[str, ...], str]:
     """Append one step of a cell.
 
     Args:
       body: what to append to.
-      cell: an ``ExportedCell``.
+      cell: whose step it is.
       carry: its parts, each ``[batch, hidden]``.
-      xw, rh: ``[batch, gates * hidden]``.
+      xw, rh: ``[batch, gates * hidden]``; rh is empty if the cell has no recurrent product.
 
     Returns:
       The parts of the new carry, and the output.
@@ -45,20 +82,22 @@ def append_equations(
 
 
 def _gates(body: Graph, joined: str, width: int, hidden: int) -> tuple[str, ...]:
-    if width == hidden:
-        return (joined,)
+    if width <= hidden:
+        return (joined,) if width else ()
     sizes = [hidden] * (width // hidden)
     return body.add_many("Split", [joined, body.integers(*sizes)], len(sizes), axis=1)
 
 
-def input_projection(graph: Graph, cell: Any, x: str) -> str:
+def input_projection(graph: Graph, cell: ExportedCell, x: str) -> str:
     """``[..., gates * hidden]`` of ``x [..., in_features]``."""
     xw = graph.add("MatMul", x, graph.constant(cell.kernel, name="kernel"))
     return xw if cell.bias is None else graph.add("Add", xw, graph.constant(cell.bias, name="bias"))
 
 
-def append_step(body: Graph, cell: Any, carry: tuple[str, ...], xw: str) -> tuple[tuple[str, ...], str]:
+def append_step(body: Graph, cell: ExportedCell, carry: tuple[str, ...], xw: str) -> tuple[tuple[str, ...], str]:
     """Append the recurrent product and the equations: the parts of the new carry, and the output."""
+    if not cell.recurrent_kernel.size:
+        return append_equations(body, cell, carry, xw, "")
     rh = body.add("MatMul", carry[-1], body.constant(cell.recurrent_kernel, name="recurrent_kernel"))
     if cell.recurrent_bias is not None:
         rh = body.add("Add", rh, body.constant(cell.recurrent_bias, name="recurrent_bias"))
@@ -67,7 +106,7 @@ def append_step(body: Graph, cell: Any, carry: tuple[str, ...], xw: str) -> tupl
 
 def scan_cell(
     graph: Graph,
-    cell: Any,
+    cell: ExportedCell,
     x: str,
     lengths: str | None,
     carry: tuple[str, ...] | None,

@@ -1,8 +1,9 @@
-"""Cells with heads, and the sLSTM, in ONNX, in safetensors and in int8."""
+"""Cells with heads, the sLSTM, and cells whose state enters linearly, in ONNX, in safetensors and in int8."""
 
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -49,3 +50,54 @@ def test_what_has_no_heads_says_so():
         jaxrnn.interop.torch_weights(layers)
     with pytest.raises(ValueError, match="SLSTMCell"):
         quantize(jaxrnn.SLSTM(3, 8, rngs=nnx.Rngs(0)))
+
+
+class Twice(jaxrnn.LinearRecurrentCell):
+    """Its outputs read the inputs, of which there are more than units; its decay is the same everywhere."""
+
+    num_gates = 1
+
+    def coefficients(self, xw, inputs):
+        return jnp.full((1,), 0.9), xw[0]
+
+    def outputs(self, states, inputs):
+        return states * inputs[..., :2]
+
+
+LINEAR = {
+    "rg_lru": lambda rngs: jaxrnn.RGLRUCell(3, 4, rngs=rngs),
+    "rg_lru, reads the inputs": lambda rngs: jaxrnn.RGLRUCell(3, 3, rngs=rngs),
+    "min_gru": lambda rngs: jaxrnn.MinGRUCell(3, 4, rngs=rngs),
+    "min_lstm": lambda rngs: jaxrnn.MinLSTMCell(3, 4, use_bias=False, rngs=rngs),
+    "own": lambda rngs: Twice(3, 2, rngs=rngs),
+}
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_cells_whose_state_enters_linearly(name):
+    make, rngs = LINEAR[name], nnx.Rngs(0)
+    layers = jaxrnn.StackedRNN([make(rngs)], backward_cells=[make(rngs)])
+    lengths: Any = np.array([6, 0, 2, 5], np.int32)
+    found = run(to_onnx(layers, seq_lengths=True, return_carry=True), X, seq_lengths=lengths)
+    carry, outputs = layers(X, seq_lengths=lengths, return_carry=True)
+    assert distance(found.pop("outputs"), outputs) <= TOLERANCE
+    for mine, theirs in zip(jax.tree.leaves(carry), found.values(), strict=True):
+        assert distance(theirs, mine) <= TOLERANCE
+    cell: Any = layers.cells[0]
+    before = np.repeat(X[:, 1, :1], cell.hidden_features, axis=1)
+    one_step = run(to_onnx(cell), X[:, 0], initial_carry=before)
+    after, output = cell(jnp.asarray(before), jnp.asarray(X[:, 0]))
+    for mine, theirs in zip((output, after), one_step.values(), strict=True):
+        assert distance(theirs, mine) <= TOLERANCE
+
+
+def test_what_onnx_cannot_express_of_linear_cells_is_said():
+    with pytest.raises(ValueError, match="LRUCell cannot be exported to ONNX, which has no complex numbers"):
+        to_onnx(jaxrnn.RNN(jaxrnn.LRUCell(3, 4, rngs=nnx.Rngs(0))))
+
+    class Other(Twice):
+        def outputs(self, states, inputs):
+            return states[..., :1]
+
+    with pytest.raises(ValueError, match="a Other with state_features=4 cannot be exported"):
+        to_onnx(jaxrnn.RNN(Other(3, 1, state_features=4, rngs=nnx.Rngs(0))))
