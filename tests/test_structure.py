@@ -31,7 +31,7 @@ ORDER = (
 )
 
 # No public function compiles or times one kernel.
-KERNELS = ("jaxrnn.ops.pallas", "jaxrnn.ops.step")
+KERNELS = ("jaxrnn.ops.pallas", "jaxrnn.ops.step", "jaxrnn.ops.linear")
 MAY_NAME_KERNELS = ("benchmarks.aot", "benchmarks.accelerator")
 
 
