@@ -1,6 +1,6 @@
 """A worked example of long memory: a few cards among hundreds of steps of noise, to be named at the end.
 
-    python -m experiments.selective_copy                                   # some minutes on two cores
+    python -m experiments.selective_copy                                   # ten minutes of processor time
     python -m experiments.selective_copy --cells simple_rnn lstm slstm min_gru --steps 256
 
 The task (after selective copying, Gu and Dao 2023, arXiv:2312.00752): at most of its ``steps`` the network sees
