@@ -1,9 +1,8 @@
 """Forecasts of many steps with intervals, for one series or thousands, with one model for all."""
 
-import json
 import warnings
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,47 +13,23 @@ import numpy as np
 import optax
 from flax import nnx
 
-from jaxrnn import checks
 from jaxrnn.data import take_windows
 from jaxrnn.forecasting import metrics
+from jaxrnn.forecasting.backtests import backtest, judged, repeated
 from jaxrnn.forecasting.calibration import Calibration
-from jaxrnn.forecasting.network import KINDS, QuantileNetwork, pinball, with_linear_path
-from jaxrnn.forecasting.panel import OneSeries, as_frame, read_panel
+from jaxrnn.forecasting.covariates import require_future, shortened, with_future
+from jaxrnn.forecasting.known import Known
+from jaxrnn.forecasting.network import QuantileNetwork, pinball, with_linear_path
+from jaxrnn.forecasting.panel import OneSeries, as_frame, read_future, read_panel
+from jaxrnn.forecasting.quantile_columns import LEVELS, forecast_columns
+from jaxrnn.forecasting.season import SeasonChoice, choose_season
+from jaxrnn.forecasting.settings import Settings
+from jaxrnn.forecasting.stored import Stored
+from jaxrnn.forecasting.watch import TrainingStopped, Watch
 from jaxrnn.forecasting.windows import Windows
-from jaxrnn.training import (
-    Run,
-    TrainState,
-    fit,
-    load_model,
-    make_optimizer,
-    make_windowed_epoch,
-    pure_apply,
-    save_model,
-)
+from jaxrnn.training import Run, TrainState, make_optimizer, make_windowed_epoch, pure_apply
 
-LEVELS = (0.025, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.975)
-"""The quantile levels: those of the 95 % and the 80 % interval, and every tenth."""
-
-COLUMNS = {"yhat": 0.5, "lo-80": 0.1, "hi-80": 0.9, "lo-95": 0.025, "hi-95": 0.975}
-"""The quantile level of each column of a forecast."""
-
-_SETTINGS = "forecaster.json"
 _BATCH = 256
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The arguments of a :class:`Forecaster`."""
-
-    horizon: int
-    season: int
-    window: int
-    hidden: tuple[int, ...]
-    cell: str
-    steps: int
-    learning_rate: float
-    seeds: int
-    seed: int
 
 
 class Forecaster:
@@ -67,7 +42,7 @@ class Forecaster:
 
     Args:
       horizon: steps to forecast.
-      season: steps per season; 1 for none.
+      season: steps per season; 1 for none. None finds it in :meth:`fit`, from values and dates.
       window: steps that the network reads; the default is three seasons, at least the horizon, at most 200.
       hidden: units of each recurrent layer.
       cell: ``"gru"`` or ``"lstm"``.
@@ -75,6 +50,13 @@ class Forecaster:
       learning_rate: the highest learning rate.
       seeds: how many networks are trained, whose quantiles are averaged.
       seed: the first seed.
+      quantiles: levels of further columns of the forecast, as ``q-0.05``, beside median and intervals. They lie
+        between the levels that the networks are trained for, see
+        :func:`jaxrnn.forecasting.quantile_columns.quantiles_at`.
+      future_columns: further columns of the frames, of numbers or text, that are known in advance, as promotions.
+      past_columns: further columns that are known up to the last value, as the number of visitors.
+      static_columns: further columns that do not change along a series, as the region of a shop.
+      calendar: read hour, weekday and month of the dates, as far as the step between them makes sense of these.
 
     Raises:
       ValueError: an argument is invalid.
@@ -92,7 +74,7 @@ class Forecaster:
     def __init__(
         self,
         horizon: int,
-        season: int = 1,
+        season: int | None = None,
         *,
         window: int | None = None,
         hidden: tuple[int, ...] = (40,),
@@ -101,36 +83,46 @@ class Forecaster:
         learning_rate: float = 3e-3,
         seeds: int = 2,
         seed: int = 0,
+        quantiles: Sequence[float] = (),
+        future_columns: Sequence[str] = (),
+        past_columns: Sequence[str] = (),
+        static_columns: Sequence[str] = (),
+        calendar: bool = True,
     ):
-        for name, value in (("horizon", horizon), ("season", season)):
-            checks.positive_integer(name, value)
-        window = min(max(3 * season, horizon, 12), max(200, season + 1)) if window is None else window
-        self.settings = Settings(horizon, season, window, tuple(hidden), cell, steps, learning_rate, seeds, seed)
-        for name in ("window", "steps", "seeds"):
-            checks.positive_integer(name, getattr(self.settings, name))
-        checks.positive_number("learning_rate", learning_rate)
-        if cell not in KINDS:
-            raise ValueError(f"unknown cell {cell!r}; available: {', '.join(KINDS)}")
+        names = tuple(future_columns), tuple(past_columns), tuple(static_columns)
+        network = tuple(hidden), cell, steps, learning_rate, seeds, seed
+        self.settings = Settings(horizon, season, window, *network, tuple(quantiles), *names, calendar)
+        self._given = self.settings
         self.calibration: Calibration | None = None
+        self.season_choice: SeasonChoice | None = None
+        self.stopped: str | None = None
+        self.known = Known.nothing()
         self._params: list[Any] = []
         self._panel: list[OneSeries] = []
         self._frame: Any = None
 
-    def fit(self, frame: Any, *, progress: bool = False) -> "Forecaster":
+    def fit(self, frame: Any, *, progress: bool = False, watch: Watch | None = None) -> "Forecaster":
         """Train on all series, and settle share and intervals on their ends.
 
         Args:
           frame: a pandas or polars frame with the columns ``unique_id``, ``ds`` and ``y``; a dictionary of such
             columns; a dictionary from names to arrays; or one array.
           progress: show a progress bar.
+          watch: how progress is reported, and where checkpoints are kept; see :class:`jaxrnn.forecasting.Watch`.
+
+        After Ctrl-C or SIGTERM the training stops, and the model uses the networks that there are so far;
+        ``stopped`` then says ``"interrupted"`` or ``"terminated"``.
 
         Raises:
           ValueError: the frame is invalid, or no series is longer than two steps.
         """
-        self._frame, self._panel = frame, read_panel(frame)
+        self._frame, self._panel = frame, self._read(frame)
+        self._settle(self._panel)
         settings, windows = self.settings, self.windows(self._panel)
-        held = windows.held_out(settings.season)
-        starts, origins = windows.split(held, settings.season, settings.window)
+        held = windows.held_out(self.settled_season)
+        if windows.offset is not None:
+            windows = self.windows(self._panel, until=windows.lengths - held)
+        starts, origins = windows.split(held, self.settled_season, self._window)
         if not len(starts):
             longest = int(windows.lengths.max())
             raise ValueError(
@@ -138,9 +130,12 @@ class Forecaster:
                 f"{settings.horizon} needs at least three"
             )
         targets = windows.without(held)
-        self._params = [
-            self._train(windows, targets, starts, settings.seed + seed, progress) for seed in range(settings.seeds)
-        ]
+        watch = watch or Watch(progress=progress)
+        self._params, self.stopped = [], None
+        for seed in range(settings.seeds):
+            self._params.append(self._train(windows, targets, starts, settings.seed + seed, watch))
+            if self.stopped:
+                break
         if len(origins):
             quantiles = self._quantiles(windows, origins)
             self.calibration = Calibration.of(quantiles, windows.targets[origins].astype(np.float64), LEVELS)
@@ -148,27 +143,39 @@ class Forecaster:
             self.calibration = Calibration.nothing(settings.horizon, LEVELS)
         return self
 
-    def predict(self, frame: Any = None) -> Any:
+    def predict(self, frame: Any = None, *, future: Any = None) -> Any:
         """Forecast what follows the series of :meth:`fit`, or those of another frame, which may be new ones.
+
+        Args:
+          frame: as in :meth:`fit`; the default are its series.
+          future: a frame with ``unique_id``, ``ds`` and the columns that are known in advance, for the steps to
+            forecast. Rows without ``y`` after the last value, in ``frame``, give them too.
 
         Returns:
           A frame of the kind that was given, or a dictionary of arrays for anything else, with the columns
-          ``unique_id``, ``ds``, ``yhat``, ``lo-80``, ``hi-80``, ``lo-95`` and ``hi-95``.
+          ``unique_id``, ``ds``, ``yhat``, ``lo-80``, ``hi-80``, ``lo-95``, ``hi-95``, and those of ``quantiles``.
 
         Raises:
-          ValueError: the model is not fitted, or the frame is invalid.
+          ValueError: the model is not fitted, the frame is invalid, or a column that is known in advance has no
+            value at a step to forecast.
         """
         self._require_fit()
-        panel = self._panel if frame is None else read_panel(frame)
+        panel = self._panel if frame is None else self._read(frame)
         if not panel:
             raise ValueError("a loaded model keeps no series: give predict the series to forecast")
+        horizon, names = self.settings.horizon, self.settings.columns
+        if names.future:
+            if future is not None:
+                panel = with_future(panel, read_future(future, names), horizon)
+            self.require_future(panel)
+        elif future is not None:
+            raise ValueError("future= needs a model with future_columns, but this one has none")
         windows = self.windows(panel)
         values = self.quantiles(windows, windows.ends)
-        horizon = self.settings.horizon
         columns = {
             "unique_id": np.repeat([one.name for one in panel], horizon),
             "ds": np.concatenate([one.step.after(one.times[-1], horizon) for one in panel]),
-            **_columns(values),
+            **forecast_columns(values, self.settings.quantiles),
         }
         return as_frame(columns, self._frame if frame is None else frame)
 
@@ -176,9 +183,12 @@ class Forecaster:
         """The calibrated quantiles in the units of the series, float64 ``[origins, horizon, levels]``."""
         calibration = self._require_fit()
         relative = calibration.apply(self._quantiles(windows, origins), LEVELS)
-        return windows.base[origins][..., None] + windows.scale[origins][:, None, None] * relative
+        values = windows.base[origins][..., None] + windows.scale[origins][:, None, None] * relative
+        return values if windows.offset is None else values + windows.offset[origins][..., None]
 
-    def backtest(self, frame: Any = None, *, origins: int = 1, refit: bool = True) -> dict[str, Any]:
+    def backtest(
+        self, frame: Any = None, *, origins: int = 1, refit: bool = True, watch: Watch | None = None
+    ) -> dict[str, Any]:
         """Forecast from the last ``origins`` origins of every series that have a whole horizon after them.
 
         Args:
@@ -186,67 +196,43 @@ class Forecaster:
           origins: rolling origins of each series, one step apart. All are one batch.
           refit: train a model on what comes before the first origin. False uses this model as it is, which has
             seen these values if the frame is that of :meth:`fit`.
+          watch: as in :meth:`fit`.
 
         Returns:
-          ``metrics`` (MASE, sMAPE, WQL and coverage of ``model`` and ``seasonal_naive``, in all and ``by_step`` of
-          the horizon) and ``rows``, a dictionary of arrays with ``unique_id``, ``origin`` (the
-          last step that the forecast has read), ``step``, ``y``, ``yhat`` and the intervals.
+          ``metrics`` (MASE, sMAPE, WQL and coverage of ``model``, ``seasonal_naive``, ``naive`` and ``ar``, in all
+          and ``by_step`` of the horizon), ``rows``, a dictionary of arrays with ``unique_id``, ``origin`` (the
+          last step that the forecast has read), ``step``, ``y``, ``yhat`` and the intervals, and ``model``, the
+          model that made the forecasts.
 
         Raises:
           ValueError: every series is too short for that many origins and the horizon.
+          TrainingStopped: a signal ended the training. It is a KeyboardInterrupt.
         """
-        panel = self._panel if frame is None else read_panel(frame)
-        horizon, season = self.settings.horizon, self.settings.season
-        if origins < 1:
-            raise ValueError(f"{origins=} must be at least 1")
-        cut = horizon + origins - 1
-        long = [one for one in panel if len(one.values) >= cut + 3]
-        if not long:
-            longest = max((len(one.values) for one in panel), default=0)
-            raise ValueError(
-                f"{origins=} and {horizon=} need series of at least {cut + 3} steps, but the longest has {longest}"
-            )
+        panel = self._panel if frame is None else self._read(frame)
+        long, cut = judged(panel, origins, self.settings.horizon)
         model = self
         if refit:
-            model = Forecaster(**asdict(self.settings))
-            model.fit({one.name: np.where(one.observed, one.values, np.nan)[:-cut] for one in long})
-        windows = model.windows(long)
-        places = windows.ends[:, None] - horizon - np.arange(origins)[::-1]
-        values = model.quantiles(windows, places.ravel())
-        actual = windows.actual(places).reshape(-1, horizon)
-        unit = [metrics.seasonal_error(one.values[:-cut], season) for one in long]
-        both = {"model": values, "seasonal_naive": _repeated(windows.base[places].reshape(-1, horizon))}
-        measured = metrics.compare(both, actual, np.repeat(unit, origins), LEVELS)
-        last = (places - windows.ends[:, None] + windows.lengths[:, None] - 1).ravel()
-        rows = {
-            "unique_id": np.repeat([one.name for one in long], origins * horizon),
-            "origin": np.repeat(last, horizon),
-            "step": np.tile(np.arange(1, horizon + 1), len(last)),
-            "y": actual.ravel(),
-            **_columns(values),
-        }
-        return {"metrics": measured, "rows": rows}
+            model = Forecaster(**asdict(self._given))
+            model.fit([shortened(one, len(one.values) - cut) for one in long], watch=watch)
+            if model.stopped:
+                raise TrainingStopped(model.stopped)
+        return backtest(model, long, cut, origins)
 
     def measure(self, frame: Any, actual: np.ndarray, scale: np.ndarray) -> dict[str, Any]:
         """The errors of :meth:`backtest` for what follows the series of a frame, ``actual [series, horizon]``.
 
         ``scale [series]`` is the unit of MASE, :func:`jaxrnn.forecasting.seasonal_error` of each series.
         """
-        windows = self.windows(read_panel(frame))
+        windows = self.windows(self._read(frame))
         values = self.quantiles(windows, windows.ends)
-        both = {"model": values, "seasonal_naive": _repeated(windows.base[windows.ends])}
+        both = {"model": values, "seasonal_naive": repeated(windows.base[windows.ends])}
         return metrics.compare(both, actual, scale, LEVELS)
 
     def save(self, folder: str | Path) -> None:
         """Write the model into a folder, which is made. The series of :meth:`fit` are not kept."""
-        calibration, folder = self._require_fit(), Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        for seed, params in enumerate(self._params):
-            model = self._make(seed)()
-            nnx.update(model, params)
-            save_model(model, folder / f"network{seed}")
-        record = {"settings": asdict(self.settings), "calibration": calibration.to_json()}
-        (folder / _SETTINGS).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        calibration = self._require_fit()
+        stored = Stored(self.settings, calibration, self.known, self.season_choice, len(self._params))
+        stored.write(Path(folder), self._make, self._params)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Forecaster":
@@ -254,43 +240,76 @@ class Forecaster:
 
         Raises:
           FileNotFoundError: there is no model in this folder.
+          ValueError: the model is damaged, or was written by another version.
         """
-        path = Path(folder) / _SETTINGS
-        if not path.exists():
-            raise FileNotFoundError(f"{folder} holds no forecaster: {path} does not exist")
-        record = json.loads(path.read_text(encoding="utf-8"))
-        settings = record["settings"]
-        model = cls(**{**settings, "hidden": tuple(settings["hidden"])})
-        model.calibration = Calibration.from_json(record["calibration"])
-        model._params = [
-            nnx.state(load_model(model._make(seed), Path(folder) / f"network{seed}"))
-            for seed in range(model.settings.seeds)
-        ]
+        stored = Stored.read(Path(folder))
+        model = cls(**vars(stored.settings))
+        model.known, model.season_choice, model.calibration = stored.known, stored.season, stored.calibration
+        model._params = stored.networks_of(Path(folder), model._make)
         return model
+
+    def require_future(self, panel: list[OneSeries]) -> None:
+        """Raise a ValueError that names series, column and date if a future column misses a value ahead."""
+        require_future(panel, self.settings.future_columns, self.settings.horizon)
 
     def _require_fit(self) -> Calibration:
         if self.calibration is None:
             raise ValueError("the model is not fitted: call fit first, or load a saved one")
         return self.calibration
 
-    def windows(self, panel: list[OneSeries]) -> Windows:
-        """The windows of these series, for :meth:`quantiles`."""
-        s = self.settings
-        return Windows.of(panel, window=s.window, horizon=s.horizon, season=s.season)
+    @property
+    def settled_season(self) -> int:
+        """The season, given or found in :meth:`fit`."""
+        return self.settings.season or 1
 
-    def _make(self, seed: int) -> Callable[[], QuantileNetwork]:
-        s = self.settings
-        return lambda: QuantileNetwork(
-            s.window, s.horizon, LEVELS, hidden=s.hidden, cell=s.cell, rngs=nnx.Rngs(s.seed + seed)
+    def _read(self, frame: Any) -> list[OneSeries]:
+        return read_panel(frame, columns=self.settings.columns)
+
+    def _settle(self, panel: list[OneSeries]) -> None:
+        """Find what was not given, from the series to train on."""
+        settings = self._given
+        if settings.season is None:
+            self.season_choice = choose_season(panel)
+        season = settings.season or (self.season_choice.season if self.season_choice else 1)
+        self.known = Known.fit(panel, settings.columns, calendar=settings.calendar, season=season)
+        window = settings.window or min(max(3 * season, settings.horizon, 12), max(200, season + 1))
+        if self.known.covariates.past_size:
+            window = max(window, settings.horizon)
+        self.settings = replace(settings, season=season, window=window)
+
+    def windows(self, panel: list[OneSeries], until: Sequence[int] | np.ndarray | None = None) -> Windows:
+        """The windows of these series, for :meth:`quantiles`.
+
+        ``until`` is, for each series, the first step whose value the effects of its columns must not depend on.
+        """
+        return self.known.windows(
+            panel, window=self._window, horizon=self.settings.horizon, season=self.settled_season, until=until
         )
 
-    def _train(self, windows: Windows, targets: np.ndarray, starts: np.ndarray, seed: int, progress: bool) -> Any:
+    @property
+    def _window(self) -> int:
+        return self.settings.window or 1
+
+    def _make(self, seed: int) -> Callable[[], QuantileNetwork]:
+        s, known = self.settings, self.known.covariates
+        return lambda: QuantileNetwork(
+            self._window,
+            s.horizon,
+            LEVELS,
+            hidden=s.hidden,
+            cell=s.cell,
+            past=known.past_size,
+            future=known.future_size,
+            rngs=nnx.Rngs(s.seed + seed),
+        )
+
+    def _train(self, windows: Windows, targets: np.ndarray, starts: np.ndarray, seed: int, watch: Watch) -> Any:
         settings = self.settings
         batch = int(min(_BATCH, max(16, len(starts) // 8)))
         steps_per_epoch = -(-len(starts) // batch)
         epochs = max(1, round(settings.steps / steps_per_epoch))
         apply, params = pure_apply(self._make(seed - settings.seed))
-        params = with_linear_path(params, windows.features, targets, starts, settings.window)
+        params = with_linear_path(params, windows.features, targets, starts, self._window)
         rate = _schedule(settings.learning_rate, epochs * steps_per_epoch)
         optimizer = make_optimizer("adam", rate, clip_norm=1.0)
         epoch = make_windowed_epoch(
@@ -300,13 +319,14 @@ class Forecaster:
             jnp.asarray(windows.features),
             jnp.asarray(targets),
             jnp.asarray(starts),
-            window=settings.window,
+            window=self._window,
             batch_size=batch,
             every_step=False,
         )
-        run = fit(
-            Run.create(TrainState.create(params, optimizer, seed=seed)), epoch, epochs=epochs, progress=progress
-        )
+        run = Run.create(TrainState.create(params, optimizer, seed=seed))
+        run = watch.train(run, epoch, epochs=epochs, number=seed - settings.seed, count=settings.seeds)
+        if run.stopped in ("interrupted", "terminated"):
+            self.stopped = run.stopped
         if run.stopped == "diverged":
             warnings.warn("training diverged: the best epoch before is used", stacklevel=3)
             return run.best_params
@@ -314,7 +334,7 @@ class Forecaster:
 
     def _quantiles(self, windows: Windows, origins: np.ndarray) -> np.ndarray:
         """The mean of the networks' quantiles in units of the windows, sorted: ``[origins, horizon, levels]``."""
-        starts = jnp.asarray(np.asarray(origins) - self.settings.window + 1)
+        starts = jnp.asarray(np.asarray(origins) - self._window + 1)
         features = jnp.asarray(windows.features)
         total = sum(np.asarray(self._run(params, features, starts), np.float64) for params in self._params)
         return np.sort(total / len(self._params), axis=-1)
@@ -322,19 +342,9 @@ class Forecaster:
     @partial(jax.jit, static_argnums=0)
     def _run(self, params: Any, features: jax.Array, starts: jax.Array) -> jax.Array:
         apply, _ = pure_apply(self._make(0))
-        inputs = take_windows(features, starts, self.settings.window)
+        inputs = take_windows(features, starts, self._window)
         return apply(params, inputs, None)[1]
 
 
 def _schedule(rate: float, steps: int) -> optax.Schedule:
     return optax.warmup_cosine_decay_schedule(0.0, rate, max(1, steps // 20), max(steps, 2))
-
-
-def _repeated(forecast: np.ndarray) -> np.ndarray:
-    """Quantiles of a forecast without intervals: all are the same."""
-    return np.repeat(forecast[..., None], len(LEVELS), axis=-1)
-
-
-def _columns(quantiles: np.ndarray) -> dict[str, np.ndarray]:
-    """The median and the ends of the intervals, by the names of their columns."""
-    return {name: quantiles[..., LEVELS.index(level)].ravel() for name, level in COLUMNS.items()}

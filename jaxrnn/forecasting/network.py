@@ -16,6 +16,7 @@ from flax import nnx
 from jax import Array
 
 from jaxrnn.data import take_windows
+from jaxrnn.forecasting.known_ahead import KnownAhead
 from jaxrnn.layers import GRU, LSTM
 
 _LARGEST = 20.0
@@ -33,6 +34,7 @@ class QuantileNetwork(nnx.Module):
       levels: the quantile levels.
       hidden: units of each recurrent layer.
       cell: ``"gru"`` or ``"lstm"``.
+      past, future: how many numbers of each step, and of each step to forecast, are known beside the values.
       rngs: source of the initial parameters.
 
     >>> network = QuantileNetwork(12, 6, (0.1, 0.5, 0.9), hidden=(8,), rngs=nnx.Rngs(0))
@@ -48,10 +50,15 @@ class QuantileNetwork(nnx.Module):
         *,
         hidden: tuple[int, ...],
         cell: str = "gru",
+        past: int = 0,
+        future: int = 0,
         rngs: nnx.Rngs,
     ):
         self.horizon, self.levels = horizon, levels
-        self.layers = KINDS[cell](5, list(hidden), num_layers=len(hidden), return_sequences=False, rngs=rngs)
+        self.known = KnownAhead(past, future, horizon, hidden[-1], len(levels), rngs) if past else None
+        self.layers = KINDS[cell](
+            5 + past, list(hidden), num_layers=len(hidden), return_sequences=False, rngs=rngs
+        )
         zeros = nnx.initializers.zeros_init()
         self.linear = nnx.Linear(2 * window, horizon, kernel_init=zeros, rngs=rngs)
         self.head = nnx.Linear(hidden[-1], horizon * len(levels), kernel_init=zeros, rngs=rngs)
@@ -68,8 +75,12 @@ class QuantileNetwork(nnx.Module):
         noise = jnp.broadcast_to(jnp.log1p(jnp.abs(center) / scale), values.shape) / 3
         change = jnp.log1p(inputs[..., 4] / scale)
         read = jnp.stack([jnp.arcsinh(values), jnp.arcsinh(differences), observed, noise, change], axis=-1)
+        if self.known is not None:
+            read = jnp.concatenate([read, inputs[..., 5 : 5 + self.known.past]], axis=-1)
         hidden = self.layers(read)
         corrections = self.head(hidden).reshape(-1, self.horizon, len(self.levels))
+        if self.known is not None:
+            corrections += self.known(inputs, hidden)
         return self.linear(linear)[..., None] + self.spread[...] + corrections
 
 

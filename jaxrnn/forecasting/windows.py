@@ -36,6 +36,8 @@ class Windows:
       targets: float32 ``[steps, horizon]``; NaN where the value is not known.
       ends: int ``[series]``, the place of the last value of each series.
       lengths: int ``[series]``.
+      offset: float64 ``[steps, horizon]``, what is known to be added to the values after each origin, which base
+        and targets leave out; None for nothing.
     """
 
     features: np.ndarray
@@ -44,6 +46,7 @@ class Windows:
     targets: np.ndarray
     ends: np.ndarray
     lengths: np.ndarray
+    offset: np.ndarray | None = None
 
     @classmethod
     def of(cls, panel: list[OneSeries], *, window: int, horizon: int, season: int) -> "Windows":
@@ -56,7 +59,8 @@ class Windows:
 
     def actual(self, origins: np.ndarray) -> np.ndarray:
         """The values after these origins in the units of the series, ``[*origins, horizon]``; NaN if not known."""
-        return self.base[origins] + self.scale[origins][..., None] * self.targets[origins].astype(np.float64)
+        values = self.base[origins] + self.scale[origins][..., None] * self.targets[origins].astype(np.float64)
+        return values if self.offset is None else values + self.offset[origins]
 
     def held_out(self, season: int) -> np.ndarray:
         """How many last steps of each series are held out of training: none of a short one, int ``[series]``.

@@ -107,7 +107,7 @@ def test_the_long_format_has_dates_gaps_and_missing_values():
     [
         (
             {"unique_id": ["a", "a"], "ds": ["2024-01-01"] * 2, "y": [1.0, 2.0]},
-            "series 'a' has two rows with ds 2024",
+            "series 'a': rows 0 and 1 have the same ds, 2024-01-01. Keep one row",
         ),
         ({"unique_id": ["a"], "ds": ["soon"], "y": [1.0]}, "ds must hold dates or whole numbers, not 'soon'"),
         ({"a": np.array([1.0, np.inf])}, "series 'a': y must be"),
