@@ -84,7 +84,7 @@ def many_steps(name: str, options: ForecastingOptions) -> dict[str, Any]:
     runs = []
     for seed in range(options.seeds):
         began = time.process_time()
-        given = {"steps": options.steps, "seeds": options.networks}
+        given: dict[str, Any] = {"steps": options.steps, "seeds": options.networks}
         given = {name: value for name, value in given.items() if value is not None}
         model = Forecaster(horizon, season, seed=100 * seed, **given).fit(training)
         measured = model.measure(training, actual, scale)

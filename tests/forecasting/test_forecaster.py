@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -52,7 +53,7 @@ def test_windows_equal_a_loop():
 def test_the_smoothings_equal_a_loop():
     season, horizon, series = 4, 6, [RANDOM.randn(30).cumsum(), RANDOM.randn(3)]
     states = smoothing_states(series, season)
-    forecasts = smoothing_forecasts(np.stack([states[0][-7:], states[0][-12:-5]]), horizon, season)
+    forecasts = smoothing_forecasts(jnp.stack([states[0][-7:], states[0][-12:-5]]), horizon, season)
     assert [len(one) for one in states] == [30, 3] and np.isfinite(states[1]).all()
     for number, (level_rate, trend_rate, damping, season_rate) in enumerate(RATES):
         for row, stop in enumerate((30, 25)):
@@ -82,7 +83,8 @@ def test_each_network_leaves_out_other_values():
     assert (one.judged(held[1:2]) == 5 + np.arange(49, 71)).all() and one.periods(3 * 22) == 16.5
     many = Windows.of(read_panel(PANEL), window=6, horizon=4, season=3)
     ends = [many.held_out(3, number, 3) for number in range(3)]
-    assert (sum(stop - begin for begin, stop in (part.T for part in ends)) == 4).all() and many.periods(40) == 1
+    counts = np.sum([part[:, 1] - part[:, 0] for part in ends], axis=0)
+    assert (counts == 4).all() and many.periods(40) == 1
     short = Windows.of(read_panel({"a": np.arange(10.0)}), window=6, horizon=4, season=3)
     assert not len(short.judged(short.held_out(3, 0, 3)))
 
