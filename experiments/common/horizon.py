@@ -82,6 +82,13 @@ class Settings(PanelOptions):
     seeds: Annotated[int, arg(metavar="N", help="Networks whose forecasts are averaged.")] = 2
     seed: Annotated[int, arg(metavar="N", help="The first seed.")] = 0
     calendar: Annotated[bool, arg(help="Read hour, weekday and month of the dates.")] = True
+    non_negative: Annotated[
+        bool | None,
+        arg(
+            help="No value can be negative, so no forecast is.",
+            help_behavior_hint="(default: as the series show)",
+        ),
+    ] = None
     out: Out = None
     resume: Annotated[bool, arg(help="Continue the run in the folder --out.")] = False
 
@@ -137,6 +144,7 @@ def make_model(settings: Settings) -> Forecaster:
         past_columns=settings.past_columns,
         static_columns=settings.static_columns,
         calendar=settings.calendar,
+        non_negative=settings.non_negative,
     )
 
 
@@ -156,6 +164,7 @@ def judge(
         "horizon": settings.horizon,
         "season": choice["season"],
         "backtest_seconds": time.perf_counter() - began,
+        "mase_by_series": tested["by_series"],
         "choice_of_backtest": choice,
     }
     write_columns(folder / "backtest.csv", tested["rows"])
@@ -182,7 +191,7 @@ def train(
         say(sentence)
     from experiments.common import fans
 
-    fans.plot_fans(folder / "forecast.png", panel, columns, settings.horizon or 1)
+    fans.plot_fans(folder / "forecast.png", panel, columns, settings.horizon or 1, metrics["mase_by_series"])
 
 
 def check_horizon(settings: Settings, panel: list[OneSeries]) -> None:

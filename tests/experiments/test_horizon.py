@@ -64,7 +64,12 @@ def test_one_series_continues_its_dates_and_backtest_writes_no_forecast(tmp_path
     path.write_text("month,sales\n" + "".join(f"{month},{100 + i % 12}\n" for i, month in enumerate(months)))
     options = ["--series", str(path), "--horizon", "3", "--season", "12", "--origins", "2", *QUICK]
     assert backtest.main([*options, "--out", str(out)]) == 0
-    assert sorted(p.name for p in out.iterdir()) == ["backtest.csv", "metrics.json"]
+    assert sorted(p.name for p in out.iterdir()) == [
+        "backtest.csv",
+        "checkpoints",
+        "horizon.json",
+        "metrics.json",
+    ]
     tested = rows_of(out / "backtest.csv")
     assert [(row["origin"], row["step"]) for row in tested] == [
         (str(origin), str(step)) for origin in (55, 56) for step in (1, 2, 3)
