@@ -82,6 +82,13 @@ class Settings(PanelOptions):
     seeds: Annotated[int, arg(metavar="N", help="Networks whose forecasts are averaged.")] = 2
     seed: Annotated[int, arg(metavar="N", help="The first seed.")] = 0
     calendar: Annotated[bool, arg(help="Read hour, weekday and month of the dates.")] = True
+    non_negative: Annotated[
+        bool | None,
+        arg(
+            help="No value can be negative, so no forecast is.",
+            help_behavior_hint="(default: as the series show)",
+        ),
+    ] = None
     out: Out = None
     resume: Annotated[bool, arg(help="Continue the run in the folder --out.")] = False
 
@@ -98,10 +105,10 @@ def run(settings: Settings, ctrl_c: CtrlC, *, forecast: bool = True) -> int:
         if not settings.future_columns:
             raise ValueError(f"--future {settings.future} needs --future-columns: which of its columns are known?")
         panel = with_future(panel, load_future(str(settings.future), settings), settings.horizon)
-    check_horizon(settings, panel)
+    origins = default_origins(settings, panel) if settings.origins is None else settings.origins
+    check_horizon(settings, panel, origins)
     if forecast:
         model.require_future(panel)
-    origins = default_origins(settings, panel) if settings.origins is None else settings.origins
     folder = settings.out or runs.new_folder_named(f"{Path(settings.series).stem}-horizon{settings.horizon}")
     horizon_config.begin(folder, settings, panel)
     claim_devices(None)
@@ -137,6 +144,7 @@ def make_model(settings: Settings) -> Forecaster:
         past_columns=settings.past_columns,
         static_columns=settings.static_columns,
         calendar=settings.calendar,
+        non_negative=settings.non_negative,
     )
 
 
@@ -156,6 +164,7 @@ def judge(
         "horizon": settings.horizon,
         "season": choice["season"],
         "backtest_seconds": time.perf_counter() - began,
+        "mase_by_series": tested["by_series"],
         "choice_of_backtest": choice,
     }
     write_columns(folder / "backtest.csv", tested["rows"])
@@ -182,10 +191,11 @@ def train(
         say(sentence)
     from experiments.common import fans
 
-    fans.plot_fans(folder / "forecast.png", panel, columns, settings.horizon or 1)
+    fans.plot_fans(folder / "forecast.png", panel, columns, settings.horizon or 1, metrics["mase_by_series"])
 
 
-def check_horizon(settings: Settings, panel: list[OneSeries]) -> None:
+def check_horizon(settings: Settings, panel: list[OneSeries], origins: int) -> None:
+    """Raise a ValueError if season, horizon or origins do not fit into the longest series."""
     longest = max(len(one.values) for one in panel)
     if settings.season is not None and settings.season >= longest:
         raise ValueError(
@@ -195,6 +205,13 @@ def check_horizon(settings: Settings, panel: list[OneSeries]) -> None:
         raise ValueError(
             f"--horizon {settings.horizon} is too long to be judged: the longest series has {longest} steps, and "
             f"at least {(settings.horizon or 0) + 4} are needed"
+        )
+    if origins < 1:
+        raise ValueError(f"--origins must be at least 1, not {origins}")
+    if (needed := (settings.horizon or 0) + origins + 2) > longest:
+        raise ValueError(
+            f"--origins {origins} with --horizon {settings.horizon} need series of at least {needed} steps, but the "
+            f"longest has {longest}"
         )
 
 

@@ -36,7 +36,7 @@ def report_backtest(metrics: dict[str, Any]) -> None:
     if metrics["horizon"] > 1:
         console.print(_by_step(metrics, names))
     ours = metrics["model"]["mase"]
-    better = [name for name in names if name != "model" and not ours <= metrics[name]["mase"]]
+    better = [name for name in names if name != "model" and not ours <= 1.001 * metrics[name]["mase"] + 1e-3]
     for name in better:
         say(
             f"the MASE of {digits(ours)} is worse than that of a forecast without a network, {NAMES[name]} "
@@ -72,6 +72,7 @@ def choices(model: Forecaster) -> dict[str, Any]:
         "season": model.settled_season,
         "season_found": None if season is None else season.to_json()["ratios"],
         "window": settings.window,
+        "non_negative": settings.non_negative,
         "calendar": list(model.known.covariates.phases),
     }
     if settings.future_columns:
@@ -92,13 +93,16 @@ def explain(choice: dict[str, Any]) -> list[str]:
     said = []
     ratios = choice["season_found"]
     if ratios is not None:
-        tried = ", ".join(f"{season} steps {digits(ratio)}" for season, ratio in ratios.items())
+        tried = ", ".join(f"{season} steps: {digits(ratio)} times" for season, ratio in ratios.items())
+        season = f"{choice['season']} steps" if choice["season"] > 1 else "none"
         said.append(
-            f"season: {choice['season']} steps, found in the series; --season sets it. (Values one season apart "
-            f"differ so many times as much as values up to a season apart: {tried}.)"
+            f"season: {season}, as the series show; --season sets it. (How much values one season apart differ, "
+            f"beside values up to a season apart: {tried}.)"
             if ratios
-            else f"season: {choice['season']}, because the series are too short to find one; --season sets it"
+            else "season: none, because the series are too short or too plain to show one; --season sets it"
         )
+    if choice["non_negative"]:
+        said.append("no value is negative, so no forecast is; --non-negative False allows them")
     if choice["calendar"]:
         said.append(f"the network reads the {', '.join(choice['calendar'])} of the dates")
     if (columns := choice.get("future_columns")) is not None:

@@ -72,7 +72,16 @@ def backtest(model: Model, panel: list[OneSeries], cut: int, origins: int) -> di
         "y": actual.ravel(),
         **forecast_columns(values, model.settings.quantiles),
     }
-    return {"metrics": measured, "rows": rows, "model": model}
+    errors = np.abs(actual - values[..., LEVELS.index(0.5)]).reshape(len(panel), -1)
+    with np.errstate(invalid="ignore"):
+        known = np.isfinite(errors)
+        by_series = np.where(known, errors, 0).sum(axis=1) / known.sum(axis=1) / unit
+    return {
+        "metrics": measured,
+        "rows": rows,
+        "by_series": dict(zip([one.name for one in panel], by_series.tolist())),
+        "model": model,
+    }
 
 
 def repeated(forecast: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Forecasts of many steps with intervals, for one series or thousands, with one model for all."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from jaxrnn.forecasting.known import Known
 from jaxrnn.forecasting.network import QuantileNetwork, smooth_forecast
 from jaxrnn.forecasting.panel import OneSeries, as_frame, read_future, read_panel
 from jaxrnn.forecasting.quantile_columns import LEVELS, forecast_columns
-from jaxrnn.forecasting.season import SeasonChoice, choose_season
+from jaxrnn.forecasting.season import SeasonChoice
 from jaxrnn.forecasting.settings import Settings
+from jaxrnn.forecasting.settle import settle
 from jaxrnn.forecasting.stored import Stored
 from jaxrnn.forecasting.train import Training
 from jaxrnn.forecasting.watch import TrainingStopped, Watch
@@ -56,6 +57,7 @@ class Forecaster:
       past_columns: further columns that are known up to the last value, as the number of visitors.
       static_columns: further columns that do not change along a series, as the region of a shop.
       calendar: read hour, weekday and month of the dates, as far as the step between them makes sense of these.
+      non_negative: no value can be negative, so forecasts below 0 become 0. None: if none was in :meth:`fit`.
 
     Raises:
       ValueError: an argument is invalid.
@@ -87,10 +89,13 @@ class Forecaster:
         past_columns: Sequence[str] = (),
         static_columns: Sequence[str] = (),
         calendar: bool = True,
+        non_negative: bool | None = None,
     ):
         names = tuple(future_columns), tuple(past_columns), tuple(static_columns)
         network = tuple(hidden), cell, steps, learning_rate, seeds, seed
-        self.settings = Settings(horizon, season, window, *network, tuple(quantiles), *names, calendar)
+        self.settings = Settings(
+            horizon, season, window, *network, tuple(quantiles), *names, calendar, non_negative
+        )
         self._given = self.settings
         self.calibration: Calibration | None = None
         self.season_choice: SeasonChoice | None = None
@@ -116,7 +121,7 @@ class Forecaster:
           ValueError: the frame is invalid, or no series is longer than two steps.
         """
         self._frame, self._panel = frame, self._read(frame)
-        self._settle(self._panel)
+        self.settings, self.season_choice, self.known = settle(self._given, self._panel)
         settings, windows = self.settings, self.windows(self._panel)
         if windows.offset is not None:
             windows = self.windows(self._panel, until=np.maximum(windows.lengths - settings.horizon, 1))
@@ -193,7 +198,8 @@ class Forecaster:
         calibration = self._require_fit()
         relative = calibration.apply(*self._quantiles(windows, origins, self._params), LEVELS)
         values = windows.last[origins][:, None, None] + windows.scale[origins][:, None, None] * relative
-        return values if windows.offset is None else values + windows.offset[origins][..., None]
+        values = values if windows.offset is None else values + windows.offset[origins][..., None]
+        return np.maximum(values, 0) if self.settings.non_negative else values
 
     def backtest(
         self, frame: Any = None, *, origins: int = 1, refit: bool = True, watch: Watch | None = None
@@ -210,8 +216,8 @@ class Forecaster:
         Returns:
           ``metrics`` (MASE, sMAPE, WQL and coverage of ``model``, ``seasonal_naive``, ``naive`` and ``ar``, in all
           and ``by_step`` of the horizon), ``rows``, a dictionary of arrays with ``unique_id``, ``origin`` (the
-          last step that the forecast has read), ``step``, ``y``, ``yhat`` and the intervals, and ``model``, the
-          model that made the forecasts.
+          last step that the forecast has read), ``step``, ``y``, ``yhat`` and the intervals, ``by_series``,
+          the MASE of each series by its name, and ``model``, which made the forecasts.
 
         Raises:
           ValueError: every series is too short for that many origins and the horizon.
@@ -273,19 +279,6 @@ class Forecaster:
 
     def _read(self, frame: Any) -> list[OneSeries]:
         return read_panel(frame, columns=self.settings.columns)
-
-    def _settle(self, panel: list[OneSeries]) -> None:
-        """Find what was not given, from the series to train on."""
-        settings = self._given
-        if settings.season is None:
-            self.season_choice = choose_season(panel)
-        season = settings.season or (self.season_choice.season if self.season_choice else 1)
-        self.known = Known.fit(panel, settings.columns, calendar=settings.calendar, season=season)
-        window = settings.window or min(max(3 * season, settings.horizon, 12), max(200, season + 1))
-        window = max(window, season)
-        if self.known.covariates.past_size:
-            window = max(window, settings.horizon)
-        self.settings = replace(settings, season=season, window=window)
 
     def windows(self, panel: list[OneSeries], until: Sequence[int] | np.ndarray | None = None) -> Windows:
         """The windows of these series, for :meth:`quantiles`.

@@ -277,7 +277,7 @@ def _one_value(series: str, name: str, values: np.ndarray) -> Any:
     known = values[values != ""] if values.dtype.kind == "U" else values[np.isfinite(values)]
     different = np.unique(known)
     if len(different) != 1:
-        what = f"holds {different[0]!r} and {different[1]!r}" if len(different) else "has no value"
+        what = f"holds {different[0].item()!r} and {different[1].item()!r}" if len(different) else "has no value"
         raise ValueError(
             f"series {series!r}: the static column {name!r} {what}; it needs one value for the series"
         )

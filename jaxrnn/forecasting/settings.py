@@ -26,6 +26,7 @@ class Settings:
     past_columns: tuple[str, ...] = ()
     static_columns: tuple[str, ...] = ()
     calendar: bool = True
+    non_negative: bool | None = None
 
     def __post_init__(self) -> None:
         """Raise a ValueError that names an argument if it is invalid."""
@@ -35,6 +36,7 @@ class Settings:
             checks.positive_integer_or_none(name, getattr(self, name))
         checks.positive_number("learning_rate", self.learning_rate)
         checks.flag("calendar", self.calendar)
+        checks.flag("non_negative", self.non_negative, default=False)
         if self.cell not in KINDS:
             raise ValueError(f"unknown cell {self.cell!r}; available: {', '.join(KINDS)}")
         if not self.hidden:
