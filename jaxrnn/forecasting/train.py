@@ -19,6 +19,7 @@ from jaxrnn.forecasting.windows import Windows
 from jaxrnn.training import Run, SteppedEpoch, TrainState, make_optimizer, make_windowed_epoch, pure_apply
 
 _BATCH = 64
+_LARGEST = 20.0
 _EPOCHS = 40
 """The windows of a short series are not learned from more often."""
 
@@ -77,7 +78,10 @@ class Training:
             window=self._window,
             season=self._season,
         )
-        weighted = jnp.asarray(np.concatenate([targets, self._weights[:, None]], axis=1), jnp.float32)
+        # A jump after a constant stretch is very large in the unit of that window, and must not outweigh the rest.
+        largest = np.nan_to_num(np.abs(targets)).max(axis=1)
+        weights = self._weights * np.minimum(1, _LARGEST / np.maximum(largest, 1))
+        weighted = jnp.asarray(np.concatenate([targets, weights[:, None]], axis=1), jnp.float32)
         if self._epoch is None:
             self._epoch = make_windowed_epoch(
                 self._apply,

@@ -29,7 +29,9 @@ MANY_SERIES = 30
 """Of so many series, some show how good the forecasts of all are."""
 
 _PARTS = 3
-_LEAST_SHARE = 0.01
+_LEAST_SHARE = 1e-4
+"""The noise is at least this share of the level, so that a constant series has a scale."""
+
 _LEVEL_SHARE = 0.2
 _LEAST_NOISES, _MOST_NOISES = 0.25, 5.0
 

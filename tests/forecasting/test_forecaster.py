@@ -40,7 +40,7 @@ def test_windows_equal_a_loop():
             base = [x[t + h - 3 * -(-h // 3)] if t + h - 3 * -(-h // 3) >= 0 else x[t] for h in range(1, 6)]
             np.testing.assert_allclose(windows.base[place], base)
             changes = [abs(x[s] - x[s - 3]) for s in range(max(3, t - 7), t + 1)]
-            noise = max(np.mean(changes) if changes else 0.0, 0.01 * np.abs(x[max(0, t - 7) : t + 1]).mean())
+            noise = max(np.mean(changes) if changes else 0.0, 1e-4 * np.abs(x[max(0, t - 7) : t + 1]).mean())
             assert windows.noise[place] == pytest.approx(noise)
             size = np.abs(x[max(0, t - 7) : t + 1]).mean()
             assert windows.scale[place] == pytest.approx(min(max(size / 5, noise / 4), 5 * noise))
