@@ -123,10 +123,8 @@ def run(settings: Settings, ctrl_c: CtrlC, *, forecast: bool = True) -> int:
         fail(f"{stopped.reason} in the backtest; --resume with --out {folder} continues")
         return EXIT_CODES[stopped.reason]
     if model.stopped:
-        fail(
-            f"{model.stopped}: the forecast in {folder} is that of the training so far; --resume with --out "
-            f"{folder} continues it"
-        )
+        what = "the forecast is that of the training so far" if model.stopped == "interrupted" else "it was saved"
+        fail(f"{model.stopped}: {what}; --resume with --out {folder} continues it")
         return EXIT_CODES[model.stopped]
     say(f"everything is in {folder}")
     return 0
@@ -181,6 +179,8 @@ def train(
     began = time.perf_counter()
     with training_progress("training") as report:
         model.fit(panel, watch=Watch(folder / horizon_config.CHECKPOINTS / "forecast", report))
+    if model.stopped == "terminated":  # after SIGTERM there is no time to forecast
+        return
     columns = model.predict()
     write_columns(folder / horizon_config.FORECAST, columns)
     model.save(folder / MODEL)
@@ -210,8 +210,8 @@ def check_horizon(settings: Settings, panel: list[OneSeries], origins: int) -> N
         raise ValueError(f"--origins must be at least 1, not {origins}")
     if (needed := (settings.horizon or 0) + origins + 2) > longest:
         raise ValueError(
-            f"--origins {origins} with --horizon {settings.horizon} need series of at least {needed} steps, but the "
-            f"longest has {longest}"
+            f"--origins {origins} with --horizon {settings.horizon} need series of at least {needed} steps, but "
+            f"the longest has {longest}"
         )
 
 

@@ -58,7 +58,7 @@ def test_a_panel_is_forecast_backtested_interrupted_resumed_and_new_rows_are_pre
     with monkeypatch.context() as patch:
         interrupting(patch, "training")
         assert forecast.main([*options, "--out", str(out)]) == 130
-    assert "interrupted: the forecast in" in " ".join(capsys.readouterr().err.split())
+    assert "interrupted: the forecast is that of the training so far" in " ".join(capsys.readouterr().err.split())
     before, tested = (out / "forecast.csv").read_bytes(), (out / "backtest.csv").read_bytes()
     assert forecast.main([*options, "--out", str(out), "--resume"]) == 0
     assert (out / "forecast.csv").read_bytes() != before and (out / "backtest.csv").read_bytes() == tested
