@@ -118,8 +118,9 @@ def explain(choice: dict[str, Any]) -> list[str]:
         )
         return said
     errors = ", ".join(f"{share} {digits(error)}" for share, error in choice["errors_by_share"].items())
+    share = f"{100 * choice['share']:.0f} %"
     said.append(
-        f"chosen on {choice['held_out_origins']} held-out origins: {100 * choice['share']:.0f} % of the network's "
-        f"change to seasonal naive is used (errors by share: {errors}); they calibrate the intervals too"
+        f"chosen on {choice['held_out_origins']} held-out origins: networks make {share} of the median, simple "
+        f"forecasts the rest (errors: {errors}); the origins calibrate the intervals too"
     )
     return said

@@ -1,6 +1,5 @@
 """Forecasts of many steps with intervals, for one series or thousands, with one model for all."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -10,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 
 from jaxrnn.data import take_windows
@@ -19,32 +17,33 @@ from jaxrnn.forecasting.backtests import backtest, judged, repeated
 from jaxrnn.forecasting.calibration import Calibration
 from jaxrnn.forecasting.covariates import require_future, shortened, with_future
 from jaxrnn.forecasting.known import Known
-from jaxrnn.forecasting.network import QuantileNetwork, pinball, with_linear_path
+from jaxrnn.forecasting.network import QuantileNetwork, smooth_forecast
 from jaxrnn.forecasting.panel import OneSeries, as_frame, read_future, read_panel
 from jaxrnn.forecasting.quantile_columns import LEVELS, forecast_columns
 from jaxrnn.forecasting.season import SeasonChoice
 from jaxrnn.forecasting.settings import Settings
 from jaxrnn.forecasting.settle import settle
 from jaxrnn.forecasting.stored import Stored
+from jaxrnn.forecasting.train import Training
 from jaxrnn.forecasting.watch import TrainingStopped, Watch
 from jaxrnn.forecasting.windows import Windows
-from jaxrnn.training import Run, TrainState, make_optimizer, make_windowed_epoch, pure_apply
-
-_BATCH = 256
+from jaxrnn.training import pure_apply
 
 
 class Forecaster:
     """Forecasts the next ``horizon`` steps of one series or of many, with quantiles.
 
-    One network is trained on windows of all series, each in a scale of its own, so series of different sizes and
-    lengths share what they have in common. It corrects the seasonal naive forecast by a linear path and recurrent
-    layers, and forecasts all steps at once. The last part of each series is held out of training. It settles how
-    much of the correction is used, and how wide the intervals must be to cover what they promise.
+    A few networks are trained on windows of all series, each window in a scale of its own, so series of different
+    sizes and lengths share what they have in common. A network corrects the median of several exponential
+    smoothings by a linear path and recurrent layers, and forecasts all steps at once. Each network leaves out
+    another part of the values. On these parts it is judged: they settle how much of the networks is used, and how
+    wide the intervals must be to cover what they promise.
 
     Args:
       horizon: steps to forecast.
       season: steps per season; 1 for none. None finds it in :meth:`fit`, from values and dates.
-      window: steps that the network reads; the default is three seasons, at least the horizon, at most 200.
+      window: steps that the network reads, at least a season; the default is three seasons, at least the horizon,
+        at most 200.
       hidden: units of each recurrent layer.
       cell: ``"gru"`` or ``"lstm"``.
       steps: training steps of each network.
@@ -81,9 +80,9 @@ class Forecaster:
         window: int | None = None,
         hidden: tuple[int, ...] = (40,),
         cell: str = "gru",
-        steps: int = 2000,
-        learning_rate: float = 3e-3,
-        seeds: int = 2,
+        steps: int = 1200,
+        learning_rate: float = 1e-3,
+        seeds: int = 3,
         seed: int = 0,
         quantiles: Sequence[float] = (),
         future_columns: Sequence[str] = (),
@@ -107,7 +106,7 @@ class Forecaster:
         self._frame: Any = None
 
     def fit(self, frame: Any, *, progress: bool = False, watch: Watch | None = None) -> "Forecaster":
-        """Train on all series, and settle share and intervals on their ends.
+        """Train on all series, and settle shares and intervals on what each network leaves out.
 
         Args:
           frame: a pandas or polars frame with the columns ``unique_id``, ``ds`` and ``y``; a dictionary of such
@@ -124,28 +123,38 @@ class Forecaster:
         self._frame, self._panel = frame, self._read(frame)
         self.settings, self.season_choice, self.known = settle(self._given, self._panel)
         settings, windows = self.settings, self.windows(self._panel)
-        held = windows.held_out(self.settled_season)
         if windows.offset is not None:
-            windows = self.windows(self._panel, until=windows.lengths - held)
-        starts, origins = windows.split(held, self.settled_season, self._window)
+            windows = self.windows(self._panel, until=np.maximum(windows.lengths - settings.horizon, 1))
+        starts = windows.starts(self.settled_season, self._window)
         if not len(starts):
             longest = int(windows.lengths.max())
             raise ValueError(
                 f"no series is long enough to learn from: the longest has {longest} steps, and horizon="
                 f"{settings.horizon} needs at least three"
             )
-        targets = windows.without(held)
         watch = watch or Watch(progress=progress)
+        training = Training(settings, self._make, windows, starts, self._window, self.settled_season, watch)
         self._params, self.stopped = [], None
-        for seed in range(settings.seeds):
-            self._params.append(self._train(windows, targets, starts, settings.seed + seed, watch))
+        judged_parts = []
+        for number in range(settings.seeds):
+            held = windows.held_out(self.settled_season, number, settings.seeds)
+            self._params.append(training.train(number, windows.without(held)))
+            origins = windows.judged(held)
+            judged_parts.append((origins, self._quantiles(windows, origins, self._params[-1:])))
+            self.stopped = training.stopped
             if self.stopped:
                 break
-        if len(origins):
-            quantiles = self._quantiles(windows, origins)
-            self.calibration = Calibration.of(quantiles, windows.targets[origins].astype(np.float64), LEVELS)
-        else:
-            self.calibration = Calibration.nothing(settings.horizon, LEVELS)
+        origins, quantiles, simple = (
+            np.concatenate(parts) for parts in zip(*((places, *both) for places, both in judged_parts))
+        )
+        self.calibration = Calibration.of(
+            quantiles,
+            simple,
+            windows.targets[origins].astype(np.float64),
+            LEVELS,
+            units=windows.scale[origins] / windows.noise[origins],
+            periods=windows.periods(len(origins)),
+        )
         return self
 
     def predict(self, frame: Any = None, *, future: Any = None) -> Any:
@@ -187,8 +196,8 @@ class Forecaster:
     def quantiles(self, windows: Windows, origins: np.ndarray) -> np.ndarray:
         """The calibrated quantiles in the units of the series, float64 ``[origins, horizon, levels]``."""
         calibration = self._require_fit()
-        relative = calibration.apply(self._quantiles(windows, origins), LEVELS)
-        values = windows.base[origins][..., None] + windows.scale[origins][:, None, None] * relative
+        relative = calibration.apply(*self._quantiles(windows, origins, self._params), LEVELS)
+        values = windows.last[origins][:, None, None] + windows.scale[origins][:, None, None] * relative
         values = values if windows.offset is None else values + windows.offset[origins][..., None]
         return np.maximum(values, 0) if self.settings.non_negative else values
 
@@ -238,7 +247,7 @@ class Forecaster:
         """Write the model into a folder, which is made. The series of :meth:`fit` are not kept."""
         calibration = self._require_fit()
         stored = Stored(self.settings, calibration, self.known, self.season_choice, len(self._params))
-        stored.write(Path(folder), self._make, self._params)
+        stored.write(Path(folder), self._maker, self._params)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Forecaster":
@@ -251,7 +260,7 @@ class Forecaster:
         stored = Stored.read(Path(folder))
         model = cls(**vars(stored.settings))
         model.known, model.season_choice, model.calibration = stored.known, stored.season, stored.calibration
-        model._params = stored.networks_of(Path(folder), model._make)
+        model._params = stored.networks_of(Path(folder), model._maker)
         return model
 
     def require_future(self, panel: list[OneSeries]) -> None:
@@ -284,61 +293,43 @@ class Forecaster:
     def _window(self) -> int:
         return self.settings.window or 1
 
-    def _make(self, seed: int) -> Callable[[], QuantileNetwork]:
+    def _make(self, rngs: nnx.Rngs) -> QuantileNetwork:
         s, known = self.settings, self.known.covariates
-        return lambda: QuantileNetwork(
+        return QuantileNetwork(
             self._window,
             s.horizon,
+            self.settled_season,
             LEVELS,
             hidden=s.hidden,
             cell=s.cell,
             past=known.past_size,
             future=known.future_size,
-            rngs=nnx.Rngs(s.seed + seed),
+            rngs=rngs,
         )
 
-    def _train(self, windows: Windows, targets: np.ndarray, starts: np.ndarray, seed: int, watch: Watch) -> Any:
-        settings = self.settings
-        batch = int(min(_BATCH, max(16, len(starts) // 8)))
-        steps_per_epoch = -(-len(starts) // batch)
-        epochs = max(1, round(settings.steps / steps_per_epoch))
-        apply, params = pure_apply(self._make(seed - settings.seed))
-        params = with_linear_path(params, windows.features, targets, starts, self._window)
-        rate = _schedule(settings.learning_rate, epochs * steps_per_epoch)
-        optimizer = make_optimizer("adam", rate, clip_norm=1.0)
-        epoch = make_windowed_epoch(
-            apply,
-            optimizer,
-            pinball(LEVELS),
-            jnp.asarray(windows.features),
-            jnp.asarray(targets),
-            jnp.asarray(starts),
-            window=self._window,
-            batch_size=batch,
-            every_step=False,
-        )
-        run = Run.create(TrainState.create(params, optimizer, seed=seed))
-        run = watch.train(run, epoch, epochs=epochs, number=seed - settings.seed, count=settings.seeds)
-        if run.stopped in ("interrupted", "terminated"):
-            self.stopped = run.stopped
-        if run.stopped == "diverged":
-            warnings.warn("training diverged: the best epoch before is used", stacklevel=3)
-            return run.best_params
-        return run.state.best_guess
+    def _maker(self, number: int) -> Callable[[], QuantileNetwork]:
+        return lambda: self._make(nnx.Rngs(self.settings.seed + number))
 
-    def _quantiles(self, windows: Windows, origins: np.ndarray) -> np.ndarray:
-        """The mean of the networks' quantiles in units of the windows, sorted: ``[origins, horizon, levels]``."""
-        starts = jnp.asarray(np.asarray(origins) - self._window + 1)
+    def _quantiles(
+        self, windows: Windows, origins: np.ndarray, networks: list[Any]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The mean of the networks' quantiles and the simple forecasts, in units of the windows.
+
+        Returns:
+          ``[origins, horizon, levels]``, sorted, and ``[origins, horizon, 2]``: the median of the smoothings, and
+          seasonal naive.
+        """
+        starts = np.asarray(origins) - self._window + 1
         features = jnp.asarray(windows.features)
-        total = sum(np.asarray(self._run(params, features, starts), np.float64) for params in self._params)
-        return np.sort(total / len(self._params), axis=-1)
+        found = [self._run(params, features, starts) for params in networks]
+        total = sum(np.asarray(quantiles, np.float64) for quantiles, _ in found)
+        naive = (windows.base[origins] - windows.last[origins][:, None]) / windows.scale[origins][:, None]
+        simple = np.stack([np.asarray(found[0][1], np.float64), naive], axis=-1)
+        return np.sort(total / len(networks), axis=-1), simple
 
     @partial(jax.jit, static_argnums=0)
-    def _run(self, params: Any, features: jax.Array, starts: jax.Array) -> jax.Array:
-        apply, _ = pure_apply(self._make(0))
+    def _run(self, params: Any, features: jax.Array, starts: jax.Array) -> tuple[jax.Array, jax.Array]:
+        apply, _ = pure_apply(lambda: self._make(nnx.Rngs(0)))
         inputs = take_windows(features, starts, self._window)
-        return apply(params, inputs, None)[1]
-
-
-def _schedule(rate: float, steps: int) -> optax.Schedule:
-    return optax.warmup_cosine_decay_schedule(0.0, rate, max(1, steps // 20), max(steps, 2))
+        smooth, _ = smooth_forecast(inputs, self.settings.horizon, self.settled_season)
+        return apply(params, inputs, None)[1], smooth

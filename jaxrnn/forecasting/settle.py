@@ -30,6 +30,7 @@ def settle(settings: Settings, panel: Sequence[OneSeries]) -> Settled:
     season = settings.season or (choice.season if choice else 1)
     known = Known.fit(panel, settings.columns, calendar=settings.calendar, season=season)
     window = settings.window or min(max(3 * season, settings.horizon, 12), max(200, season + 1))
+    window = max(window, season)  # the seasons of the smoothings are those of the last season
     if known.covariates.past_size:
         window = max(window, settings.horizon)  # the steps of a window also hold what is known of those ahead
     negative = next((one for one in panel if (one.values < 0).any()), None)
