@@ -13,6 +13,7 @@ from jaxrnn.forecasting.covariates import Encoder
 from jaxrnn.forecasting.effects import Effects
 from jaxrnn.forecasting.known import Known
 from jaxrnn.forecasting.simple import simple_forecasts
+from jaxrnn.forecasting.windows import FEATURES
 
 SERIES, COUNT, HORIZON = 12, 90, 4
 EFFECT, NOISE = 0.6, 0.04
@@ -113,20 +114,23 @@ def test_the_windows_hold_what_a_loop_finds():
     windows = known.windows(panel, window=10, horizon=HORIZON, season=7)
     assert known.effects.used and windows.offset is not None
     ahead, past = known.covariates.future_size, known.covariates.past_size
-    assert (ahead, past) == (5, 5 + 1 + 2) and windows.features.shape[1] == 5 + past + ahead
+    assert (ahead, past) == (5, 5 + 1 + 2) and windows.features.shape[1] == FEATURES + past + ahead
     promo = known.covariates.encoders["promo"]
     for end, one in zip(windows.ends, panel):
         for t in (0, 20, COUNT - HORIZON - 1):
             place = end - COUNT + 1 + t
             window = windows.features[place - 9 : place + 1]
-            known_ahead = window[-HORIZON:, 5 + past :]
+            known_ahead = window[-HORIZON:, FEATURES + past :]
             flags = (one.future["promo"][t + 1 : t + 1 + HORIZON] - promo.mean) / promo.deviation
             np.testing.assert_allclose(known_ahead[:, 0], flags, rtol=1e-5)
             days = one.times[t + 1 : t + 1 + HORIZON]
             np.testing.assert_allclose(
                 known_ahead[:, 1:], calendar_features(days, ["weekday", "month"]), atol=1e-6
             )
-            assert window[-1, 5 + ahead + 1 : 5 + past].tolist() == [one.name in ("s0", "s2"), one.name == "s1"]
+            assert window[-1, FEATURES + ahead + 1 : FEATURES + past].tolist() == [
+                one.name in ("s0", "s2"),
+                one.name == "s1",
+            ]
             # Whatever is taken out of the values, base, target and offset together are the value.
             np.testing.assert_allclose(
                 windows.actual(np.array(place)), one.values[t + 1 : t + 1 + HORIZON], rtol=1e-4
