@@ -22,9 +22,7 @@ from rich import print_json
 
 from benchmarks.common.command import RecordOptions, command
 from jaxrnn.data import autoregressive_forecast
-from jaxrnn.forecasting import Combination, Forecaster, seasonal_error
-from jaxrnn.forecasting.metrics import compare
-from jaxrnn.forecasting.quantile_columns import LEVELS
+from jaxrnn.forecasting import Combination, Forecaster, coverage, mase, seasonal_error, smape, wql
 
 PUBLISHED = {
     "Tourism-monthly": 1.6309,
@@ -104,7 +102,7 @@ def peers(
     pandas, library, models = (
         importlib.import_module(name) for name in ("pandas", "statsforecast", "statsforecast.models")
     )
-    columns = [
+    frames = [
         pandas.DataFrame({"unique_id": name, "ds": np.arange(len(values)), "y": values})
         for name, values in training.items()
     ]
@@ -112,17 +110,27 @@ def peers(
     for name in ("AutoETS", "AutoTheta"):
         began = time.process_time()
         model = library.StatsForecast(models=[getattr(models, name)(season_length=season)], freq=1, n_jobs=1)
-        table = model.forecast(df=pandas.concat(columns), h=horizon, level=[20, 40, 60, 80, 95])
+        table = model.forecast(df=pandas.concat(frames), h=horizon, level=[20, 40, 60, 80, 95])
         seconds = time.process_time() - began
         table = table.set_index("unique_id").loc[list(training)]
-        quantiles = []
-        for level in LEVELS:
-            side = "lo" if level < 0.5 else "hi"
-            column = name if level == 0.5 else f"{name}-{side}-{round(100 * abs(2 * level - 1))}"
-            quantiles.append(table[column].to_numpy().reshape(len(training), horizon))
-        measured = compare({"model": np.stack(quantiles, axis=-1)}, actual, scale, LEVELS)["model"]
-        found[name] = {**measured, "cpu_seconds": seconds}
+        forecasts = {column: table[column].to_numpy().reshape(actual.shape) for column in table if column != "ds"}
+        tenths = np.arange(1, 10) / 10
+        columns = [_peer_column(name, level) for level in tenths]
+        found[name] = {
+            "mase": mase(actual, forecasts[name], scale),
+            "smape": smape(actual, forecasts[name]),
+            "wql": wql(actual, np.stack([forecasts[column] for column in columns], axis=-1), tenths),
+            "coverage_80": coverage(actual, forecasts[f"{name}-lo-80"], forecasts[f"{name}-hi-80"]),
+            "coverage_95": coverage(actual, forecasts[f"{name}-lo-95"], forecasts[f"{name}-hi-95"]),
+            "cpu_seconds": seconds,
+        }
     return found
+
+
+def _peer_column(name: str, level: float) -> str:
+    """The column of a quantile level in the table of statsforecast, whose intervals are named by their width."""
+    width = round(100 * abs(2 * level - 1))
+    return f"{name}-{'lo' if level < 0.5 else 'hi'}-{width}" if width else name
 
 
 def competition(name: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

@@ -46,7 +46,7 @@ class Forecaster:
         at most 200.
       hidden: units of each recurrent layer.
       cell: ``"gru"`` or ``"lstm"``.
-      steps: training steps of each network.
+      steps: training steps of each network, or fewer of short series.
       learning_rate: the highest learning rate.
       seeds: how many networks are trained, whose quantiles are averaged.
       seed: the first seed.
@@ -80,7 +80,7 @@ class Forecaster:
         window: int | None = None,
         hidden: tuple[int, ...] = (40,),
         cell: str = "gru",
-        steps: int = 1200,
+        steps: int = 1500,
         learning_rate: float = 1e-3,
         seeds: int = 3,
         seed: int = 0,

@@ -29,7 +29,7 @@ class Training:
     Args:
       settings: the arguments of the forecaster.
       make: makes a network.
-      windows, starts: what is learned from.
+      windows, starts: what is learned from. Of more windows than ``steps`` batches hold, a part is learned from.
       window, season: steps that a network reads, and steps per season.
       watch: how it is reported.
 
@@ -47,9 +47,12 @@ class Training:
         season: int,
         watch: Watch,
     ):
-        self._settings, self._windows, self._starts, self._watch = settings, windows, starts, watch
+        self._settings, self._windows, self._watch = settings, windows, watch
         self._window, self._season, self.stopped = window, season, None
         self._batch = int(min(_BATCH, max(16, len(starts) // 8)))
+        if len(starts) > settings.steps * self._batch:
+            starts = np.random.RandomState(settings.seed).permutation(starts)[: settings.steps * self._batch]
+        self._starts = starts
         self._steps = -(-len(starts) // self._batch)
         self._epochs = min(_EPOCHS, max(1, round(settings.steps / self._steps)))
         # In units of the noise, as in MASE, the errors of calm series count most; in units of the scale, those of
