@@ -119,6 +119,9 @@ def run(settings: Settings, ctrl_c: CtrlC, *, forecast: bool = True) -> int:
             say(f"everything is in {folder}")
             return 0
         train(settings, model, panel, folder, metrics)
+    except ValueError:
+        horizon_config.undo(folder)
+        raise
     except TrainingStopped as stopped:
         fail(f"{stopped.reason} in the backtest; --resume with --out {folder} continues")
         return EXIT_CODES[stopped.reason]
