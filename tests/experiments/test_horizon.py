@@ -77,7 +77,7 @@ def test_a_panel_is_forecast_backtested_interrupted_resumed_and_new_rows_are_pre
     assert (out / "forecast.png").stat().st_size > 0
     assert len(rows_of(out / "backtest.csv")) == 2 * 18 * 5  # the third series is too short to be judged
     said = capsys.readouterr()
-    assert "held-out origins" in " ".join(said.out.split())
+    assert "of the median, simple forecasts the rest" in " ".join(said.out.split())
     assert metrics["choice"]["season"] == 7 and metrics["choice"]["calendar"] == ["weekday", "month"]
 
     again = tmp_path / "again.csv"

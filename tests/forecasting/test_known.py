@@ -127,10 +127,8 @@ def test_the_windows_hold_what_a_loop_finds():
             np.testing.assert_allclose(
                 known_ahead[:, 1:], calendar_features(days, ["weekday", "month"]), atol=1e-6
             )
-            assert window[-1, FEATURES + ahead + 1 : FEATURES + past].tolist() == [
-                one.name in ("s0", "s2"),
-                one.name == "s1",
-            ]
+            regions = window[-1, FEATURES + ahead + 1 : FEATURES + past].tolist()
+            assert regions == [one.name in ("s0", "s2"), one.name == "s1"]
             # Whatever is taken out of the values, base, target and offset together are the value.
             np.testing.assert_allclose(
                 windows.actual(np.array(place)), one.values[t + 1 : t + 1 + HORIZON], rtol=1e-4
