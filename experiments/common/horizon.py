@@ -79,7 +79,7 @@ class Settings(PanelOptions):
         ),
     ] = None
     steps: Annotated[int, arg(metavar="N", help="Training steps of each network.")] = 2000
-    seeds: Annotated[int, arg(metavar="N", help="Networks whose forecasts are averaged.")] = 2
+    seeds: Annotated[int, arg(metavar="N", help="Networks whose forecasts are averaged.")] = 3
     seed: Annotated[int, arg(metavar="N", help="The first seed.")] = 0
     calendar: Annotated[bool, arg(help="Read hour, weekday and month of the dates.")] = True
     non_negative: Annotated[
