@@ -79,7 +79,7 @@ class Settings(PanelOptions):
         ),
     ] = None
     steps: Annotated[int, arg(metavar="N", help="Training steps of each network.")] = 2000
-    seeds: Annotated[int, arg(metavar="N", help="Networks whose forecasts are averaged.")] = 2
+    seeds: Annotated[int, arg(metavar="N", help="Networks whose forecasts are averaged.")] = 3
     seed: Annotated[int, arg(metavar="N", help="The first seed.")] = 0
     calendar: Annotated[bool, arg(help="Read hour, weekday and month of the dates.")] = True
     non_negative: Annotated[
@@ -119,14 +119,15 @@ def run(settings: Settings, ctrl_c: CtrlC, *, forecast: bool = True) -> int:
             say(f"everything is in {folder}")
             return 0
         train(settings, model, panel, folder, metrics)
+    except ValueError:
+        horizon_config.undo(folder)
+        raise
     except TrainingStopped as stopped:
         fail(f"{stopped.reason} in the backtest; --resume with --out {folder} continues")
         return EXIT_CODES[stopped.reason]
     if model.stopped:
-        fail(
-            f"{model.stopped}: the forecast in {folder} is that of the training so far; --resume with --out "
-            f"{folder} continues it"
-        )
+        what = "the forecast is that of the training so far" if model.stopped == "interrupted" else "it was saved"
+        fail(f"{model.stopped}: {what}; --resume with --out {folder} continues it")
         return EXIT_CODES[model.stopped]
     say(f"everything is in {folder}")
     return 0
@@ -181,6 +182,8 @@ def train(
     began = time.perf_counter()
     with training_progress("training") as report:
         model.fit(panel, watch=Watch(folder / horizon_config.CHECKPOINTS / "forecast", report))
+    if model.stopped == "terminated":  # after SIGTERM there is no time to forecast
+        return
     columns = model.predict()
     write_columns(folder / horizon_config.FORECAST, columns)
     model.save(folder / MODEL)
@@ -210,8 +213,8 @@ def check_horizon(settings: Settings, panel: list[OneSeries], origins: int) -> N
         raise ValueError(f"--origins must be at least 1, not {origins}")
     if (needed := (settings.horizon or 0) + origins + 2) > longest:
         raise ValueError(
-            f"--origins {origins} with --horizon {settings.horizon} need series of at least {needed} steps, but the "
-            f"longest has {longest}"
+            f"--origins {origins} with --horizon {settings.horizon} need series of at least {needed} steps, but "
+            f"the longest has {longest}"
         )
 
 

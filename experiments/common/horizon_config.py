@@ -1,5 +1,6 @@
 """The record of a run with --horizon in its folder, and whether a run can be resumed."""
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Sequence
@@ -46,6 +47,14 @@ def begin(folder: Path, settings: Any, panel: Sequence[OneSeries]) -> None:
         raise ValueError(
             f"the series {settings.series} have changed since the run in {folder} began: start a new run"
         )
+
+
+def undo(folder: Path) -> None:
+    """Remove the folder of a run that has failed before it has saved anything, so that its name is free again."""
+    if not (folder / CHECKPOINTS).exists():
+        (folder / CONFIG).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # there are other files in it
+            folder.rmdir()
 
 
 def read(folder: Path) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from jaxrnn.data.numbers import filled
 from jaxrnn.data.rows import same_dates
 
 _MOST_MISSING = 0.5
+_REMEDY = "add them up (a forecast with --horizon can do that: --aggregate)"
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def _in_order(cells: Cells, table: Table, index: Times) -> Table:
     if len(same):
         i = int(same[0])
         raise same_dates(
-            f"{cells.path}, ", repr(index.name), _day(times[i]), (lines[i], lines[i + 1]), len(same) - 1
+            f"{cells.path}, ", repr(index.name), _day(times[i]), (lines[i], lines[i + 1]), len(same) - 1, _REMEDY
         )
     if len(order) > 1 and (order[::-1] == np.arange(len(order))).all():
         notes.append(f"the newest row came first: the rows were put in the order of {index.name!r}")

@@ -44,7 +44,7 @@ def combine(values: np.ndarray, first: np.ndarray, aggregate: str) -> np.ndarray
     return result
 
 
-def same_dates(what: str, name: str, date: str, pair: Sequence[object], more: int) -> ValueError:
+def same_dates(what: str, name: str, date: str, pair: Sequence[object], more: int, remedy: str) -> ValueError:
     """The error about two rows with one date.
 
     Args:
@@ -53,9 +53,10 @@ def same_dates(what: str, name: str, date: str, pair: Sequence[object], more: in
       date: the date.
       pair: what the two rows are called: their numbers.
       more: how many other pairs there are.
+      remedy: what can be done besides removing one, as a phrase.
     """
     others = f", and {more} more pairs of rows have one date" if more else ""
     return ValueError(
         f"{what}rows {pair[0]} and {pair[1]} have the same {name}, {date}{others}. Keep one row for each date, or "
-        f"choose how they are combined with aggregate (--aggregate): {', '.join(AGGREGATES)}"
+        f"{remedy}"
     )

@@ -59,7 +59,9 @@ def backtest(model: Model, panel: list[OneSeries], cut: int, origins: int) -> di
     windows = model.windows(panel, until=[len(one.values) - cut for one in panel])
     places = windows.ends[:, None] - horizon - np.arange(origins)[::-1]
     values = model.quantiles(windows, places.ravel())
-    actual = windows.actual(places).reshape(-1, horizon)
+    first = np.array([len(one.values) - cut for one in panel])[:, None] + np.arange(origins)
+    known = [np.where(one.observed, one.values, np.nan) for one in panel]
+    actual = np.concatenate([one[steps[:, None] + np.arange(horizon)] for one, steps in zip(known, first)])
     unit = [metrics.seasonal_error(one.values[:-cut], season) for one in panel]
     simple = simple_forecasts(panel, cut, origins, horizon, season)
     all_forecasts = {"model": values, **{name: repeated(forecast) for name, forecast in simple.items()}}

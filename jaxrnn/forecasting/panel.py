@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrnn.data import Step, check_aggregate, combine, filled, infer_step, read_dates, same_dates
+from jaxrnn.data import AGGREGATES, Step, check_aggregate, combine, filled, infer_step, read_dates, same_dates
 
 COLUMNS = ("unique_id", "ds", "y")
 
+_REMEDY = f"choose how they are combined with aggregate (--aggregate): {', '.join(AGGREGATES)}"
 _MOST_GAPS = 10
 """More missing steps than so many times the rows are taken for a wrong date."""
 
@@ -211,7 +212,7 @@ def _ordered(
         if aggregate is None:
             place = int(np.flatnonzero(times[1:] == times[:-1])[0])
             pair = rows[place], rows[place + 1]
-            raise same_dates(f"series {name!r}: ", "ds", shown_time(times[place]), pair, combined - 1)
+            raise same_dates(f"series {name!r}: ", "ds", shown_time(times[place]), pair, combined - 1, _REMEDY)
         columns = {
             key: combine(values, first, aggregate if key == "y" else "mean") for key, values in columns.items()
         }
@@ -308,5 +309,7 @@ def as_frame(columns: dict[str, np.ndarray], like: Any) -> Any:
     if library in ("pandas", "polars"):
         import importlib
 
+        dates = [name for name, values in columns.items() if values.dtype.kind == "M"]
+        columns = columns | {name: columns[name].astype("datetime64[ms]") for name in dates}  # polars has no [s]
         return importlib.import_module(library).DataFrame(columns)
     return columns

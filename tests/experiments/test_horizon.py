@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import signal
 from contextlib import contextmanager
 
@@ -58,7 +59,7 @@ def test_a_panel_is_forecast_backtested_interrupted_resumed_and_new_rows_are_pre
     with monkeypatch.context() as patch:
         interrupting(patch, "training")
         assert forecast.main([*options, "--out", str(out)]) == 130
-    assert "interrupted: the forecast in" in " ".join(capsys.readouterr().err.split())
+    assert "interrupted: the forecast is that of the training so far" in " ".join(capsys.readouterr().err.split())
     before, tested = (out / "forecast.csv").read_bytes(), (out / "backtest.csv").read_bytes()
     assert forecast.main([*options, "--out", str(out), "--resume"]) == 0
     assert (out / "forecast.csv").read_bytes() != before and (out / "backtest.csv").read_bytes() == tested
@@ -127,6 +128,7 @@ def test_one_series_continues_its_dates_and_backtest_writes_no_forecast(tmp_path
         (["--horizon", "5", "--future", "none.csv"], "--future none.csv needs --future-columns"),
         (["--horizon", "5", "--aggregate", "total"], "unknown aggregate 'total'; available: sum"),
         (["--horizon", "5", "--future-columns", "promo"], "unknown column 'promo'; available in"),
+        (["--horizon", "5", "--non-negative", "True"], "series 'a' holds -7 at 2024-01-01, but non_negative says"),
         (["--horizon", "90"], "--horizon 90 is too long to be judged: the longest series has 90 steps"),
         (["--horizon", "5", "--season", "90"], "--season 90 must be shorter than the series"),
         (["--horizon", "0"], "horizon must be a positive integer, not 0"),
@@ -134,6 +136,7 @@ def test_one_series_continues_its_dates_and_backtest_writes_no_forecast(tmp_path
     ],
 )
 def test_what_does_not_fit_is_said(options, message, shops, tmp_path, capsys):
+    shops.write_text(re.sub("(?<=a,2024-01-01,).*", "-7", shops.read_text()))
     assert forecast.main(["--series", str(shops), *options, "--out", str(tmp_path / "run")]) == 2
     assert not (tmp_path / "run").exists()
     assert message in " ".join(capsys.readouterr().err.split())
