@@ -74,9 +74,13 @@ class Windows:
 
     def actual(self, origins: np.ndarray) -> np.ndarray:
         """The values after these origins in the units of the series, ``[*origins, horizon]``; NaN if not known."""
+        if self.offset is None:  # exactly as they were given
+            places = np.minimum(
+                np.asarray(origins)[..., None] + 1 + np.arange(self.base.shape[1]), len(self.last) - 1
+            )
+            return np.where(np.isfinite(self.targets[origins]), self.last[places], np.nan)
         values = self.targets[origins].astype(np.float64) * self.scale[origins][..., None]
-        values = self.last[origins][..., None] + values
-        return values if self.offset is None else values + self.offset[origins]
+        return self.last[origins][..., None] + values + self.offset[origins]
 
     def held_out(self, season: int, number: int, networks: int) -> np.ndarray:
         """Which steps of each series one of several networks does not learn to forecast, int ``[series, 2]``.
