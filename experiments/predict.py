@@ -4,12 +4,13 @@
     python -m experiments.predict runs/first                       # the same series: the same numbers, bit for bit
     python -m experiments.predict runs/first --series new.csv      # another series, with the scale of the run
     python -m experiments.predict runs/shops --series new.csv      # a run with --horizon: the steps after new rows
+    python -m experiments.predict runs/shops --series new.csv --future promotions.csv
 
 Prints the error of the forecasts of the test part, and the forecast of the step after the end of the series.
 """
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,9 +18,11 @@ import numpy as np
 from flax import nnx
 from tyro.conf import Positional, arg
 
-from experiments.common import horizon, runs
+from experiments.common import horizon, horizon_config, runs
 from experiments.common.config import read_command_line
 from experiments.common.devices import claim_devices
+from experiments.common.options import option
+from experiments.common.panel_file import PanelOptions, load_future, load_panel
 from experiments.common.pipeline import Forecasting, load
 from experiments.common.report import (
     baselines,
@@ -33,9 +36,12 @@ from experiments.common.report import (
     say,
 )
 from jaxrnn.data import available_series
-from jaxrnn.forecasting import Forecaster
+from jaxrnn.forecasting import Forecaster, with_future
 from jaxrnn.models import RNNForecaster
 from jaxrnn.training import CheckpointStore, Run
+
+_OF_HORIZON = "{} Only for a run with --horizon."
+_AS_RUN = "(default: as the run)"
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,34 @@ class Settings:
         ),
     ] = None
     overwrite: Annotated[bool, arg(help="Replace the file if it exists.")] = False
+    id_column: Annotated[
+        str | None,
+        arg(
+            metavar="NAME",
+            help=_OF_HORIZON.format("The column that names the series of each row."),
+            help_behavior_hint=_AS_RUN,
+        ),
+    ] = None
+    time_column: Annotated[
+        str | None,
+        arg(metavar="NAME", help=_OF_HORIZON.format("The column of dates."), help_behavior_hint=_AS_RUN),
+    ] = None
+    aggregate: Annotated[
+        str | None,
+        arg(
+            metavar="sum|mean|...",
+            help=_OF_HORIZON.format("How rows of one series with one date become one."),
+            help_behavior_hint=_AS_RUN,
+        ),
+    ] = None
+    future: Annotated[
+        Path | None,
+        arg(
+            metavar="PATH.csv",
+            help=_OF_HORIZON.format("A file with the future columns at the steps to forecast."),
+            help_behavior_hint="(default: the rows of --series without a value)",
+        ),
+    ] = None
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -78,7 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
         settings = read_command_line(Settings, "predict", __doc__, arguments)
         if settings.out is not None:
             _check_free(settings.out, settings.overwrite)
-        if (settings.run / horizon.MODEL).exists():
+        if (settings.run / horizon_config.CONFIG).exists() or (settings.run / horizon.MODEL).exists():
             predict_horizon(settings)
         else:
             predict(settings)
@@ -151,6 +185,11 @@ def load_run(
 
 
 def predict(settings: Settings) -> None:
+    for name in ("id_column", "time_column", "aggregate", "future"):
+        if getattr(settings, name) is not None:
+            raise ValueError(
+                f"{option(name)} needs a run with --horizon, but {settings.run} forecasts a single step"
+            )
     claim_devices(None)
     run = load_run(settings.run, series=settings.series, column=settings.column, split=settings.split)
     forecasting = run.forecasting
@@ -174,9 +213,23 @@ def predict_horizon(settings: Settings) -> None:
     """Forecast many steps with a run of ``experiments.forecast --horizon``, of new rows or new series."""
     if settings.series is None or settings.split is not None:
         raise ValueError(f"{settings.run} forecasts what follows a series: give --series, and no --split")
+    if not (settings.run / horizon.MODEL / "forecaster.json").exists():
+        raise ValueError(
+            f"the run in {settings.run} ended before its model was trained: continue it with --resume"
+        )
+    given = horizon_config.read(settings.run)["settings"]
+    names = [field.name for field in fields(PanelOptions)]
+    mine = {name: value for name in names if (value := getattr(settings, name, None)) is not None}
+    theirs = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in given.items() if name in names
+    }
+    options = PanelOptions(**{**theirs, **mine})
+    model = Forecaster.load(settings.run / horizon.MODEL)
+    panel = load_panel(settings.series, options)
+    if settings.future is not None:
+        panel = with_future(panel, load_future(str(settings.future), options), model.settings.horizon)
     claim_devices(None)
-    panel = horizon.load_panel(settings.series, settings.column)
-    forecasts = Forecaster.load(settings.run / horizon.MODEL).predict(horizon.as_columns(panel))
+    forecasts = model.predict(panel)
     out = settings.out or settings.run / f"forecast-{Path(settings.series).stem}.csv"
     horizon.write_columns(out, forecasts)
     say(f"the forecasts of {len(panel)} series are in {out}")

@@ -1,21 +1,35 @@
-"""Forecasts of many steps of one series or a panel: what the commands forecast, backtest and predict share."""
+"""Forecast many steps of one series, or of all series of a file.
+
+    python -m experiments.forecast --series sales.csv --horizon 14
+    python -m experiments.forecast --series shops.csv --horizon 14 --id-column shop --future-columns promotion
+    python -m experiments.backtest --series shops.csv --horizon 24 --origins 20
+
+A file has a column of dates or whole numbers and one to forecast, and for several series one with their names;
+the names unique_id, ds and y need no option. The run is judged on the past first, then a model is trained on
+everything. The run folder gets forecast.csv (unique_id, ds, yhat, lo-80, hi-80, lo-95, hi-95), backtest.csv,
+metrics.json, forecast.png and the model, which python -m experiments.predict uses. Ctrl-C stops a training; the
+same command with --resume continues it.
+"""
 
 import csv
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from rich.table import Table
 from tyro.conf import arg
 
-from experiments.common import runs
+from experiments.common import horizon_config, runs
 from experiments.common.devices import claim_devices
-from experiments.common.report import console, digits, say
-from jaxrnn.data import available_series, load_series, read_long
-from jaxrnn.forecasting import Forecaster, OneSeries, read_panel
+from experiments.common.horizon_progress import training_progress
+from experiments.common.horizon_report import choices, explain, report_backtest
+from experiments.common.options import Out
+from experiments.common.panel_file import PanelOptions, load_future, load_panel
+from experiments.common.report import fail, say
+from experiments.common.signals import CtrlC
+from jaxrnn.forecasting import Forecaster, OneSeries, TrainingStopped, Watch, with_future
+from jaxrnn.training import EXIT_CODES
 
 MODEL = "model"
 MOST_ORIGINS = 20
@@ -23,18 +37,39 @@ MANY_SERIES = 30
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Forecast many steps of one series, or of all series of a file with the columns unique_id, ds and y."""
+class Settings(PanelOptions):
+    """Forecast many steps of one series, or of all series of a file."""
 
-    horizon: Annotated[int, arg(metavar="STEPS", help="Steps to forecast.")]
-    series: Annotated[
-        str, arg(metavar="NAME|PATH.csv", help="The series, or a file with the columns unique_id, ds and y.")
-    ] = "course"
-    season: Annotated[int, arg(metavar="STEPS", help="Steps per season, as 12 for months; 1 for none.")] = 1
-    column: Annotated[
-        str | None,
-        arg(metavar="NAME", help="The column to forecast.", help_behavior_hint="(default: the only one)"),
+    horizon: Annotated[
+        int | None, arg(metavar="STEPS", help="Steps to forecast.", help_behavior_hint="(required)")
     ] = None
+    series: Annotated[
+        str, arg(metavar="NAME|PATH.csv", help="The series: a file of one or many, or one of the package.")
+    ] = "course"
+    season: Annotated[
+        int | None,
+        arg(
+            metavar="STEPS",
+            help="Steps per season, as 12 for months; 1 for none.",
+            help_behavior_hint="(default: found in the series)",
+        ),
+    ] = None
+    future: Annotated[
+        Path | None,
+        arg(
+            metavar="PATH.csv",
+            help="A file with the future columns at the steps to forecast.",
+            help_behavior_hint="(default: the rows of --series without a value)",
+        ),
+    ] = None
+    quantiles: Annotated[
+        tuple[float, ...],
+        arg(
+            metavar="LEVEL ...",
+            help="Further columns of forecast.csv, as q-0.05, beside the intervals: quantiles of these levels, "
+            "from 0.01 to 0.99.",
+        ),
+    ] = ()
     origins: Annotated[
         int | None,
         arg(
@@ -44,76 +79,142 @@ class Settings:
         ),
     ] = None
     steps: Annotated[int, arg(metavar="N", help="Training steps of each network.")] = 2000
-    seeds: Annotated[int, arg(metavar="N", help="Networks whose forecasts are averaged.")] = 2
+    seeds: Annotated[int, arg(metavar="N", help="Networks whose forecasts are averaged.")] = 3
     seed: Annotated[int, arg(metavar="N", help="The first seed.")] = 0
-    out: Annotated[
-        Path | None,
-        arg(metavar="DIR", help="The folder of the run.", help_behavior_hint="(default: a new one under runs/)"),
+    calendar: Annotated[bool, arg(help="Read hour, weekday and month of the dates.")] = True
+    non_negative: Annotated[
+        bool | None,
+        arg(
+            help="No value can be negative, so no forecast is.",
+            help_behavior_hint="(default: as the series show)",
+        ),
     ] = None
+    out: Out = None
+    resume: Annotated[bool, arg(help="Continue the run in the folder --out.")] = False
 
 
-def load_panel(name: str, column: str | None) -> list[OneSeries]:
-    """The series of a file or of a name. Says what was done to the rows."""
-    long = read_long(Path(name)) if name not in available_series() and Path(name).is_file() else None
-    if long is not None:
-        return read_panel(long)
-    series = load_series(name, column=column, split=1)
-    for note in series.notes:
-        say(f"note: {note}")
-    values = series.values[:, 0]
-    if series.observed is not None:
-        values = np.where(series.observed, values, np.nan)
-    columns = {"unique_id": np.full(len(values), series.columns[0]), "y": values}
-    columns["ds"] = np.arange(len(values)) if series.times is None or series.step is None else series.times
-    return read_panel(columns)
-
-
-def run(settings: Settings, *, forecast: bool = True) -> int:
+def run(settings: Settings, ctrl_c: CtrlC, *, forecast: bool = True) -> int:
     """Backtest, then train on everything and forecast; write the run folder. Returns the exit code."""
-    panel = load_panel(settings.series, settings.column)
-    check_horizon(settings, panel)
-    folder = settings.out or new_folder(settings)
-    if folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"{folder} is not empty: choose another --out")
-    claim_devices(None)
-    origins = settings.origins or default_origins(settings, panel)
-    frame = as_columns(panel)
-    runs.make_folder(folder)
-    model = Forecaster(
-        settings.horizon, settings.season, steps=settings.steps, seeds=settings.seeds, seed=settings.seed
-    )
-    say(f"backtest: {len(panel)} series, {origins} origins each; training on what comes before the first origin")
-    began = time.perf_counter()
-    tested = model.backtest(panel_values(panel), origins=origins)
-    metrics = tested["metrics"] | {"series": len(panel), "origins": origins, "horizon": settings.horizon}
-    metrics["backtest_seconds"] = time.perf_counter() - began
-    write_columns(folder / "backtest.csv", tested["rows"])
-    runs.write_json(folder / "metrics.json", metrics)
-    console.print(table_of(metrics))
+    if settings.horizon is None:
+        raise ValueError("--horizon is missing: give the number of steps to forecast")
+    if settings.resume and settings.out is None:
+        raise ValueError("--resume needs --out: give the folder of the run to continue")
+    model = make_model(settings)
+    panel = load_panel(settings.series, settings)
+    if settings.future is not None:
+        if not settings.future_columns:
+            raise ValueError(f"--future {settings.future} needs --future-columns: which of its columns are known?")
+        panel = with_future(panel, load_future(str(settings.future), settings), settings.horizon)
+    origins = default_origins(settings, panel) if settings.origins is None else settings.origins
+    check_horizon(settings, panel, origins)
     if forecast:
-        say("training on everything")
-        model.fit(frame, progress=sys.stderr.isatty())
-        columns = model.predict()
-        write_columns(folder / "forecast.csv", columns)
-        model.save(folder / MODEL)
-        explain(model)
-        from experiments.common import fans
-
-        fans.plot_fans(folder / "forecast.png", panel, columns, settings.horizon)
+        model.require_future(panel)
+    folder = settings.out or runs.new_folder_named(f"{Path(settings.series).stem}-horizon{settings.horizon}")
+    horizon_config.begin(folder, settings, panel)
+    claim_devices(None)
+    ctrl_c.message = f"interrupted; the checkpoints are in {folder}, and --resume continues from them"
+    try:
+        metrics = judge(settings, model, panel, origins, folder)
+        if not forecast:
+            say(f"everything is in {folder}")
+            return 0
+        train(settings, model, panel, folder, metrics)
+    except ValueError:
+        horizon_config.undo(folder)
+        raise
+    except TrainingStopped as stopped:
+        fail(f"{stopped.reason} in the backtest; --resume with --out {folder} continues")
+        return EXIT_CODES[stopped.reason]
+    if model.stopped:
+        what = "the forecast is that of the training so far" if model.stopped == "interrupted" else "it was saved"
+        fail(f"{model.stopped}: {what}; --resume with --out {folder} continues it")
+        return EXIT_CODES[model.stopped]
     say(f"everything is in {folder}")
     return 0
 
 
-def check_horizon(settings: Settings, panel: list[OneSeries]) -> None:
+def make_model(settings: Settings) -> Forecaster:
+    return Forecaster(
+        settings.horizon or 0,
+        settings.season,
+        steps=settings.steps,
+        seeds=settings.seeds,
+        seed=settings.seed,
+        quantiles=settings.quantiles,
+        future_columns=settings.future_columns,
+        past_columns=settings.past_columns,
+        static_columns=settings.static_columns,
+        calendar=settings.calendar,
+        non_negative=settings.non_negative,
+    )
+
+
+def judge(
+    settings: Settings, model: Forecaster, panel: list[OneSeries], origins: int, folder: Path
+) -> dict[str, Any]:
+    """Backtest, and write its rows and its errors."""
+    say(f"backtest: {len(panel)} series, {origins} origins each; training on what comes before the first origin")
+    began = time.perf_counter()
+    with training_progress("backtest") as report:
+        watch = Watch(folder / horizon_config.CHECKPOINTS / "backtest", report)
+        tested = model.backtest(panel, origins=origins, watch=watch)
+    choice = choices(tested["model"])
+    metrics = tested["metrics"] | {
+        "series": len(panel),
+        "origins": origins,
+        "horizon": settings.horizon,
+        "season": choice["season"],
+        "backtest_seconds": time.perf_counter() - began,
+        "mase_by_series": tested["by_series"],
+        "choice_of_backtest": choice,
+    }
+    write_columns(folder / "backtest.csv", tested["rows"])
+    runs.write_json(folder / "metrics.json", metrics)
+    report_backtest(metrics)
+    return metrics
+
+
+def train(
+    settings: Settings, model: Forecaster, panel: list[OneSeries], folder: Path, metrics: dict[str, Any]
+) -> None:
+    """Train on everything, forecast, and write forecast, picture and model."""
+    say("training on everything")
+    began = time.perf_counter()
+    with training_progress("training") as report:
+        model.fit(panel, watch=Watch(folder / horizon_config.CHECKPOINTS / "forecast", report))
+    if model.stopped == "terminated":  # after SIGTERM there is no time to forecast
+        return
+    columns = model.predict()
+    write_columns(folder / horizon_config.FORECAST, columns)
+    model.save(folder / MODEL)
+    choice = choices(model)
+    metrics |= {"choice": choice, "training_seconds": time.perf_counter() - began}
+    runs.write_json(folder / "metrics.json", metrics)
+    for sentence in explain(choice):
+        say(sentence)
+    from experiments.common import fans
+
+    fans.plot_fans(folder / "forecast.png", panel, columns, settings.horizon or 1, metrics["mase_by_series"])
+
+
+def check_horizon(settings: Settings, panel: list[OneSeries], origins: int) -> None:
+    """Raise a ValueError if season, horizon or origins do not fit into the longest series."""
     longest = max(len(one.values) for one in panel)
-    if settings.season >= longest:
+    if settings.season is not None and settings.season >= longest:
         raise ValueError(
             f"--season {settings.season} must be shorter than the series: the longest has {longest} steps"
         )
-    if settings.horizon + 4 > longest:
+    if (settings.horizon or 0) + 4 > longest:
         raise ValueError(
             f"--horizon {settings.horizon} is too long to be judged: the longest series has {longest} steps, and "
-            f"at least {settings.horizon + 4} are needed"
+            f"at least {(settings.horizon or 0) + 4} are needed"
+        )
+    if origins < 1:
+        raise ValueError(f"--origins must be at least 1, not {origins}")
+    if (needed := (settings.horizon or 0) + origins + 2) > longest:
+        raise ValueError(
+            f"--origins {origins} with --horizon {settings.horizon} need series of at least {needed} steps, but "
+            f"the longest has {longest}"
         )
 
 
@@ -121,25 +222,7 @@ def default_origins(settings: Settings, panel: list[OneSeries]) -> int:
     if len(panel) >= MANY_SERIES:
         return 1
     longest = max(len(one.values) for one in panel)
-    return max(1, min(MOST_ORIGINS, longest // 5, longest - 2 * settings.horizon - settings.season))
-
-
-def as_columns(panel: list[OneSeries]) -> dict[str, np.ndarray]:
-    """The long format of a panel; its times are counted back from the last."""
-    return {
-        "unique_id": np.concatenate([np.full(len(one.values), one.name) for one in panel]),
-        "ds": np.concatenate([one.times for one in panel]),
-        "y": np.concatenate([np.where(one.observed, one.values, np.nan) for one in panel]),
-    }
-
-
-def panel_values(panel: list[OneSeries]) -> dict[str, np.ndarray]:
-    return {one.name: np.where(one.observed, one.values, np.nan) for one in panel}
-
-
-def new_folder(settings: Settings) -> Path:
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    return Path("runs") / f"{stamp}-{Path(settings.series).stem}-horizon{settings.horizon}-seed{settings.seed}"
+    return max(1, min(MOST_ORIGINS, longest // 5, longest - 2 * (settings.horizon or 1) - (settings.season or 1)))
 
 
 def write_columns(path: Path, columns: dict[str, np.ndarray]) -> None:
@@ -153,28 +236,3 @@ def _shown(value: Any) -> Any:
     if isinstance(value, np.datetime64):
         return str(value).removesuffix("T00:00:00")
     return "" if isinstance(value, float) and np.isnan(value) else value
-
-
-def table_of(metrics: dict[str, Any]) -> Table:
-    table = Table(title=f"backtest of {metrics['series']} series, {metrics['horizon']} steps ahead")
-    names = {"mase": "MASE", "smape": "sMAPE", "wql": "WQL", "coverage_80": "in 80 %", "coverage_95": "in 95 %"}
-    table.add_column("forecast")
-    for shown in names.values():
-        table.add_column(shown, justify="right")
-    for name, title in (("seasonal_naive", "seasonal naive"), ("model", "ours")):
-        cells = [digits(metrics[name][key]) for key in names]
-        # One value has no interval.
-        table.add_row(title, *(cells if name == "model" else [*cells[:3], "", ""]))
-    return table
-
-
-def explain(model: Forecaster) -> None:
-    calibration = model.calibration
-    if calibration is None or not calibration.origins:
-        say("the series are too short to hold anything out: intervals are those of the network, not calibrated")
-        return
-    errors = ", ".join(f"{share} {digits(error)}" for share, error in calibration.errors.items())
-    say(
-        f"chosen on {calibration.origins} held-out origins: {100 * calibration.share:.0f} % of the network's "
-        f"change to seasonal naive is used (errors by share: {errors}); they calibrate the intervals too"
-    )

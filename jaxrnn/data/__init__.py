@@ -2,18 +2,22 @@
 
 from jaxrnn.data.baselines import autoregressive_forecast, moving_average_forecast, naive_forecast
 from jaxrnn.data.buckets import Buckets, PaddedBatch, bucket_by_length
-from jaxrnn.data.csv_file import Table, read_csv, read_long
+from jaxrnn.data.csv_file import Table, read_csv
 from jaxrnn.data.dates import Step, infer_step, read_dates
+from jaxrnn.data.long_file import LongRows, other_texts, read_long
 from jaxrnn.data.numbers import filled
 from jaxrnn.data.preparation import Preparation, Prepared
+from jaxrnn.data.rows import AGGREGATES, check_aggregate, combine, same_dates
 from jaxrnn.data.series import Series, available_series, course_series, load_series
 from jaxrnn.data.series_file import SeriesFile, shuffled
 from jaxrnn.data.ts_file import LabelledSequences, read_ts
 from jaxrnn.data.windows import sequential_starts, take_windows, window_starts
 
 __all__ = [
+    "AGGREGATES",
     "Buckets",
     "LabelledSequences",
+    "LongRows",
     "PaddedBatch",
     "Preparation",
     "Prepared",
@@ -24,16 +28,20 @@ __all__ = [
     "autoregressive_forecast",
     "available_series",
     "bucket_by_length",
+    "check_aggregate",
+    "combine",
     "course_series",
     "filled",
     "infer_step",
     "load_series",
     "moving_average_forecast",
     "naive_forecast",
+    "other_texts",
     "read_csv",
     "read_dates",
     "read_long",
     "read_ts",
+    "same_dates",
     "sequential_starts",
     "shuffled",
     "take_windows",

@@ -5,32 +5,28 @@ The file is read row by row, because data-frame libraries drop the line numbers 
 date by itself.
 """
 
-import codecs
-import contextlib
-import csv
-import io
-import itertools
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrnn.checks import shown
-from jaxrnn.data.dates import NotADate, Step, infer_step, read_dates
-from jaxrnn.data.numbers import MISSING, decimal_point, filled, is_number, read_number
-
-TIME_NAMES = frozenset(
-    ["ds", "date", "datum", "day", "datetime", "time", "timestamp", "month", "monat", "week", "quarter", "period"]
+from jaxrnn.data.cells import (
+    TIME_NAMES,
+    Cells,
+    Times,
+    column_named,
+    column_numbers,
+    find_times,
+    has_numbers,
+    read_cells,
 )
-"""Names, in lower case, of columns that may hold dates wherever they stand; the first column may always."""
-
-STEP_NAMES = frozenset(["ds", "step", "steps", "t", "time", "index", "year", "period"])
-"""Names, in lower case, of columns that may hold whole numbers that count the steps."""
+from jaxrnn.data.dates import Step, infer_step
+from jaxrnn.data.numbers import filled
+from jaxrnn.data.rows import same_dates
 
 _MOST_MISSING = 0.5
+_REMEDY = "add them up (a forecast with --horizon can do that: --aggregate)"
 
 
 @dataclass(frozen=True)
@@ -54,29 +50,6 @@ class Table:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Cells:
-    """The text of a file: the header, and the rows with the numbers of their lines."""
-
-    path: Path
-    separator: str
-    header: list[str]
-    lines: list[int]
-    rows: list[list[str]]
-    notes: tuple[str, ...] = ()
-
-    def column(self, place: int) -> list[str]:
-        return [row[place].strip() for row in self.rows]
-
-
-class _Times(NamedTuple):
-    """The column of dates, or of whole numbers that count the steps."""
-
-    place: int
-    name: str
-    values: np.ndarray
-
-
 def read_csv(path: Path, wanted: Sequence[str | None], *, dates: bool = True) -> Table:
     """Read the wanted columns of a CSV file with a header.
 
@@ -88,148 +61,29 @@ def read_csv(path: Path, wanted: Sequence[str | None], *, dates: bool = True) ->
       ValueError: it is not a table, a column is unknown, a cell is not a number or a date, two rows have one date,
         or more than half of the values are missing. The message names the file, the line number and the column.
     """
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; give the path of a CSV file with a header line")
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder, not a CSV file")
-    cells = _cells(path)
-    times = _times(cells, wanted) if dates else None
-    columns = tuple(_column_name(cells, name, times) for name in wanted)
-    table = _numbers(cells, columns)
-    table = replace(table, notes=(*cells.notes, *table.notes))
+    cells = read_cells(path)
+    times = find_times(cells, wanted) if dates else None
+    columns = tuple(column_named(cells, name, times) for name in wanted)
+    values = np.empty((len(cells.rows), len(columns)))
+    notes = list(cells.notes)
+    for place, name in enumerate(columns):
+        values[:, place], said = column_numbers(cells, name)
+        notes += said
+    table = Table(columns, values, np.isfinite(values), notes=tuple(notes))
     if dates and times is None:
         table = replace(table, notes=(*table.notes, *_unread_dates(cells, columns)))
     return _without_gaps(path, table if times is None else _in_order(cells, table, times))
 
 
-def read_long(path: Path) -> dict[str, Any] | None:
-    """The columns ``unique_id``, ``ds`` and ``y`` of a CSV file of many series; None if it has no such columns.
-
-    Raises:
-      ValueError: a value is not a number; the message names the line.
-
-    Returns:
-      ``unique_id`` and ``ds`` as text, ``y`` as float64 with NaN where a value is missing.
-    """
-    cells = _cells(path)
-    if not {"unique_id", "ds", "y"} <= set(cells.header):
-        return None
-    values = _numbers(cells, ("y",)).values[:, 0]
-    ids, times = (cells.column(cells.header.index(name)) for name in ("unique_id", "ds"))
-    return {"unique_id": np.array(ids), "ds": np.array(times), "y": values}
-
-
-def _cells(path: Path) -> _Cells:
-    text, notes = _text(path)
-    first, _, rest = text.partition("\n")
-    named = re.fullmatch(r"sep=(.)\r?", first)  # Excel writes and reads this line
-    if named is not None:
-        separator, text = named[1], rest
-    else:
-        counts = {separator: first.count(separator) for separator in ",;\t|"}
-        separator = max(counts, key=counts.__getitem__)
-    rows = [(line + (named is not None), row) for line, row in _rows(path, text, separator)]
-    if len(rows) < 2:
-        found = "holds nothing but a header" if rows else "is empty"
-        raise ValueError(f"{path} {found}; a header and at least one row of numbers are needed")
-    (_, header), *body = rows
-    header = [name.strip() for name in header]
-    if all(is_number(name) or (name and read_dates([name]) is not None) for name in header):
-        raise ValueError(f"{path} has no header: its first line is {shown(','.join(header))}. Add column names.")
-    for line, row in body:
-        if len(row) != len(header):
-            hint = (
-                ". If commas are decimal commas, put each number in quotes, or separate the columns by semicolons"
-                if separator == "," and len(row) > len(header)
-                else ""
-            )
-            raise ValueError(f"{path}, row {line} has {len(row)} cells, but the header has {len(header)}{hint}")
-    return _Cells(path, separator, header, [line for line, _ in body], [row for _, row in body], notes)
-
-
-def _times(cells: _Cells, wanted: Sequence[str | None]) -> _Times | None:
-    for place, name in enumerate(cells.header):
-        known = name.lower() in TIME_NAMES
-        counts = name.lower() in STEP_NAMES
-        if name in wanted or not (place == 0 or known or counts):
-            continue
-        column = cells.column(place)
-        if known or not all(is_number(cell) for cell in column[:10]):
-            try:
-                dates = read_dates(column)
-            except NotADate as error:
-                row = cells.lines[error.place]
-                raise ValueError(f"{cells.path}, row {row}, column {name!r} {error}") from error
-            except ValueError as error:
-                raise ValueError(f"{cells.path}, column {name!r}: {error}") from error
-            if dates is not None:
-                return _Times(place, name, dates)
-        if counts and all(cell.removeprefix("-").isdecimal() and len(cell) < 18 for cell in column):
-            return _Times(place, name, np.array([int(cell) for cell in column]))
-    return None
-
-
-def _column_name(cells: _Cells, name: str | None, times: _Times | None) -> str:
-    path, header = cells.path, cells.header
-    numeric = [
-        other
-        for place, other in enumerate(header)
-        if (times is None or place != times.place) and _has_numbers(cells, place)
-    ]
-    if name is None and not numeric:
-        text = [(j, name) for j, name in enumerate(header) if times is None or j != times.place]
-        place, name = text[-1] if text else (0, header[0])
-        raise ValueError(
-            f"{path} has no column of numbers: row {cells.lines[0]}, column {name!r} holds "
-            f"{shown(cells.rows[0][place])}. Write numbers without currencies, percent signs or parentheses"
-        )
-    if name is None and len(numeric) != 1:
-        raise ValueError(
-            f"{path} has {len(numeric)} numeric columns; choose one with column (--column): {_listed(numeric)}"
-        )
-    name = numeric[0] if name is None else name
-    if header.count(name) > 1:
-        raise ValueError(f"{path} has {header.count(name)} columns named {name!r}: rename all but one")
-    if name not in header:
-        raise ValueError(f"unknown column {name!r}; available in {path}: {_listed(header)}")
-    return name
-
-
-def _has_numbers(cells: _Cells, place: int) -> bool:
-    """Whether one of the first values is a number. A bad cell further down is reported as such."""
-    known = (row[place] for row in cells.rows if row[place].strip().lower() not in MISSING)
-    return any(is_number(cell) for cell in itertools.islice(known, 10))
-
-
-def _numbers(cells: _Cells, columns: tuple[str, ...]) -> Table:
-    values, notes = np.empty((len(cells.rows), len(columns))), []
-    for j, name in enumerate(columns):
-        column = cells.column(cells.header.index(name))
-        point, note = decimal_point([cell for cell in column if cell.lower() not in MISSING], cells.separator)
-        if note is not None:
-            notes.append(f"column {name!r}: {note}")
-        for i, cell in enumerate(column):
-            number = read_number(cell, point)
-            if number is None:
-                raise ValueError(
-                    f"{cells.path}, row {cells.lines[i]}, column {name!r} holds {shown(cell)}, which is not a "
-                    f"finite number. Correct it, or leave the cell empty if the value is missing"
-                )
-            values[i, j] = number
-    return Table(columns, values, np.isfinite(values), notes=tuple(notes))
-
-
-def _in_order(cells: _Cells, table: Table, index: _Times) -> Table:
+def _in_order(cells: Cells, table: Table, index: Times) -> Table:
     """The rows in the order of their times. Raises a ValueError if two have the same time."""
     order = np.argsort(index.values, kind="stable")
     times, lines, notes = index.values[order], np.array(cells.lines)[order], list(table.notes)
     same = np.flatnonzero(times[1:] == times[:-1])
     if len(same):
         i = int(same[0])
-        more = f", and {len(same) - 1} more pairs of rows have one date" if len(same) > 1 else ""
-        raise ValueError(
-            f"{cells.path}, rows {lines[i]} and {lines[i + 1]} have the same {index.name!r}, "
-            f"{_day(times[i])}{more}. Keep one row for each date, or add them up"
+        raise same_dates(
+            f"{cells.path}, ", repr(index.name), _day(times[i]), (lines[i], lines[i + 1]), len(same) - 1, _REMEDY
         )
     if len(order) > 1 and (order[::-1] == np.arange(len(order))).all():
         notes.append(f"the newest row came first: the rows were put in the order of {index.name!r}")
@@ -276,60 +130,8 @@ def _day(time: np.generic) -> str:
     return str(time).removesuffix("T00:00:00")
 
 
-def _text(path: Path) -> tuple[str, tuple[str, ...]]:
-    """The text of a file, and notes. Spreadsheets save UTF-8, UTF-16, or an encoding of older Windows."""
-    content = path.read_bytes()
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return content.decode("utf-16", errors="replace"), ()
-    try:
-        return content.decode("utf-8-sig"), ()
-    except UnicodeDecodeError as error:
-        if b"\0" not in content:
-            with contextlib.suppress(UnicodeDecodeError):
-                text = content.decode("cp1252")
-                return text, ("the file is not UTF-8: it was read as Windows-1252",)
-        raise ValueError(
-            f"{path} is not a text file of comma-separated values. In a spreadsheet, save the table as CSV UTF-8"
-        ) from error
-
-
-def _unread_dates(cells: _Cells, columns: tuple[str, ...]) -> Iterator[str]:
+def _unread_dates(cells: Cells, columns: tuple[str, ...]) -> Iterator[str]:
     """What to say if no dates were found, but a column has a name that promises some."""
     for place, name in enumerate(cells.header):
-        if name.lower() in TIME_NAMES and name not in columns and not _has_numbers(cells, place):
+        if name.lower() in TIME_NAMES and name not in columns and not has_numbers(cells, place):
             yield f"column {name!r} was not read as dates: the rows are steps in the order of the file"
-
-
-def _rows(path: Path, text: str, separator: str) -> list[tuple[int, list[str]]]:
-    """Every row that is not empty, with the number of its last line."""
-    # Only a strict reader reports a quote that is never closed, but it refuses a blank after a closing quote.
-    try:
-        return _read(path, text, separator, strict=True)
-    except csv.Error:
-        return _read(path, text, separator, strict=False)
-
-
-def _read(path: Path, text: str, separator: str, *, strict: bool) -> list[tuple[int, list[str]]]:
-    rows: list[tuple[int, list[str]]] = []
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=strict)
-    try:
-        for row in reader:
-            if any(cell.strip() for cell in row):
-                rows.append((reader.line_num, row))
-    except csv.Error as error:
-        last = rows[-1][0] if rows else 0
-        if str(error) == "unexpected end of data":
-            raise ValueError(f"{path} opens a quote after line {last} that is never closed") from error
-        if strict:
-            raise
-        raise ValueError(
-            f"{path} is not a text file of comma-separated values: {error}. Is a quote that opens after line "
-            f"{last} not closed?"
-        ) from error
-    return rows
-
-
-def _listed(names: Sequence[str]) -> str:
-    """Names for an error message, shortened because a file may have very many columns."""
-    some = ", ".join(name if len(name) <= 40 else f"{name[:37]}..." for name in names[:20])
-    return some if len(names) <= 20 else f"{some} and {len(names) - 20} more"

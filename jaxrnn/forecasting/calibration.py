@@ -5,44 +5,87 @@ from typing import Any
 
 import numpy as np
 
-SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+MIXTURES = (
+    (1.0, 0.0, 0.0),
+    (0.75, 0.25, 0.0),
+    (0.5, 0.5, 0.0),
+    (0.25, 0.75, 0.0),
+    (0.0, 1.0, 0.0),
+    (0.5, 0.0, 0.5),
+    (0.0, 0.0, 1.0),
+)
+"""The shares of network, median of the smoothings and seasonal naive that are tried."""
+
+_ON_FEW_PERIODS = 2
+_FEW_PERIODS = 2.0
+"""What was best in one period is often not best in the next, so then only the first mixtures are tried."""
+
+_NAMES = "network", "smoothing", "seasonal naive"
 _FEWEST = 20
 _ENOUGH = 200
+_LARGEST = 20.0
+_DOUBT = 2.0
+"""How many independent periods of held-out values count as much as what the network says of its own quantiles."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Settled on origins that training has not seen.
+    """Settled on origins that the networks have not learned from.
 
     Attributes:
-      share: the share of the network's change to the seasonal naive forecast, from 0 to 1.
-      errors: the mean absolute error, in units of the windows, with each share that was tried.
-      shifts: ``[horizon, levels]``, what is added to each quantile, in units of the window. After it, as many of
-        the held-out values lie below a quantile as its level says. This is split conformal prediction at each step
-        of the horizon. Source: Romano, Patterson, Candes (2019), arXiv:1905.03222.
+      shares: the shares of network, smoothing and seasonal naive in the median, from 0 to 1; their sum is 1.
+      errors: the mean absolute error, in units of the noise of each window, with each mixture that was tried.
+      shifts: ``[horizon, levels]``, what is added to each quantile, in units of the window, so that as many of the
+        held-out values lie below a quantile as its level says. This is split conformal prediction at each step of
+        the horizon, and with several networks that leave out different values, its form for cross-validation.
+        Sources: Romano, Patterson, Candes (2019), arXiv:1905.03222; Barber, Candes, Ramdas, Tibshirani (2021),
+        arXiv:1905.02928. Series of one period share what is unusual about it, so from few periods only a part of
+        it is added.
       origins: the number of held-out origins; 0 leaves the quantiles as they are.
     """
 
-    share: float
+    shares: tuple[float, float, float]
     errors: dict[str, float]
     shifts: np.ndarray
     origins: int
 
+    @property
+    def share(self) -> float:
+        """The share of the network."""
+        return self.shares[0]
+
     @classmethod
-    def of(cls, quantiles: np.ndarray, targets: np.ndarray, levels: tuple[float, ...]) -> "Calibration":
-        """Settle share and shifts.
+    def of(
+        cls,
+        quantiles: np.ndarray,
+        simple: np.ndarray,
+        targets: np.ndarray,
+        levels: tuple[float, ...],
+        *,
+        units: np.ndarray | None = None,
+        periods: float = np.inf,
+    ) -> "Calibration":
+        """Settle shares and shifts.
 
         Args:
           quantiles: ``[origins, horizon, levels]``, sorted, in units of the windows.
+          simple: ``[origins, horizon, 2]``, the median of the smoothings and seasonal naive.
           targets: ``[origins, horizon]``; NaN where a value is not known.
+          units: ``[origins]``, how much an error of each counts.
+          periods: how many periods of time, each as long as the horizon, the origins are spread over.
         """
         horizon, count = targets.shape[1], len(targets)
-        middle = quantiles[..., levels.index(0.5)]
         if not np.isfinite(targets).any():
             return cls.nothing(horizon, levels)
-        errors = {share: float(np.nanmean(np.abs(targets - share * middle))) for share in SHARES}
-        share = min(errors, key=errors.__getitem__)
-        rests = targets[..., None] - shared(quantiles, share, levels)
+        middle = quantiles[..., levels.index(0.5)]
+        weights = np.ones(count) if units is None else units
+        errors = {}
+        for shares in MIXTURES if periods > _FEW_PERIODS else MIXTURES[:_ON_FEW_PERIODS]:
+            wrong = np.abs(targets - _mixed(middle, simple, shares)) * weights[:, None]
+            # One outlier must not decide.
+            errors[shares] = float(np.nanmean(np.minimum(wrong, _LARGEST)))
+        shares = min(errors, key=errors.__getitem__)
+        rests = targets[..., None] - _around(quantiles, simple, shares, levels)
         shifts = np.zeros((horizon, len(levels)))
         # With few origins, neighbouring steps of the horizon are counted together.
         around = 0 if count >= _ENOUGH else min(horizon, -(-_ENOUGH // (2 * count)))
@@ -55,28 +98,41 @@ class Calibration:
                 # The finite-sample level of split conformal prediction, outwards on both sides.
                 outward = level + (level - 0.5) * 2 / len(near)
                 shifts[step, place] = np.quantile(near[:, place], np.clip(outward, 0, 1))
-        # The median stays: series of one time share what is unusual about it, which need not go on.
+        # The median stays, for the same reason as only a part of the shifts is added.
         shifts -= shifts[:, [levels.index(0.5)]]
-        return cls(share, {f"{100 * s:.0f} %": error for s, error in errors.items()}, shifts, count)
+        if np.isfinite(periods):
+            shifts *= periods / (periods + _DOUBT)
+        names = {_name(one): error for one, error in errors.items()}
+        return cls(shares, names, shifts, count)
 
     @classmethod
     def nothing(cls, horizon: int, levels: tuple[float, ...]) -> "Calibration":
-        """All of the network, and its own quantiles."""
-        return cls(1.0, {}, np.zeros((horizon, len(levels))), 0)
+        """Half of the network and half of the smoothings, and the network's own quantiles."""
+        return cls((0.5, 0.5, 0.0), {}, np.zeros((horizon, len(levels))), 0)
 
-    def apply(self, quantiles: np.ndarray, levels: tuple[float, ...]) -> np.ndarray:
+    def apply(self, quantiles: np.ndarray, simple: np.ndarray, levels: tuple[float, ...]) -> np.ndarray:
         """The quantiles that are reported, ``[..., horizon, levels]``, sorted."""
-        return np.sort(shared(quantiles, self.share, levels) + self.shifts, axis=-1)
+        return np.sort(_around(quantiles, simple, self.shares, levels) + self.shifts, axis=-1)
 
     def to_json(self) -> dict[str, Any]:
         return {**vars(self), "shifts": self.shifts.tolist()}
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "Calibration":
-        return cls(**{**record, "shifts": np.array(record["shifts"])})
+        return cls(**{**record, "shares": tuple(record["shares"]), "shifts": np.array(record["shifts"])})
 
 
-def shared(quantiles: np.ndarray, share: float, levels: tuple[float, ...]) -> np.ndarray:
-    """The quantiles around a share of the median."""
-    middle = quantiles[..., levels.index(0.5), None]
-    return quantiles + (share - 1) * middle
+def _mixed(middle: np.ndarray, simple: np.ndarray, shares: tuple[float, float, float]) -> np.ndarray:
+    return shares[0] * middle + shares[1] * simple[..., 0] + shares[2] * simple[..., 1]
+
+
+def _around(
+    quantiles: np.ndarray, simple: np.ndarray, shares: tuple[float, float, float], levels: tuple[float, ...]
+) -> np.ndarray:
+    """The quantiles, moved so that their median is the mixture."""
+    middle = quantiles[..., levels.index(0.5)]
+    return quantiles + (_mixed(middle, simple, shares) - middle)[..., None]
+
+
+def _name(shares: tuple[float, float, float]) -> str:
+    return " + ".join(f"{100 * share:.0f} % {name}" for share, name in zip(shares, _NAMES) if share)

@@ -1,9 +1,7 @@
 """Forecasts of many steps with intervals, for one series or thousands, with one model for all."""
 
-import json
-import warnings
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,70 +9,55 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 
-from jaxrnn import checks
 from jaxrnn.data import take_windows
 from jaxrnn.forecasting import metrics
+from jaxrnn.forecasting.backtests import backtest, judged, repeated
 from jaxrnn.forecasting.calibration import Calibration
-from jaxrnn.forecasting.network import KINDS, QuantileNetwork, pinball, with_linear_path
-from jaxrnn.forecasting.panel import OneSeries, as_frame, read_panel
+from jaxrnn.forecasting.covariates import require_future, shortened, with_future
+from jaxrnn.forecasting.known import Known
+from jaxrnn.forecasting.network import QuantileNetwork, smooth_forecast
+from jaxrnn.forecasting.panel import OneSeries, as_frame, read_future, read_panel
+from jaxrnn.forecasting.quantile_columns import LEVELS, forecast_columns
+from jaxrnn.forecasting.season import SeasonChoice
+from jaxrnn.forecasting.settings import Settings
+from jaxrnn.forecasting.settle import settle
+from jaxrnn.forecasting.stored import Stored
+from jaxrnn.forecasting.train import Training
+from jaxrnn.forecasting.watch import TrainingStopped, Watch
 from jaxrnn.forecasting.windows import Windows
-from jaxrnn.training import (
-    Run,
-    TrainState,
-    fit,
-    load_model,
-    make_optimizer,
-    make_windowed_epoch,
-    pure_apply,
-    save_model,
-)
-
-LEVELS = (0.025, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.975)
-"""The quantile levels: those of the 95 % and the 80 % interval, and every tenth."""
-
-COLUMNS = {"yhat": 0.5, "lo-80": 0.1, "hi-80": 0.9, "lo-95": 0.025, "hi-95": 0.975}
-"""The quantile level of each column of a forecast."""
-
-_SETTINGS = "forecaster.json"
-_BATCH = 256
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The arguments of a :class:`Forecaster`."""
-
-    horizon: int
-    season: int
-    window: int
-    hidden: tuple[int, ...]
-    cell: str
-    steps: int
-    learning_rate: float
-    seeds: int
-    seed: int
+from jaxrnn.training import pure_apply
 
 
 class Forecaster:
     """Forecasts the next ``horizon`` steps of one series or of many, with quantiles.
 
-    One network is trained on windows of all series, each in a scale of its own, so series of different sizes and
-    lengths share what they have in common. It corrects the seasonal naive forecast by a linear path and recurrent
-    layers, and forecasts all steps at once. The last part of each series is held out of training. It settles how
-    much of the correction is used, and how wide the intervals must be to cover what they promise.
+    A few networks are trained on windows of all series, each window in a scale of its own, so series of different
+    sizes and lengths share what they have in common. A network corrects the median of several exponential
+    smoothings by a linear path and recurrent layers, and forecasts all steps at once. Each network leaves out
+    another part of the values. On these parts it is judged: they settle how much of the networks is used, and how
+    wide the intervals must be to cover what they promise.
 
     Args:
       horizon: steps to forecast.
-      season: steps per season; 1 for none.
-      window: steps that the network reads; the default is three seasons, at least the horizon, at most 200.
+      season: steps per season; 1 for none. None finds it in :meth:`fit`, from values and dates.
+      window: steps that the network reads, at least a season; the default is three seasons, at least the horizon,
+        at most 200.
       hidden: units of each recurrent layer.
       cell: ``"gru"`` or ``"lstm"``.
-      steps: training steps of each network.
+      steps: training steps of each network, or fewer of short series.
       learning_rate: the highest learning rate.
       seeds: how many networks are trained, whose quantiles are averaged.
       seed: the first seed.
+      quantiles: levels of further columns of the forecast, as ``q-0.05``, beside median and intervals. They lie
+        between the levels that the networks are trained for, see
+        :func:`jaxrnn.forecasting.quantile_columns.quantiles_at`.
+      future_columns: further columns of the frames, of numbers or text, that are known in advance, as promotions.
+      past_columns: further columns that are known up to the last value, as the number of visitors.
+      static_columns: further columns that do not change along a series, as the region of a shop.
+      calendar: read hour, weekday and month of the dates, as far as the step between them makes sense of these.
+      non_negative: no value can be negative, so forecasts below 0 become 0. None: if none was in :meth:`fit`.
 
     Raises:
       ValueError: an argument is invalid.
@@ -92,93 +75,135 @@ class Forecaster:
     def __init__(
         self,
         horizon: int,
-        season: int = 1,
+        season: int | None = None,
         *,
         window: int | None = None,
         hidden: tuple[int, ...] = (40,),
         cell: str = "gru",
-        steps: int = 2000,
-        learning_rate: float = 3e-3,
-        seeds: int = 2,
+        steps: int = 1500,
+        learning_rate: float = 1e-3,
+        seeds: int = 3,
         seed: int = 0,
+        quantiles: Sequence[float] = (),
+        future_columns: Sequence[str] = (),
+        past_columns: Sequence[str] = (),
+        static_columns: Sequence[str] = (),
+        calendar: bool = True,
+        non_negative: bool | None = None,
     ):
-        for name, value in (("horizon", horizon), ("season", season)):
-            checks.positive_integer(name, value)
-        window = min(max(3 * season, horizon, 12), max(200, season + 1)) if window is None else window
-        self.settings = Settings(horizon, season, window, tuple(hidden), cell, steps, learning_rate, seeds, seed)
-        for name in ("window", "steps", "seeds"):
-            checks.positive_integer(name, getattr(self.settings, name))
-        checks.positive_number("learning_rate", learning_rate)
-        if cell not in KINDS:
-            raise ValueError(f"unknown cell {cell!r}; available: {', '.join(KINDS)}")
+        names = tuple(future_columns), tuple(past_columns), tuple(static_columns)
+        network = tuple(hidden), cell, steps, learning_rate, seeds, seed
+        self.settings = Settings(
+            horizon, season, window, *network, tuple(quantiles), *names, calendar, non_negative
+        )
+        self._given = self.settings
         self.calibration: Calibration | None = None
+        self.season_choice: SeasonChoice | None = None
+        self.stopped: str | None = None
+        self.known = Known.nothing()
         self._params: list[Any] = []
         self._panel: list[OneSeries] = []
         self._frame: Any = None
 
-    def fit(self, frame: Any, *, progress: bool = False) -> "Forecaster":
-        """Train on all series, and settle share and intervals on their ends.
+    def fit(self, frame: Any, *, progress: bool = False, watch: Watch | None = None) -> "Forecaster":
+        """Train on all series, and settle shares and intervals on what each network leaves out.
 
         Args:
           frame: a pandas or polars frame with the columns ``unique_id``, ``ds`` and ``y``; a dictionary of such
             columns; a dictionary from names to arrays; or one array.
           progress: show a progress bar.
+          watch: how progress is reported, and where checkpoints are kept; see :class:`jaxrnn.forecasting.Watch`.
+
+        After Ctrl-C or SIGTERM the training stops, and the model uses the networks that there are so far;
+        ``stopped`` then says ``"interrupted"`` or ``"terminated"``.
 
         Raises:
           ValueError: the frame is invalid, or no series is longer than two steps.
         """
-        self._frame, self._panel = frame, read_panel(frame)
+        self._frame, self._panel = frame, self._read(frame)
+        self.settings, self.season_choice, self.known = settle(self._given, self._panel)
         settings, windows = self.settings, self.windows(self._panel)
-        held = windows.held_out(settings.season)
-        starts, origins = windows.split(held, settings.season, settings.window)
+        if windows.offset is not None:
+            windows = self.windows(self._panel, until=np.maximum(windows.lengths - settings.horizon, 1))
+        starts = windows.starts(self.settled_season, self._window)
         if not len(starts):
             longest = int(windows.lengths.max())
             raise ValueError(
                 f"no series is long enough to learn from: the longest has {longest} steps, and horizon="
                 f"{settings.horizon} needs at least three"
             )
-        targets = windows.without(held)
-        self._params = [
-            self._train(windows, targets, starts, settings.seed + seed, progress) for seed in range(settings.seeds)
-        ]
-        if len(origins):
-            quantiles = self._quantiles(windows, origins)
-            self.calibration = Calibration.of(quantiles, windows.targets[origins].astype(np.float64), LEVELS)
-        else:
-            self.calibration = Calibration.nothing(settings.horizon, LEVELS)
+        watch = watch or Watch(progress=progress)
+        training = Training(settings, self._make, windows, starts, self._window, self.settled_season, watch)
+        self._params, self.stopped = [], None
+        judged_parts = []
+        for number in range(settings.seeds):
+            held = windows.held_out(self.settled_season, number, settings.seeds)
+            self._params.append(training.train(number, windows.without(held)))
+            origins = windows.judged(held)
+            judged_parts.append((origins, self._quantiles(windows, origins, self._params[-1:])))
+            self.stopped = training.stopped
+            if self.stopped:
+                break
+        origins, quantiles, simple = (
+            np.concatenate(parts) for parts in zip(*((places, *both) for places, both in judged_parts))
+        )
+        self.calibration = Calibration.of(
+            quantiles,
+            simple,
+            windows.targets[origins].astype(np.float64),
+            LEVELS,
+            units=windows.scale[origins] / windows.noise[origins],
+            periods=windows.periods(len(origins)),
+        )
         return self
 
-    def predict(self, frame: Any = None) -> Any:
+    def predict(self, frame: Any = None, *, future: Any = None) -> Any:
         """Forecast what follows the series of :meth:`fit`, or those of another frame, which may be new ones.
+
+        Args:
+          frame: as in :meth:`fit`; the default are its series.
+          future: a frame with ``unique_id``, ``ds`` and the columns that are known in advance, for the steps to
+            forecast. Rows without ``y`` after the last value, in ``frame``, give them too.
 
         Returns:
           A frame of the kind that was given, or a dictionary of arrays for anything else, with the columns
-          ``unique_id``, ``ds``, ``yhat``, ``lo-80``, ``hi-80``, ``lo-95`` and ``hi-95``.
+          ``unique_id``, ``ds``, ``yhat``, ``lo-80``, ``hi-80``, ``lo-95``, ``hi-95``, and those of ``quantiles``.
 
         Raises:
-          ValueError: the model is not fitted, or the frame is invalid.
+          ValueError: the model is not fitted, the frame is invalid, or a column that is known in advance has no
+            value at a step to forecast.
         """
         self._require_fit()
-        panel = self._panel if frame is None else read_panel(frame)
+        panel = self._panel if frame is None else self._read(frame)
         if not panel:
             raise ValueError("a loaded model keeps no series: give predict the series to forecast")
+        horizon, names = self.settings.horizon, self.settings.columns
+        if names.future:
+            if future is not None:
+                panel = with_future(panel, read_future(future, names), horizon)
+            self.require_future(panel)
+        elif future is not None:
+            raise ValueError("future= needs a model with future_columns, but this one has none")
         windows = self.windows(panel)
         values = self.quantiles(windows, windows.ends)
-        horizon = self.settings.horizon
         columns = {
             "unique_id": np.repeat([one.name for one in panel], horizon),
             "ds": np.concatenate([one.step.after(one.times[-1], horizon) for one in panel]),
-            **_columns(values),
+            **forecast_columns(values, self.settings.quantiles),
         }
         return as_frame(columns, self._frame if frame is None else frame)
 
     def quantiles(self, windows: Windows, origins: np.ndarray) -> np.ndarray:
         """The calibrated quantiles in the units of the series, float64 ``[origins, horizon, levels]``."""
         calibration = self._require_fit()
-        relative = calibration.apply(self._quantiles(windows, origins), LEVELS)
-        return windows.base[origins][..., None] + windows.scale[origins][:, None, None] * relative
+        relative = calibration.apply(*self._quantiles(windows, origins, self._params), LEVELS)
+        values = windows.last[origins][:, None, None] + windows.scale[origins][:, None, None] * relative
+        values = values if windows.offset is None else values + windows.offset[origins][..., None]
+        return np.maximum(values, 0) if self.settings.non_negative else values
 
-    def backtest(self, frame: Any = None, *, origins: int = 1, refit: bool = True) -> dict[str, Any]:
+    def backtest(
+        self, frame: Any = None, *, origins: int = 1, refit: bool = True, watch: Watch | None = None
+    ) -> dict[str, Any]:
         """Forecast from the last ``origins`` origins of every series that have a whole horizon after them.
 
         Args:
@@ -186,67 +211,43 @@ class Forecaster:
           origins: rolling origins of each series, one step apart. All are one batch.
           refit: train a model on what comes before the first origin. False uses this model as it is, which has
             seen these values if the frame is that of :meth:`fit`.
+          watch: as in :meth:`fit`.
 
         Returns:
-          ``metrics`` (MASE, sMAPE, WQL and coverage of ``model`` and ``seasonal_naive``, in all and ``by_step`` of
-          the horizon) and ``rows``, a dictionary of arrays with ``unique_id``, ``origin`` (the
-          last step that the forecast has read), ``step``, ``y``, ``yhat`` and the intervals.
+          ``metrics`` (MASE, sMAPE, WQL and coverage of ``model``, ``seasonal_naive``, ``naive`` and ``ar``, in all
+          and ``by_step`` of the horizon), ``rows``, a dictionary of arrays with ``unique_id``, ``origin`` (the
+          last step that the forecast has read), ``step``, ``y``, ``yhat`` and the intervals, ``by_series``,
+          the MASE of each series by its name, and ``model``, which made the forecasts.
 
         Raises:
           ValueError: every series is too short for that many origins and the horizon.
+          TrainingStopped: a signal ended the training. It is a KeyboardInterrupt.
         """
-        panel = self._panel if frame is None else read_panel(frame)
-        horizon, season = self.settings.horizon, self.settings.season
-        if origins < 1:
-            raise ValueError(f"{origins=} must be at least 1")
-        cut = horizon + origins - 1
-        long = [one for one in panel if len(one.values) >= cut + 3]
-        if not long:
-            longest = max((len(one.values) for one in panel), default=0)
-            raise ValueError(
-                f"{origins=} and {horizon=} need series of at least {cut + 3} steps, but the longest has {longest}"
-            )
+        panel = self._panel if frame is None else self._read(frame)
+        long, cut = judged(panel, origins, self.settings.horizon)
         model = self
         if refit:
-            model = Forecaster(**asdict(self.settings))
-            model.fit({one.name: np.where(one.observed, one.values, np.nan)[:-cut] for one in long})
-        windows = model.windows(long)
-        places = windows.ends[:, None] - horizon - np.arange(origins)[::-1]
-        values = model.quantiles(windows, places.ravel())
-        actual = windows.actual(places).reshape(-1, horizon)
-        unit = [metrics.seasonal_error(one.values[:-cut], season) for one in long]
-        both = {"model": values, "seasonal_naive": _repeated(windows.base[places].reshape(-1, horizon))}
-        measured = metrics.compare(both, actual, np.repeat(unit, origins), LEVELS)
-        last = (places - windows.ends[:, None] + windows.lengths[:, None] - 1).ravel()
-        rows = {
-            "unique_id": np.repeat([one.name for one in long], origins * horizon),
-            "origin": np.repeat(last, horizon),
-            "step": np.tile(np.arange(1, horizon + 1), len(last)),
-            "y": actual.ravel(),
-            **_columns(values),
-        }
-        return {"metrics": measured, "rows": rows}
+            model = Forecaster(**asdict(self._given))
+            model.fit([shortened(one, len(one.values) - cut) for one in long], watch=watch)
+            if model.stopped:
+                raise TrainingStopped(model.stopped)
+        return backtest(model, long, cut, origins)
 
     def measure(self, frame: Any, actual: np.ndarray, scale: np.ndarray) -> dict[str, Any]:
         """The errors of :meth:`backtest` for what follows the series of a frame, ``actual [series, horizon]``.
 
         ``scale [series]`` is the unit of MASE, :func:`jaxrnn.forecasting.seasonal_error` of each series.
         """
-        windows = self.windows(read_panel(frame))
+        windows = self.windows(self._read(frame))
         values = self.quantiles(windows, windows.ends)
-        both = {"model": values, "seasonal_naive": _repeated(windows.base[windows.ends])}
+        both = {"model": values, "seasonal_naive": repeated(windows.base[windows.ends])}
         return metrics.compare(both, actual, scale, LEVELS)
 
     def save(self, folder: str | Path) -> None:
         """Write the model into a folder, which is made. The series of :meth:`fit` are not kept."""
-        calibration, folder = self._require_fit(), Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        for seed, params in enumerate(self._params):
-            model = self._make(seed)()
-            nnx.update(model, params)
-            save_model(model, folder / f"network{seed}")
-        record = {"settings": asdict(self.settings), "calibration": calibration.to_json()}
-        (folder / _SETTINGS).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        calibration = self._require_fit()
+        stored = Stored(self.settings, calibration, self.known, self.season_choice, len(self._params))
+        stored.write(Path(folder), self._maker, self._params)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Forecaster":
@@ -254,87 +255,81 @@ class Forecaster:
 
         Raises:
           FileNotFoundError: there is no model in this folder.
+          ValueError: the model is damaged, or was written by another version.
         """
-        path = Path(folder) / _SETTINGS
-        if not path.exists():
-            raise FileNotFoundError(f"{folder} holds no forecaster: {path} does not exist")
-        record = json.loads(path.read_text(encoding="utf-8"))
-        settings = record["settings"]
-        model = cls(**{**settings, "hidden": tuple(settings["hidden"])})
-        model.calibration = Calibration.from_json(record["calibration"])
-        model._params = [
-            nnx.state(load_model(model._make(seed), Path(folder) / f"network{seed}"))
-            for seed in range(model.settings.seeds)
-        ]
+        stored = Stored.read(Path(folder))
+        model = cls(**vars(stored.settings))
+        model.known, model.season_choice, model.calibration = stored.known, stored.season, stored.calibration
+        model._params = stored.networks_of(Path(folder), model._maker)
         return model
+
+    def require_future(self, panel: list[OneSeries]) -> None:
+        """Raise a ValueError that names series, column and date if a future column misses a value ahead."""
+        require_future(panel, self.settings.future_columns, self.settings.horizon)
 
     def _require_fit(self) -> Calibration:
         if self.calibration is None:
             raise ValueError("the model is not fitted: call fit first, or load a saved one")
         return self.calibration
 
-    def windows(self, panel: list[OneSeries]) -> Windows:
-        """The windows of these series, for :meth:`quantiles`."""
-        s = self.settings
-        return Windows.of(panel, window=s.window, horizon=s.horizon, season=s.season)
+    @property
+    def settled_season(self) -> int:
+        """The season, given or found in :meth:`fit`."""
+        return self.settings.season or 1
 
-    def _make(self, seed: int) -> Callable[[], QuantileNetwork]:
-        s = self.settings
-        return lambda: QuantileNetwork(
-            s.window, s.horizon, LEVELS, hidden=s.hidden, cell=s.cell, rngs=nnx.Rngs(s.seed + seed)
+    def _read(self, frame: Any) -> list[OneSeries]:
+        return read_panel(frame, columns=self.settings.columns)
+
+    def windows(self, panel: list[OneSeries], until: Sequence[int] | np.ndarray | None = None) -> Windows:
+        """The windows of these series, for :meth:`quantiles`.
+
+        ``until`` is, for each series, the first step whose value the effects of its columns must not depend on.
+        """
+        return self.known.windows(
+            panel, window=self._window, horizon=self.settings.horizon, season=self.settled_season, until=until
         )
 
-    def _train(self, windows: Windows, targets: np.ndarray, starts: np.ndarray, seed: int, progress: bool) -> Any:
-        settings = self.settings
-        batch = int(min(_BATCH, max(16, len(starts) // 8)))
-        steps_per_epoch = -(-len(starts) // batch)
-        epochs = max(1, round(settings.steps / steps_per_epoch))
-        apply, params = pure_apply(self._make(seed - settings.seed))
-        params = with_linear_path(params, windows.features, targets, starts, settings.window)
-        rate = _schedule(settings.learning_rate, epochs * steps_per_epoch)
-        optimizer = make_optimizer("adam", rate, clip_norm=1.0)
-        epoch = make_windowed_epoch(
-            apply,
-            optimizer,
-            pinball(LEVELS),
-            jnp.asarray(windows.features),
-            jnp.asarray(targets),
-            jnp.asarray(starts),
-            window=settings.window,
-            batch_size=batch,
-            every_step=False,
-        )
-        run = fit(
-            Run.create(TrainState.create(params, optimizer, seed=seed)), epoch, epochs=epochs, progress=progress
-        )
-        if run.stopped == "diverged":
-            warnings.warn("training diverged: the best epoch before is used", stacklevel=3)
-            return run.best_params
-        return run.state.best_guess
+    @property
+    def _window(self) -> int:
+        return self.settings.window or 1
 
-    def _quantiles(self, windows: Windows, origins: np.ndarray) -> np.ndarray:
-        """The mean of the networks' quantiles in units of the windows, sorted: ``[origins, horizon, levels]``."""
-        starts = jnp.asarray(np.asarray(origins) - self.settings.window + 1)
+    def _make(self, rngs: nnx.Rngs) -> QuantileNetwork:
+        s, known = self.settings, self.known.covariates
+        return QuantileNetwork(
+            self._window,
+            s.horizon,
+            self.settled_season,
+            LEVELS,
+            hidden=s.hidden,
+            cell=s.cell,
+            past=known.past_size,
+            future=known.future_size,
+            rngs=rngs,
+        )
+
+    def _maker(self, number: int) -> Callable[[], QuantileNetwork]:
+        return lambda: self._make(nnx.Rngs(self.settings.seed + number))
+
+    def _quantiles(
+        self, windows: Windows, origins: np.ndarray, networks: list[Any]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The mean of the networks' quantiles and the simple forecasts, in units of the windows.
+
+        Returns:
+          ``[origins, horizon, levels]``, sorted, and ``[origins, horizon, 2]``: the median of the smoothings, and
+          seasonal naive.
+        """
+        starts = np.asarray(origins) - self._window + 1
         features = jnp.asarray(windows.features)
-        total = sum(np.asarray(self._run(params, features, starts), np.float64) for params in self._params)
-        return np.sort(total / len(self._params), axis=-1)
+        found = [self._run(params, features, starts) for params in networks]
+        total = sum(np.asarray(quantiles, np.float64) for quantiles, _ in found)
+        naive = (windows.base[origins] - windows.last[origins][:, None]) / windows.scale[origins][:, None]
+        simple = np.stack([np.asarray(found[0][1], np.float64), naive], axis=-1)
+        return np.sort(total / len(networks), axis=-1), simple
 
     @partial(jax.jit, static_argnums=0)
-    def _run(self, params: Any, features: jax.Array, starts: jax.Array) -> jax.Array:
-        apply, _ = pure_apply(self._make(0))
-        inputs = take_windows(features, starts, self.settings.window)
-        return apply(params, inputs, None)[1]
-
-
-def _schedule(rate: float, steps: int) -> optax.Schedule:
-    return optax.warmup_cosine_decay_schedule(0.0, rate, max(1, steps // 20), max(steps, 2))
-
-
-def _repeated(forecast: np.ndarray) -> np.ndarray:
-    """Quantiles of a forecast without intervals: all are the same."""
-    return np.repeat(forecast[..., None], len(LEVELS), axis=-1)
-
-
-def _columns(quantiles: np.ndarray) -> dict[str, np.ndarray]:
-    """The median and the ends of the intervals, by the names of their columns."""
-    return {name: quantiles[..., LEVELS.index(level)].ravel() for name, level in COLUMNS.items()}
+    def _run(self, params: Any, features: jax.Array, starts: jax.Array) -> tuple[jax.Array, jax.Array]:
+        apply, _ = pure_apply(lambda: self._make(nnx.Rngs(0)))
+        inputs = take_windows(features, starts, self._window)
+        smooth, _ = smooth_forecast(inputs, self.settings.horizon, self.settled_season)
+        return apply(params, inputs, None)[1], smooth

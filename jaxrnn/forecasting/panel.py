@@ -5,15 +5,28 @@ numbers) and ``y``. Pandas and polars frames are taken, and any mapping from the
 from the name of each series to its values is taken too.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrnn.data import Step, filled, infer_step, read_dates
+from jaxrnn.data import AGGREGATES, Step, check_aggregate, combine, filled, infer_step, read_dates, same_dates
 
 COLUMNS = ("unique_id", "ds", "y")
+
+_REMEDY = f"choose how they are combined with aggregate (--aggregate): {', '.join(AGGREGATES)}"
+_MOST_GAPS = 10
+"""More missing steps than so many times the rows are taken for a wrong date."""
+
+
+class Repairs(NamedTuple):
+    """What was done to the rows of a series: how many were out of order, combined, and inserted."""
+
+    unsorted: int = 0
+    combined: int = 0
+    inserted: int = 0
 
 
 @dataclass(frozen=True)
@@ -26,6 +39,11 @@ class OneSeries:
       observed: bool ``[time]``; False where a value was missing.
       times: the time of each value, ``datetime64[s]`` or whole numbers.
       step: the step to the next one.
+      future: columns that are known in advance, by name: float64 or text ``[time + ahead]``, where ``ahead`` is
+        how many steps after the last value are given. NaN or an empty text where a value is missing.
+      past: columns that are known up to the last value, float64 or text ``[time]``.
+      static: what does not change along the series, by the name of the column.
+      repairs: what was done to its rows.
     """
 
     name: str
@@ -33,10 +51,44 @@ class OneSeries:
     observed: np.ndarray
     times: np.ndarray
     step: Step
+    future: Mapping[str, np.ndarray] = field(default_factory=dict)
+    past: Mapping[str, np.ndarray] = field(default_factory=dict)
+    static: Mapping[str, Any] = field(default_factory=dict)
+    repairs: Repairs = field(default_factory=Repairs)
 
 
-def read_panel(frame: Any) -> list[OneSeries]:
+class Columns(NamedTuple):
+    """The names of further columns: known in advance, known up to the last value, and one value for a series."""
+
+    future: tuple[str, ...] = ()
+    past: tuple[str, ...] = ()
+    static: tuple[str, ...] = ()
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        return (*self.future, *self.past, *self.static)
+
+
+def read_panel(
+    frame: Any,
+    *,
+    aggregate: str | None = None,
+    columns: Columns = Columns(),  # noqa: B008  a named tuple cannot be changed
+    rows: Sequence[int] | np.ndarray | None = None,
+    with_values: bool = True,
+) -> list[OneSeries]:
     """The series of a frame in long format, of a mapping from names to values, or of one array.
+
+    Rows are sorted by their times. Steps without a row get one, whose value is missing.
+
+    Args:
+      frame: the frame; a panel that was read before is returned as it is.
+      aggregate: how rows of one series with one time are combined, for example ``"sum"``, ``"mean"`` or ``"last"``
+        (see :data:`jaxrnn.data.AGGREGATES`). Numbers of further columns take their mean. None makes it an error.
+      columns: further columns to read. If there are any that are known in advance, rows after the last known ``y``
+        of a series give their values for the steps to forecast.
+      rows: the numbers by which an error names the rows; the default counts them from 0.
+      with_values: False reads a frame without ``y``, which gives columns that are known in advance.
 
     Raises:
       ValueError: a column is missing, a value is not a number, a date does not parse, two rows of one series have
@@ -48,27 +100,80 @@ def read_panel(frame: Any) -> list[OneSeries]:
     >>> read_panel(np.arange(3.0))[0].name
     'value'
     """
-    columns = getattr(frame, "columns", None)
-    if columns is None and not isinstance(frame, Mapping):
-        return [_series("value", np.asarray(frame), None)]
-    names = list(frame) if columns is None else list(columns)
-    if "y" not in names:
-        if columns is not None:
+    check_aggregate(aggregate)
+    if isinstance(frame, list) and frame and all(isinstance(one, OneSeries) for one in frame):
+        return list(frame)
+    listed = getattr(frame, "columns", None)
+    if listed is None and not isinstance(frame, Mapping):
+        _no_columns(columns)
+        return [_of_array("value", np.asarray(frame))]
+    table: Any = frame
+    names = list(table) if listed is None else list(listed)
+    if with_values and "y" not in names:
+        if listed is not None or "unique_id" in names:
             raise ValueError(f"the frame has the columns {names}, but needs unique_id, ds and y")
-        return [_series(str(name), np.asarray(values), None) for name, values in frame.items()]
-    y = np.asarray(frame["y"])
-    ids = np.asarray(frame["unique_id"]).astype(str) if "unique_id" in names else np.full(len(y), "value")
-    times = _times(np.asarray(frame["ds"])) if "ds" in names else None
-    groups, first = np.unique(ids, return_index=True)
-    result = []
-    for name in groups[np.argsort(first)]:
-        rows = np.flatnonzero(ids == name) if len(groups) > 1 else np.arange(len(y))
-        result.append(_series(str(name), y[rows], None if times is None else times[rows]))
-    return result
+        _no_columns(columns)
+        return [_of_array(str(name), np.asarray(values)) for name, values in table.items()]
+    missing = [name for name in columns.all if name not in names]
+    if missing:
+        raise ValueError(f"the frame has no column {missing[0]!r}; it has {names}")
+    count = len(np.asarray(table[names[0]]))
+    if not count:
+        raise ValueError(f"the frame with the columns {names} has no rows")
+    ids = np.asarray(table["unique_id"]).astype(str) if "unique_id" in names else np.full(count, "value")
+    times = _times(np.asarray(table["ds"])) if "ds" in names else None
+    y = _numbers("y", np.asarray(table["y"]), ids) if with_values else np.full(count, np.nan)
+    further = {name: _further(name, np.asarray(table[name]), ids) for name in columns.all}
+    rows = np.arange(count) if rows is None else np.asarray(rows)
+    groups, first, group = np.unique(ids, return_index=True, return_inverse=True)
+    members = np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])
+    parts = []
+    for place in np.argsort(first):
+        here = members[place]
+        mine = {"y": y[here], **{name: values[here] for name, values in further.items()}}
+        parts.append(
+            _ordered(str(groups[place]), mine, None if times is None else times[here], rows[here], aggregate)
+        )
+    usual = _usual_step(parts)
+    return [_series(part, columns, usual, with_values) for part in parts]
+
+
+def read_future(frame: Any, columns: Columns) -> list[OneSeries]:
+    """The columns of a frame without ``y`` that are known in advance, at the times that it has."""
+    return read_panel(frame, columns=Columns(columns.future), with_values=False)
+
+
+def _no_columns(columns: Columns) -> None:
+    if columns.all:
+        raise ValueError(f"the columns {columns.all} need a frame with unique_id, ds and y, not arrays of values")
+
+
+def _numbers(name: str, values: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    try:
+        values = values.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the column {name} must hold numbers: {error}") from error
+    if values.ndim != 1:
+        raise ValueError(f"the column {name} must be [rows], not {values.shape=}")
+    if np.isinf(values).any():
+        place = int(np.argmax(np.isinf(values)))
+        raise ValueError(f"series {str(ids[place])!r}: {name} must be finite, but holds {values[place]}")
+    return values
+
+
+def _further(name: str, values: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Numbers as float64, and anything else as text."""
+    if values.dtype.kind == "O" and all(isinstance(one, (int, float, np.number)) or one is None for one in values):
+        values = np.array([np.nan if one is None else one for one in values], np.float64)
+    if values.dtype.kind in "biuf":
+        return _numbers(name, values, ids)
+    return np.array(["" if one is None else str(one) for one in values])
 
 
 def _times(times: np.ndarray) -> np.ndarray:
     if times.dtype.kind == "M":
+        if np.isnat(times).any():
+            raise ValueError(f"the column ds has no date in row {int(np.argmax(np.isnat(times)))}")
         return times.astype("datetime64[s]")
     if times.dtype.kind in "iu":
         return times.astype(np.int64)
@@ -81,7 +186,107 @@ def _times(times: np.ndarray) -> np.ndarray:
     return dates
 
 
-def _series(name: str, values: np.ndarray, times: np.ndarray | None) -> OneSeries:
+@dataclass(frozen=True)
+class _Part:
+    """The rows of one series in the order of their times, one for each time."""
+
+    name: str
+    columns: dict[str, np.ndarray]
+    times: np.ndarray
+    step: Step | None
+    repairs: Repairs
+
+
+def _ordered(
+    name: str, columns: dict[str, np.ndarray], times: np.ndarray | None, rows: np.ndarray, aggregate: str | None
+) -> _Part:
+    if times is None:
+        return _Part(name, columns, np.arange(len(rows)), Step("steps", 1), Repairs())
+    unsorted = int((np.diff(times.astype(np.int64)) < 0).sum())
+    order = np.argsort(times, kind="stable")
+    times, rows = times[order], rows[order]
+    columns = {key: values[order] for key, values in columns.items()}
+    first = np.flatnonzero(np.concatenate([[True], times[1:] != times[:-1]]))
+    combined = len(times) - len(first)
+    if combined:
+        if aggregate is None:
+            place = int(np.flatnonzero(times[1:] == times[:-1])[0])
+            pair = rows[place], rows[place + 1]
+            raise same_dates(f"series {name!r}: ", "ds", shown_time(times[place]), pair, combined - 1, _REMEDY)
+        columns = {
+            key: combine(values, first, aggregate if key == "y" else "mean") for key, values in columns.items()
+        }
+        times = times[first]
+    return _Part(name, columns, times, infer_step(times), Repairs(unsorted, combined))
+
+
+def _usual_step(parts: list[_Part]) -> Step | None:
+    """The most frequent step of all series, for those that are too short to tell, or have none in common."""
+    steps = Counter(part.step for part in parts if part.step is not None)
+    return steps.most_common(1)[0][0] if steps else None
+
+
+def _series(part: _Part, columns: Columns, usual: Step | None, with_values: bool) -> OneSeries:
+    times, values, step = part.times, part.columns, part.step
+    if step is None and len(times) == 1:
+        step = usual
+    if step is None:  # no common step: rows are steps, and the forecast goes on with the usual distance
+        unit, size = ("steps", 1) if times.dtype.kind == "i" else ("seconds", 86_400)
+        if len(times) > 1:
+            size = max(int(np.median(np.diff(times).astype(np.int64))), 1)
+        step = Step(unit, size)
+        places = np.arange(len(times))
+    else:
+        found = step.places(times)
+        places = np.arange(len(times)) if found is None else found
+    count = int(places[-1]) + 1
+    inserted = count - len(places)
+    if inserted > _MOST_GAPS * len(places) + 100:
+        gap = int(np.argmax(np.diff(places)))
+        raise ValueError(
+            f"series {part.name!r}: {inserted} steps are missing, most of them between "
+            f"{shown_time(times[gap])} and {shown_time(times[gap + 1])}: is one of the two dates wrong?"
+        )
+    if inserted:
+        values = {key: _spread(one, places, count) for key, one in values.items()}
+        times = np.concatenate([times[:1], step.after(times[0], count - 1)])
+    y = values["y"]
+    known = np.flatnonzero(np.isfinite(y))
+    if with_values and not len(known):
+        raise ValueError(f"series {part.name!r}: y must have a finite value, not only missing ones")
+    end = int(known[-1]) + 1 if with_values and columns.future else len(y)
+    return OneSeries(
+        part.name,
+        filled(y[:end]) if with_values else y,
+        np.isfinite(y[:end]),
+        times[:end] if with_values else times,
+        step,
+        {name: values[name] for name in columns.future},
+        {name: values[name][:end] for name in columns.past},
+        {name: _one_value(part.name, name, values[name]) for name in columns.static},
+        part.repairs._replace(inserted=inserted),
+    )
+
+
+def _spread(values: np.ndarray, places: np.ndarray, count: int) -> np.ndarray:
+    whole = np.full(count, "" if values.dtype.kind == "U" else np.nan, values.dtype)
+    whole[places] = values
+    return whole
+
+
+def _one_value(series: str, name: str, values: np.ndarray) -> Any:
+    known = values[values != ""] if values.dtype.kind == "U" else values[np.isfinite(values)]
+    different = np.unique(known)
+    if len(different) != 1:
+        what = f"holds {different[0].item()!r} and {different[1].item()!r}" if len(different) else "has no value"
+        raise ValueError(
+            f"series {series!r}: the static column {name!r} {what}; it needs one value for the series"
+        )
+    return different[0].item()
+
+
+def _of_array(name: str, values: np.ndarray) -> OneSeries:
+    """A series without times."""
     try:
         values = values.astype(np.float64)
     except (TypeError, ValueError) as error:
@@ -90,27 +295,12 @@ def _series(name: str, values: np.ndarray, times: np.ndarray | None) -> OneSerie
         raise ValueError(
             f"series {name!r}: y must be [time] with a finite value, not {values.shape=}, {values[:5]}"
         )
-    step: Step | None = Step("steps", 1)
-    if times is None:
-        times = np.arange(len(values))
-    else:
-        order = np.argsort(times, kind="stable")
-        times, values = times[order], values[order]
-        same = np.flatnonzero(times[1:] == times[:-1])
-        if len(same):
-            raise ValueError(
-                f"series {name!r} has two rows with ds {times[same[0]]}: keep one of them, or add them up"
-            )
-        step = infer_step(times)
-    if step is None:
-        step = Step("steps" if times.dtype.kind == "i" else "seconds", 1 if times.dtype.kind == "i" else 86_400)
-        if len(times) > 1:
-            step = Step(step.unit, max(int(np.median(np.diff(times).astype(np.int64))), 1))
-    elif (places := step.places(times)) is not None and places[-1] + 1 > len(places):
-        whole = np.full(int(places[-1]) + 1, np.nan)
-        whole[places] = values
-        values, times = whole, np.concatenate([times[:1], step.after(times[0], len(whole) - 1)])
-    return OneSeries(name, filled(values), np.isfinite(values), times, step)
+    return OneSeries(name, filled(values), np.isfinite(values), np.arange(len(values)), Step("steps", 1))
+
+
+def shown_time(time: Any) -> str:
+    """A date or a whole number for a message."""
+    return str(time).removesuffix("T00:00:00")
 
 
 def as_frame(columns: dict[str, np.ndarray], like: Any) -> Any:
@@ -119,5 +309,7 @@ def as_frame(columns: dict[str, np.ndarray], like: Any) -> Any:
     if library in ("pandas", "polars"):
         import importlib
 
+        dates = [name for name, values in columns.items() if values.dtype.kind == "M"]
+        columns = columns | {name: columns[name].astype("datetime64[ms]") for name in dates}  # polars has no [s]
         return importlib.import_module(library).DataFrame(columns)
     return columns

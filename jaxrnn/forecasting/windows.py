@@ -2,9 +2,12 @@
 
 At the origin t of a window, with the season m::
 
-    center_t = mean of the last season                       scale_t = mean of |x_s - x_{s-m}| over the window
-    base_th  = x_{t+h-m}, the last known value of that place in the season          (seasonal naive)
-    target_th = (x_{t+h} - base_th) / scale_t
+    center_t  = mean of the last season                  noise_t = mean of |x_s - x_{s-m}| over the window
+    scale_t   = a fifth of the mean of |x| over the last two seasons, but from noise_t / 4 to 5 noise_t
+    target_th = (x_{t+h} - x_t) / scale_t
+
+The scale is that of the level, because series of one kind grow and vary in proportion to their size; but what
+varies little beside its level, as a temperature in Kelvin, is measured by how much it varies.
 
 All series lie one after the other in one array, each behind as many empty steps as a window needs, so a batch of
 windows is one gather, and a series that is shorter than a window is masked.
@@ -15,14 +18,22 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxrnn.forecasting.panel import OneSeries
+from jaxrnn.forecasting.smoothings import COUNT, smoothing_states
 
-FEATURES = 5
-"""Value, difference to a season ago, whether it is observed, center, scale."""
+FEATURES = 6 + 3 * COUNT
+"""Value, difference to a season ago, whether it is observed, center, scale, noise, states of the smoothings.
+
+Values, center and states are differences to the first value of the series."""
 
 MANY_SERIES = 30
 """Of so many series, some show how good the forecasts of all are."""
 
-_LEAST_SHARE = 0.01
+_PARTS = 3
+_LEAST_SHARE = 1e-4
+"""The noise is at least this share of the level, so that a constant series has a scale."""
+
+_LEVEL_SHARE = 0.2
+_LEAST_NOISES, _MOST_NOISES = 0.25, 5.0
 
 
 @dataclass(frozen=True)
@@ -30,25 +41,32 @@ class Windows:
     """Arrays of all series, one after the other.
 
     Attributes:
-      features: float32 ``[steps, 5]``.
+      features: float32 ``[steps, FEATURES]``.
       base: float64 ``[steps, horizon]``, the seasonal naive forecasts at each origin.
-      scale: float64 ``[steps]``.
+      last: float64 ``[steps]``, the value at each origin.
+      scale, noise: float64 ``[steps]``.
       targets: float32 ``[steps, horizon]``; NaN where the value is not known.
       ends: int ``[series]``, the place of the last value of each series.
       lengths: int ``[series]``.
+      offset: float64 ``[steps, horizon]``, what is known to be added to the values after each origin, which base
+        and targets leave out; None for nothing.
     """
 
     features: np.ndarray
     base: np.ndarray
+    last: np.ndarray
     scale: np.ndarray
+    noise: np.ndarray
     targets: np.ndarray
     ends: np.ndarray
     lengths: np.ndarray
+    offset: np.ndarray | None = None
 
     @classmethod
     def of(cls, panel: list[OneSeries], *, window: int, horizon: int, season: int) -> "Windows":
         """Put the series of a panel one after the other."""
-        parts = [_prepared(one, window, horizon, season) for one in panel]
+        states = smoothing_states([one.values - one.values[0] for one in panel], season)
+        parts = [_prepared(one, state, window, horizon, season) for one, state in zip(panel, states)]
         lengths = np.array([len(one.values) for one in panel])
         joined = [np.concatenate(arrays) for arrays in zip(*parts)]
         ends = np.cumsum(lengths + window - 1) - 1
@@ -56,60 +74,90 @@ class Windows:
 
     def actual(self, origins: np.ndarray) -> np.ndarray:
         """The values after these origins in the units of the series, ``[*origins, horizon]``; NaN if not known."""
-        return self.base[origins] + self.scale[origins][..., None] * self.targets[origins].astype(np.float64)
+        if self.offset is None:  # exactly as they were given
+            places = np.minimum(
+                np.asarray(origins)[..., None] + 1 + np.arange(self.base.shape[1]), len(self.last) - 1
+            )
+            return np.where(np.isfinite(self.targets[origins]), self.last[places], np.nan)
+        values = self.targets[origins].astype(np.float64) * self.scale[origins][..., None]
+        return self.last[origins][..., None] + values + self.offset[origins]
 
-    def held_out(self, season: int) -> np.ndarray:
-        """How many last steps of each series are held out of training: none of a short one, int ``[series]``.
+    def held_out(self, season: int, number: int, networks: int) -> np.ndarray:
+        """Which steps of each series one of several networks does not learn to forecast, int ``[series, 2]``.
 
-        Of many series, the ends of a third are enough, and the others are learned from up to their ends.
+        They begin with the first number and end before the second. Of many series, each network leaves out the
+        ends of a part of them. Of few, each leaves out another block of time, so that all networks together are
+        judged on most of the series. Of a short series no step is left out.
         """
         horizon, lengths = self.base.shape[1], self.lengths
-        many = len(lengths) >= MANY_SERIES
-        wanted = np.maximum(horizon, np.minimum(lengths // 5, horizon if many else 3 * horizon))
-        chosen = np.arange(len(lengths)) % 3 == 0 if many else np.ones(len(lengths), bool)
-        return np.where(chosen & (lengths >= max(3 * horizon, horizon + season + 4)), wanted, 0)
+        enough = lengths >= max(3 * horizon, horizon + season + 4)
+        if len(lengths) >= MANY_SERIES:
+            enough &= np.arange(len(lengths)) % max(networks, _PARTS) == number
+            return np.stack([np.where(enough, lengths - horizon, lengths), lengths], axis=1)
+        first = np.maximum(lengths // 4, min(season, 200) + 4)
+        block = (lengths - first) // max(networks, _PARTS)
+        last = lengths - block * (networks - 1 - number)
+        blocks = np.stack([last - block, last], axis=1)
+        ends = np.stack([lengths - horizon, lengths], axis=1)
+        held = np.where((block >= horizon + 2)[:, None], blocks, ends)
+        return np.where(enough[:, None], held, lengths[:, None])
 
-    def split(self, held: np.ndarray, season: int, window: int) -> tuple[np.ndarray, np.ndarray]:
-        """The first steps of the windows to train on, and the origins of the held-out forecasts."""
-        horizon = self.base.shape[1]
-        starts, origins = [], [np.zeros(0, np.int64)]
-        for end, length, count in zip(self.ends, self.lengths, held):
+    def periods(self, origins: int) -> float:
+        """How many periods as long as the horizon so many held-out origins are spread over."""
+        many = len(self.lengths) >= MANY_SERIES
+        return 1.0 if many else origins / len(self.lengths) / self.base.shape[1]
+
+    def starts(self, season: int, window: int) -> np.ndarray:
+        """The first steps of the windows to train on."""
+        places = []
+        for end, length in zip(self.ends, self.lengths):
             # The first windows have no season behind them, if the series is longer than that.
-            first = end - length + 1 + (season if length > 2 * season + 2 else 0)
-            starts.append(np.arange(first, end - count))
-            if count:
-                origins.append(np.arange(end - count, end - horizon + 1))
-        return np.concatenate(starts) - window + 1, np.concatenate(origins)
+            first = season if length > 2 * season + 2 else season - 1 if length > season else 0
+            places.append(np.arange(first, length - 1) + end - length + 1)
+        return np.concatenate(places) - window + 1
+
+    def judged(self, held: np.ndarray) -> np.ndarray:
+        """The origins after which the whole horizon is held out."""
+        horizon, zeros = self.base.shape[1], self.ends - self.lengths + 1
+        return np.concatenate(
+            [np.arange(begin - 1, stop - horizon) + zero for zero, (begin, stop) in zip(zeros, held)]
+        )
 
     def without(self, held: np.ndarray) -> np.ndarray:
         """The targets, with NaN for every value that is held out."""
         targets = self.targets.copy()
-        for end, length, count in zip(self.ends, self.lengths, held):
-            for step in range(targets.shape[1]) if count else ():
-                targets[max(end - count - step, end - length + 1) : end + 1, step] = np.nan
+        for end, length, (begin, stop) in zip(self.ends, self.lengths, held):
+            zero = end - length + 1
+            for step in range(targets.shape[1]) if stop > begin else ():
+                targets[zero + max(begin - step - 1, 0) : zero + max(stop - step - 1, 0), step] = np.nan
         return targets
 
 
-def _prepared(one: OneSeries, window: int, horizon: int, season: int):
+def _prepared(one: OneSeries, states: np.ndarray, window: int, horizon: int, season: int):
     x, count = one.values, len(one.values)
     lag = season if season < count else 1
     before = np.concatenate([np.full(lag, np.nan), x])[:count]
     difference = x - before
     center = _rolling(x, lag if lag > 1 else min(4, window))
-    scale = _rolling(np.abs(difference), window)
-    scale = np.maximum(np.where(np.isnan(scale), 0, scale), _LEAST_SHARE * _rolling(np.abs(x), window))
-    scale = np.where(scale > 0, scale, 1.0)
+    size = _rolling(np.abs(x), 2 * max(lag, 4))
+    noise = _rolling(np.abs(difference), window)
+    noise = np.maximum(np.where(np.isnan(noise), 0, noise), _LEAST_SHARE * _rolling(np.abs(x), window))
+    noise = np.where(noise > 0, noise, 1.0)
+    scale = np.clip(_LEVEL_SHARE * size, _LEAST_NOISES * noise, _MOST_NOISES * noise)
     ahead = np.arange(1, horizon + 1)
     places = np.arange(count)[:, None] + ahead - lag * -(-ahead // lag)
     base = np.where(places >= 0, x[np.maximum(places, 0)], x[:, None])
     future = np.concatenate([np.where(one.observed, x, np.nan), np.full(horizon, np.nan)])
-    targets = (future[np.arange(count)[:, None] + ahead] - base) / scale[:, None]
-    features = np.stack([x, np.where(np.isnan(difference), 0, difference), one.observed, center, scale], axis=1)
+    targets = (future[np.arange(count)[:, None] + ahead] - x[:, None]) / scale[:, None]
+    columns = x - x[0], np.where(np.isnan(difference), 0, difference), one.observed, center - x[0], scale, noise
+    features = np.concatenate([np.stack(columns, axis=1), states], axis=1)
     empty = window - 1
     return (
         np.pad(features, ((empty, 0), (0, 0))).astype(np.float32),
         np.pad(base, ((empty, 0), (0, 0))),
+        np.pad(x, (empty, 0)),
         np.pad(scale, (empty, 0), constant_values=1.0),
+        np.pad(noise, (empty, 0), constant_values=1.0),
         np.pad(targets, ((empty, 0), (0, 0)), constant_values=np.nan).astype(np.float32),
     )
 

@@ -1,5 +1,6 @@
 """Epochs over a series in memory, each one compiled program: stateless and shuffled, or stateful and in order."""
 
+from copy import copy
 from functools import partial
 from typing import Any
 
@@ -116,6 +117,14 @@ class _Ordered:
         self._loop, self._reorder, self._mesh = loop, jax.jit(reorder), mesh
         self._starts, *self._arrays = arrays
         self._known: tuple[Any, Array] | None = None
+
+    def with_targets(self, targets: Array) -> "_Ordered":
+        other = copy(self)
+        features, old, *rest = self._arrays
+        if (targets.shape, targets.dtype) != (old.shape, old.dtype):
+            raise ValueError(f"{targets.shape=} of {targets.dtype} must be as before: {old.shape} of {old.dtype}")
+        other._arrays = [features, targets if self._mesh is None else put(targets, self._mesh), *rest]
+        return other
 
     def __call__(self, state: TrainState, stop: int, fresh: bool = True) -> tuple[TrainState, StepMetrics]:
         if self._mesh is not None:

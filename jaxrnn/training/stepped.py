@@ -68,6 +68,20 @@ class SteppedEpoch:
         """The same epoch, with each batch spread over the devices of another mesh."""
         return self if mesh == self.mesh else self._make(mesh)
 
+    def with_targets(self, targets: Array) -> "SteppedEpoch":
+        """The same compiled epoch with other targets of the same shape and dtype.
+
+        Only epochs of :func:`jaxrnn.training.make_windowed_epoch` can do this. Networks that learn from different
+        parts of a series, as in cross-validation, are compiled once.
+        """
+        program: Any = self._program
+        return SteppedEpoch(
+            self.steps,
+            program.with_targets(targets),
+            self.mesh,
+            lambda mesh: self._make(mesh).with_targets(targets),
+        )
+
 
 class BatchPlan(NamedTuple):
     """Divides the windows of an epoch into batches of one size.

@@ -1,11 +1,16 @@
 """Many steps ahead from the command line: one series, a panel, a backtest, new rows with a trained model."""
 
 import csv
+import os
+import re
+import signal
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
 from experiments import backtest, forecast, predict
+from experiments.common import horizon
 from tests.experiments.runs_of_tests import read_json
 
 QUICK = ["--steps", "30", "--seeds", "1"]
@@ -30,32 +35,71 @@ def shops(tmp_path):
     return path
 
 
-def test_a_panel_is_forecast_backtested_and_new_rows_are_predicted(shops, tmp_path, capsys):
+def interrupting(monkeypatch, what):
+    """Ctrl-C when a training for ``what`` begins its second part."""
+    calls = []
+
+    @contextmanager
+    def progress(name):
+        def report(share, number, count):
+            calls.append(name)
+            if calls.count(what) == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        yield report
+
+    monkeypatch.setattr(horizon, "training_progress", progress)
+
+
+def test_a_panel_is_forecast_backtested_interrupted_resumed_and_new_rows_are_predicted(
+    shops, tmp_path, monkeypatch, capsys
+):
     out = tmp_path / "run"
-    options = ["--series", str(shops), "--horizon", "5", "--season", "7", *QUICK]
-    assert forecast.main([*options, "--out", str(out)]) == 0
+    options = ["--series", str(shops), "--horizon", "5", "--season", "7", "--quantiles", "0.05", *QUICK]
+    with monkeypatch.context() as patch:
+        interrupting(patch, "training")
+        assert forecast.main([*options, "--out", str(out)]) == 130
+    assert "interrupted: the forecast is that of the training so far" in " ".join(capsys.readouterr().err.split())
+    before, tested = (out / "forecast.csv").read_bytes(), (out / "backtest.csv").read_bytes()
+    assert forecast.main([*options, "--out", str(out), "--resume"]) == 0
+    assert (out / "forecast.csv").read_bytes() != before and (out / "backtest.csv").read_bytes() == tested
     rows = rows_of(out / "forecast.csv")
-    assert list(rows[0]) == HEADER and [row["unique_id"] for row in rows] == [*"aaaaabbbbbccccc"]
+    assert list(rows[0]) == [*HEADER, "q-0.05"] and [row["unique_id"] for row in rows] == [*"aaaaabbbbbccccc"]
     assert rows[0]["ds"] == "2024-03-31" and rows[-1]["ds"] == "2024-01-14"
-    assert all(float(row["lo-95"]) <= float(row["lo-80"]) <= float(row["yhat"]) for row in rows)
+    assert all(float(row["lo-95"]) <= float(row["q-0.05"]) <= float(row["lo-80"]) for row in rows)
     metrics = read_json(out / "metrics.json")
     assert {"mase", "smape", "wql", "coverage_80", "coverage_95"} == set(metrics["model"])
-    assert len(metrics["by_step"]["model"]) == 5 and metrics["origins"] == 18
-    assert metrics["model"]["mase"] < 1.3 * metrics["seasonal_naive"]["mase"]
+    assert {name: len(steps) for name, steps in metrics["by_step"].items()} == dict.fromkeys(
+        ("model", "seasonal_naive", "naive", "ar"), 5
+    )
+    assert metrics["origins"] == 18 and metrics["model"]["mase"] < 1.3 * metrics["seasonal_naive"]["mase"]
+    assert set(metrics["mase_by_series"]) == {"a", "b"}
     assert (out / "forecast.png").stat().st_size > 0
-    tested = rows_of(out / "backtest.csv")
-    assert len(tested) == 2 * 18 * 5  # the third series is too short to be judged
-    assert "of the network's change to seasonal naive is used" in " ".join(capsys.readouterr().out.split())
+    assert len(rows_of(out / "backtest.csv")) == 2 * 18 * 5  # the third series is too short to be judged
+    said = capsys.readouterr()
+    assert "of the median, simple forecasts the rest" in " ".join(said.out.split())
+    assert metrics["choice"]["season"] == 7 and metrics["choice"]["calendar"] == ["weekday", "month"]
 
     again = tmp_path / "again.csv"
     assert predict.main([str(out), "--series", str(shops), "--out", str(again)]) == 0
     assert again.read_bytes() == (out / "forecast.csv").read_bytes()
     fresh = tmp_path / "fresh.csv"
-    fresh.write_text("unique_id,ds,y\nnew,2025-01-01,5\nnew,2025-01-02,6\n")
-    assert predict.main([str(out), "--series", str(fresh), "--out", str(again), "--overwrite"]) == 0
+    fresh.write_text("shop,day,y\nnew,2025-01-01,5\nnew,2025-01-02,6\nnew,2025-01-02,8\n")
+    names = ["--id-column", "shop", "--time-column", "day", "--aggregate", "mean", "--overwrite"]
+    assert predict.main([str(out), "--series", str(fresh), "--out", str(again), *names]) == 0
     assert rows_of(again)[0]["ds"] == "2025-01-03" and len(rows_of(again)) == 5
-    assert predict.main([str(out)]) == 2
-    assert "forecasts what follows a series: give --series" in " ".join(capsys.readouterr().err.split())
+    for other, message in (
+        ([], "forecasts what follows a series: give --series"),
+        (["--series", str(fresh)], "unknown column"),
+    ):
+        assert predict.main([str(out), *other, *(["--id-column", "store"] if other else [])]) == 2
+        assert message in " ".join(capsys.readouterr().err.split())
+    for changed, message in (
+        (["--seeds", "2"], "--seeds is 2, but the run to be resumed has 1"),
+        (["--aggregate", "sum"], "--aggregate is 'sum', but the run to be resumed has None"),
+    ):
+        assert forecast.main([*options, *changed, "--out", str(out), "--resume"]) == 2
+        assert message in " ".join(capsys.readouterr().err.split())
 
 
 def test_one_series_continues_its_dates_and_backtest_writes_no_forecast(tmp_path, capsys):
@@ -64,7 +108,12 @@ def test_one_series_continues_its_dates_and_backtest_writes_no_forecast(tmp_path
     path.write_text("month,sales\n" + "".join(f"{month},{100 + i % 12}\n" for i, month in enumerate(months)))
     options = ["--series", str(path), "--horizon", "3", "--season", "12", "--origins", "2", *QUICK]
     assert backtest.main([*options, "--out", str(out)]) == 0
-    assert sorted(p.name for p in out.iterdir()) == ["backtest.csv", "metrics.json"]
+    assert sorted(p.name for p in out.iterdir()) == [
+        "backtest.csv",
+        "checkpoints",
+        "horizon.json",
+        "metrics.json",
+    ]
     tested = rows_of(out / "backtest.csv")
     assert [(row["origin"], row["step"]) for row in tested] == [
         (str(origin), str(step)) for origin in (55, 56) for step in (1, 2, 3)
@@ -75,6 +124,11 @@ def test_one_series_continues_its_dates_and_backtest_writes_no_forecast(tmp_path
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--horizon", "5", "--resume"], "holds no run with --horizon"),
+        (["--horizon", "5", "--future", "none.csv"], "--future none.csv needs --future-columns"),
+        (["--horizon", "5", "--aggregate", "total"], "unknown aggregate 'total'; available: sum"),
+        (["--horizon", "5", "--future-columns", "promo"], "unknown column 'promo'; available in"),
+        (["--horizon", "5", "--non-negative", "True"], "series 'a' holds -7 at 2024-01-01, but non_negative says"),
         (["--horizon", "90"], "--horizon 90 is too long to be judged: the longest series has 90 steps"),
         (["--horizon", "5", "--season", "90"], "--season 90 must be shorter than the series"),
         (["--horizon", "0"], "horizon must be a positive integer, not 0"),
@@ -82,5 +136,7 @@ def test_one_series_continues_its_dates_and_backtest_writes_no_forecast(tmp_path
     ],
 )
 def test_what_does_not_fit_is_said(options, message, shops, tmp_path, capsys):
+    shops.write_text(re.sub("(?<=a,2024-01-01,).*", "-7", shops.read_text()))
     assert forecast.main(["--series", str(shops), *options, "--out", str(tmp_path / "run")]) == 2
+    assert not (tmp_path / "run").exists()
     assert message in " ".join(capsys.readouterr().err.split())

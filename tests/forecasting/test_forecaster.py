@@ -2,12 +2,14 @@
 
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxrnn.forecasting import Forecaster, read_panel
-from jaxrnn.forecasting.calibration import Calibration, shared
+from jaxrnn.forecasting.calibration import MIXTURES, Calibration
 from jaxrnn.forecasting.forecaster import LEVELS
+from jaxrnn.forecasting.smoothings import RATES, smoothing_forecasts, smoothing_states
 from jaxrnn.forecasting.windows import Windows
 
 STEPS = np.arange(140)
@@ -28,7 +30,7 @@ def fitted(quick_compilation) -> Forecaster:
 
 
 def test_windows_equal_a_loop():
-    values = {"long": RANDOM.randn(20) + 5, "short": RANDOM.randn(5) + 5}
+    values = {"long": RANDOM.randn(20) + 5, "calm": 1e4 + 0.1 * RANDOM.randn(20), "short": RANDOM.randn(5) + 5}
     panel = read_panel(values)
     windows = Windows.of(panel, window=8, horizon=5, season=3)
     for name, end, count in zip(values, windows.ends, windows.lengths):
@@ -38,12 +40,53 @@ def test_windows_equal_a_loop():
             base = [x[t + h - 3 * -(-h // 3)] if t + h - 3 * -(-h // 3) >= 0 else x[t] for h in range(1, 6)]
             np.testing.assert_allclose(windows.base[place], base)
             changes = [abs(x[s] - x[s - 3]) for s in range(max(3, t - 7), t + 1)]
-            expected = max(np.mean(changes) if changes else 0.0, 0.01 * np.abs(x[max(0, t - 7) : t + 1]).mean())
-            assert windows.scale[place] == pytest.approx(expected)
+            noise = max(np.mean(changes) if changes else 0.0, 1e-4 * np.abs(x[max(0, t - 7) : t + 1]).mean())
+            assert windows.noise[place] == pytest.approx(noise)
+            size = np.abs(x[max(0, t - 7) : t + 1]).mean()
+            assert windows.scale[place] == pytest.approx(min(max(size / 5, noise / 4), 5 * noise))
             ahead = [x[t + h] if t + h < count else np.nan for h in range(1, 6)]
             np.testing.assert_allclose(windows.actual(np.array(place)), ahead, rtol=1e-5)
-            assert windows.features[place, 3] == pytest.approx(x[max(0, t - 2) : t + 1].mean(), rel=1e-5)
+            assert windows.features[place, 3] == pytest.approx(x[max(0, t - 2) : t + 1].mean() - x[0], abs=1e-3)
         assert not windows.features[end - count - 6 : end - count + 1].any()  # the empty steps before it
+
+
+def test_the_smoothings_equal_a_loop():
+    season, horizon, series = 4, 6, [RANDOM.randn(30).cumsum(), RANDOM.randn(3)]
+    states = smoothing_states(series, season)
+    forecasts = smoothing_forecasts(jnp.stack([states[0][-7:], states[0][-12:-5]]), horizon, season)
+    assert [len(one) for one in states] == [30, 3] and np.isfinite(states[1]).all()
+    for number, (level_rate, trend_rate, damping, season_rate) in enumerate(RATES):
+        for row, stop in enumerate((30, 25)):
+            x = series[0][:stop]
+            level, trend, seasonal = x[:season].mean(), 0.0, list(x[:season] - x[:season].mean())
+            for t in range(season, stop):
+                error = x[t] - level - damping * trend - seasonal[t - season]
+                level, trend = level + damping * trend + level_rate * error, damping * trend
+                trend += level_rate * trend_rate * error
+                rate = max(season_rate, 1 / (t // season + 1)) * (1 - level_rate)
+                seasonal.append(seasonal[t - season] + rate * error)
+            for h in range(1, horizon + 1):
+                rise = sum(damping**k for k in range(1, h + 1)) * trend
+                expected = level + rise + seasonal[stop - 1 + h - season * -(-h // season)]
+                assert forecasts[row, h - 1, number] == pytest.approx(expected, abs=1e-4)
+
+
+def test_each_network_leaves_out_other_values():
+    one = Windows.of(read_panel({"a": np.arange(100.0)}), window=6, horizon=4, season=3)
+    held = np.concatenate([one.held_out(3, number, 3) for number in range(3)])
+    assert held.tolist() == [[25, 50], [50, 75], [75, 100]]
+    targets = one.without(held[1:2])
+    for t in range(100):  # the series begins after five empty steps
+        for h in range(1, 5):
+            hidden = t + h >= 100 or 50 <= t + h < 75
+            assert np.isnan(targets[5 + t, h - 1]) == hidden, (t, h)
+    assert (one.judged(held[1:2]) == 5 + np.arange(49, 71)).all() and one.periods(3 * 22) == 16.5
+    many = Windows.of(read_panel(PANEL), window=6, horizon=4, season=3)
+    ends = [many.held_out(3, number, 3) for number in range(3)]
+    counts = np.sum([part[:, 1] - part[:, 0] for part in ends], axis=0)
+    assert (counts == 4).all() and many.periods(40) == 1
+    short = Windows.of(read_panel({"a": np.arange(10.0)}), window=6, horizon=4, season=3)
+    assert not len(short.judged(short.held_out(3, 0, 3)))
 
 
 def test_a_forecast_has_the_promised_columns_and_is_better_than_seasonal_naive(fitted):
@@ -107,7 +150,7 @@ def test_the_long_format_has_dates_gaps_and_missing_values():
     [
         (
             {"unique_id": ["a", "a"], "ds": ["2024-01-01"] * 2, "y": [1.0, 2.0]},
-            "series 'a' has two rows with ds 2024",
+            "series 'a': rows 0 and 1 have the same ds, 2024-01-01. Keep one row",
         ),
         ({"unique_id": ["a"], "ds": ["soon"], "y": [1.0]}, "ds must hold dates or whole numbers, not 'soon'"),
         ({"a": np.array([1.0, np.inf])}, "series 'a': y must be"),
@@ -134,20 +177,34 @@ def test_invalid_arguments_are_refused(fitted):
 def test_calibrated_quantiles_lie_where_their_levels_say():
     targets = 3 * RANDOM.randn(900, 2)
     narrow = np.broadcast_to(np.linspace(-0.5, 0.5, len(LEVELS)), (900, 2, len(LEVELS)))
-    calibration = Calibration.of(narrow[:600], targets[:600], LEVELS)
-    after = calibration.apply(narrow[600:], LEVELS)
+    simple = np.zeros((900, 2, 2))
+    calibration = Calibration.of(narrow[:600], simple[:600], targets[:600], LEVELS)
+    after = calibration.apply(narrow[600:], simple[600:], LEVELS)
     below = (targets[600:, :, None] <= after).mean(axis=(0, 1))
     np.testing.assert_allclose(below, LEVELS, atol=0.05)
     again = Calibration.from_json(calibration.to_json())
-    assert (again.apply(narrow, LEVELS) == calibration.apply(narrow, LEVELS)).all()
+    assert (again.apply(narrow, simple, LEVELS) == calibration.apply(narrow, simple, LEVELS)).all()
+    half = Calibration.of(narrow, simple, targets, LEVELS, periods=2.0).shifts
+    np.testing.assert_allclose(2 * half, Calibration.of(narrow, simple, targets, LEVELS).shifts)
 
 
-def test_the_share_of_the_network_is_the_one_with_the_lowest_error():
-    targets = RANDOM.randn(300, 1)
+@pytest.mark.parametrize("shares", MIXTURES)
+def test_the_mixture_is_the_one_with_the_lowest_error(shares):
+    # The target is the mixture of three forecasts that have nothing in common.
+    network, smooth, naive = 3 * RANDOM.randn(3, 300, 1)
+    targets = shares[0] * network + shares[1] * smooth + shares[2] * naive + 0.1 * RANDOM.randn(300, 1)
     spread = np.linspace(-0.1, 0.1, len(LEVELS))
-    for share in (0.0, 0.5, 1.0):
-        noisy = targets if share else RANDOM.randn(300, 1)
-        quantiles = noisy[..., None] / (share or 1) + spread
-        assert Calibration.of(quantiles, targets, LEVELS).share == share
-        middle = shared(quantiles, share, LEVELS)[..., LEVELS.index(0.5)]
-        np.testing.assert_allclose(middle, share * quantiles[..., LEVELS.index(0.5)])
+    given = network[..., None] + spread, np.stack([smooth, naive], axis=-1), targets, LEVELS
+    assert Calibration.of(*given, periods=9.0).shares == shares
+    assert Calibration.of(*given, periods=1.0).shares in MIXTURES[:2]  # one period does not say enough
+    middle = Calibration.of(*given, periods=9.0).apply(*given[:2], LEVELS)[..., LEVELS.index(0.5)]
+    np.testing.assert_allclose(middle, targets, atol=0.6)
+
+
+def test_intervals_of_one_series_hold_on_values_that_came_later(quick_compilation):
+    random, steps = np.random.RandomState(1), np.arange(420)
+    series = 30 + 0.02 * steps + 3 * np.sin(2 * np.pi * steps / 7) + random.randn(420)
+    model = Forecaster(7, 7, seeds=3, hidden=(8,), steps=100, window=14).fit({"a": series[:300]})
+    tested = model.backtest({"a": series}, origins=114, refit=False)["metrics"]["model"]
+    assert 0.72 < tested["coverage_80"] < 0.9 and 0.9 < tested["coverage_95"] < 1, tested
+    assert model.calibration is not None and model.calibration.origins == 3 * (75 - 6)

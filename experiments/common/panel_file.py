@@ -1,0 +1,121 @@
+"""The options that say how a CSV file is read as a panel, and the reading."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from tyro.conf import arg
+
+from experiments.common.report import say
+from jaxrnn.data import available_series, load_series, other_texts, read_long
+from jaxrnn.forecasting import Columns, OneSeries, describe_panel, read_panel
+
+
+@dataclass(frozen=True)
+class PanelOptions:
+    """Which columns of a file are read, and how."""
+
+    column: Annotated[
+        str | None,
+        arg(metavar="NAME", help="The column to forecast.", help_behavior_hint="(default: y, or the only one)"),
+    ] = None
+    id_column: Annotated[
+        str | None,
+        arg(
+            metavar="NAME",
+            help="The column that names the series of each row.",
+            help_behavior_hint="(default: unique_id, if there is one)",
+        ),
+    ] = None
+    time_column: Annotated[
+        str | None,
+        arg(
+            metavar="NAME",
+            help="The column of dates or of whole numbers.",
+            help_behavior_hint="(default: ds, or the one with dates)",
+        ),
+    ] = None
+    aggregate: Annotated[
+        str | None,
+        arg(
+            metavar="sum|mean|...",
+            help="How several rows of one series with one date become one: sum, mean, median, min, max, first or "
+            "last.",
+            help_behavior_hint="(default: an error that names them)",
+        ),
+    ] = None
+    future_columns: Annotated[
+        tuple[str, ...],
+        arg(
+            metavar="NAME ...",
+            help="Columns that are known in advance, as promotions or prices: their values over the horizon stand "
+            "in rows without a value to forecast, or in the file of --future.",
+        ),
+    ] = ()
+    past_columns: Annotated[
+        tuple[str, ...], arg(metavar="NAME ...", help="Columns that are known up to the last value, as visitors.")
+    ] = ()
+    static_columns: Annotated[
+        tuple[str, ...],
+        arg(metavar="NAME ...", help="Columns that do not change along a series, as the region of a shop."),
+    ] = ()
+
+    @property
+    def columns(self) -> Columns:
+        return Columns(self.future_columns, self.past_columns, self.static_columns)
+
+
+def load_panel(name: str, options: PanelOptions) -> list[OneSeries]:
+    """The series of a file, or the one of a name. Says what was done to the rows."""
+    if name in available_series() or not Path(name).is_file():
+        panel = [_named_series(name, options)]
+    else:
+        rows = read_long(
+            Path(name),
+            unique_id=options.id_column,
+            time=options.time_column,
+            value=options.column,
+            further=options.columns.all,
+        )
+        for note in rows.notes:
+            say(f"note: {note}")
+        try:
+            panel = read_panel(rows.columns, aggregate=options.aggregate, columns=options.columns, rows=rows.lines)
+        except ValueError as error:
+            hint = ""
+            if (
+                "have the same ds" in str(error)
+                and "unique_id" not in rows.columns
+                and (texts := other_texts(name))
+            ):
+                hint = f". If {texts[0]!r} names the series of each row: --id-column {texts[0]}"
+            raise ValueError(f"{name}: {error}{hint}") from error
+    for note in describe_panel(panel):
+        say(f"note: {note}")
+    return panel
+
+
+def load_future(path: str, options: PanelOptions) -> list[OneSeries]:
+    """The columns of a file that are known in advance, for the steps to forecast."""
+    rows = read_long(
+        Path(path),
+        unique_id=options.id_column,
+        time=options.time_column,
+        further=options.future_columns,
+        with_values=False,
+    )
+    try:
+        return read_panel(
+            rows.columns, columns=Columns(options.future_columns), rows=rows.lines, with_values=False
+        )
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _named_series(name: str, options: PanelOptions) -> OneSeries:
+    if options.columns.all or options.id_column or options.time_column:
+        raise ValueError(f"further columns, --id-column and --time-column need a file, not --series {name}")
+    series = load_series(name, column=options.column, split=1)
+    columns = {"unique_id": np.full(len(series.values), series.columns[0]), "y": series.values[:, 0]}
+    return read_panel(columns)[0]

@@ -1,0 +1,132 @@
+"""CSV files of one series or many in long format: a row for each series and time."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxrnn.checks import shown
+from jaxrnn.data.cells import (
+    STEP_NAMES,
+    TIME_NAMES,
+    Cells,
+    Times,
+    column_named,
+    column_numbers,
+    find_times,
+    has_numbers,
+    listed,
+    read_cells,
+    times_in,
+)
+from jaxrnn.data.numbers import MISSING
+
+
+class LongRows(NamedTuple):
+    """The rows of a file, in its order.
+
+    Attributes:
+      columns: ``unique_id`` as text, ``ds`` as dates or whole numbers, ``y`` as float64 with NaN where a value is
+        missing, and the further columns: float64, or text. ``unique_id`` and ``ds`` only if the file has them.
+      lines: int ``[rows]``, the number of each row's line.
+      notes: what was done to read them, in sentences.
+    """
+
+    columns: dict[str, np.ndarray]
+    lines: np.ndarray
+    notes: tuple[str, ...]
+
+
+def read_long(
+    path: Path,
+    *,
+    unique_id: str | None = None,
+    time: str | None = None,
+    value: str | None = None,
+    further: Sequence[str] = (),
+    with_values: bool = True,
+) -> LongRows:
+    """Read a CSV file of one series or of many.
+
+    Args:
+      path: the file. Separator, number format, encoding and date format are found from its content.
+      unique_id: the column that tells which series a row belongs to; by default ``unique_id``, if there is one.
+      time: the column of dates or of whole numbers; by default ``ds``, or the one that holds dates.
+      value: the column to forecast; by default ``y``, or the only numeric one.
+      further: other columns to read; those without numbers are text.
+      with_values: False reads no column of values.
+
+    Raises:
+      FileNotFoundError: the file does not exist.
+      ValueError: a column is unknown, or a cell is not a number or a date; the message names file, row and column.
+    """
+    cells = read_cells(path)
+    _check_names(cells, [name for name in (unique_id, time, value, *further) if name is not None])
+    if unique_id is None and "unique_id" in cells.header:
+        unique_id = "unique_id"
+    used = [name for name in (unique_id, *further) if name is not None]
+    times = _times(cells, time, [*used, value])
+    columns: dict[str, np.ndarray] = {}
+    notes = list(cells.notes)
+    if unique_id is not None:
+        columns["unique_id"] = _ids(cells, unique_id)
+    if times is not None:
+        columns["ds"] = times.values
+    if with_values:
+        if value is None and "y" in cells.header:
+            value = "y"
+        name = column_named(cells, value, times, besides=used)
+        columns["y"], said = column_numbers(cells, name)
+        notes += said
+    for name in further:
+        column = cells.column(cells.header.index(name))
+        if has_numbers(cells, cells.header.index(name)) or all(cell.lower() in MISSING for cell in column):
+            columns[name], said = column_numbers(cells, name)
+            notes += said
+        else:
+            columns[name] = np.array(column)
+    return LongRows(columns, np.array(cells.lines), tuple(notes))
+
+
+def _check_names(cells: Cells, names: Sequence[str]) -> None:
+    for name in names:
+        if name not in cells.header:
+            raise ValueError(f"unknown column {name!r}; available in {cells.path}: {listed(cells.header)}")
+        if cells.header.count(name) > 1:
+            raise ValueError(
+                f"{cells.path} has {cells.header.count(name)} columns named {name!r}: rename all but one"
+            )
+
+
+def _times(cells: Cells, time: str | None, wanted: Sequence[str | None]) -> Times | None:
+    if time is None and "ds" in cells.header:
+        time = "ds"
+    if time is None:
+        return find_times(cells, wanted)
+    place = cells.header.index(time)
+    found = times_in(cells, place, named=True)
+    if found is None:
+        example = next((cell for cell in cells.column(place) if cell), "")
+        raise ValueError(
+            f"{cells.path}, column {time!r} must hold dates or whole numbers, but holds {shown(example)}"
+        )
+    return found
+
+
+def _ids(cells: Cells, unique_id: str) -> np.ndarray:
+    ids = cells.column(cells.header.index(unique_id))
+    if "" in ids:
+        row = cells.lines[ids.index("")]
+        raise ValueError(f"{cells.path}, row {row} has no {unique_id!r}: give the name of its series")
+    return np.array(ids)
+
+
+def other_texts(path: Path | str) -> list[str]:
+    """The columns that hold text and might tell series apart, for a hint in an error message."""
+    cells = read_cells(Path(path))
+    return [
+        name
+        for place, name in enumerate(cells.header)
+        if name.lower() not in TIME_NAMES | STEP_NAMES and not has_numbers(cells, place)
+    ]

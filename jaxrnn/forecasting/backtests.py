@@ -1,0 +1,91 @@
+"""Forecasts of the past from rolling origins, and their errors beside those of simple forecasts."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from jaxrnn.forecasting import metrics
+from jaxrnn.forecasting.panel import OneSeries
+from jaxrnn.forecasting.quantile_columns import LEVELS, forecast_columns
+from jaxrnn.forecasting.settings import Settings
+from jaxrnn.forecasting.simple import simple_forecasts
+from jaxrnn.forecasting.windows import Windows
+
+_FEWEST_BEFORE = 3
+
+
+class Model(Protocol):
+    """What a backtest needs of a forecaster."""
+
+    settings: Settings
+
+    @property
+    def settled_season(self) -> int: ...
+
+    def windows(self, panel: list[OneSeries], until: Sequence[int] | np.ndarray | None = None) -> Windows: ...
+
+    def quantiles(self, windows: Windows, origins: np.ndarray) -> np.ndarray: ...
+
+
+def judged(panel: Sequence[OneSeries], origins: int, horizon: int) -> tuple[list[OneSeries], int]:
+    """The series that are long enough to be judged, and how many last values lie after their first origin.
+
+    Raises:
+      ValueError: there is none.
+    """
+    if origins < 1:
+        raise ValueError(f"{origins=} must be at least 1")
+    cut = horizon + origins - 1
+    long = [one for one in panel if len(one.values) >= cut + _FEWEST_BEFORE and one.observed[:-cut].any()]
+    if not long:
+        longest = max((len(one.values) for one in panel), default=0)
+        raise ValueError(
+            f"{origins=} and {horizon=} need series of at least {cut + _FEWEST_BEFORE} steps, but the longest has "
+            f"{longest}"
+        )
+    return long, cut
+
+
+def backtest(model: Model, panel: list[OneSeries], cut: int, origins: int) -> dict[str, Any]:
+    """Forecast from each of the last origins; see :meth:`jaxrnn.forecasting.Forecaster.backtest`.
+
+    Args:
+      model: a fitted model.
+      panel, cut: the results of :func:`judged`.
+      origins: origins of each series, one step apart.
+    """
+    horizon, season = model.settings.horizon, model.settled_season
+    windows = model.windows(panel, until=[len(one.values) - cut for one in panel])
+    places = windows.ends[:, None] - horizon - np.arange(origins)[::-1]
+    values = model.quantiles(windows, places.ravel())
+    first = np.array([len(one.values) - cut for one in panel])[:, None] + np.arange(origins)
+    known = [np.where(one.observed, one.values, np.nan) for one in panel]
+    actual = np.concatenate([one[steps[:, None] + np.arange(horizon)] for one, steps in zip(known, first)])
+    unit = [metrics.seasonal_error(one.values[:-cut], season) for one in panel]
+    simple = simple_forecasts(panel, cut, origins, horizon, season)
+    all_forecasts = {"model": values, **{name: repeated(forecast) for name, forecast in simple.items()}}
+    measured = metrics.compare(all_forecasts, actual, np.repeat(unit, origins), LEVELS)
+    last = (places - windows.ends[:, None] + windows.lengths[:, None] - 1).ravel()
+    rows = {
+        "unique_id": np.repeat([one.name for one in panel], origins * horizon),
+        "origin": np.repeat(last, horizon),
+        "step": np.tile(np.arange(1, horizon + 1), len(last)),
+        "y": actual.ravel(),
+        **forecast_columns(values, model.settings.quantiles),
+    }
+    errors = np.abs(actual - values[..., LEVELS.index(0.5)]).reshape(len(panel), -1)
+    with np.errstate(invalid="ignore"):
+        known = np.isfinite(errors)
+        by_series = np.where(known, errors, 0).sum(axis=1) / known.sum(axis=1) / unit
+    return {
+        "metrics": measured,
+        "rows": rows,
+        "by_series": dict(zip([one.name for one in panel], by_series.tolist())),
+        "model": model,
+    }
+
+
+def repeated(forecast: np.ndarray) -> np.ndarray:
+    """Quantiles of a forecast without intervals: all are the same."""
+    return np.repeat(forecast[..., None], len(LEVELS), axis=-1)

@@ -1,0 +1,201 @@
+"""Further columns as numbers: standardised, or one number for each category; and dates as sine and cosine."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from jaxrnn.forecasting.calendar_features import calendar_features, usual_phases
+from jaxrnn.forecasting.panel import Columns, OneSeries, shown_time
+
+MOST_CATEGORIES = 100
+_LARGEST = 5.0
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """How a column becomes numbers.
+
+    Attributes:
+      mean, deviation: of a column of numbers, which is standardised; a missing number becomes 0.
+      categories: of a column of text; each has a number that is 1 where the text is this one. A text that
+        training has not met is 0 in all.
+    """
+
+    mean: float = 0.0
+    deviation: float = 1.0
+    categories: tuple[str, ...] = ()
+
+    @classmethod
+    def fit(cls, name: str, values: np.ndarray) -> "Encoder":
+        """From all values of a column, float64 or text.
+
+        Raises:
+          ValueError: there are more than a hundred different texts.
+        """
+        if values.dtype.kind != "U":
+            known = values[np.isfinite(values)]
+            if not len(known):
+                return cls()
+            return cls(float(known.mean()), float(known.std()) or 1.0)
+        categories = np.unique(values[values != ""])
+        if len(categories) > MOST_CATEGORIES:
+            raise ValueError(
+                f"the column {name!r} holds {len(categories)} different texts, at most {MOST_CATEGORIES} are "
+                f"possible: use a column of numbers"
+            )
+        return cls(categories=tuple(categories.tolist()))
+
+    @property
+    def size(self) -> int:
+        return len(self.categories) or 1
+
+    def encode(self, values: np.ndarray) -> np.ndarray:
+        """float64 ``[time, size]`` of values ``[time]``."""
+        if self.categories:
+            return (values.astype(str)[:, None] == np.array(self.categories)).astype(np.float64)
+        if values.dtype.kind == "U":
+            return np.zeros((len(values), 1))
+        numbers = (values - self.mean) / self.deviation
+        return np.clip(np.nan_to_num(numbers), -_LARGEST, _LARGEST)[:, None]
+
+
+@dataclass(frozen=True)
+class Covariates:
+    """The further columns of a model and its calendar features, fitted on the series that it is trained on.
+
+    Attributes:
+      columns: their names.
+      encoders: how each becomes numbers.
+      phases: the calendar features, see :data:`jaxrnn.forecasting.calendar_features.PHASES`.
+    """
+
+    columns: Columns
+    encoders: dict[str, Encoder]
+    phases: tuple[str, ...]
+
+    @classmethod
+    def fit(cls, panel: Sequence[OneSeries], columns: Columns, *, calendar: bool) -> "Covariates":
+        """Fit the encoders to the columns of a panel, up to the last value of each series."""
+        encoders = {}
+        for name in (*columns.future, *columns.past):
+            values = [_column(one, name)[: len(one.values)] for one in panel]
+            encoders[name] = Encoder.fit(name, np.concatenate(values))
+        for name in columns.static:
+            encoders[name] = Encoder.fit(name, np.array([one.static[name] for one in panel]))
+        return cls(columns, encoders, usual_phases([one.step for one in panel]) if calendar else ())
+
+    @property
+    def known_size(self) -> int:
+        """How many numbers the columns have that are known in advance, without the calendar."""
+        return sum(self.encoders[name].size for name in self.columns.future)
+
+    @property
+    def future_size(self) -> int:
+        """How many numbers of each step ahead are known."""
+        return self.known_size + 2 * len(self.phases)
+
+    @property
+    def past_size(self) -> int:
+        """How many numbers of each step up to the last value are known."""
+        further = sum(self.encoders[name].size for name in (*self.columns.past, *self.columns.static))
+        return self.future_size + further
+
+    def future(self, one: OneSeries, horizon: int) -> np.ndarray:
+        """What is known in advance, float64 ``[time + horizon, future_size]``; 0 where a value is not given."""
+        count = len(one.values) + horizon
+        parts = [self.encoders[name].encode(_padded(one.future[name], count)) for name in self.columns.future]
+        if self.phases:
+            times = np.concatenate([one.times, one.step.after(one.times[-1], horizon)])
+            parts.append(calendar_features(times, self.phases))
+        return np.concatenate(parts, axis=1) if parts else np.zeros((count, 0))
+
+    def past(self, one: OneSeries, future: np.ndarray) -> np.ndarray:
+        """What is known at each step, float64 ``[time, past_size]``; ``future`` is that of :meth:`future`."""
+        count = len(one.values)
+        parts = [future[:count]]
+        parts += [self.encoders[name].encode(one.past[name]) for name in self.columns.past]
+        for name in self.columns.static:
+            value = self.encoders[name].encode(np.array([one.static[name]]))
+            parts.append(np.repeat(value, count, axis=0))
+        return np.concatenate(parts, axis=1)
+
+    def to_json(self) -> dict[str, Any]:
+        encoders = {name: vars(encoder) for name, encoder in self.encoders.items()}
+        return {"columns": self.columns._asdict(), "encoders": encoders, "phases": self.phases}
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> "Covariates":
+        columns = Columns(**{name: tuple(names) for name, names in record["columns"].items()})
+        encoders = {
+            name: Encoder(**{**one, "categories": tuple(one["categories"])})
+            for name, one in record["encoders"].items()
+        }
+        return cls(columns, encoders, tuple(record["phases"]))
+
+
+def _column(one: OneSeries, name: str) -> np.ndarray:
+    return one.future[name] if name in one.future else one.past[name]
+
+
+def _padded(values: np.ndarray, count: int) -> np.ndarray:
+    """The first ``count`` values; missing ones at the end."""
+    if len(values) >= count:
+        return values[:count]
+    more = np.full(count - len(values), "" if values.dtype.kind == "U" else np.nan, values.dtype)
+    return np.concatenate([values, more])
+
+
+def require_future(panel: Sequence[OneSeries], names: Sequence[str], horizon: int) -> None:
+    """Raise a ValueError that names series, column and date if a value over the horizon is missing."""
+    for one in panel:
+        for name in names:
+            count = len(one.values)
+            values = _padded(one.future[name], count + horizon)[count:]
+            missing = values == "" if values.dtype.kind == "U" else ~np.isfinite(values)
+            if missing.any():
+                place = int(np.argmax(missing))
+                time = shown_time(one.step.after(one.times[-1], horizon)[place])
+                raise ValueError(
+                    f"series {one.name!r}: the column {name!r} has no value at {time}, step {place + 1} of "
+                    f"the {horizon} to forecast. A column that is known in advance needs values over the "
+                    f"whole horizon: add rows without y at the end, or give them as future (--future)"
+                )
+
+
+def with_future(panel: Sequence[OneSeries], future: Sequence[OneSeries], horizon: int) -> list[OneSeries]:
+    """The panel with the values that another one gives for the steps to forecast.
+
+    Args:
+      panel: the series.
+      future: series of the same names, read with ``with_values=False``. Their rows are found by their times.
+    """
+    by_name = {one.name: one for one in future}
+    result = []
+    for one in panel:
+        given, count = by_name.get(one.name), len(one.values)
+        columns = dict(one.future)
+        if given is not None:
+            ahead = one.step.after(one.times[-1], horizon)
+            places = {time: place for place, time in enumerate(given.times.tolist())}
+            found = np.array([places.get(time, -1) for time in ahead.tolist()])
+            for name, values in given.future.items():
+                missing = "" if values.dtype.kind == "U" else np.nan
+                padded = _padded(columns[name], count + horizon)[count:]
+                new = np.where(found >= 0, values[np.maximum(found, 0)], missing)
+                known = new != "" if values.dtype.kind == "U" else np.isfinite(new)
+                columns[name] = np.concatenate([columns[name][:count], np.where(known, new, padded)])
+        result.append(replace(one, future=columns))
+    return result
+
+
+def shortened(one: OneSeries, count: int) -> OneSeries:
+    """The first ``count`` values of a series; what is known in advance stays known."""
+    return replace(
+        one,
+        values=one.values[:count],
+        observed=one.observed[:count],
+        times=one.times[:count],
+        past={name: values[:count] for name, values in one.past.items()},
+    )

@@ -1,0 +1,58 @@
+"""The arguments of a forecaster, as they are stored with it."""
+
+from dataclasses import dataclass
+
+from jaxrnn import checks
+from jaxrnn.forecasting.network import KINDS
+from jaxrnn.forecasting.panel import Columns
+from jaxrnn.forecasting.quantile_columns import check_quantiles
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The arguments of a :class:`Forecaster`."""
+
+    horizon: int
+    season: int | None
+    window: int | None
+    hidden: tuple[int, ...]
+    cell: str
+    steps: int
+    learning_rate: float
+    seeds: int
+    seed: int
+    quantiles: tuple[float, ...] = ()
+    future_columns: tuple[str, ...] = ()
+    past_columns: tuple[str, ...] = ()
+    static_columns: tuple[str, ...] = ()
+    calendar: bool = True
+    non_negative: bool | None = None
+
+    def __post_init__(self) -> None:
+        """Raise a ValueError that names an argument if it is invalid."""
+        for name in ("horizon", "steps", "seeds"):
+            checks.positive_integer(name, getattr(self, name))
+        for name in ("season", "window"):
+            checks.positive_integer_or_none(name, getattr(self, name))
+        checks.positive_number("learning_rate", self.learning_rate)
+        checks.flag("calendar", self.calendar)
+        checks.flag("non_negative", self.non_negative, default=False)
+        if self.cell not in KINDS:
+            raise ValueError(f"unknown cell {self.cell!r}; available: {', '.join(KINDS)}")
+        if not self.hidden:
+            raise ValueError(f"hidden must have at least one layer, not {self.hidden}")
+        for units in self.hidden:
+            checks.positive_integer("hidden", units)
+        object.__setattr__(self, "quantiles", check_quantiles(self.quantiles))
+        twice = {name for name in self.columns.all if self.columns.all.count(name) > 1} | (
+            set(self.columns.all) & {"unique_id", "ds", "y"}
+        )
+        if twice:
+            raise ValueError(
+                f"the column {min(twice)!r} has two roles: a column is known in advance, or past, or static, or "
+                f"one of unique_id, ds and y"
+            )
+
+    @property
+    def columns(self) -> Columns:
+        return Columns(self.future_columns, self.past_columns, self.static_columns)

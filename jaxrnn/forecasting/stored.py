@@ -1,0 +1,81 @@
+"""A forecaster in a folder: its networks, and a JSON file with everything else."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from flax import nnx
+
+from jaxrnn.forecasting.calibration import Calibration
+from jaxrnn.forecasting.known import Known
+from jaxrnn.forecasting.season import SeasonChoice
+from jaxrnn.forecasting.settings import Settings
+from jaxrnn.training import load_model, save_model
+
+SETTINGS = "forecaster.json"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What is stored beside the networks."""
+
+    settings: Settings
+    calibration: Calibration
+    known: Known
+    season: SeasonChoice | None
+    networks: int
+
+    def write(self, folder: Path, make: Callable[[int], Callable[[], nnx.Module]], params: Sequence[Any]) -> None:
+        """Write everything into a folder, which is made."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, one in enumerate(params):
+            model = make(number)()
+            nnx.update(model, one)
+            save_model(model, folder / f"network{number}")
+        record = {
+            "settings": asdict(self.settings),
+            "calibration": self.calibration.to_json(),
+            "known": self.known.to_json(),
+            "season": None if self.season is None else self.season.to_json(),
+            "networks": self.networks,
+        }
+        (folder / SETTINGS).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> "Stored":
+        """Read everything but the networks.
+
+        Raises:
+          FileNotFoundError: there is no model in this folder.
+          ValueError: the file is damaged, or of another version.
+        """
+        path = folder / SETTINGS
+        if not path.exists():
+            raise FileNotFoundError(f"{folder} holds no forecaster: {path} does not exist")
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            settings: dict[str, Any] = {
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in record["settings"].items()
+            }
+            season = record["season"]
+            return cls(
+                Settings(**settings),
+                Calibration.from_json(record["calibration"]),
+                Known.from_json(record["known"]),
+                None if season is None else SeasonChoice.from_json(season),
+                record["networks"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path} is damaged, or was written by another version ({type(error).__name__}: {error}): train "
+                f"the model again"
+            ) from error
+
+    def networks_of(self, folder: Path, make: Callable[[int], Callable[[], nnx.Module]]) -> list[Any]:
+        """The parameters of the networks."""
+        return [
+            nnx.state(load_model(make(number), folder / f"network{number}")) for number in range(self.networks)
+        ]

@@ -1,0 +1,57 @@
+"""Files of several series in long format: which columns are read, and what is refused."""
+
+import numpy as np
+import pytest
+
+from jaxrnn.data import combine, other_texts, read_long
+
+
+def written(tmp_path, text: str):
+    path = tmp_path / "shops.csv"
+    path.write_text(text)
+    return path
+
+
+def test_columns_of_any_name_dates_of_any_format_and_text_are_read(tmp_path):
+    path = written(tmp_path, "Filiale;Datum;Umsatz;Wetter\nNord;31.01.2024;5,5;sonnig\nSued;01.02.2024;;trueb\n")
+    rows = read_long(path, unique_id="Filiale", value="Umsatz", further=["Wetter"])
+    assert list(rows.columns) == ["unique_id", "ds", "y", "Wetter"] and rows.lines.tolist() == [2, 3]
+    assert rows.columns["ds"].astype("datetime64[D]").astype(str).tolist() == ["2024-01-31", "2024-02-01"]
+    np.testing.assert_array_equal(rows.columns["y"], [5.5, np.nan])
+    assert rows.columns["Wetter"].tolist() == ["sonnig", "trueb"]
+    assert rows.notes == ("column 'Umsatz': the commas were read as decimal commas",)
+    assert other_texts(path) == ["Filiale", "Wetter"]
+
+
+def test_the_usual_names_need_no_option_and_values_may_be_left_out(tmp_path):
+    path = written(tmp_path, "unique_id,ds,promo\na,1,0\na,2,1\n")
+    rows = read_long(path, further=["promo"], with_values=False)
+    assert list(rows.columns) == ["unique_id", "ds", "promo"] and rows.columns["ds"].tolist() == [1, 2]
+    path = written(tmp_path, "day,sales\n2024-01-01,3\n2024-01-02,4\n")
+    assert list(read_long(path).columns) == ["ds", "y"]
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("ds,y\nsoon,1\nlater,2\n", {}, "column 'ds' must hold dates or whole numbers, but holds 'soon'"),
+        ("ds,y\n2024-01-01,1\n2024-01-02,2\nsoon,3\n", {}, "row 4, column 'ds' holds 'soon', which is not a date"),
+        ("ds,y\n2024-01-01,x\n2024-01-02,2\n", {}, "row 2, column 'y' holds 'x'"),
+        ("ds,y\n1,2\n", {"further": ["promo"]}, "unknown column 'promo'; available in .*: ds, y"),
+        ("unique_id,ds,y\na,1,2\n,2,3\n", {}, "row 3 has no 'unique_id'"),
+        ("ds,a,b\n1,2,3\n", {}, "has 2 numeric columns; choose one"),
+    ],
+)
+def test_what_cannot_be_read_names_file_row_and_column(text, options, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        read_long(written(tmp_path, text), **options)
+
+
+@pytest.mark.parametrize(
+    ("aggregate", "expected"),
+    [("sum", 9), ("mean", 3), ("median", 2), ("min", 1), ("max", 6), ("first", 6), ("last", 1)],
+)
+def test_rows_are_combined_without_their_missing_values(aggregate, expected):
+    values = np.array([7.0, 6.0, np.nan, 2.0, 1.0, np.nan, np.nan])
+    combined = combine(values, np.array([0, 1, 5]), aggregate)
+    np.testing.assert_array_equal(combined, [7, expected, np.nan])
