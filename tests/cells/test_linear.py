@@ -254,7 +254,9 @@ BAD = {
     "recurrent dropout needs a recurrent product, but a Decay has none": lambda: jaxrnn.StackedRNN(
         [Decay(2, 3, rngs=nnx.Rngs(0))], recurrent_dropout=0.5, rngs=nnx.Rngs(0)
     )(jnp.ones((1, 4, 2))),
-    "a Decay cannot be exported to ONNX": lambda: jaxrnn.export.to_onnx(jaxrnn.RNN(Decay(2, 3, rngs=nnx.Rngs(0)))),
+    "a LRUCell cannot be exported to ONNX": lambda: jaxrnn.export.to_onnx(
+        jaxrnn.RNN(jaxrnn.LRUCell(2, 3, rngs=nnx.Rngs(0)))
+    ),
 }
 
 
