@@ -78,7 +78,7 @@ class Settings(PanelOptions):
             help_behavior_hint=f"(default: up to {MOST_ORIGINS} for one series, 1 for {MANY_SERIES} or more)",
         ),
     ] = None
-    steps: Annotated[int, arg(metavar="N", help="Training steps of each network.")] = 2000
+    steps: Annotated[int, arg(metavar="N", help="Training steps of each network.")] = 1500
     seeds: Annotated[int, arg(metavar="N", help="Networks whose forecasts are averaged.")] = 3
     seed: Annotated[int, arg(metavar="N", help="The first seed.")] = 0
     calendar: Annotated[bool, arg(help="Read hour, weekday and month of the dates.")] = True

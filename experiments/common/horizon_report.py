@@ -36,7 +36,7 @@ def report_backtest(metrics: dict[str, Any]) -> None:
     if metrics["horizon"] > 1:
         console.print(_by_step(metrics, names))
     ours = metrics["model"]["mase"]
-    better = [name for name in names if name != "model" and not ours <= 1.001 * metrics[name]["mase"] + 1e-3]
+    better = [name for name in names if name != "model" and ours > 1.001 * metrics[name]["mase"] + 1e-3]
     for name in better:
         say(
             f"the MASE of {digits(ours)} is worse than that of a forecast without a network, {NAMES[name]} "

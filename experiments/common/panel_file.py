@@ -68,6 +68,8 @@ class PanelOptions:
 
 def load_panel(name: str, options: PanelOptions) -> list[OneSeries]:
     """The series of a file, or the one of a name. Says what was done to the rows."""
+    if options.column in options.columns.all:
+        raise ValueError(f"--column {options.column} is what is forecast, so it cannot be a further column, too")
     if name in available_series() or not Path(name).is_file():
         panel = [_named_series(name, options)]
     else:
@@ -107,15 +109,19 @@ def load_future(path: str, options: PanelOptions) -> list[OneSeries]:
     )
     try:
         return read_panel(
-            rows.columns, columns=Columns(options.future_columns), rows=rows.lines, with_values=False
+            rows.columns,
+            aggregate=options.aggregate,
+            columns=Columns(options.future_columns),
+            rows=rows.lines,
+            with_values=False,
         )
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
 def _named_series(name: str, options: PanelOptions) -> OneSeries:
+    series = load_series(name, column=options.column, split=1)  # an error if there is no such name or file
     if options.columns.all or options.id_column or options.time_column:
         raise ValueError(f"further columns, --id-column and --time-column need a file, not --series {name}")
-    series = load_series(name, column=options.column, split=1)
     columns = {"unique_id": np.full(len(series.values), series.columns[0]), "y": series.values[:, 0]}
     return read_panel(columns)[0]

@@ -69,6 +69,12 @@ def read_long(
     times = _times(cells, time, [*used, value])
     columns: dict[str, np.ndarray] = {}
     notes = list(cells.notes)
+    if times is None and (named := [name for name in cells.header if name.lower() in TIME_NAMES]):
+        example = next((cell for cell in cells.column(cells.header.index(named[0])) if cell), "")
+        notes.append(
+            f"the column {named[0]!r} is not read as dates, since not all of its cells are dates of one format "
+            f"(the first is {shown(example)}): rows are taken in the order of the file, and numbered"
+        )
     if unique_id is not None:
         columns["unique_id"] = _ids(cells, unique_id)
     if times is not None:

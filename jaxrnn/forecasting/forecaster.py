@@ -178,6 +178,12 @@ class Forecaster:
         if not panel:
             raise ValueError("a loaded model keeps no series: give predict the series to forecast")
         horizon, names = self.settings.horizon, self.settings.columns
+        below = [one.name for one in panel if (one.values < 0).any()]
+        if self.settings.non_negative and below:
+            raise ValueError(
+                f"series {below[0]!r} has values below 0, but this model never forecasts any: none was in its "
+                f"training. Train a model with this series, or with non_negative=False (--non-negative False)"
+            )
         if names.future:
             if future is not None:
                 panel = with_future(panel, read_future(future, names), horizon)

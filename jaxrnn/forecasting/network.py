@@ -114,7 +114,8 @@ def linear_inputs(inputs: Array) -> Array:
     values = (inputs[..., 0] - center) / scale
     both = jnp.clip(jnp.stack([values, inputs[..., 1] / scale], axis=1), -_LARGEST, _LARGEST)
     # Steps before the first value of a series have no scale.
-    return (both * (inputs[:, None, :, 2] * (inputs[:, None, :, 4] > 0))).reshape(len(inputs), -1)
+    both = both * (inputs[:, None, :, 2] * (inputs[:, None, :, 4] > 0))
+    return both.reshape(len(inputs), 2 * inputs.shape[1])  # also of no windows, if the series are very short
 
 
 def pinball(levels: tuple[float, ...]):

@@ -16,7 +16,7 @@ from jaxrnn.data import AGGREGATES, Step, check_aggregate, combine, filled, infe
 
 COLUMNS = ("unique_id", "ds", "y")
 
-_REMEDY = f"choose how they are combined with aggregate (--aggregate): {', '.join(AGGREGATES)}"
+_REMEDY = f"choose how they are combined with read_panel(aggregate=...) (--aggregate): {', '.join(AGGREGATES)}"
 _MOST_GAPS = 10
 """More missing steps than so many times the rows are taken for a wrong date."""
 
@@ -110,14 +110,18 @@ def read_panel(
     table: Any = frame
     names = list(table) if listed is None else list(listed)
     if with_values and "y" not in names:
-        if listed is not None or "unique_id" in names:
+        if listed is not None or {"unique_id", "ds"} & set(names):
             raise ValueError(f"the frame has the columns {names}, but needs unique_id, ds and y")
         _no_columns(columns)
         return [_of_array(str(name), np.asarray(values)) for name, values in table.items()]
     missing = [name for name in columns.all if name not in names]
     if missing:
         raise ValueError(f"the frame has no column {missing[0]!r}; it has {names}")
-    count = len(np.asarray(table[names[0]]))
+    used = [name for name in (*COLUMNS, *columns.all) if name in names and (with_values or name != "y")]
+    counts = {name: len(np.atleast_1d(np.asarray(table[name]))) for name in used}
+    if len(set(counts.values())) > 1:
+        raise ValueError(f"the columns must have one length, but have {counts}")
+    count = next(iter(counts.values()), 0)
     if not count:
         raise ValueError(f"the frame with the columns {names} has no rows")
     ids = np.asarray(table["unique_id"]).astype(str) if "unique_id" in names else np.full(count, "value")

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from jaxrnn.forecasting.panel import OneSeries, shown_time
 
 
@@ -39,7 +41,28 @@ def describe_panel(panel: Sequence[OneSeries]) -> list[str]:
             f"the last values of {len(late)} series ({late[0].name!r}) are missing: their forecasts begin after "
             f"{shown_time(late[0].times[-1])}, the last row"
         )
+    far = [(one, place) for one in panel if (place := _far_away(one)) is not None]
+    if far:
+        one, place = far[0]
+        more = f", and {len(far) - 1} more series have such values" if len(far) > 1 else ""
+        said.append(
+            f"series {one.name!r} has the value {one.values[place]:g} at {shown_time(one.times[place])}, more "
+            f"than {FAR} times as far from the others as they are from each other{more}: if it is an error, "
+            f"leave it empty, for it also changes the forecast"
+        )
     return said
+
+
+FAR = 1000
+
+
+def _far_away(one: OneSeries) -> int | None:
+    """The place of the value that lies much farther from the median than nine of ten others do, or None."""
+    known = one.values[one.observed]
+    distances = np.abs(one.values - np.median(known)) * one.observed
+    usual = np.quantile(np.abs(known - np.median(known)), 0.9)
+    place = int(distances.argmax())
+    return place if usual > 0 and distances[place] > FAR * usual else None
 
 
 def _repairs(panel: Sequence[OneSeries], name: str) -> list[int]:

@@ -29,6 +29,9 @@ def test_the_usual_names_need_no_option_and_values_may_be_left_out(tmp_path):
     assert list(rows.columns) == ["unique_id", "ds", "promo"] and rows.columns["ds"].tolist() == [1, 2]
     path = written(tmp_path, "day,sales\n2024-01-01,3\n2024-01-02,4\n")
     assert list(read_long(path).columns) == ["ds", "y"]
+    rows = read_long(written(tmp_path, "date,sales\n27. Januar 2024,3\n28. Januar 2024,4\n"))
+    assert list(rows.columns) == ["y"]
+    assert "the column 'date' is not read as dates" in rows.notes[0] and "27. Januar 2024" in rows.notes[0]
 
 
 @pytest.mark.parametrize(

@@ -174,6 +174,17 @@ def test_invalid_arguments_are_refused(fitted):
         fitted.backtest(origins=200)
 
 
+def test_a_model_that_never_saw_negative_values_says_so(fitted):
+    with pytest.raises(ValueError, match="series 'value' has values below 0, but this model never forecasts any"):
+        fitted.predict(wave(40, 0.0) - 500)
+
+
+@pytest.mark.parametrize(("horizon", "length"), [(5, 10), (20, 24)])
+def test_a_backtest_of_a_very_short_series_ends(horizon, length):
+    model = Forecaster(horizon, 1, steps=2, seeds=1, hidden=(4,))
+    assert len(model.backtest(np.random.default_rng(0).normal(size=length))["rows"]["yhat"]) == horizon
+
+
 def test_calibrated_quantiles_lie_where_their_levels_say():
     targets = 3 * RANDOM.randn(900, 2)
     narrow = np.broadcast_to(np.linspace(-0.5, 0.5, len(LEVELS)), (900, 2, len(LEVELS)))

@@ -68,12 +68,27 @@ def test_rows_after_the_last_value_give_what_is_known_in_advance_and_a_frame_giv
         ({"ds": [*DAYS[:3], "2204-01-01"], "y": [1.0, 2, 3, 4]}, "", "between 2024-01-03 and 2204-01-01: is one"),
         ({"ds": DAYS[:1], "y": [1.0]}, "past", "the frame has no column 'z'"),
         ({"ds": [], "y": []}, "", "has no rows"),
+        ({"ds": DAYS[:2], "sales": [1.0, 2]}, "", "needs unique_id, ds and y"),
+        ({"ds": DAYS[:2], "y": [1.0]}, "", "one length, but have {'unique_id': 2, 'ds': 2, 'y': 1}"),
     ],
 )
 def test_what_cannot_be_used_names_series_and_column(rows, options, message):
     columns = Columns(**{options: ("z",)}) if options else Columns()
     with pytest.raises(ValueError, match=message):
         read_panel(frame(**rows), columns=columns)
+
+
+def test_times_without_values_are_no_series():
+    with pytest.raises(ValueError, match="needs unique_id, ds and y"):
+        read_panel({"ds": DAYS, "sales": np.arange(6.0)})
+
+
+def test_a_value_far_from_all_others_is_named():
+    values = np.arange(100.0)
+    assert not describe_panel(read_panel(np.where(np.arange(100) == 7, 5_000, values)))
+    (said,) = describe_panel(read_panel({"ds": np.arange(100), "y": np.where(np.arange(100) == 7, 1e9, values)}))
+    assert said.startswith("series 'value' has the value 1e+09 at 7, more than 1000 times")
+    assert not describe_panel(read_panel(np.zeros(100)) + read_panel(np.arange(100) % 50 == 0))
 
 
 def test_an_unknown_way_to_combine_rows_and_columns_of_arrays_are_refused():
