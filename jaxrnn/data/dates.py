@@ -31,7 +31,7 @@ _FORMATS = tuple(day + time for time in _TIMES for day in _DAYS) + _MONTHS
 _QUARTER = re.compile(r"(?:(?P<year>\d{4})[- ]?Q(?P<quarter>[1-4])|Q(?P<quarter2>[1-4])[- /]?(?P<year2>\d{4}))")
 _WEEK = re.compile(r"(?P<year>\d{4})[- ]?W(?P<week>\d\d?)(-?(?P<day>[1-7]))?")
 _SAMPLE = 40
-_SECOND = np.timedelta64(1, "s")
+_SECOND, _MONTH = np.timedelta64(1, "s"), np.timedelta64(1, "M")
 _DAY = 86_400
 
 
@@ -110,7 +110,7 @@ def read_dates(cells: Sequence[str]) -> np.ndarray | None:
         raise NotADate(place, cells[place], name)
     if any(other != dates for other in found.values()):
         found = {name: np.array(dates, "datetime64[s]") for name, dates in found.items()}
-        orders = {name: bool((np.diff(dates) > np.timedelta64(0)).all()) for name, dates in found.items()}
+        orders = {name: bool((np.diff(dates) > np.timedelta64(0, "s")).all()) for name, dates in found.items()}
         if sum(orders.values()) != 1:
             place = next(i for i in range(len(cells)) if len({dates[i] for dates in found.values()}) > 1)
             raise ValueError(
@@ -168,10 +168,10 @@ class Step:
         if self.unit == "months":
             month = last.astype("datetime64[M]")
             within = last - month.astype(last.dtype)
-            months = month + ahead
+            months = month + ahead * _MONTH
             if self.month_end:
                 time = within % np.timedelta64(_DAY, "s")
-                return (months + 1).astype(last.dtype) - np.timedelta64(_DAY, "s") + time
+                return (months + _MONTH).astype(last.dtype) - np.timedelta64(_DAY, "s") + time
             return months.astype(last.dtype) + within
         if self.unit == "weekdays":
             days = np.busday_offset(last.astype("datetime64[D]"), ahead, roll="forward")
@@ -192,7 +192,7 @@ def infer_step(times: np.ndarray) -> Step | None:
     days = times.astype("datetime64[D]")
     months = times.astype("datetime64[M]")
     day_of_month = (days - months.astype("datetime64[D]")).astype(np.int64)
-    month_end = bool((((months + 1).astype("datetime64[D]") - days).astype(np.int64) == 1).all())
+    month_end = bool((((months + _MONTH).astype("datetime64[D]") - days).astype(np.int64) == 1).all())
     changes = np.diff(months.astype(np.int64))
     if (changes > 0).all() and (month_end or len(np.unique(day_of_month)) == 1):
         return _fitting(times, Step("months", _usual(changes), month_end))

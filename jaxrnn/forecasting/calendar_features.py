@@ -19,7 +19,7 @@ def _week(times: np.ndarray) -> np.ndarray:
 
 
 def _year(times: np.ndarray) -> np.ndarray:
-    first, after = (times.astype("datetime64[Y]") + more for more in (0, 1))
+    first, after = (times.astype("datetime64[Y]") + np.timedelta64(more, "Y") for more in (0, 1))
     first, after = (year.astype("datetime64[s]").astype(np.int64) for year in (first, after))
     return (times.astype(np.int64) - first) / (after - first)
 
