@@ -6,7 +6,8 @@
     python -m experiments.predict runs/shops --series new.csv      # a run with --horizon: the steps after new rows
     python -m experiments.predict runs/shops --series new.csv --future promotions.csv
 
-Prints the error of the forecasts of the test part, and the forecast of the step after the end of the series.
+Prints the error of the forecasts of the test part, and the forecast of the step after the end of the series. Of a
+run with --horizon it writes the forecasts of the steps after the end of every series of the file.
 """
 
 import sys
@@ -54,7 +55,7 @@ class Settings:
         arg(
             metavar="NAME|PATH.csv",
             help="The series to forecast.",
-            help_behavior_hint="(default: that of the run)",
+            help_behavior_hint="(default: that of the run; needed for a run with --horizon)",
         ),
     ] = None
     column: Annotated[
@@ -72,7 +73,9 @@ class Settings:
     out: Annotated[
         Path | None,
         arg(
-            metavar="FILE.csv", help="Write the forecasts into this file.", help_behavior_hint="(default: no file)"
+            metavar="FILE.csv",
+            help="Write the forecasts into this file.",
+            help_behavior_hint="(default: no file; for a run with --horizon RUN/forecast-SERIES.csv)",
         ),
     ] = None
     overwrite: Annotated[bool, arg(help="Replace the file if it exists.")] = False
@@ -125,7 +128,7 @@ def _check_free(path: Path, overwrite: bool) -> None:
     if path.is_dir():
         raise ValueError(f"--out {path} is a folder: give the path of a file")
     if path.exists() and not overwrite:
-        raise ValueError(f"--out {path} exists already: give another path, or --overwrite to replace it")
+        raise ValueError(f"{path} exists already: give another path, or --overwrite to replace it")
 
 
 @dataclass(frozen=True)
@@ -211,8 +214,12 @@ def predict(settings: Settings) -> None:
 
 def predict_horizon(settings: Settings) -> None:
     """Forecast many steps with a run of ``experiments.forecast --horizon``, of new rows or new series."""
-    if settings.series is None or settings.split is not None:
-        raise ValueError(f"{settings.run} forecasts what follows a series: give --series, and no --split")
+    if settings.series is None:
+        raise ValueError(f"{settings.run} is a run with --horizon: give the --series whose next steps to forecast")
+    if settings.split is not None:
+        raise ValueError(f"--split belongs to runs that forecast a single step, but {settings.run} has --horizon")
+    out = settings.out or settings.run / f"forecast-{Path(settings.series).stem}.csv"
+    _check_free(out, settings.overwrite)
     if not (settings.run / horizon.MODEL / "forecaster.json").exists():
         raise ValueError(
             f"the run in {settings.run} ended before its model was trained: continue it with --resume"
@@ -230,7 +237,6 @@ def predict_horizon(settings: Settings) -> None:
         panel = with_future(panel, load_future(str(settings.future), options), model.settings.horizon)
     claim_devices(None)
     forecasts = model.predict(panel)
-    out = settings.out or settings.run / f"forecast-{Path(settings.series).stem}.csv"
     horizon.write_columns(out, forecasts)
     say(f"the forecasts of {len(panel)} series are in {out}")
 

@@ -21,7 +21,7 @@ from flax import nnx
 from jax import Array
 
 from jaxrnn.forecasting.known_ahead import KnownAhead
-from jaxrnn.forecasting.smoothings import smoothing_forecasts
+from jaxrnn.forecasting.panel_smoothing import smoothing_forecasts
 from jaxrnn.forecasting.windows import FEATURES
 from jaxrnn.layers import GRU, LSTM
 

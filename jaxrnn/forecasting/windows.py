@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxrnn.forecasting.panel import OneSeries
-from jaxrnn.forecasting.smoothings import COUNT, smoothing_states
+from jaxrnn.forecasting.panel_smoothing import COUNT, smoothing_states
 
 FEATURES = 6 + 3 * COUNT
 """Value, difference to a season ago, whether it is observed, center, scale, noise, states of the smoothings.

@@ -89,7 +89,7 @@ def test_a_panel_is_forecast_backtested_interrupted_resumed_and_new_rows_are_pre
     assert predict.main([str(out), "--series", str(fresh), "--out", str(again), *names]) == 0
     assert rows_of(again)[0]["ds"] == "2025-01-03" and len(rows_of(again)) == 5
     for other, message in (
-        ([], "forecasts what follows a series: give --series"),
+        ([], "is a run with --horizon: give the --series"),
         (["--series", str(fresh)], "unknown column"),
     ):
         assert predict.main([str(out), *other, *(["--id-column", "store"] if other else [])]) == 2

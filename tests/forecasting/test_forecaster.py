@@ -9,7 +9,7 @@ import pytest
 from jaxrnn.forecasting import Forecaster, read_panel
 from jaxrnn.forecasting.calibration import MIXTURES, Calibration
 from jaxrnn.forecasting.forecaster import LEVELS
-from jaxrnn.forecasting.smoothings import RATES, smoothing_forecasts, smoothing_states
+from jaxrnn.forecasting.panel_smoothing import RATES, smoothing_forecasts, smoothing_states
 from jaxrnn.forecasting.windows import Windows
 
 STEPS = np.arange(140)

@@ -1,24 +1,19 @@
 // Runs every cell of the C++ library forward and backward, by rows and by units, with one thread and with several, for
-// the sanitizers of the compiler to watch. Arrays have exactly the sizes that Python gives them, each an allocation of
-// its own, so a read or write past an end is found. Ends with 1 where the threads change a bit of a result.
+// the sanitizers of the compiler to watch. Ends with 1 where the threads change a bit of a result.
 
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
-#include <memory>
-#include <random>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include "recurrence.cpp"
+#include "sanitized.h"
 #include "team.h"
 
 using namespace jaxrnn;
 
 namespace {
-
-using Array = std::unique_ptr<float[]>;
 
 struct Shape {
   int time, batch, in_features, hidden;
@@ -29,21 +24,6 @@ struct Setup {
   Shape shape;
   bool masks, inputs, by_rows, reverse, batch_major;
 };
-
-std::mt19937 generator(0);
-
-Array random(size_t size) {
-  Array a(new float[size]);
-  std::normal_distribution<float> normal(0, 0.3f);
-  for (size_t i = 0; i < size; i++) a[i] = normal(generator);
-  return a;
-}
-
-std::unique_ptr<uint8_t[]> mask(size_t size) {
-  std::unique_ptr<uint8_t[]> a(new uint8_t[size]);
-  for (size_t i = 0; i < size; i++) a[i] = generator() % 4 == 0;
-  return a;
-}
 
 // Stages of the call are run by threads of their own, some of which may come late.
 void run(void (*kernel)(const Problem<float>&, const Division&), const Problem<float>& p, bool backward, bool by_rows,
@@ -73,13 +53,9 @@ std::vector<float> results(const Setup& s, int parts) {
                     : s.cell == Cell::kLeaky ? 1 : 0;
   const size_t own = s.cell == Cell::kLeaky ? H : s.cell == Cell::kGRUBefore ? (size_t)H * H : 0;
   const size_t steps = (size_t)T * B, state = (size_t)B * H, width = (size_t)gates * H;
-  std::vector<Array> given, found;
-  std::vector<size_t> sizes;
-  auto in = [&](size_t size) { return given.emplace_back(random(size)).get(); };
-  auto out = [&](size_t size) {
-    sizes.push_back(size);
-    return found.emplace_back(new float[size]).get();
-  };
+  Arrays arrays;
+  auto in = [&](size_t size) { return arrays.in(size); };
+  auto out = [&](size_t size) { return arrays.out(size); };
   Problem<float> p{};
   p.cell = s.cell, p.time = T, p.batch = B, p.hidden = p.row_units = H, p.in_features = s.inputs ? D : 0;
   p.reverse = s.reverse, p.batch_major = s.batch_major;
@@ -109,9 +85,7 @@ std::vector<float> results(const Setup& s, int parts) {
   p.drecurrent_kernel = out((size_t)H * recurrent * H), p.drecurrent_bias = out((size_t)recurrent * H);
   if (own) p.dcell_param = out(own);
   run(base::kernels_f32.backward, p, true, s.by_rows, parts);
-  std::vector<float> all;
-  for (size_t i = 0; i < found.size(); i++) all.insert(all.end(), found[i].get(), found[i].get() + sizes[i]);
-  return all;
+  return arrays.results();
 }
 
 }  // namespace
@@ -125,9 +99,7 @@ int main() {
         const Setup s{Cell(cell), shape, number % 3 == 0, number % 5 < 3, by_rows, number % 4 == 0, number % 7 < 3};
         const std::vector<float> expected = results(s, 1);
         for (const int parts : {2, 3}) {
-          const std::vector<float> found = results(s, parts);
-          if (found.size() == expected.size() &&
-              !std::memcmp(found.data(), expected.data(), found.size() * sizeof(float))) continue;
+          if (same_bits(results(s, parts), expected)) continue;
           std::printf("cell %d, hidden %d, setup %d: %d threads change the bits\n", cell, shape.hidden, number, parts);
           wrong++;
         }

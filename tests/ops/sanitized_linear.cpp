@@ -1,17 +1,15 @@
 // Runs linear recurrences of the C++ library forward and backward, in every form, with one thread and with several, for
-// the sanitizers of the compiler to watch. Arrays have exactly the sizes that Python gives them, each an allocation of
-// its own, so a read or write past an end is found. Ends with 1 where the threads, or results that are written past the
-// caches, change a bit of a result.
+// the sanitizers of the compiler to watch. Ends with 1 where the threads, or results that are written past the caches,
+// change a bit of a result.
 
 #include <cstdio>
-#include <cstring>
 #include <memory>
-#include <random>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include "linear.cpp"
+#include "sanitized.h"
 #include "team.h"
 
 using namespace jaxrnn;
@@ -26,15 +24,6 @@ struct Setup {
   Shape shape;
   bool is_complex, reverse, batch_major, masks, a_has_time, a_has_rows, of_a;
 };
-
-std::mt19937 generator(0);
-
-template <class T, class Number>
-std::unique_ptr<T[]> array(int64_t size, Number&& number) {
-  std::unique_ptr<T[]> a(new T[size]);
-  for (int64_t i = 0; i < size; i++) a[i] = number();
-  return a;
-}
 
 // Parts of the call are run by threads of their own, some of which may come late.
 void run(void (*kernel)(const LinearProblem<float>&, const LinearTile&), const LinearProblem<float>& p,
@@ -64,27 +53,19 @@ std::vector<float> results(const Setup& s, int threads, bool streams) {
   p.resets_step = s.batch_major ? 1 : rows, p.resets_row = s.batch_major ? time : 1;
   const int64_t steps = time * rows * p.width, state = rows * p.width;
   const int64_t of_a = (s.a_has_time ? time : 1) * (s.a_has_rows ? rows : 1) * p.width;
-  std::normal_distribution<float> normal(0, 0.3f);
-  std::vector<std::unique_ptr<float[]>> given, found;
-  std::vector<int64_t> sizes;
-  auto in = [&](int64_t size) {
-    return given.emplace_back(array<float>(size, [&] { return normal(generator); })).get();
-  };
-  auto out = [&](int64_t size) {
-    sizes.push_back(size);
-    return found.emplace_back(new float[size]).get();
-  };
+  Arrays arrays;
+  auto in = [&](size_t size) { return arrays.in(size); };
+  auto out = [&](size_t size) { return arrays.out(size); };
   p.a = in(of_a), p.b = in(steps), p.initial = in(state), p.dh = in(steps);
-  const auto lengths = array<int32_t>(rows, [&] { return (int32_t)(generator() % (time + 1)); });
-  const auto resets = array<uint8_t>(time * rows, [&] { return generator() % 4 == 0; });
+  const std::unique_ptr<int32_t[]> lengths(new int32_t[rows]);
+  for (int64_t row = 0; row < rows; row++) lengths[row] = (int32_t)(generator() % (time + 1));
+  const auto resets = mask(time * rows);
   if (s.masks) p.lengths = lengths.get(), p.resets = resets.get(), p.reset = in(state), p.dreset = out(state);
   p.h = out(steps), p.db = out(steps), p.dinitial = out(state);
   if (s.of_a) p.da = out(s.a_has_time ? steps : state);
   run(base::linear_f32.forward, p, s.batch_major, threads);
   run(base::linear_f32.backward, p, s.batch_major, threads);
-  std::vector<float> all;
-  for (size_t i = 0; i < found.size(); i++) all.insert(all.end(), found[i].get(), found[i].get() + sizes[i]);
-  return all;
+  return arrays.results();
 }
 
 }  // namespace
@@ -98,9 +79,7 @@ int main() {
                     number % 3 > 0, number % 5 > 0};
       const std::vector<float> expected = results(s, 1, false);
       for (const auto& [threads, streams] : {std::pair{2, false}, {3, false}, {1, true}}) {
-        const std::vector<float> found = results(s, threads, streams);
-        if (found.size() == expected.size() &&
-            !std::memcmp(found.data(), expected.data(), found.size() * sizeof(float))) continue;
+        if (same_bits(results(s, threads, streams), expected)) continue;
         std::printf("setup %d: %d threads%s change the bits\n", number, threads, streams ? " past the caches" : "");
         wrong++;
       }

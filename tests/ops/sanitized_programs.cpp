@@ -5,13 +5,12 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
-#include <memory>
-#include <random>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include "programs.cpp"
+#include "sanitized.h"
 #include "team.h"
 
 using namespace jaxrnn;
@@ -40,23 +39,6 @@ struct Setup {
   Shape shape;
   bool masks, inputs, reverse, batch_major;
 };
-
-using Array = std::unique_ptr<float[]>;
-
-std::mt19937 generator(0);
-
-Array random(size_t size) {
-  Array a(new float[size]);
-  std::normal_distribution<float> normal(0, 0.3f);
-  for (size_t i = 0; i < size; i++) a[i] = normal(generator);
-  return a;
-}
-
-std::unique_ptr<uint8_t[]> mask(size_t size) {
-  std::unique_ptr<uint8_t[]> a(new uint8_t[size]);
-  for (size_t i = 0; i < size; i++) a[i] = generator() % 4 == 0;
-  return a;
-}
 
 void run(void (*kernel)(const ProgramProblem<float>&, const Division&), ProgramProblem<float>& p, const Encoded& e,
          bool backward, int parts) {
@@ -87,13 +69,9 @@ std::vector<float> results(const Setup& s, int parts) {
   const Encoded& e = s.cell;
   const size_t H = e.hidden, steps = (size_t)T * B, state = B * H, width = e.gates * H, rows = e.recurrent_gates * H;
   const int carries = (int)e.carry_slots.size();
-  std::vector<Array> given, found;
-  std::vector<size_t> sizes;
-  auto in = [&](size_t size) { return given.emplace_back(random(size)).get(); };
-  auto out = [&](size_t size) {
-    sizes.push_back(size);
-    return found.emplace_back(new float[size]).get();
-  };
+  Arrays arrays;
+  auto in = [&](size_t size) { return arrays.in(size); };
+  auto out = [&](size_t size) { return arrays.out(size); };
   std::vector<const float*> carry, reset, dlast;
   std::vector<float*> last, dcarry, dreset;
   ProgramProblem<float> p{};
@@ -123,9 +101,7 @@ std::vector<float> results(const Setup& s, int parts) {
   if (!s.inputs) p.dxw = out(steps * width);
   p.drecurrent_kernel = out(H * rows), p.drecurrent_bias = out(rows), p.sums = out(e.sums * H);
   run(base::program_kernels_f32.backward, p, e, true, parts);
-  std::vector<float> all;
-  for (size_t i = 0; i < found.size(); i++) all.insert(all.end(), found[i].get(), found[i].get() + sizes[i]);
-  return all;
+  return arrays.results();
 }
 
 }  // namespace
@@ -138,9 +114,7 @@ int main() {
         const Setup s{cell, shape, number % 3 == 0, number % 5 < 3, number % 4 == 0, number % 7 < 3};
         const std::vector<float> expected = results(s, 1);
         for (const int parts : {2, 3}) {
-          const std::vector<float> found = results(s, parts);
-          if (found.size() == expected.size() &&
-              !std::memcmp(found.data(), expected.data(), found.size() * sizeof(float))) continue;
+          if (same_bits(results(s, parts), expected)) continue;
           std::printf("%s, hidden %d, setup %d: %d threads change the bits\n", cell.name, cell.hidden, number, parts);
           wrong++;
         }
