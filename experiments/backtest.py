@@ -16,7 +16,7 @@ if __name__ == "__main__":
 
 from experiments.common.command import end_at_once, run_command
 from experiments.common.config import read_command_line
-from experiments.common.horizon import Settings, run
+from experiments.common.many_steps.pipeline import Settings, run
 from experiments.common.signals import CtrlC, answered
 
 

@@ -41,12 +41,13 @@ from typing import Any  # noqa: E402
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
-from experiments.common import horizon, runs  # noqa: E402
+from experiments.common import runs  # noqa: E402
 from experiments.common.command import end_at_once, run_command  # noqa: E402
 from experiments.common.compilation_cache import use_compilation_cache  # noqa: E402
 from experiments.common.config import Settings, read_command_line, resolve  # noqa: E402
 from experiments.common.devices import batch_mesh, claim_devices  # noqa: E402
 from experiments.common.distributed import join_processes, leave, lost_peer, require_same_everywhere  # noqa: E402
+from experiments.common.many_steps import pipeline as many_steps  # noqa: E402
 from experiments.common.pipeline import Forecasting, load  # noqa: E402
 from experiments.common.recipes import Config  # noqa: E402
 from experiments.common.report import (  # noqa: E402
@@ -78,9 +79,9 @@ def main(arguments: list[str] | None = None) -> int:
     def run() -> int:
         given = sys.argv[1:] if arguments is None else arguments
         if any(one.partition("=")[0] == "--horizon" for one in given):
-            many = read_command_line(horizon.Settings, "forecast", horizon.__doc__, arguments)
+            many = read_command_line(many_steps.Settings, "forecast", many_steps.__doc__, arguments)
             with answered():
-                return horizon.run(many, ctrl_c)
+                return many_steps.run(many, ctrl_c)
         settings = read_command_line(Settings, "forecast", __doc__, arguments)
         with answered():
             return run_with_others(settings) if settings.distributed else run_experiment(settings)

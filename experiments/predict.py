@@ -19,11 +19,12 @@ import numpy as np
 from flax import nnx
 from tyro.conf import Positional, arg
 
-from experiments.common import horizon, horizon_config, runs
+from experiments.common import runs
 from experiments.common.config import read_command_line
 from experiments.common.devices import claim_devices
+from experiments.common.many_steps import pipeline, record
+from experiments.common.many_steps.panel_file import PanelOptions, load_future, load_panel
 from experiments.common.options import option
-from experiments.common.panel_file import PanelOptions, load_future, load_panel
 from experiments.common.pipeline import Forecasting, load
 from experiments.common.report import (
     baselines,
@@ -115,7 +116,7 @@ def main(arguments: list[str] | None = None) -> int:
         settings = read_command_line(Settings, "predict", __doc__, arguments)
         if settings.out is not None:
             _check_free(settings.out, settings.overwrite)
-        if (settings.run / horizon_config.CONFIG).exists() or (settings.run / horizon.MODEL).exists():
+        if (settings.run / record.CONFIG).exists() or (settings.run / pipeline.MODEL).exists():
             predict_horizon(settings)
         else:
             predict(settings)
@@ -220,24 +221,24 @@ def predict_horizon(settings: Settings) -> None:
         raise ValueError(f"--split belongs to runs that forecast a single step, but {settings.run} has --horizon")
     out = settings.out or settings.run / f"forecast-{Path(settings.series).stem}.csv"
     _check_free(out, settings.overwrite)
-    if not (settings.run / horizon.MODEL / "forecaster.json").exists():
+    if not (settings.run / pipeline.MODEL / "forecaster.json").exists():
         raise ValueError(
             f"the run in {settings.run} ended before its model was trained: continue it with --resume"
         )
-    given = horizon_config.read(settings.run)["settings"]
+    given = record.read(settings.run)["settings"]
     names = [field.name for field in fields(PanelOptions)]
     mine = {name: value for name in names if (value := getattr(settings, name, None)) is not None}
     theirs = {
         name: tuple(value) if isinstance(value, list) else value for name, value in given.items() if name in names
     }
     options = PanelOptions(**{**theirs, **mine})
-    model = Forecaster.load(settings.run / horizon.MODEL)
+    model = Forecaster.load(settings.run / pipeline.MODEL)
     panel = load_panel(settings.series, options)
     if settings.future is not None:
         panel = with_future(panel, load_future(str(settings.future), options), model.settings.horizon)
     claim_devices(None)
     forecasts = model.predict(panel)
-    horizon.write_columns(out, forecasts)
+    pipeline.write_columns(out, forecasts)
     say(f"the forecasts of {len(panel)} series are in {out}")
 
 

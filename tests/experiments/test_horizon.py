@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from experiments import backtest, forecast, predict
-from experiments.common import horizon
+from experiments.common.many_steps import pipeline
 from tests.experiments.runs_of_tests import read_json
 
 QUICK = ["--steps", "30", "--seeds", "1"]
@@ -48,7 +48,7 @@ def interrupting(monkeypatch, what):
 
         yield report
 
-    monkeypatch.setattr(horizon, "training_progress", progress)
+    monkeypatch.setattr(pipeline, "training_progress", progress)
 
 
 def test_a_panel_is_forecast_backtested_interrupted_resumed_and_new_rows_are_predicted(

@@ -20,12 +20,13 @@ from typing import Annotated, Any
 import numpy as np
 from tyro.conf import arg
 
-from experiments.common import horizon_config, runs
+from experiments.common import runs
 from experiments.common.devices import claim_devices
-from experiments.common.horizon_progress import training_progress
-from experiments.common.horizon_report import choices, explain, report_backtest
+from experiments.common.many_steps import record
+from experiments.common.many_steps.panel_file import PanelOptions, load_future, load_panel
+from experiments.common.many_steps.progress import training_progress
+from experiments.common.many_steps.report import choices, explain, report_backtest
 from experiments.common.options import Out
-from experiments.common.panel_file import PanelOptions, load_future, load_panel
 from experiments.common.report import fail, say
 from experiments.common.signals import CtrlC
 from jaxrnn.forecasting import Forecaster, OneSeries, TrainingStopped, Watch, with_future
@@ -110,7 +111,7 @@ def run(settings: Settings, ctrl_c: CtrlC, *, forecast: bool = True) -> int:
     if forecast:
         model.require_future(panel)
     folder = settings.out or runs.new_folder_named(f"{Path(settings.series).stem}-horizon{settings.horizon}")
-    horizon_config.begin(folder, settings, panel)
+    record.begin(folder, settings, panel)
     claim_devices(None)
     ctrl_c.message = f"interrupted; the checkpoints are in {folder}, and --resume continues from them"
     try:
@@ -120,7 +121,7 @@ def run(settings: Settings, ctrl_c: CtrlC, *, forecast: bool = True) -> int:
             return 0
         train(settings, model, panel, folder, metrics)
     except ValueError:
-        horizon_config.undo(folder)
+        record.undo(folder)
         raise
     except TrainingStopped as stopped:
         fail(f"{stopped.reason} in the backtest; --resume with --out {folder} continues")
@@ -156,7 +157,7 @@ def judge(
     say(f"backtest: {len(panel)} series, {origins} origins each; training on what comes before the first origin")
     began = time.perf_counter()
     with training_progress("backtest") as report:
-        watch = Watch(folder / horizon_config.CHECKPOINTS / "backtest", report)
+        watch = Watch(folder / record.CHECKPOINTS / "backtest", report)
         tested = model.backtest(panel, origins=origins, watch=watch)
     choice = choices(tested["model"])
     metrics = tested["metrics"] | {
@@ -181,20 +182,20 @@ def train(
     say("training on everything")
     began = time.perf_counter()
     with training_progress("training") as report:
-        model.fit(panel, watch=Watch(folder / horizon_config.CHECKPOINTS / "forecast", report))
+        model.fit(panel, watch=Watch(folder / record.CHECKPOINTS / "forecast", report))
     if model.stopped == "terminated":  # after SIGTERM there is no time to forecast
         return
     columns = model.predict()
-    write_columns(folder / horizon_config.FORECAST, columns)
+    write_columns(folder / record.FORECAST, columns)
     model.save(folder / MODEL)
     choice = choices(model)
     metrics |= {"choice": choice, "training_seconds": time.perf_counter() - began}
     runs.write_json(folder / "metrics.json", metrics)
     for sentence in explain(choice):
         say(sentence)
-    from experiments.common import fans
+    from experiments.common.many_steps import plots
 
-    fans.plot_fans(folder / "forecast.png", panel, columns, settings.horizon or 1, metrics["mase_by_series"])
+    plots.plot_fans(folder / "forecast.png", panel, columns, settings.horizon or 1, metrics["mase_by_series"])
 
 
 def check_horizon(settings: Settings, panel: list[OneSeries], origins: int) -> None:

@@ -1,0 +1,1 @@
+"""Forecasts of many steps: what experiments.forecast --horizon, backtest and predict share."""
