@@ -100,6 +100,19 @@ def test_a_forecast_has_the_promised_columns_and_is_better_than_seasonal_naive(f
     assert 0.7 < tested["model"]["coverage_80"] < 0.9 and tested["model"]["coverage_95"] > 0.88
 
 
+def test_paths_keep_the_quantiles_of_the_forecast_and_the_series_keep_their_names(fitted):
+    forecast, paths = fitted.predict(), fitted.sample(4000, seed=3)
+    assert list(paths) == list(PANEL) and paths["s0"].shape == (4000, 4)
+    width = (forecast["hi-95"] - forecast["lo-95"]).reshape(len(PANEL), 4)
+    for column, level in (("lo-80", 0.1), ("yhat", 0.5), ("hi-80", 0.9)):
+        found = np.stack([np.quantile(one, level, axis=0) for one in paths.values()])
+        assert (np.abs(found - forecast[column].reshape(len(PANEL), 4)) < 0.05 * width).all()
+    again = fitted.sample(4000, {"other": PANEL["s0"]}, seed=3)["other"]
+    np.testing.assert_allclose(again, paths["s0"])
+    with pytest.raises(ValueError, match="count must be a positive integer, not 0"):
+        fitted.sample(0)
+
+
 def test_what_comes_after_an_origin_changes_no_forecast_from_it(fitted):
     changed = {name: np.concatenate([values[:-7], -values[-7:]]) for name, values in PANEL.items()}
     one, other = (fitted.backtest(frame, origins=4, refit=False)["rows"] for frame in (PANEL, changed))
