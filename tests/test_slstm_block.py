@@ -11,8 +11,6 @@ from flax import nnx
 from jaxrnn.interop import load_xlstm_weights
 from jaxrnn.models import SLSTMBlock
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def block(**options: Any) -> SLSTMBlock:
     return SLSTMBlock(8, **{"num_heads": 2, "mlp_features": 16, "rngs": nnx.Rngs(0), **options})

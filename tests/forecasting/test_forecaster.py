@@ -25,7 +25,7 @@ SMALL: dict[str, Any] = dict(hidden=(8,), steps=150, seeds=1, window=18)
 
 
 @pytest.fixture(scope="module")
-def fitted(quick_compilation) -> Forecaster:
+def fitted() -> Forecaster:
     return Forecaster(4, 6, **SMALL).fit(PANEL)
 
 
@@ -225,7 +225,7 @@ def test_the_mixture_is_the_one_with_the_lowest_error(shares):
     np.testing.assert_allclose(middle, targets, atol=0.6)
 
 
-def test_intervals_of_one_series_hold_on_values_that_came_later(quick_compilation):
+def test_intervals_of_one_series_hold_on_values_that_came_later():
     random, steps = np.random.RandomState(1), np.arange(420)
     series = 30 + 0.02 * steps + 3 * np.sin(2 * np.pi * steps / 7) + random.randn(420)
     model = Forecaster(7, 7, seeds=3, hidden=(8,), steps=100, window=14).fit({"a": series[:300]})

@@ -69,7 +69,6 @@ def compare() -> None:
 def test_layers_spread_over_two_devices_equal_layers_on_one():
     program = (
         "import jax; jax.config.update('jax_num_cpu_devices', 2); "
-        "jax.config.update('jax_disable_most_optimizations', True); "
         "from tests.layers import test_sharding; test_sharding.compare()"
     )
     # No other XLA_FLAGS: another test's number of devices would come before this one's.
