@@ -79,6 +79,7 @@ def read_long(
         columns["unique_id"] = _ids(cells, unique_id)
     if times is not None:
         columns["ds"] = times.values
+        notes += times.notes
     if with_values:
         if value is None and "y" in cells.header:
             value = "y"

@@ -10,11 +10,12 @@ MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "nat"})
 """What a cell without a value holds, in lower case."""
 
 _SIGN = r"[+-]?"
+# The first of several groups does not begin with a zero, so 0,500 is half, with a decimal comma.
 _GROUPED = {
     # 5,051.84 and 5 051.84 and 5'051.84
-    ".": re.compile(rf"{_SIGN}\d{{1,3}}([,'\u00a0\u202f ]\d{{3}})+(\.\d*)?"),
+    ".": re.compile(rf"{_SIGN}[1-9]\d{{0,2}}([,'\u00a0\u202f ]\d{{3}})+(\.\d*)?"),
     # 5.051,84 and 5 051,84 and 3,5
-    ",": re.compile(rf"{_SIGN}(\d+|\d{{1,3}}([.'\u00a0\u202f ]\d{{3}})+)?(,\d*)?([eE][+-]?\d+)?"),
+    ",": re.compile(rf"{_SIGN}(\d+|[1-9]\d{{0,2}}([.'\u00a0\u202f ]\d{{3}})+)?(,\d*)?([eE][+-]?\d+)?"),
 }
 _SEPARATORS = {".": ",'\u00a0\u202f ", ",": ".'\u00a0\u202f "}
 _ONE_GROUP = re.compile(rf"{_SIGN}\d{{1,3}},\d{{3}}")
