@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
+from jaxrnn.forecasting.far_values import FAR
 from jaxrnn.forecasting.panel import OneSeries, shown_time
 
 
@@ -27,7 +26,19 @@ def describe_panel(panel: Sequence[OneSeries]) -> list[str]:
         ("{n} steps of {where} have no row: their values count as missing", _repairs(panel, "inserted")),
         (
             "{n} values of {where} are missing: the network is told so, and does not learn to forecast them",
-            [int((~one.observed).sum()) - one.repairs.inserted for one in panel],
+            [int((~one.observed).sum()) - one.repairs.inserted - len(one.repairs.far) for one in panel],
+        ),
+        (
+            "the last {n} rows of {where} have no value: they are left out, and the forecast begins after the "
+            "last value",
+            _repairs(panel, "cut"),
+        ),
+        *(
+            (
+                f"the times of {{where}} vary a little, so they were rounded to {unit}",
+                [int(one.repairs.unit == unit) for one in panel],
+            )
+            for unit in dict.fromkeys(one.repairs.unit for one in panel if one.repairs.unit)
         ),
     ):
         named = [one.name for one, count in zip(panel, counts) if count > 0]
@@ -35,34 +46,17 @@ def describe_panel(panel: Sequence[OneSeries]) -> list[str]:
             more = ", ..." if len(named) > 3 else ""
             where = f"{len(named)} series ({', '.join(map(repr, named[:3]))}{more})"
             said.append(what.format(n=sum(counts), where=where))
-    late = [one for one in panel if not one.observed[-1]]
-    if late:
+    left_out = [one for one in panel if one.repairs.far]
+    if left_out:
+        one, (place, value) = left_out[0], left_out[0].repairs.far[0]
+        count = sum(len(one.repairs.far) for one in left_out)
+        more = f", and so are {count - 1} more such values of {len(left_out)} series" if count > 1 else ""
+        time = shown_time(one.times[place])
         said.append(
-            f"the last values of {len(late)} series ({late[0].name!r}) are missing: their forecasts begin after "
-            f"{shown_time(late[0].times[-1])}, the last row"
-        )
-    far = [(one, place) for one in panel if (place := _far_away(one)) is not None]
-    if far:
-        one, place = far[0]
-        more = f", and {len(far) - 1} more series have such values" if len(far) > 1 else ""
-        said.append(
-            f"series {one.name!r} has the value {one.values[place]:g} at {shown_time(one.times[place])}, more "
-            f"than {FAR} times as far from the others as they are from each other{more}: if it is an error, "
-            f"leave it empty, for it also changes the forecast"
+            f"series {one.name!r} has the value {value:g} at {time}, more than {FAR} times "
+            f"as far from the others as they are from each other: it is left out, as if it were missing{more}"
         )
     return said
-
-
-FAR = 1000
-
-
-def _far_away(one: OneSeries) -> int | None:
-    """The place of the value that lies much farther from the median than nine of ten others do, or None."""
-    known = one.values[one.observed]
-    distances = np.abs(one.values - np.median(known)) * one.observed
-    usual = np.quantile(np.abs(known - np.median(known)), 0.9)
-    place = int(distances.argmax())
-    return place if usual > 0 and distances[place] > FAR * usual else None
 
 
 def _repairs(panel: Sequence[OneSeries], name: str) -> list[int]:
