@@ -62,6 +62,11 @@ def read_long(
       ValueError: a column is unknown, or a cell is not a number or a date; the message names file, row and column.
     """
     cells = read_cells(path)
+    if unique_id is not None and unique_id not in cells.header:
+        raise ValueError(
+            f"unknown column {unique_id!r}; available in {path}: {listed(cells.header)}. If the file holds a "
+            f"single series, leave out --id-column"
+        )
     _check_names(cells, [name for name in (unique_id, time, value, *further) if name is not None])
     if unique_id is None and "unique_id" in cells.header:
         unique_id = "unique_id"
@@ -127,6 +132,11 @@ def _ids(cells: Cells, unique_id: str) -> np.ndarray:
         row = cells.lines[ids.index("")]
         raise ValueError(f"{cells.path}, row {row} has no {unique_id!r}: give the name of its series")
     return np.array(ids)
+
+
+def column_names(path: Path | str) -> list[str]:
+    """The names of the columns of a CSV file."""
+    return read_cells(Path(path)).header
 
 
 def other_texts(path: Path | str) -> list[str]:
