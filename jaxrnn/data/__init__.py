@@ -4,7 +4,7 @@ from jaxrnn.data.baselines import autoregressive_forecast, moving_average_foreca
 from jaxrnn.data.buckets import Buckets, PaddedBatch, bucket_by_length
 from jaxrnn.data.csv_file import Table, read_csv
 from jaxrnn.data.dates import Step, infer_step, read_dates
-from jaxrnn.data.long_file import LongRows, column_names, other_texts, read_long
+from jaxrnn.data.long_file import LongRows, column_names, columns_of_names, read_long
 from jaxrnn.data.numbered_dates import numbered_dates
 from jaxrnn.data.numbers import filled
 from jaxrnn.data.preparation import Preparation, Prepared
@@ -32,6 +32,7 @@ __all__ = [
     "bucket_by_length",
     "check_aggregate",
     "column_names",
+    "columns_of_names",
     "combine",
     "course_series",
     "filled",
@@ -40,7 +41,6 @@ __all__ = [
     "moving_average_forecast",
     "naive_forecast",
     "numbered_dates",
-    "other_texts",
     "read_csv",
     "read_dates",
     "read_long",

@@ -25,6 +25,10 @@ STEP_NAMES = frozenset(["ds", "step", "steps", "t", "time", "index", "year", "pe
 """Names, in lower case, of columns that may hold whole numbers that count the steps."""
 
 
+_UNNAMED = re.compile(r"(Unnamed: \d+)?")
+"""The name of a column that numbers the rows of a data frame, which nobody forecasts."""
+
+
 @dataclass(frozen=True)
 class Cells:
     """The text of a file: the header, and the rows with the numbers of their lines."""
@@ -138,7 +142,10 @@ def column_named(cells: Cells, name: str | None, times: Times | None, besides: S
     numeric = [
         other
         for place, other in enumerate(header)
-        if (times is None or place != times.place) and other not in besides and has_numbers(cells, place)
+        if (times is None or place != times.place)
+        and other not in besides
+        and not _UNNAMED.fullmatch(other)
+        and has_numbers(cells, place)
     ]
     if name is None and not numeric:
         text = [(j, name) for j, name in enumerate(header) if times is None or j != times.place]

@@ -12,7 +12,7 @@ from datetime import datetime
 import numpy as np
 
 from jaxrnn.checks import shown
-from jaxrnn.data.utc_offsets import without_offsets
+from jaxrnn.data.utc_offsets import usual_offset, without_offsets
 
 _DAYS = (
     "%d.%m.%Y",
@@ -41,7 +41,7 @@ def _iso(cell: str) -> datetime | None:
     if not re.match(r"\d{4}-\d\d-\d\d|(19|20)\d{6}(T|$)", cell):
         return None
     try:
-        return datetime.fromisoformat(cell).replace(tzinfo=None)
+        return datetime.fromisoformat(usual_offset(cell)).replace(tzinfo=None)
     except ValueError:
         return None
 
@@ -214,24 +214,27 @@ class Step:
 def infer_step(times: np.ndarray) -> Step | None:
     """The step of increasing times ``[rows]``, which may have gaps. None if they have no common step.
 
+    It is the most frequent one between two rows, or a shorter one of which all are multiples, if at least half of
+    its steps have a row.
+
     >>> infer_step(np.array(["2024-01-01", "2024-02-01", "2024-04-01"], "datetime64[s]"))
     Step(unit='months', size=1, month_end=False)
     """
     if len(times) < 2:
         return None
     if times.dtype.kind == "i":
-        return _fitting(times, Step("steps", _usual(np.diff(times))))
+        return _fitting(times, "steps", np.diff(times))
     days = times.astype("datetime64[D]")
     months = times.astype("datetime64[M]")
     day_of_month = (days - months.astype("datetime64[D]")).astype(np.int64)
     month_end = bool((((months + _MONTH).astype("datetime64[D]") - days).astype(np.int64) == 1).all())
     changes = np.diff(months.astype(np.int64))
     if (changes > 0).all() and (month_end or len(np.unique(day_of_month)) == 1):
-        return _fitting(times, Step("months", _usual(changes), month_end))
-    seconds = _usual(np.diff(times).astype(np.int64))
-    if seconds == _DAY and len(times) >= 10 and np.is_busday(days).all():
+        return _fitting(times, "months", changes, month_end)
+    changes = np.diff(times).astype(np.int64)
+    if _usual(changes) == _DAY and len(times) >= 10 and np.is_busday(days).all():
         return Step("weekdays", 1)
-    return _fitting(times, Step("seconds", seconds))
+    return _fitting(times, "seconds", changes)
 
 
 def _usual(changes: np.ndarray) -> int:
@@ -239,5 +242,10 @@ def _usual(changes: np.ndarray) -> int:
     return int(sizes[np.argmax(counts)])
 
 
-def _fitting(times: np.ndarray, step: Step) -> Step | None:
-    return step if step.places(times) is not None else None
+def _fitting(times: np.ndarray, unit: str, changes: np.ndarray, month_end: bool = False) -> Step | None:
+    """The usual change, or the common divisor of all; see :func:`infer_step`."""
+    usual, shortest = Step(unit, _usual(changes), month_end), Step(unit, int(np.gcd.reduce(changes)), month_end)
+    if usual.places(times) is not None:
+        return usual
+    places = shortest.places(times) if shortest.size > 0 else None
+    return shortest if places is not None and places[-1] < 2 * len(times) else None

@@ -139,11 +139,19 @@ def column_names(path: Path | str) -> list[str]:
     return read_cells(Path(path)).header
 
 
-def other_texts(path: Path | str) -> list[str]:
-    """The columns that hold text and might tell series apart, for a hint in an error message."""
+def columns_of_names(path: Path | str, times: np.ndarray) -> list[str]:
+    """The columns that may hold the names of series, for a hint in an error message; columns of text come first.
+
+    Args:
+      path: a CSV file.
+      times: the time of each row. Rows of one time are of different series.
+    """
     cells = read_cells(Path(path))
-    return [
-        name
-        for place, name in enumerate(cells.header)
-        if name.lower() not in TIME_NAMES | STEP_NAMES and not has_numbers(cells, place)
-    ]
+    found: dict[str, bool] = {}
+    for place, name in enumerate(cells.header):
+        column = cells.column(place)
+        different = len(set(column))
+        apart = len(set(zip(times.tolist(), column))) == len(column)
+        if apart and 2 * different <= len(column) and name.lower() not in TIME_NAMES | STEP_NAMES:
+            found[name] = has_numbers(cells, place)
+    return sorted(found, key=found.__getitem__)

@@ -1,4 +1,4 @@
-"""Dates written as whole numbers: 20240131 for a day, 202401 for a month or a week, 20241 for a quarter."""
+"""Dates written as whole numbers: 20240131, 202401 for a month or a week, 20241 for a quarter, Unix times."""
 
 from collections.abc import Callable
 from datetime import date
@@ -91,7 +91,11 @@ _STYLES = (
     ),
 )
 
-NAMES = frozenset().union(*(style.names for style in _STYLES))
+_EPOCH_NAMES = frozenset(["time", "timestamp", "datetime", "date", "epoch", "unix", "unixtime", "unix_time"])
+_EPOCH_UNITS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
+_FIRST_SECOND, _LAST_SECOND = 10**9, 4 * 10**9
+
+NAMES = frozenset().union(_EPOCH_NAMES, *(style.names for style in _STYLES))
 """Names, in lower case, of columns that may hold such numbers."""
 
 
@@ -100,7 +104,9 @@ def numbered_dates(numbers: np.ndarray, name: str = "") -> NumberedDates | None:
 
     All numbers must be dates of one kind between 1900 and 2100. Then the name of the column decides, as
     ``"month"``, or the numbers: 202412 and 202501 are far apart as numbers, but neighbours as months. Where the
-    numbers are as regular as the dates, as in 202401 to 202406, they are months, but never weeks or quarters.
+    numbers are as regular as the dates, as in 202401 to 202406, they are months, but never weeks or quarters. In a
+    column that is called ``"timestamp"`` or similar, numbers from 1e9 on are seconds since 1970, or thousandths,
+    millionths or billionths of them.
 
     >>> numbered_dates(np.array([202412, 202501])).dates.astype("datetime64[D]")
     array(['2024-12-01', '2025-01-01'], dtype='datetime64[D]')
@@ -108,6 +114,11 @@ def numbered_dates(numbers: np.ndarray, name: str = "") -> NumberedDates | None:
     True
     """
     distinct, place = np.unique(numbers, return_inverse=True)
+    if len(distinct) and name.lower() in _EPOCH_NAMES:
+        for power, (unit, what) in enumerate(_EPOCH_UNITS.items()):
+            if distinct[0] >= _FIRST_SECOND * 1000**power and distinct[-1] <= _LAST_SECOND * 1000**power:
+                dates = numbers.astype(np.int64).astype(f"datetime64[{unit}]").astype("datetime64[s]")
+                return NumberedDates(dates, f"the numbers are read as {what} since 1970, in UTC")
     for style in sorted(_STYLES, key=lambda style: name.lower() not in style.names):
         years = distinct // style.base
         if not len(distinct) or years[0] < _FIRST_YEAR or years[-1] > _LAST_YEAR:

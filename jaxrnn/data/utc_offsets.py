@@ -9,11 +9,21 @@ import numpy as np
 from jaxrnn.checks import shown
 
 _OFFSET = re.compile(r"\d(Z|[+-]\d\d(:?\d\d)?)$", re.IGNORECASE)
+_WRITTEN_APART = re.compile(r"(?<=\d) *(UTC|GMT| ([+-]\d\d(:?\d\d)?))$", re.IGNORECASE)
 _NEARLY_A_DAY = np.timedelta64(20, "h")
 _NOTE = (
     "the UTC offsets differ from row to row: the times were converted to UTC, and those of the forecast are UTC"
 )
 _NOTE_DAYS = "the UTC offsets differ from row to row: the rows are days or longer, so the local time was taken"
+
+
+def usual_offset(cell: str) -> str:
+    """A time with its UTC offset as Python reads it: ``UTC`` and ``GMT`` are ``Z``, with no blank before it.
+
+    >>> usual_offset("2024-10-27 02:00:00 UTC"), usual_offset("2024-10-27 02:00:00 +0200")
+    ('2024-10-27 02:00:00Z', '2024-10-27 02:00:00+0200')
+    """
+    return _WRITTEN_APART.sub(lambda found: found[2] or "Z", cell)
 
 
 def without_offsets(cells: Sequence[str], local: np.ndarray) -> tuple[np.ndarray, str | None]:
@@ -30,6 +40,7 @@ def without_offsets(cells: Sequence[str], local: np.ndarray) -> tuple[np.ndarray
     Raises:
       ValueError: some times have an offset, and some do not.
     """
+    cells = [usual_offset(cell) for cell in cells]
     timed = [place for place, cell in enumerate(cells) if "T" in cell.upper() or " " in cell]
     offsets = {place: found[1].upper() for place in timed if (found := _OFFSET.search(cells[place]))}
     if not offsets:

@@ -7,7 +7,7 @@ from the name of each series to its values is taken too.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,6 +31,7 @@ class Repairs(NamedTuple):
       unsorted, combined, inserted: how many rows were out of order, combined, and inserted.
       cut: how many rows without a value after the last one were left out.
       far: the places of values that were left out, since they are absurdly far from all others, and the values.
+      irregular: the times have no common step, so each row is a step.
       unit: the times were rounded to this, see :class:`jaxrnn.data.regular_times.RegularTimes`; or empty.
     """
 
@@ -39,6 +40,7 @@ class Repairs(NamedTuple):
     inserted: int = 0
     cut: int = 0
     far: tuple[tuple[int, float], ...] = ()
+    irregular: bool = False
     unit: str = ""
 
 
@@ -221,6 +223,7 @@ def _series(part: _Part, columns: Columns, usual: Step | None, with_values: bool
             size = max(int(np.median(np.diff(times).astype(np.int64))), 1)
         step = Step(unit, size)
         places = np.arange(len(times))
+        part = replace(part, repairs=part.repairs._replace(irregular=len(times) > 2))
     else:
         found = step.places(times)
         places = np.arange(len(times)) if found is None else found

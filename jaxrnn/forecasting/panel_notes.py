@@ -33,6 +33,11 @@ def describe_panel(panel: Sequence[OneSeries]) -> list[str]:
             "last value",
             _repairs(panel, "cut"),
         ),
+        (
+            "the times of {where} have no common step: each row is taken as a step, and the forecast goes on with "
+            "the median distance",
+            _repairs(panel, "irregular"),
+        ),
         *(
             (
                 f"the times of {{where}} vary a little, so they were rounded to {unit}",

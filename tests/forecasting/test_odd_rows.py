@@ -104,6 +104,13 @@ def test_months_as_numbers_go_on_in_the_next_year():
         assert one.step.after(one.times[-1], 1).astype("datetime64[D]").astype(str).tolist() == ["2025-02-01"]
 
 
+def test_times_without_a_common_step_are_said():
+    ds = np.array(["2024-01-01", "2024-01-05", "2024-03-09", "2024-03-30"], "datetime64[s]")
+    (one,) = panel = read_panel({"ds": ds, "y": np.arange(4.0)})
+    (said,) = describe_panel(panel)
+    assert said.startswith("the times of 1 series ('value') have no common step") and str(one.step) == "21 days"
+
+
 def test_times_that_vary_within_a_day_are_days_in_the_future_rows_too():
     minutes = DAYS.astype("datetime64[m]") + np.timedelta64(9 * 60, "m") + STEPS * 7 % 11 * np.timedelta64(1, "m")
     panel = read_panel(rows(ds=minutes), columns=Columns(future=("promo",)))

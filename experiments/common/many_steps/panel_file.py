@@ -8,7 +8,7 @@ import numpy as np
 from tyro.conf import arg
 
 from experiments.common.report import say
-from jaxrnn.data import Step, available_series, column_names, load_series, other_texts, read_long
+from jaxrnn.data import Step, available_series, column_names, columns_of_names, load_series, read_long
 from jaxrnn.forecasting import Columns, OneSeries, describe_panel, read_panel
 
 
@@ -95,12 +95,9 @@ def load_panel(name: str, options: PanelOptions, *, usual: Step | None = None) -
             )
         except ValueError as error:
             hint = ""
-            if (
-                "have the same ds" in str(error)
-                and "unique_id" not in rows.columns
-                and (texts := other_texts(name))
-            ):
-                hint = f". If {texts[0]!r} names the series of each row: --id-column {texts[0]}"
+            if "have the same ds" in str(error) and "unique_id" not in rows.columns:
+                names = columns_of_names(name, rows.columns["ds"])
+                hint = f". If {names[0]!r} names the series of each row: --id-column {names[0]}" if names else ""
             raise ValueError(f"{name}: {error}{hint}") from error
     for note in describe_panel(panel):
         say(f"note: {note}")
