@@ -8,6 +8,26 @@ from jaxrnn.checks import shown
 from jaxrnn.data import numbered_dates, read_dates
 
 
+def with_dates_of_index(frame: Any) -> Any:
+    """A pandas frame or series whose index holds dates, as a mapping with these as ``ds``; anything else as it is.
+
+    The values of a series are ``y``. A frame that has a column ``ds`` keeps it.
+    """
+    index = getattr(frame, "index", None)
+    if type(index).__name__ not in ("DatetimeIndex", "PeriodIndex"):
+        return frame
+    if not hasattr(frame, "columns"):
+        return {"ds": np.asarray(index), "y": np.asarray(frame)}
+    return frame if "ds" in frame.columns else {"ds": np.asarray(index)} | {name: frame[name] for name in frame}
+
+
+def names_of(ids: np.ndarray) -> np.ndarray:
+    """The column ``unique_id`` as text."""
+    if ids.dtype.kind in "Of" and (missing := [row for row, name in enumerate(ids) if _is_missing(name)]):
+        raise ValueError(f"the column unique_id has no value in row {missing[0]}: give the name of its series")
+    return ids.astype(str)
+
+
 def numbers_of(name: str, values: np.ndarray, ids: np.ndarray) -> np.ndarray:
     """A column of numbers as float64, with NaN for missing ones; ``ids`` are the names of the rows' series."""
     try:

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxrnn.data import AGGREGATES, Step, check_aggregate, combine, filled, regular_times, same_dates
 from jaxrnn.forecasting.far_values import LARGEST, far_values
-from jaxrnn.forecasting.frame_columns import numbers_of, numbers_or_text, times_of
+from jaxrnn.forecasting.frame_columns import names_of, numbers_of, numbers_or_text, times_of, with_dates_of_index
 
 COLUMNS = ("unique_id", "ds", "y")
 
@@ -100,7 +100,8 @@ def read_panel(
     :func:`jaxrnn.forecasting.far_values.far_values`) count as missing.
 
     Args:
-      frame: the frame; a panel that was read before is returned as it is.
+      frame: the frame; a panel that was read before is returned as it is. Dates in the index of a pandas frame or
+        series stand for a column ``ds``.
       aggregate: how rows of one series with one time are combined, for example ``"sum"``, ``"mean"`` or ``"last"``
         (see :data:`jaxrnn.data.AGGREGATES`). Numbers of further columns take their mean. None makes it an error.
       columns: further columns to read. If there are any that are known in advance, rows after the last known ``y``
@@ -123,6 +124,7 @@ def read_panel(
     check_aggregate(aggregate)
     if isinstance(frame, list) and frame and all(isinstance(one, OneSeries) for one in frame):
         return list(frame)
+    frame = with_dates_of_index(frame)
     listed = getattr(frame, "columns", None)
     if listed is None and not isinstance(frame, Mapping):
         _no_columns(columns)
@@ -144,7 +146,7 @@ def read_panel(
     count = next(iter(counts.values()), 0)
     if not count:
         raise ValueError(f"the frame with the columns {names} has no rows")
-    ids = np.asarray(table["unique_id"]).astype(str) if "unique_id" in names else np.full(count, "value")
+    ids = names_of(np.asarray(table["unique_id"])) if "unique_id" in names else np.full(count, "value")
     times = times_of(np.asarray(table["ds"])) if "ds" in names else None
     y = numbers_of("y", np.asarray(table["y"]), ids) if with_values else np.full(count, np.nan)
     further = {name: numbers_or_text(name, np.asarray(table[name]), ids) for name in columns.all}

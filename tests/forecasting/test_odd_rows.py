@@ -137,6 +137,23 @@ def test_text_in_a_column_of_numbers_names_series_column_and_date(fitted):
     assert (fitted.predict(rows(promo=PROMO.astype(str)))["yhat"] == fitted.predict(rows())["yhat"]).all()
 
 
+def test_dates_in_an_index_are_read_and_missing_names_refused(fitted):
+    class DatetimeIndex(np.ndarray):  # as that of pandas, which need not be installed
+        pass
+
+    class Values(np.ndarray):
+        index = DAYS.view(DatetimeIndex)
+
+    (one,) = read_panel(VALUES.view(Values))
+    assert (one.times == DAYS).all() and one.values.tolist() == VALUES.tolist()
+    for missing in (None, np.nan):
+        with pytest.raises(ValueError, match="unique_id has no value in row 1: give the name of its series"):
+            read_panel({"unique_id": np.array(["a", missing], object), "ds": DAYS[:2], "y": VALUES[:2]})
+    for origins in ("3", 2.0, 0):
+        with pytest.raises(ValueError, match="origins must be a positive integer, not"):
+            fitted.backtest(origins=origins)
+
+
 def test_a_single_value_may_stand_alone(fitted):
     assert fitted.settings.hidden == (4,) and fitted.settings.quantiles == (0.1,)
     assert fitted.settings.columns == Columns(past=("promo",))
