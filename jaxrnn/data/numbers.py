@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "nat", "#n/a", "#na", "<na>", "-", "--", ".", "?"})
+MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "nat", "#n/a", "#na", "<na>", "-", "--", "."})
 """What a cell without a value holds, in lower case."""
 
 _SIGN = r"[+-]?"

@@ -2,8 +2,12 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from jaxrnn.forecasting.far_values import FAR
 from jaxrnn.forecasting.panel import OneSeries, shown_time
+
+_FAR_CODE = 10
 
 
 def describe_panel(panel: Sequence[OneSeries]) -> list[str]:
@@ -61,7 +65,29 @@ def describe_panel(panel: Sequence[OneSeries]) -> list[str]:
             f"series {one.name!r} has the value {value:g} at {time}, more than {FAR} times "
             f"as far from the others as they are from each other: it is left out, as if it were missing{more}"
         )
+    coded = [(one, code) for one in panel if (code := _code(one)) is not None]
+    if coded:
+        one, code = coded[0]
+        count = int((one.values == code).sum())
+        more = f"; {len(coded) - 1} more series have such values" if len(coded) > 1 else ""
+        said.append(
+            f"series {one.name!r} has the value {code:g} {count} times, far from all others: if it "
+            f"stands for a missing value, leave these cells empty{more}"
+        )
     return said
+
+
+def _code(one: OneSeries) -> float | None:
+    """A number of nines such as -999 or 9999 that occurs several times and lies far from all other values."""
+    known = one.values[one.observed]
+    for edge in (float(known.min()), float(known.max())):
+        others = known[known != edge]
+        if set(f"{abs(edge):.0f}") != {"9"} or abs(edge) < 999 or not 1 < len(known) - len(others) < len(known):
+            continue
+        center = np.median(others)
+        if abs(edge - center) > _FAR_CODE * np.abs(others - center).max():
+            return edge
+    return None
 
 
 def _repairs(panel: Sequence[OneSeries], name: str) -> list[int]:

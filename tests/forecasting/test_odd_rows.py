@@ -104,6 +104,16 @@ def test_months_as_numbers_go_on_in_the_next_year():
         assert one.step.after(one.times[-1], 1).astype("datetime64[D]").astype(str).tolist() == ["2025-02-01"]
 
 
+def test_numbers_that_stand_for_missing_values_are_said():
+    for code in (-999.0, 9999):
+        (said,) = describe_panel(read_panel(np.where(STEPS % 9 == 0, code, VALUES)))
+        assert said.startswith(
+            f"series 'value' has the value {code:g} 10 times, far from all others: if it stands"
+        )
+    assert not describe_panel(read_panel(np.where(STEPS % 9 == 0, 999, 990 + VALUES)))
+    assert not describe_panel(read_panel(np.full(90, 999.0)))
+
+
 def test_times_without_a_common_step_are_said():
     ds = np.array(["2024-01-01", "2024-01-05", "2024-03-09", "2024-03-30"], "datetime64[s]")
     (one,) = panel = read_panel({"ds": ds, "y": np.arange(4.0)})

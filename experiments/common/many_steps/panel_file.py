@@ -139,6 +139,8 @@ def load_future(path: str, options: PanelOptions) -> list[OneSeries]:
         further=options.future_columns,
         with_values=False,
     )
+    for note in rows.notes:
+        say(f"note: {path}: {note}")
     try:
         return read_panel(
             rows.columns,
