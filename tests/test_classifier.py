@@ -15,11 +15,6 @@ LENGTHS = (6, 0, 4)
 INPUTS = np.random.default_rng(0).normal(size=(3, 6, 2)).astype(np.float32)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick(quick_compilation):
-    """Most of the time would go into XLA's optimisations."""
-
-
 def make(**options) -> SequenceClassifier:
     return SequenceClassifier(
         **{"in_features": 2, "hidden_features": 3, "num_classes": 4, "rngs": nnx.Rngs(0), **options}

@@ -13,8 +13,6 @@ from flax import nnx
 import jaxrnn
 from jaxrnn import interop
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 TOLERANCE = 1e-5
 X = np.random.default_rng(0).normal(size=(3, 7, 4)).astype(np.float32)
 

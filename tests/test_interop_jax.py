@@ -16,8 +16,6 @@ from flax import nnx
 import jaxrnn
 from jaxrnn import interop
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 X = jnp.asarray(np.random.default_rng(0).normal(size=(3, 7, 4)), jnp.float32)
 
 

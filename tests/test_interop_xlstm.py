@@ -9,8 +9,6 @@ from flax import nnx
 import jaxrnn
 from jaxrnn.interop import load_xlstm_weights
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def cell(**options) -> jaxrnn.SLSTMCell:
     return jaxrnn.SLSTMCell(8, 8, num_heads=2, rngs=nnx.Rngs(0), **options)

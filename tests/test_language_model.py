@@ -12,8 +12,6 @@ from flax import nnx
 import jaxrnn
 from jaxrnn.models import generate, sample_tokens
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 VOCABULARY = 7
 TOKENS = np.random.RandomState(0).randint(0, VOCABULARY, (3, 6))
 

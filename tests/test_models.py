@@ -11,8 +11,6 @@ from flax import nnx
 
 import jaxrnn
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def model(**options: Any) -> Any:
     defaults: dict[str, Any] = {"hidden_features": (4, 3), "rngs": nnx.Rngs(0)}

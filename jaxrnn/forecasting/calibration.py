@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxrnn.forecasting.paths import correlation_of, normal_scores
+
 MIXTURES = (
     (1.0, 0.0, 0.0),
     (0.75, 0.25, 0.0),
@@ -42,12 +44,15 @@ class Calibration:
         arXiv:1905.02928. Series of one period share what is unusual about it, so from few periods only a part of
         it is added.
       origins: the number of held-out origins; 0 leaves the quantiles as they are.
+      correlation: ``[horizon, horizon]``, how the errors of the steps go together, see
+        :mod:`jaxrnn.forecasting.paths`.
     """
 
     shares: tuple[float, float, float]
     errors: dict[str, float]
     shifts: np.ndarray
     origins: int
+    correlation: np.ndarray
 
     @property
     def share(self) -> float:
@@ -103,23 +108,26 @@ class Calibration:
         if np.isfinite(periods):
             shifts *= periods / (periods + _DOUBT)
         names = {_name(one): error for one, error in errors.items()}
-        return cls(shares, names, shifts, count)
+        scores = normal_scores(targets, _shifted(quantiles, simple, shares, levels, shifts), levels)
+        return cls(shares, names, shifts, count, correlation_of(scores, periods))
 
     @classmethod
     def nothing(cls, horizon: int, levels: tuple[float, ...]) -> "Calibration":
         """Half of the network and half of the smoothings, and the network's own quantiles."""
-        return cls((0.5, 0.5, 0.0), {}, np.zeros((horizon, len(levels))), 0)
+        unknown = correlation_of(np.full((1, horizon), np.nan))
+        return cls((0.5, 0.5, 0.0), {}, np.zeros((horizon, len(levels))), 0, unknown)
 
     def apply(self, quantiles: np.ndarray, simple: np.ndarray, levels: tuple[float, ...]) -> np.ndarray:
         """The quantiles that are reported, ``[..., horizon, levels]``, sorted."""
-        return np.sort(_around(quantiles, simple, self.shares, levels) + self.shifts, axis=-1)
+        return _shifted(quantiles, simple, self.shares, levels, self.shifts)
 
     def to_json(self) -> dict[str, Any]:
-        return {**vars(self), "shifts": self.shifts.tolist()}
+        return {**vars(self), "shifts": self.shifts.tolist(), "correlation": self.correlation.tolist()}
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "Calibration":
-        return cls(**{**record, "shares": tuple(record["shares"]), "shifts": np.array(record["shifts"])})
+        arrays = {name: np.array(record[name]) for name in ("shifts", "correlation")}
+        return cls(**{**record, **arrays, "shares": tuple(record["shares"])})
 
 
 def _mixed(middle: np.ndarray, simple: np.ndarray, shares: tuple[float, float, float]) -> np.ndarray:
@@ -132,6 +140,16 @@ def _around(
     """The quantiles, moved so that their median is the mixture."""
     middle = quantiles[..., levels.index(0.5)]
     return quantiles + (_mixed(middle, simple, shares) - middle)[..., None]
+
+
+def _shifted(
+    quantiles: np.ndarray,
+    simple: np.ndarray,
+    shares: tuple[float, float, float],
+    levels: tuple[float, ...],
+    shifts: np.ndarray,
+) -> np.ndarray:
+    return np.sort(_around(quantiles, simple, shares, levels) + shifts, axis=-1)
 
 
 def _name(shares: tuple[float, float, float]) -> str:

@@ -1,26 +1,23 @@
 """Forecasts of many steps with intervals, for one series or thousands, with one model for all."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
-from jaxrnn.data import take_windows
+from jaxrnn import checks
 from jaxrnn.forecasting import metrics
 from jaxrnn.forecasting.backtests import backtest, judged, repeated
 from jaxrnn.forecasting.calibration import Calibration
 from jaxrnn.forecasting.covariates import require_future, shortened, with_future
+from jaxrnn.forecasting.ensemble import Ensemble
 from jaxrnn.forecasting.fresh_rows import require_same_sign, require_same_step
 from jaxrnn.forecasting.known import Known
-from jaxrnn.forecasting.network import QuantileNetwork, smooth_forecast
 from jaxrnn.forecasting.panel import OneSeries, as_frame, read_future, read_panel
 from jaxrnn.forecasting.panel_notes import describe_panel
+from jaxrnn.forecasting.paths import sample_paths
 from jaxrnn.forecasting.quantile_columns import LEVELS, forecast_columns
 from jaxrnn.forecasting.season import SeasonChoice
 from jaxrnn.forecasting.settings import Settings, as_tuple
@@ -29,7 +26,6 @@ from jaxrnn.forecasting.stored import Stored
 from jaxrnn.forecasting.train import Training
 from jaxrnn.forecasting.watch import TrainingStopped, Watch
 from jaxrnn.forecasting.windows import Windows
-from jaxrnn.training import pure_apply
 
 
 class Forecaster:
@@ -70,6 +66,8 @@ class Forecaster:
     >>> forecast = model.predict()
     >>> forecast["unique_id"].tolist(), forecast["ds"].tolist()
     (['a', 'a', 'a', 'b', 'b', 'b'], [120, 121, 122, 120, 121, 122])
+    >>> paths = model.sample(1000)["a"]                  # of all three steps together, [1000, 3]
+    >>> low, high = np.quantile(paths.sum(axis=1), (0.1, 0.9))     # an interval of their sum
     >>> bool((np.abs(forecast["yhat"][:3] - 5 - np.sin(2 * np.pi * np.arange(120, 123) / 12)) < 0.1).all())
     True
     """
@@ -103,7 +101,7 @@ class Forecaster:
         self.season_choice: SeasonChoice | None = None
         self.stopped: str | None = None
         self.known = Known.nothing()
-        self._params: list[Any] = []
+        self._networks = Ensemble(self.settings, self.known)
         self._panel: list[OneSeries] = []
         self._read_last: list[OneSeries] = []
         self._frame: Any = None
@@ -136,14 +134,15 @@ class Forecaster:
                 f"{settings.horizon} needs at least three"
             )
         watch = watch or Watch(progress=progress)
-        training = Training(settings, self._make, windows, starts, self._window, self.settled_season, watch)
-        self._params, self.stopped = [], None
+        networks = self._networks = Ensemble(settings, self.known)
+        training = Training(settings, networks.make, windows, starts, self._window, self.settled_season, watch)
+        self.stopped = None
         judged_parts = []
         for number in range(settings.seeds):
             held = windows.held_out(self.settled_season, number, settings.seeds)
-            self._params.append(training.train(number, windows.without(held)))
+            networks.params.append(training.train(number, windows.without(held)))
             origins = windows.judged(held)
-            judged_parts.append((origins, self._quantiles(windows, origins, self._params[-1:])))
+            judged_parts.append((origins, networks.quantiles(windows, origins, networks.params[-1:])))
             self.stopped = training.stopped
             if self.stopped:
                 break
@@ -176,21 +175,9 @@ class Forecaster:
           ValueError: the model is not fitted, the frame is invalid, or a column that is known in advance has no
             value at a step to forecast.
         """
-        self._require_fit()
-        panel = self._panel if frame is None else self._read(frame)
-        if not panel:
-            raise ValueError("a loaded model keeps no series: give predict the series to forecast")
-        horizon, names = self.settings.horizon, self.settings.columns
-        require_same_sign(panel, self.settings)
-        require_same_step(panel, self.settings, self.known)
-        if names.future:
-            if future is not None:
-                panel = with_future(panel, read_future(future, names), horizon)
-            self.require_future(panel)
-        elif future is not None:
-            raise ValueError("future= needs a model with future_columns, but this one has none")
-        windows = self.windows(panel)
+        panel, windows = self._to_forecast(frame, future)
         values = self.quantiles(windows, windows.ends)
+        horizon = self.settings.horizon
         columns = {
             "unique_id": np.repeat([one.name for one in panel], horizon),
             "ds": np.concatenate([one.step.after(one.times[-1], horizon) for one in panel]),
@@ -198,10 +185,38 @@ class Forecaster:
         }
         return as_frame(columns, self._frame if frame is None else frame)
 
+    def sample(
+        self, count: int = 100, frame: Any = None, *, future: Any = None, seed: int = 0
+    ) -> dict[str, np.ndarray]:
+        """Draw paths: values of all steps of the horizon together, for sums, maxima and the like.
+
+        Each step has the quantiles that :meth:`predict` gives, and steps go together as the errors at held-out
+        origins did (see :mod:`jaxrnn.forecasting.paths`), so that intervals of a sum are neither those of
+        independent steps, which are too narrow, nor the sums of the steps' intervals, which are too wide.
+
+        Args:
+          count: how many paths of each series.
+          frame, future: as in :meth:`predict`.
+          seed: the same seed draws the same paths.
+
+        Returns:
+          The paths ``[count, horizon]`` of each series, by its name.
+
+        Raises:
+          ValueError: as in :meth:`predict`.
+        """
+        checks.positive_integer("count", count)
+        panel, windows = self._to_forecast(frame, future)
+        values = self.quantiles(windows, windows.ends)
+        correlation = self._require_fit().correlation
+        paths = sample_paths(values, correlation, LEVELS, count, np.random.default_rng(seed))
+        paths = np.maximum(paths, 0) if self.settings.non_negative else paths
+        return {one.name: path for one, path in zip(panel, paths)}
+
     def quantiles(self, windows: Windows, origins: np.ndarray) -> np.ndarray:
         """The calibrated quantiles in the units of the series, float64 ``[origins, horizon, levels]``."""
         calibration = self._require_fit()
-        relative = calibration.apply(*self._quantiles(windows, origins, self._params), LEVELS)
+        relative = calibration.apply(*self._networks.quantiles(windows, origins), LEVELS)
         values = windows.last[origins][:, None, None] + windows.scale[origins][:, None, None] * relative
         values = values if windows.offset is None else values + windows.offset[origins][..., None]
         return np.maximum(values, 0) if self.settings.non_negative else values
@@ -253,8 +268,8 @@ class Forecaster:
     def save(self, folder: str | Path) -> None:
         """Write the model into a folder, which is made. The series of :meth:`fit` are not kept."""
         calibration = self._require_fit()
-        stored = Stored(self.settings, calibration, self.known, self.season_choice, len(self._params))
-        stored.write(Path(folder), self._maker, self._params)
+        stored = Stored(self.settings, calibration, self.known, self.season_choice, len(self._networks.params))
+        stored.write(Path(folder), self._networks.maker, self._networks.params)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Forecaster":
@@ -267,8 +282,26 @@ class Forecaster:
         stored = Stored.read(Path(folder))
         model = cls(**vars(stored.settings))
         model.known, model.season_choice, model.calibration = stored.known, stored.season, stored.calibration
-        model._params = stored.networks_of(Path(folder), model._maker)
+        model._networks = Ensemble(model.settings, model.known)
+        model._networks.params = stored.networks_of(Path(folder), model._networks.maker)
         return model
+
+    def _to_forecast(self, frame: Any, future: Any) -> tuple[list[OneSeries], Windows]:
+        """The series to forecast, checked, and their windows."""
+        self._require_fit()
+        panel = self._panel if frame is None else self._read(frame)
+        if not panel:
+            raise ValueError("a loaded model keeps no series: give predict the series to forecast")
+        horizon, names = self.settings.horizon, self.settings.columns
+        require_same_sign(panel, self.settings)
+        require_same_step(panel, self.settings, self.known)
+        if names.future:
+            if future is not None:
+                panel = with_future(panel, read_future(future, names), horizon)
+            self.require_future(panel)
+        elif future is not None:
+            raise ValueError("future= needs a model with future_columns, but this one has none")
+        return panel, self.windows(panel)
 
     def require_future(self, panel: list[OneSeries]) -> None:
         """Raise a ValueError that names series, column and date if a future column misses a value ahead."""
@@ -307,44 +340,3 @@ class Forecaster:
     @property
     def _window(self) -> int:
         return self.settings.window or 1
-
-    def _make(self, rngs: nnx.Rngs) -> QuantileNetwork:
-        s, known = self.settings, self.known.covariates
-        return QuantileNetwork(
-            self._window,
-            s.horizon,
-            self.settled_season,
-            LEVELS,
-            hidden=s.hidden,
-            cell=s.cell,
-            past=known.past_size,
-            future=known.future_size,
-            rngs=rngs,
-        )
-
-    def _maker(self, number: int) -> Callable[[], QuantileNetwork]:
-        return lambda: self._make(nnx.Rngs(self.settings.seed + number))
-
-    def _quantiles(
-        self, windows: Windows, origins: np.ndarray, networks: list[Any]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The mean of the networks' quantiles and the simple forecasts, in units of the windows.
-
-        Returns:
-          ``[origins, horizon, levels]``, sorted, and ``[origins, horizon, 2]``: the median of the smoothings, and
-          seasonal naive.
-        """
-        starts = np.asarray(origins) - self._window + 1
-        features = jnp.asarray(windows.features)
-        found = [self._run(params, features, starts) for params in networks]
-        total = sum(np.asarray(quantiles, np.float64) for quantiles, _ in found)
-        naive = (windows.base[origins] - windows.last[origins][:, None]) / windows.scale[origins][:, None]
-        simple = np.stack([np.asarray(found[0][1], np.float64), naive], axis=-1)
-        return np.sort(total / len(networks), axis=-1), simple
-
-    @partial(jax.jit, static_argnums=0)
-    def _run(self, params: Any, features: jax.Array, starts: jax.Array) -> tuple[jax.Array, jax.Array]:
-        apply, _ = pure_apply(lambda: self._make(nnx.Rngs(0)))
-        inputs = take_windows(features, starts, self._window)
-        smooth, _ = smooth_forecast(inputs, self.settings.horizon, self.settled_season)
-        return apply(params, inputs, None)[1], smooth

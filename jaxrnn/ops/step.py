@@ -204,11 +204,15 @@ def recurrent_kernel_gradient(h: Array, drh: Array, recurrent_kernel: Array) -> 
     if recurrent_kernel.ndim == 2:
         return kernel_gradient(h, drh, recurrent_kernel)
     heads, units, _ = recurrent_kernel.shape
-    left, right = (
-        h.reshape(-1, heads, units),
-        by_head(drh, heads, units).reshape(-1, heads, drh.shape[-1] // heads),
-    )
+    left, right = h.reshape(*h.shape[:-1], heads, units), by_head(drh, heads, units)
     dtype = accumulation_dtype(h.dtype)
+    if any(jax.typeof(h).sharding.spec):  # as in kernel_gradient
+        axes, head = tuple(range(h.ndim - 1)), (h.ndim - 1,)
+        sharding = jax.typeof(recurrent_kernel).sharding
+        return lax.dot_general(
+            left, right, ((axes, axes), (head, head)), preferred_element_type=dtype, out_sharding=sharding
+        )
+    left, right = left.reshape(-1, heads, units), right.reshape(-1, heads, drh.shape[-1] // heads)
     return jnp.einsum("kni,kno->nio", left, right, preferred_element_type=dtype)
 
 

@@ -6,7 +6,7 @@ from benchmarks.common.comparison import check_training
 from benchmarks.common.rows import Shape
 from benchmarks.heads import OURS, TOLERANCE, slstms
 
-pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.filterwarnings("ignore")]  # of torch
+pytestmark = pytest.mark.filterwarnings("ignore")  # those of torch
 
 
 def test_all_contestants_compute_the_same():

@@ -5,8 +5,6 @@ import pytest
 from benchmarks.int8 import contestants, differences
 from benchmarks.libraries.ours import OURS
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def test_float32_layers_agree_and_int8_layers_have_an_error():
     found = contestants("gru", 16)

@@ -10,8 +10,6 @@ from experiments.common.language import Modelling
 from experiments.common.language_config import LanguageConfig
 from experiments.common.text import divide_text
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def test_pytorch_trains_the_same_model(monkeypatch):
     with warnings.catch_warnings():

@@ -10,8 +10,6 @@ from benchmarks.libraries import LIBRARIES, OURS, PEERS
 from benchmarks.libraries.base import Contestant
 from benchmarks.libraries.ours import CELLS
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_all_layers_compute_the_same(cell):

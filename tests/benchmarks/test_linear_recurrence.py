@@ -1,12 +1,9 @@
 """The loops that the linear recurrence is timed beside compute the same."""
 
 import numpy as np
-import pytest
 
 from benchmarks.linear_recurrence import LOOPS, problem, states_and_gradients
 from jaxrnn.ops import linear_recurrence
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def test_all_contestants_compute_the_same():

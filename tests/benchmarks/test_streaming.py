@@ -8,8 +8,6 @@ from benchmarks.libraries import LIBRARIES
 from benchmarks.libraries.ours import CELLS, OURS, PLAIN
 from benchmarks.streaming import check, contestants, measure
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_contestants_agree(cell):

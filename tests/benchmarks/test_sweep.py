@@ -6,8 +6,6 @@ import pytest
 from benchmarks import sweep
 from benchmarks.sweep import check, main
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def test_the_command_compares_all_ways_and_writes_its_table(tmp_path, monkeypatch):
     compared = {}

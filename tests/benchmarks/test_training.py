@@ -22,8 +22,6 @@ from benchmarks.training import (
     report,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SIZES = {"hidden": [4], "time": 8, "batch": 256}
 
 

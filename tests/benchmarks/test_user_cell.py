@@ -12,8 +12,6 @@ from benchmarks.user_cell import OURS, TOLERANCE, contestants
 from jaxrnn.ops import explain
 from jaxrnn.ops.native import library
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.mark.parametrize("name", ["OwnLSTMCell", "ExponentialGateCell"])  # the command checks all before it times
 def test_all_contestants_compute_the_same(name):

@@ -12,8 +12,6 @@ from flax import nnx
 import jaxrnn
 from jaxrnn.cells import CELLS
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 class LeakyCell(jaxrnn.RecurrentCell):
     """What a user would write: equations, and a parameter of its own."""

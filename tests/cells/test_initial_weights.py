@@ -13,8 +13,6 @@ from flax import nnx
 import jaxrnn
 from jaxrnn.cells.base import orthogonal
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 MANY_LAYERS = """
 import os
 import jax

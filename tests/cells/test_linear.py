@@ -24,7 +24,7 @@ class Decay(LinearRecurrentCell):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def float64(quick_compilation):
+def float64():
     with jax.enable_x64(True):
         yield
 

@@ -7,8 +7,6 @@ import pytest
 
 from benchmarks.precision import CELLS, SETTINGS, errors
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 PAGE = Path(__file__).parents[2] / "jaxrnn" / "README.md"
 TABLE = re.search(r"\| cell \|.*?\n\n", PAGE.read_text(), re.DOTALL)
 

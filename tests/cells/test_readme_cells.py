@@ -14,8 +14,6 @@ from benchmarks.libraries.by_hand import BY_HAND, readme_cells, scan_by_hand
 from jaxrnn.ops.scan import _forward
 from jaxrnn.ops.step import Recurrence
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(scope="module", autouse=True)
 def float64():

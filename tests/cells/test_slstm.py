@@ -12,8 +12,6 @@ from flax import nnx
 import jaxrnn
 from jaxrnn.ops import slstm_pointwise
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def cell(**options) -> jaxrnn.SLSTMCell:
     return jaxrnn.SLSTMCell(3, 8, rngs=nnx.Rngs(0), **{"num_heads": 2, **options})

@@ -9,13 +9,8 @@ import pytest
 from tests.experiments.runs_of_tests import SMALL, run_forecast
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick(quick_compilation):
-    """The trainings of these tests are small: most of their time would go into XLA's optimisations."""
-
-
 @pytest.fixture(scope="module")
-def finished(quick: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a small run that has ended. Tests only read it; one that changes a run makes a copy."""
     out = tmp_path_factory.mktemp("finished") / "run"
     assert run_forecast(out, *SMALL) == 0

@@ -44,7 +44,7 @@ def sequences(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def finished(quick, sequences, tmp_path_factory) -> Path:
+def finished(sequences, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("finished") / "run"
     assert classify.main(["--data", str(sequences), "--out", str(out), *SMALL]) == 0
     return out

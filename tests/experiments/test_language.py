@@ -39,7 +39,7 @@ def result(out: Path) -> dict:
 
 
 @pytest.fixture(scope="module")
-def finished(quick: None, text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("finished") / "run"
     assert run(out, text, "--passes", "2") == 0
     return out

@@ -13,8 +13,6 @@ from jaxrnn.export import load_safetensors, quantize, save_safetensors, to_onnx
 from tests.export.onnx_runs import TOLERANCE, distance, run
 
 NEEDS = ("onnx", "onnxruntime", "safetensors")
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 X: Any = np.random.default_rng(0).normal(size=(4, 6, 3)).astype(np.float32)
 
 

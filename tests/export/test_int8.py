@@ -16,7 +16,6 @@ import jaxrnn
 from jaxrnn.export import load_safetensors, quantize, save_safetensors
 from jaxrnn.ops.native.library import instruction_set, instruction_sets, why_not_loaded
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 needs_library = pytest.mark.skipif(why_not_loaded() is not None, reason=str(why_not_loaded()))
 
 BIAS = nnx.initializers.normal()

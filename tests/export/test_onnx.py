@@ -16,8 +16,6 @@ from jaxrnn.export import to_onnx
 from tests.export.onnx_runs import TOLERANCE, distance, run_session, session
 
 NEEDS = ("onnx", "onnxruntime")
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 BATCH, TIME, FEATURES, HIDDEN = 5, 8, 3, 4
 SIZES = ((BATCH, TIME), (1, 1), (3, 5))
 LENGTHS = np.array([8, 0, 3, 1, 6], np.int32)

@@ -15,8 +15,6 @@ from jaxrnn.export import to_onnx
 from tests.export.onnx_runs import TOLERANCE, distance, run
 
 NEEDS = ("onnx", "onnxruntime")
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 X = np.random.default_rng(0).normal(size=(4, 6, 3)).astype(np.float32)
 LENGTHS = np.array([6, 0, 2, 5], np.int32)
 

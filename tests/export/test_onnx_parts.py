@@ -13,8 +13,6 @@ from tests.export.onnx_runs import TOLERANCE, distance, run, run_session, sessio
 from tests.export.test_onnx import CELLS, stack
 
 NEEDS = ("onnx", "onnxruntime")
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 X = np.random.default_rng(0).normal(size=(4, 6, 3)).astype(np.float32)
 LENGTHS = np.array([6, 0, 2, 5], np.int32)
 RESETS = np.random.default_rng(5).random((4, 6)) < 0.4

@@ -18,8 +18,6 @@ from jaxrnn.export import to_stablehlo
 SIZES = ((3, 7), (1, 2))
 """Of batch and time; only the first model is run at both."""
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 IN_ANOTHER_PROCESS = """
 import sys
 sys.modules["jaxrnn"] = sys.modules["flax"] = None      # whatever needs them fails

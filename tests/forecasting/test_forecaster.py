@@ -25,7 +25,7 @@ SMALL: dict[str, Any] = dict(hidden=(8,), steps=150, seeds=1, window=18)
 
 
 @pytest.fixture(scope="module")
-def fitted(quick_compilation) -> Forecaster:
+def fitted() -> Forecaster:
     return Forecaster(4, 6, **SMALL).fit(PANEL)
 
 
@@ -98,6 +98,19 @@ def test_a_forecast_has_the_promised_columns_and_is_better_than_seasonal_naive(f
     tested = fitted.backtest(origins=3)["metrics"]
     assert tested["model"]["mase"] < 0.9 * tested["seasonal_naive"]["mase"]
     assert 0.7 < tested["model"]["coverage_80"] < 0.9 and tested["model"]["coverage_95"] > 0.88
+
+
+def test_paths_keep_the_quantiles_of_the_forecast_and_the_series_keep_their_names(fitted):
+    forecast, paths = fitted.predict(), fitted.sample(4000, seed=3)
+    assert list(paths) == list(PANEL) and paths["s0"].shape == (4000, 4)
+    width = (forecast["hi-95"] - forecast["lo-95"]).reshape(len(PANEL), 4)
+    for column, level in (("lo-80", 0.1), ("yhat", 0.5), ("hi-80", 0.9)):
+        found = np.stack([np.quantile(one, level, axis=0) for one in paths.values()])
+        assert (np.abs(found - forecast[column].reshape(len(PANEL), 4)) < 0.05 * width).all()
+    again = fitted.sample(4000, {"other": PANEL["s0"]}, seed=3)["other"]
+    np.testing.assert_allclose(again, paths["s0"])
+    with pytest.raises(ValueError, match="count must be a positive integer, not 0"):
+        fitted.sample(0)
 
 
 def test_what_comes_after_an_origin_changes_no_forecast_from_it(fitted):
@@ -212,7 +225,7 @@ def test_the_mixture_is_the_one_with_the_lowest_error(shares):
     np.testing.assert_allclose(middle, targets, atol=0.6)
 
 
-def test_intervals_of_one_series_hold_on_values_that_came_later(quick_compilation):
+def test_intervals_of_one_series_hold_on_values_that_came_later():
     random, steps = np.random.RandomState(1), np.arange(420)
     series = 30 + 0.02 * steps + 3 * np.sin(2 * np.pi * steps / 7) + random.randn(420)
     model = Forecaster(7, 7, seeds=3, hidden=(8,), steps=100, window=14).fit({"a": series[:300]})

@@ -41,7 +41,7 @@ SMALL: dict[str, Any] = dict(hidden=(4,), steps=60, seeds=1, window=14, calendar
 
 
 @pytest.fixture(scope="module")
-def fitted(quick_compilation) -> Forecaster:
+def fitted() -> Forecaster:
     columns: dict[str, Any] = dict(future_columns=["promo"], past_columns=["visitors"], static_columns=["region"])
     return Forecaster(HORIZON, 7, **{**SMALL, "calendar": True}, **columns, quantiles=[0.05, 0.5]).fit(FRAME)
 
@@ -56,7 +56,7 @@ def ahead(promo: float) -> dict[str, Any]:
     }
 
 
-def test_a_column_that_is_known_in_advance_halves_the_error_and_more(fitted, quick_compilation):
+def test_a_column_that_is_known_in_advance_halves_the_error_and_more(fitted):
     """The oracle: without the column, each promotion of the horizon is missed by its effect on most days."""
     with_column = fitted.backtest(FRAME, origins=5, refit=False)["metrics"]
     without = Forecaster(HORIZON, 7, **SMALL).backtest(FRAME, origins=5)["metrics"]

@@ -22,7 +22,7 @@ def rows(count: int = 90, **columns: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def fitted(quick_compilation) -> Forecaster:
+def fitted() -> Forecaster:
     model = Forecaster(2, 7, steps=20, seeds=1, hidden=4, past_columns="promo", quantiles=0.1)
     return model.fit(rows())
 

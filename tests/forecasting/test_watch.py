@@ -11,7 +11,7 @@ from jaxrnn.forecasting import Forecaster, TrainingStopped, Watch
 VALUES = 10 + np.sin(np.arange(70) / 2) + 0.1 * np.random.RandomState(0).randn(70)
 
 
-def test_an_interrupted_training_ends_with_the_same_bits(quick_compilation, tmp_path):
+def test_an_interrupted_training_ends_with_the_same_bits(tmp_path):
     shares: list[float] = []
     interrupted = True
 

@@ -10,8 +10,6 @@ from flax import nnx
 
 import jaxrnn
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 X = jnp.asarray(np.random.default_rng(0).normal(size=(2, 6, 3)), jnp.float32)
 
 

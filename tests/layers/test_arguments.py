@@ -11,8 +11,6 @@ from flax import nnx
 
 import jaxrnn
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 X = jnp.ones((3, 5, 2))
 
 

@@ -11,8 +11,6 @@ from flax import nnx
 import jaxrnn
 from jaxrnn.layers.flax_cells import translated
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 CELLS = [nnx.SimpleCell, nnx.LSTMCell, nnx.OptimizedLSTMCell, nnx.GRUCell]
 X = np.random.RandomState(0).randn(3, 5, 2)
 TOLERANCE = {"float32": 2e-6, "float64": 1e-13}

@@ -9,6 +9,8 @@ from flax import nnx
 
 import jaxrnn
 
+pytestmark = pytest.mark.usefixtures("all_optimisations")
+
 TIME, HIDDEN = 100_000, 128
 LAYERS = {"SimpleRNN": (jaxrnn.SimpleRNN, 250), "LSTM": (jaxrnn.LSTM, 100), "GRU": (jaxrnn.GRU, 100)}
 """And the number of steps in a block."""

@@ -11,8 +11,6 @@ from flax import nnx
 
 import jaxrnn
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 ROWS, TIME, FEATURES, HIDDEN = 3, 6, 2, 4
 RANDOM = np.random.RandomState(0)
 X = RANDOM.randn(ROWS, TIME, FEATURES)

@@ -11,8 +11,6 @@ from flax import nnx
 
 import jaxrnn
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 TIME, ROWS, FEATURES, HIDDEN = 5, 3, 2, 4
 LENGTHS = jnp.array([5, 2, 4])
 

@@ -12,8 +12,6 @@ from flax import nnx
 import jaxrnn
 from jaxrnn.layers.kinds import layer_sizes
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 LENGTHS = np.array([5, 0, 3])
 X = jnp.asarray(np.random.RandomState(0).randn(3, 5, 2), jnp.float32)
 

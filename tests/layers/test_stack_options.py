@@ -12,8 +12,6 @@ from flax import nnx
 import jaxrnn
 from jaxrnn.layers.sequence import run_cell
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 X = jnp.asarray(np.random.default_rng(0).normal(size=(3, 7, 2)), jnp.float32)
 LENGTHS = jnp.array([7, 0, 4])
 RESETS = jnp.asarray(np.random.default_rng(1).random((3, 7)) < 0.3)

@@ -15,8 +15,6 @@ import jaxrnn
 from jaxrnn.layers.streaming import streaming_step
 from jaxrnn.ops.native.library import why_not_loaded
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 X = np.random.default_rng(0).normal(size=(2, 6, 3)).astype(np.float32)
 
 LAYERS = {

@@ -11,7 +11,6 @@ from flax import nnx
 import jaxrnn
 from jaxrnn.ops.native.library import why_not_loaded
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 needs_library = pytest.mark.skipif(why_not_loaded() is not None, reason=str(why_not_loaded()))
 
 COUNT, BIAS = 70, nnx.initializers.normal()

@@ -10,8 +10,6 @@ from flax import nnx
 
 import jaxrnn
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 X = np.random.default_rng(0).normal(size=(3, 5, 2))
 LENGTHS = jnp.array([5, 0, 3])
 

@@ -11,8 +11,6 @@ from flax import nnx
 import jaxrnn
 from jaxrnn.layers.streaming import streaming_step
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 X = jnp.asarray(np.random.default_rng(0).normal(size=(3, 10, 4)), jnp.float32)
 LENGTHS = np.array([3, 0, 10])
 

@@ -11,8 +11,6 @@ from flax import nnx
 import jaxrnn
 from jaxrnn.export import to_onnx
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 X: Any = np.random.RandomState(0).randn(2, 7, 3).astype(np.float32)
 
 

@@ -8,8 +8,6 @@ import pytest
 from jaxrnn.ops import ACTIVATIONS, named_activation, simple_rnn_pointwise
 from jaxrnn.ops.activations import by_output
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 Z = jnp.array([-30.0, -1.5, -0.0, 0.0, 1e-3, 0.7, 30.0])
 
 

@@ -69,7 +69,7 @@ OFTEN = [pair for pair in PAIRS if not pair[1].startswith("pallas_mosaic_tpu")]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def float64_and_interpreted_kernels(quick_compilation):
+def float64_and_interpreted_kernels():
     IMPLEMENTATIONS.update(KERNELS)
     jax.config.update("jax_enable_x64", True)  # in all threads: what interprets a TPU has its own
     yield

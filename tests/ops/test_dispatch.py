@@ -12,8 +12,6 @@ from jaxrnn.ops import IMPLEMENTATIONS, explain, recurrence, simple_rnn_pointwis
 from jaxrnn.ops.step import Recurrence
 from tests.ops.interpreted import KERNELS
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 TANH = simple_rnn_pointwise(jnp.tanh)
 
 

@@ -21,7 +21,7 @@ needs_library = pytest.mark.skipif(library.why_not_loaded() is not None, reason=
 
 
 @pytest.fixture(scope="module", autouse=True)
-def float64_and_interpreted_kernels(quick_compilation):
+def float64_and_interpreted_kernels():
     IMPLEMENTATIONS.update(KERNELS)
     jax.config.update("jax_enable_x64", True)
     yield

@@ -28,7 +28,7 @@ each = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def float64(quick_compilation):
+def float64():
     with jax.enable_x64(True):
         yield
 

@@ -29,8 +29,6 @@ from jaxrnn.ops import (
 from jaxrnn.ops.native import build, library
 from tests.ops.oracle import assert_close
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 TANH = simple_rnn_pointwise(jnp.tanh)
 CELLS = {
     "simple_rnn": (TANH, 1),

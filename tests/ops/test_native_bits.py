@@ -19,8 +19,6 @@ from jaxrnn.ops import Projection, dispatch, recurrence
 from jaxrnn.ops.native import call as native
 from tests.ops.test_native import CELLS, arguments, needs_library, split
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 # batch, time, in_features, hidden; the first two are divided by rows, the others by units where there are threads
 SHAPES = {
     "rows": (32, 30, 3, 32),

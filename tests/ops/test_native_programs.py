@@ -17,10 +17,7 @@ from jaxrnn.ops.native import build, call, encoding, library, program
 from tests.ops.oracle import CASES, Case, assert_close
 from tests.ops.programs import USERS
 
-pytestmark = [
-    pytest.mark.usefixtures("quick_compilation"),
-    pytest.mark.skipif(library.why_not_loaded() is not None, reason=str(library.why_not_loaded())),
-]
+pytestmark = pytest.mark.skipif(library.why_not_loaded() is not None, reason=str(library.why_not_loaded()))
 
 CELLS = {case.name: case for case in [*USERS, *CASES] if case.name in ("slstm", "layer_norm", "many_operations")}
 CELLS |= {case.name: case for case in CASES if case.name in ("two_part", "minimal_gated_unit")}

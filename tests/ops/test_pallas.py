@@ -37,11 +37,6 @@ from tests.ops.oracle import assert_close
 TANH = simple_rnn_pointwise(jnp.tanh)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick(quick_compilation):
-    pass
-
-
 def arrays(hidden: int = 64, gates: int = 1, dtype: Any = "bfloat16", carry: Any = lambda h: h, params: Any = ()):
     """Shapes of a recurrence."""
 

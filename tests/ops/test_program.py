@@ -12,8 +12,6 @@ from jaxrnn.ops.program import CellProgram, cell_program
 from tests.ops.oracle import CASES, Case, assert_close
 from tests.ops.programs import USERS, random_case, shapes, step_and_gradients
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 ROWS, HIDDEN = 5, 6
 
 

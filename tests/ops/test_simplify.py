@@ -8,8 +8,6 @@ from jax import lax
 
 from jaxrnn.ops.pallas.simplify import REPLACEMENTS, simplify
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 FUNCTIONS = {
     "is_finite": jnp.isfinite,
     "integer_pow": lambda x: lax.integer_pow(x, 3) + lax.integer_pow(x, -2) + lax.integer_pow(x, 0),

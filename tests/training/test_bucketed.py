@@ -15,11 +15,6 @@ LABELS = np.arange(37) % 3
 SEQUENCES = [RNG.normal(size=(n, 2)).astype(np.float32) for n in np.linspace(29, 361, 37).astype(int)]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick(quick_compilation):
-    """Most of the time would go into XLA's optimisations."""
-
-
 class Linear:
     """Logits that are linear in the mean of a sequence. Counts how often it is traced."""
 

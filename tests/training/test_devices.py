@@ -14,7 +14,6 @@ CODE = """
 import sys
 import jax
 jax.config.update("jax_num_cpu_devices", 8)
-jax.config.update("jax_disable_most_optimizations", True)
 import jax.numpy as jnp, numpy as np
 from flax import nnx
 import jaxrnn

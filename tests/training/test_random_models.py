@@ -6,13 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from flax import nnx
 
 import jaxrnn
 from jaxrnn import training
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 SERIES = jnp.sin(jnp.arange(80.0) / 3)[:, None]
 

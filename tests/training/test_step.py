@@ -31,8 +31,6 @@ from jaxrnn.training import (
 )
 from jaxrnn.training.optimizers import global_norm
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 ROOT = Path(__file__).parents[2]
 WINDOW = 5
 SERIES = jnp.asarray(np.sin(np.arange(60) / 3)[:, None] + np.arange(60)[:, None] / 50, jnp.float32)

@@ -14,8 +14,6 @@ from jaxrnn import data
 from jaxrnn.models import RNNForecaster
 from jaxrnn.training import TrainState, huber, make_optimizer, make_streamed_epoch, make_windowed_epoch, pure_apply
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 WINDOW = 5
 OPTIMIZER = make_optimizer("sgd", 0.05)
 

@@ -47,8 +47,6 @@ def signals_that_are_not_ignored():
         signal.signal(number, handler)
 
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 WINDOW = 5
 OPTIMIZER = make_optimizer("adam", 0.01, clip_norm=1.0)
 STOPS = [(signal.SIGTERM, "terminated"), (signal.SIGHUP, "terminated"), (signal.SIGINT, "interrupted")]

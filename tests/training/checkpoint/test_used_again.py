@@ -12,8 +12,6 @@ from jaxrnn.training.checkpoint import CheckpointError, CheckpointStore
 from tests.training.checkpoint.cases import assert_same, newest, small
 from tests.training.test_survival import evaluate, stateful
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def begin() -> tuple[Run, SteppedEpoch]:
     state, epoch = stateful()
