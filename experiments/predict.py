@@ -20,10 +20,11 @@ from flax import nnx
 from tyro.conf import Positional, arg
 
 from experiments.common import runs
+from experiments.common.command import error_message
 from experiments.common.config import read_command_line
 from experiments.common.devices import claim_devices
 from experiments.common.many_steps import pipeline, record
-from experiments.common.many_steps.panel_file import PanelOptions, load_future, load_panel
+from experiments.common.many_steps.panel_file import PanelOptions, load_future, load_panel, names_for
 from experiments.common.options import option
 from experiments.common.pipeline import Forecasting, load
 from experiments.common.report import (
@@ -121,13 +122,15 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             predict(settings)
     except (ValueError, OSError) as error:
-        return fail(str(error))
+        return fail(error_message(error))
     return 0
 
 
 def _check_free(path: Path, overwrite: bool) -> None:
     if path.is_dir():
         raise ValueError(f"--out {path} is a folder: give the path of a file")
+    if not path.parent.is_dir():
+        raise ValueError(f"--out {path} needs the folder {path.parent}, which does not exist: make it first")
     if path.exists() and not overwrite:
         raise ValueError(f"{path} exists already: give another path, or --overwrite to replace it")
 
@@ -231,9 +234,12 @@ def predict_horizon(settings: Settings) -> None:
     theirs = {
         name: tuple(value) if isinstance(value, list) else value for name, value in given.items() if name in names
     }
-    options = PanelOptions(**{**theirs, **mine})
+    theirs = {name: value for name, value in theirs.items() if name not in mine}
+    if settings.series not in available_series() and Path(settings.series).is_file():
+        theirs = names_for(Path(settings.series), theirs)
+    options = PanelOptions(**theirs, **mine)
     model = Forecaster.load(settings.run / pipeline.MODEL)
-    panel = load_panel(settings.series, options)
+    panel = load_panel(settings.series, options, usual=next(iter(model.known.steps), None))
     if settings.future is not None:
         panel = with_future(panel, load_future(str(settings.future), options), model.settings.horizon)
     claim_devices(None)

@@ -1,14 +1,41 @@
 """How the commands that train begin and end: Ctrl-C, errors, and an exit that does not hang."""
 
+import errno
 import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from experiments.common.report import fail, plain_warnings
 from experiments.common.signals import CtrlC
 from jaxrnn.training import EXIT_CODES
+
+
+def error_message(error: ValueError | OSError) -> str:
+    """What an error says; one of the operating system as a sentence that names the file and says what to do.
+
+    >>> error_message(IsADirectoryError(errno.EISDIR, "Is a directory", "runs"))
+    'runs is a folder: give the path of a file'
+    """
+    if not isinstance(error, OSError) or error.errno is None:
+        return str(error)
+    path = "" if error.filename is None else str(error.filename)
+    parent = Path(path).parent
+    missing = f"the folder {parent}, which does not exist: make it, or give another path"
+    known = {
+        errno.EISDIR: "is a folder: give the path of a file",
+        errno.ENOENT: "does not exist: check the path" if parent.is_dir() else f"needs {missing}",
+        errno.ENOTDIR: "is no path of a file or folder, since a part of it is a file: give another path",
+        errno.EACCES: "may not be opened by you: change its permissions, or give another path",
+        errno.EPERM: "may not be changed by you: change its permissions, or give another path",
+        errno.EROFS: "cannot be written, since its disk is read-only: give another path",
+        errno.ENOSPC: "cannot be written, since the disk is full: free some space, or choose another disk",
+        errno.ENAMETOOLONG: "is too long for the name of a file: give a shorter path",
+    }
+    reason = f"cannot be used ({(error.strerror or 'of an unknown reason').lower()})"
+    return f"{path or 'a file'} {known.get(error.errno, reason)}"
 
 
 def run_command(ctrl_c: CtrlC, run: Callable[[], int]) -> int:
@@ -25,7 +52,7 @@ def run_command(ctrl_c: CtrlC, run: Callable[[], int]) -> int:
     try:
         return run()
     except (ValueError, OSError) as error:
-        return fail(str(error))
+        return fail(error_message(error))
     except KeyboardInterrupt:
         fail(ctrl_c.message)
         return EXIT_CODES["interrupted"]

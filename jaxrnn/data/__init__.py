@@ -4,9 +4,11 @@ from jaxrnn.data.baselines import autoregressive_forecast, moving_average_foreca
 from jaxrnn.data.buckets import Buckets, PaddedBatch, bucket_by_length
 from jaxrnn.data.csv_file import Table, read_csv
 from jaxrnn.data.dates import Step, infer_step, read_dates
-from jaxrnn.data.long_file import LongRows, other_texts, read_long
+from jaxrnn.data.long_file import LongRows, column_names, columns_of_names, read_long
+from jaxrnn.data.numbered_dates import numbered_dates
 from jaxrnn.data.numbers import filled
 from jaxrnn.data.preparation import Preparation, Prepared
+from jaxrnn.data.regular_times import regular_times, rounded
 from jaxrnn.data.rows import AGGREGATES, check_aggregate, combine, same_dates
 from jaxrnn.data.series import Series, available_series, course_series, load_series
 from jaxrnn.data.series_file import SeriesFile, shuffled
@@ -29,6 +31,8 @@ __all__ = [
     "available_series",
     "bucket_by_length",
     "check_aggregate",
+    "column_names",
+    "columns_of_names",
     "combine",
     "course_series",
     "filled",
@@ -36,11 +40,13 @@ __all__ = [
     "load_series",
     "moving_average_forecast",
     "naive_forecast",
-    "other_texts",
+    "numbered_dates",
     "read_csv",
     "read_dates",
     "read_long",
     "read_ts",
+    "regular_times",
+    "rounded",
     "same_dates",
     "sequential_starts",
     "shuffled",

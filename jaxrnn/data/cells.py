@@ -14,16 +14,19 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxrnn.checks import shown
-from jaxrnn.data.dates import NotADate, read_dates
+from jaxrnn.data.dates import NotADate, dates_and_note, read_dates
+from jaxrnn.data.numbered_dates import NAMES, numbered_dates
 from jaxrnn.data.numbers import MISSING, decimal_point, is_number, read_number
 
-TIME_NAMES = frozenset(
-    ["ds", "date", "datum", "day", "datetime", "time", "timestamp", "month", "monat", "week", "quarter", "period"]
-)
+TIME_NAMES = NAMES | frozenset(["ds", "day", "datetime", "time", "timestamp", "period"])
 """Names, in lower case, of columns that may hold dates wherever they stand; the first column may always."""
 
 STEP_NAMES = frozenset(["ds", "step", "steps", "t", "time", "index", "year", "period"])
 """Names, in lower case, of columns that may hold whole numbers that count the steps."""
+
+
+_UNNAMED = re.compile(r"(Unnamed: \d+)?")
+"""The name of a column that numbers the rows of a data frame, which nobody forecasts."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +45,12 @@ class Cells:
 
 
 class Times(NamedTuple):
-    """The column of dates, or of whole numbers that count the steps."""
+    """The column of dates, or of whole numbers that count the steps, and what to say about how they were read."""
 
     place: int
     name: str
     values: np.ndarray
+    notes: tuple[str, ...] = ()
 
 
 def read_cells(path: Path) -> Cells:
@@ -104,16 +108,21 @@ def times_in(cells: Cells, place: int, *, named: bool = False) -> Times | None:
     dated = named or name.lower() in TIME_NAMES
     if dated or not all(is_number(cell) for cell in column[:10]):
         try:
-            dates = read_dates(column)
+            dates = dates_and_note(column)
         except NotADate as error:
             row = cells.lines[error.place]
             raise ValueError(f"{cells.path}, row {row}, column {name!r} {error}") from error
         except ValueError as error:
             raise ValueError(f"{cells.path}, column {name!r}: {error}") from error
         if dates is not None:
-            return Times(place, name, dates)
-    if (named or name.lower() in STEP_NAMES) and all(_is_whole(cell) for cell in column):
-        return Times(place, name, np.array([int(cell) for cell in column]))
+            times, note = dates
+            return Times(place, name, times, () if note is None else (f"column {name!r}: {note}",))
+    counts_steps = named or name.lower() in STEP_NAMES
+    if (counts_steps or dated) and all(_is_whole(cell) for cell in column):
+        numbers = np.array([int(cell) for cell in column])
+        if (dates := numbered_dates(numbers, name)) is not None:
+            return Times(place, name, dates.dates, (f"column {name!r}: {dates.note}",))
+        return Times(place, name, numbers) if counts_steps else None
     return None
 
 
@@ -133,7 +142,10 @@ def column_named(cells: Cells, name: str | None, times: Times | None, besides: S
     numeric = [
         other
         for place, other in enumerate(header)
-        if (times is None or place != times.place) and other not in besides and has_numbers(cells, place)
+        if (times is None or place != times.place)
+        and other not in besides
+        and not _UNNAMED.fullmatch(other)
+        and has_numbers(cells, place)
     ]
     if name is None and not numeric:
         text = [(j, name) for j, name in enumerate(header) if times is None or j != times.place]

@@ -21,8 +21,9 @@ from jaxrnn.data.cells import (
     has_numbers,
     read_cells,
 )
-from jaxrnn.data.dates import Step, infer_step
+from jaxrnn.data.dates import Step
 from jaxrnn.data.numbers import filled
+from jaxrnn.data.regular_times import regular_times
 from jaxrnn.data.rows import same_dates
 
 _MOST_MISSING = 0.5
@@ -78,7 +79,8 @@ def read_csv(path: Path, wanted: Sequence[str | None], *, dates: bool = True) ->
 def _in_order(cells: Cells, table: Table, index: Times) -> Table:
     """The rows in the order of their times. Raises a ValueError if two have the same time."""
     order = np.argsort(index.values, kind="stable")
-    times, lines, notes = index.values[order], np.array(cells.lines)[order], list(table.notes)
+    times, lines = index.values[order], np.array(cells.lines)[order]
+    notes = [*table.notes, *index.notes]
     same = np.flatnonzero(times[1:] == times[:-1])
     if len(same):
         i = int(same[0])
@@ -93,7 +95,10 @@ def _in_order(cells: Cells, table: Table, index: Times) -> Table:
             f"the rows were not in the order of {index.name!r} (row {lines[i + 1]} follows row {lines[i]} in time)"
             f": they were sorted"
         )
-    return replace(table, values=table.values[order], times=times, step=infer_step(times), notes=tuple(notes))
+    found = regular_times(times)
+    if found.unit:
+        notes.append(f"the times vary a little, so they were rounded to {found.unit}")
+    return replace(table, values=table.values[order], times=found.times, step=found.step, notes=tuple(notes))
 
 
 def _without_gaps(path: Path, table: Table) -> Table:

@@ -12,6 +12,7 @@ from datetime import datetime
 import numpy as np
 
 from jaxrnn.checks import shown
+from jaxrnn.data.utc_offsets import usual_offset, without_offsets
 
 _DAYS = (
     "%d.%m.%Y",
@@ -33,13 +34,14 @@ _WEEK = re.compile(r"(?P<year>\d{4})[- ]?W(?P<week>\d\d?)(-?(?P<day>[1-7]))?")
 _SAMPLE = 40
 _SECOND, _MONTH = np.timedelta64(1, "s"), np.timedelta64(1, "M")
 _DAY = 86_400
+_LENGTHS = ((_DAY, "days"), (3600, "hours"), (60, "minutes"), (1, "seconds"))
 
 
 def _iso(cell: str) -> datetime | None:
     if not re.match(r"\d{4}-\d\d-\d\d|(19|20)\d{6}(T|$)", cell):
         return None
     try:
-        return datetime.fromisoformat(cell).replace(tzinfo=None)
+        return datetime.fromisoformat(usual_offset(cell)).replace(tzinfo=None)
     except ValueError:
         return None
 
@@ -73,8 +75,9 @@ def _with(style: str):
     return read
 
 
+_ISO = "ISO 8601"
 _READERS = {
-    "ISO 8601": _iso,
+    _ISO: _iso,
     "quarters": _quarter,
     "ISO weeks": _week,
     **{style: _with(style) for style in _FORMATS},
@@ -84,12 +87,22 @@ _READERS = {
 def read_dates(cells: Sequence[str]) -> np.ndarray | None:
     """The dates in the cells of a column as ``datetime64[s]``, or None if they are not dates.
 
+    Times whose UTC offsets differ, as those of a place with daylight saving time, are converted to UTC; if they
+    are a day or more apart, they stay local.
+
     Raises:
-      ValueError: most of the cells are dates, but the named one is not, or the dates have two meanings.
+      ValueError: most of the cells are dates, but the named one is not, or the dates have two meanings, or only
+        some of them have a UTC offset.
 
     >>> read_dates(["31.01.2024", "29.02.2024"])
     array(['2024-01-31T00:00:00', '2024-02-29T00:00:00'], dtype='datetime64[s]')
     """
+    found = dates_and_note(cells)
+    return None if found is None else found[0]
+
+
+def dates_and_note(cells: Sequence[str]) -> tuple[np.ndarray, str | None] | None:
+    """The result of :func:`read_dates`, and what to say about how the dates were read."""
     cells = [cell.strip() for cell in cells]
     distinct = list(dict.fromkeys(cells))
     sample = distinct[:: max(1, len(distinct) // _SAMPLE)]
@@ -117,8 +130,9 @@ def read_dates(cells: Sequence[str]) -> np.ndarray | None:
                 f"the date {shown(cells[place])} has two meanings ({' or '.join(found)}): write dates as "
                 f"YYYY-MM-DD"
             )
-        return found[next(name for name, ordered in orders.items() if ordered)]
-    return np.array(dates, "datetime64[s]")
+        return found[next(name for name, ordered in orders.items() if ordered)], None
+    times = np.array(dates, "datetime64[s]")
+    return without_offsets(cells, times) if name == _ISO else (times, None)
 
 
 class NotADate(ValueError):
@@ -146,6 +160,24 @@ class Step:
     unit: str
     size: int
     month_end: bool = False
+
+    def __str__(self) -> str:
+        """How long it is, in words.
+
+        >>> str(Step("months", 1)), str(Step("seconds", 7 * 86_400)), str(Step("seconds", 900))
+        ('1 month', '7 days', '15 minutes')
+        """
+        size, unit = self.size, self.unit
+        if unit == "seconds":
+            length, unit = next((n, name) for n, name in _LENGTHS if size % n == 0)
+            size //= length
+        return f"{size} {unit.removesuffix('s') if size == 1 else unit}"
+
+    @property
+    def seconds(self) -> int | None:
+        """About how long it is, a month having 30 days; None for plain integers."""
+        lengths = {"months": 30 * _DAY, "weekdays": _DAY, "seconds": 1}
+        return self.size * lengths[self.unit] if self.unit in lengths else None
 
     def places(self, times: np.ndarray) -> np.ndarray | None:
         """The step at which each time lies, counted from the first; None if one lies between two steps."""
@@ -182,24 +214,27 @@ class Step:
 def infer_step(times: np.ndarray) -> Step | None:
     """The step of increasing times ``[rows]``, which may have gaps. None if they have no common step.
 
+    It is the most frequent one between two rows, or a shorter one of which all are multiples, if at least half of
+    its steps have a row.
+
     >>> infer_step(np.array(["2024-01-01", "2024-02-01", "2024-04-01"], "datetime64[s]"))
     Step(unit='months', size=1, month_end=False)
     """
     if len(times) < 2:
         return None
     if times.dtype.kind == "i":
-        return _fitting(times, Step("steps", _usual(np.diff(times))))
+        return _fitting(times, "steps", np.diff(times))
     days = times.astype("datetime64[D]")
     months = times.astype("datetime64[M]")
     day_of_month = (days - months.astype("datetime64[D]")).astype(np.int64)
     month_end = bool((((months + _MONTH).astype("datetime64[D]") - days).astype(np.int64) == 1).all())
     changes = np.diff(months.astype(np.int64))
     if (changes > 0).all() and (month_end or len(np.unique(day_of_month)) == 1):
-        return _fitting(times, Step("months", _usual(changes), month_end))
-    seconds = _usual(np.diff(times).astype(np.int64))
-    if seconds == _DAY and len(times) >= 10 and np.is_busday(days).all():
+        return _fitting(times, "months", changes, month_end)
+    changes = np.diff(times).astype(np.int64)
+    if _usual(changes) == _DAY and len(times) >= 10 and np.is_busday(days).all():
         return Step("weekdays", 1)
-    return _fitting(times, Step("seconds", seconds))
+    return _fitting(times, "seconds", changes)
 
 
 def _usual(changes: np.ndarray) -> int:
@@ -207,5 +242,10 @@ def _usual(changes: np.ndarray) -> int:
     return int(sizes[np.argmax(counts)])
 
 
-def _fitting(times: np.ndarray, step: Step) -> Step | None:
-    return step if step.places(times) is not None else None
+def _fitting(times: np.ndarray, unit: str, changes: np.ndarray, month_end: bool = False) -> Step | None:
+    """The usual change, or the common divisor of all; see :func:`infer_step`."""
+    usual, shortest = Step(unit, _usual(changes), month_end), Step(unit, int(np.gcd.reduce(changes)), month_end)
+    if usual.places(times) is not None:
+        return usual
+    places = shortest.places(times) if shortest.size > 0 else None
+    return shortest if places is not None and places[-1] < 2 * len(times) else None

@@ -62,6 +62,11 @@ def read_long(
       ValueError: a column is unknown, or a cell is not a number or a date; the message names file, row and column.
     """
     cells = read_cells(path)
+    if unique_id is not None and unique_id not in cells.header:
+        raise ValueError(
+            f"unknown column {unique_id!r}; available in {path}: {listed(cells.header)}. If the file holds a "
+            f"single series, leave out --id-column"
+        )
     _check_names(cells, [name for name in (unique_id, time, value, *further) if name is not None])
     if unique_id is None and "unique_id" in cells.header:
         unique_id = "unique_id"
@@ -79,6 +84,7 @@ def read_long(
         columns["unique_id"] = _ids(cells, unique_id)
     if times is not None:
         columns["ds"] = times.values
+        notes += times.notes
     if with_values:
         if value is None and "y" in cells.header:
             value = "y"
@@ -128,11 +134,24 @@ def _ids(cells: Cells, unique_id: str) -> np.ndarray:
     return np.array(ids)
 
 
-def other_texts(path: Path | str) -> list[str]:
-    """The columns that hold text and might tell series apart, for a hint in an error message."""
+def column_names(path: Path | str) -> list[str]:
+    """The names of the columns of a CSV file."""
+    return read_cells(Path(path)).header
+
+
+def columns_of_names(path: Path | str, times: np.ndarray) -> list[str]:
+    """The columns that may hold the names of series, for a hint in an error message; columns of text come first.
+
+    Args:
+      path: a CSV file.
+      times: the time of each row. Rows of one time are of different series.
+    """
     cells = read_cells(Path(path))
-    return [
-        name
-        for place, name in enumerate(cells.header)
-        if name.lower() not in TIME_NAMES | STEP_NAMES and not has_numbers(cells, place)
-    ]
+    found: dict[str, bool] = {}
+    for place, name in enumerate(cells.header):
+        column = cells.column(place)
+        different = len(set(column))
+        apart = len(set(zip(times.tolist(), column))) == len(column)
+        if apart and 2 * different <= len(column) and name.lower() not in TIME_NAMES | STEP_NAMES:
+            found[name] = has_numbers(cells, place)
+    return sorted(found, key=found.__getitem__)

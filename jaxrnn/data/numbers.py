@@ -6,15 +6,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "nat"})
+MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "nat", "#n/a", "#na", "<na>", "-", "--", "."})
 """What a cell without a value holds, in lower case."""
 
 _SIGN = r"[+-]?"
+_MINUS = "\u2212"  # what typesetting and some spreadsheets write
+# The first of several groups does not begin with a zero, so 0,500 is half, with a decimal comma.
 _GROUPED = {
     # 5,051.84 and 5 051.84 and 5'051.84
-    ".": re.compile(rf"{_SIGN}\d{{1,3}}([,'\u00a0\u202f ]\d{{3}})+(\.\d*)?"),
+    ".": re.compile(rf"{_SIGN}[1-9]\d{{0,2}}([,'\u00a0\u202f ]\d{{3}})+(\.\d*)?"),
     # 5.051,84 and 5 051,84 and 3,5
-    ",": re.compile(rf"{_SIGN}(\d+|\d{{1,3}}([.'\u00a0\u202f ]\d{{3}})+)?(,\d*)?([eE][+-]?\d+)?"),
+    ",": re.compile(rf"{_SIGN}(\d+|[1-9]\d{{0,2}}([.'\u00a0\u202f ]\d{{3}})+)?(,\d*)?([eE][+-]?\d+)?"),
 }
 _SEPARATORS = {".": ",'\u00a0\u202f ", ",": ".'\u00a0\u202f "}
 _ONE_GROUP = re.compile(rf"{_SIGN}\d{{1,3}},\d{{3}}")
@@ -79,6 +81,7 @@ def read_number(cell: str, point: str = ".") -> float | None:
 
 
 def _plain(cell: str) -> float | None:
+    cell = cell.replace(_MINUS, "-")
     if "_" in cell:  # Python reads 1_000 as a number, but in a CSV file it is text
         return None
     try:
@@ -88,6 +91,7 @@ def _plain(cell: str) -> float | None:
 
 
 def _read(cell: str, point: str) -> float | None:
+    cell = cell.replace(_MINUS, "-")
     if not any(character.isdigit() for character in cell) or not _GROUPED[point].fullmatch(cell):
         return None
     for separator in _SEPARATORS[point]:

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from jaxrnn.checks import positive_integer
 from jaxrnn.forecasting import metrics
 from jaxrnn.forecasting.panel import OneSeries
 from jaxrnn.forecasting.quantile_columns import LEVELS, forecast_columns
@@ -34,8 +35,7 @@ def judged(panel: Sequence[OneSeries], origins: int, horizon: int) -> tuple[list
     Raises:
       ValueError: there is none.
     """
-    if origins < 1:
-        raise ValueError(f"{origins=} must be at least 1")
+    origins = positive_integer("origins", origins)
     cut = horizon + origins - 1
     long = [one for one in panel if len(one.values) >= cut + _FEWEST_BEFORE and one.observed[:-cut].any()]
     if not long:

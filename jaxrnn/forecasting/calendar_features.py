@@ -34,16 +34,12 @@ def usual_phases(steps: Sequence[Step]) -> tuple[str, ...]:
     >>> usual_phases([Step("seconds", 3600)]), usual_phases([Step("months", 3)]), usual_phases([Step("steps", 1)])
     (('hour', 'weekday', 'month'), ('month',), ())
     """
-    seconds = [_seconds(step) for step in steps if step.unit != "steps"]
+    seconds = [step.seconds for step in steps if step.seconds is not None]
     if not seconds or len(seconds) < len(steps):
         return ()
     shortest = min(seconds)
     longest = {"hour": _DAY // 2, "weekday": 3 * _DAY, "month": 183 * _DAY}
     return tuple(name for name in PHASES if shortest <= longest[name])
-
-
-def _seconds(step: Step) -> int:
-    return step.size * {"months": 30 * _DAY, "weekdays": _DAY, "seconds": 1}[step.unit]
 
 
 def calendar_features(times: np.ndarray, phases: Sequence[str]) -> np.ndarray:

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxrnn.checks import shown
+from jaxrnn.data import rounded
 from jaxrnn.forecasting.calendar_features import calendar_features, usual_phases
 from jaxrnn.forecasting.panel import Columns, OneSeries, shown_time
 
@@ -52,13 +54,42 @@ class Encoder:
         return len(self.categories) or 1
 
     def encode(self, values: np.ndarray) -> np.ndarray:
-        """float64 ``[time, size]`` of values ``[time]``."""
+        """float64 ``[time, size]`` of values ``[time]``.
+
+        Raises:
+          NotANumber: a text stands where training had numbers.
+        """
         if self.categories:
+            if values.dtype.kind == "f":  # a file of such texts alone is read as numbers
+                values = np.array([f"{value:g}" for value in values.tolist()])
             return (values.astype(str)[:, None] == np.array(self.categories)).astype(np.float64)
         if values.dtype.kind == "U":
-            return np.zeros((len(values), 1))
+            values = np.array([_number(place, text) for place, text in enumerate(values.tolist())])
         numbers = (values - self.mean) / self.deviation
         return np.clip(np.nan_to_num(numbers), -_LARGEST, _LARGEST)[:, None]
+
+
+class NotANumber(ValueError):
+    """A text stands in a column of numbers.
+
+    Attributes:
+      place: its place, from 0.
+    """
+
+    def __init__(self, place: int, text: str):
+        super().__init__(
+            f"holds {shown(text)}, but in training this column held numbers: write it as a number here, too"
+        )
+        self.place = place
+
+
+def _number(place: int, text: str) -> float:
+    if text == "":
+        return np.nan
+    try:
+        return float(text)
+    except ValueError:
+        raise NotANumber(place, text) from None
 
 
 @dataclass(frozen=True)
@@ -105,9 +136,9 @@ class Covariates:
     def future(self, one: OneSeries, horizon: int) -> np.ndarray:
         """What is known in advance, float64 ``[time + horizon, future_size]``; 0 where a value is not given."""
         count = len(one.values) + horizon
-        parts = [self.encoders[name].encode(_padded(one.future[name], count)) for name in self.columns.future]
+        times = np.concatenate([one.times, one.step.after(one.times[-1], horizon)])
+        parts = [self._encoded(one, name, _padded(one.future[name], count), times) for name in self.columns.future]
         if self.phases:
-            times = np.concatenate([one.times, one.step.after(one.times[-1], horizon)])
             parts.append(calendar_features(times, self.phases))
         return np.concatenate(parts, axis=1) if parts else np.zeros((count, 0))
 
@@ -115,11 +146,18 @@ class Covariates:
         """What is known at each step, float64 ``[time, past_size]``; ``future`` is that of :meth:`future`."""
         count = len(one.values)
         parts = [future[:count]]
-        parts += [self.encoders[name].encode(one.past[name]) for name in self.columns.past]
+        parts += [self._encoded(one, name, one.past[name], one.times) for name in self.columns.past]
         for name in self.columns.static:
-            value = self.encoders[name].encode(np.array([one.static[name]]))
+            value = self._encoded(one, name, np.array([one.static[name]]), one.times[:1])
             parts.append(np.repeat(value, count, axis=0))
         return np.concatenate(parts, axis=1)
+
+    def _encoded(self, one: OneSeries, name: str, values: np.ndarray, times: np.ndarray) -> np.ndarray:
+        try:
+            return self.encoders[name].encode(values)
+        except NotANumber as error:
+            time = shown_time(times[error.place])
+            raise ValueError(f"series {one.name!r}: the column {name!r} {error} (at {time})") from error
 
     def to_json(self) -> dict[str, Any]:
         encoders = {name: vars(encoder) for name, encoder in self.encoders.items()}
@@ -177,9 +215,9 @@ def with_future(panel: Sequence[OneSeries], future: Sequence[OneSeries], horizon
         given, count = by_name.get(one.name), len(one.values)
         columns = dict(one.future)
         if given is not None:
-            ahead = one.step.after(one.times[-1], horizon)
-            places = {time: place for place, time in enumerate(given.times.tolist())}
-            found = np.array([places.get(time, -1) for time in ahead.tolist()])
+            ahead = _steps(one, one.step.after(one.times[-1], horizon))
+            places = {time: place for place, time in enumerate(_steps(one, given.times))}
+            found = np.array([places.get(time, -1) for time in ahead])
             for name, values in given.future.items():
                 missing = "" if values.dtype.kind == "U" else np.nan
                 padded = _padded(columns[name], count + horizon)[count:]
@@ -188,6 +226,15 @@ def with_future(panel: Sequence[OneSeries], future: Sequence[OneSeries], horizon
                 columns[name] = np.concatenate([columns[name][:count], np.where(known, new, padded)])
         result.append(replace(one, future=columns))
     return result
+
+
+def _steps(one: OneSeries, times: np.ndarray) -> list[int]:
+    """Numbers that are the same for times of the same step of a series."""
+    if one.step.unit == "months" and times.dtype.kind == "M":
+        times = times.astype("datetime64[M]")
+    elif one.repairs.unit and times.dtype.kind == "M":
+        times = rounded(times, one.repairs.unit)
+    return times.astype(np.int64).tolist()
 
 
 def shortened(one: OneSeries, count: int) -> OneSeries:

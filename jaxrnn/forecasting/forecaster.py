@@ -13,12 +13,14 @@ from jaxrnn.forecasting.backtests import backtest, judged, repeated
 from jaxrnn.forecasting.calibration import Calibration
 from jaxrnn.forecasting.covariates import require_future, shortened, with_future
 from jaxrnn.forecasting.ensemble import Ensemble
+from jaxrnn.forecasting.fresh_rows import require_same_sign, require_same_step
 from jaxrnn.forecasting.known import Known
 from jaxrnn.forecasting.panel import OneSeries, as_frame, read_future, read_panel
+from jaxrnn.forecasting.panel_notes import describe_panel
 from jaxrnn.forecasting.paths import sample_paths
 from jaxrnn.forecasting.quantile_columns import LEVELS, forecast_columns
 from jaxrnn.forecasting.season import SeasonChoice
-from jaxrnn.forecasting.settings import Settings
+from jaxrnn.forecasting.settings import Settings, as_tuple
 from jaxrnn.forecasting.settle import settle
 from jaxrnn.forecasting.stored import Stored
 from jaxrnn.forecasting.train import Training
@@ -40,7 +42,7 @@ class Forecaster:
       season: steps per season; 1 for none. None finds it in :meth:`fit`, from values and dates.
       window: steps that the network reads, at least a season; the default is three seasons, at least the horizon,
         at most 200.
-      hidden: units of each recurrent layer.
+      hidden: units of each recurrent layer, or of the only one.
       cell: ``"gru"`` or ``"lstm"``.
       steps: training steps of each network, or fewer of short series.
       learning_rate: the highest learning rate.
@@ -76,23 +78,23 @@ class Forecaster:
         season: int | None = None,
         *,
         window: int | None = None,
-        hidden: tuple[int, ...] = (40,),
+        hidden: int | Sequence[int] = (40,),
         cell: str = "gru",
         steps: int = 1500,
         learning_rate: float = 1e-3,
         seeds: int = 3,
         seed: int = 0,
-        quantiles: Sequence[float] = (),
-        future_columns: Sequence[str] = (),
-        past_columns: Sequence[str] = (),
-        static_columns: Sequence[str] = (),
+        quantiles: float | Sequence[float] = (),
+        future_columns: str | Sequence[str] = (),
+        past_columns: str | Sequence[str] = (),
+        static_columns: str | Sequence[str] = (),
         calendar: bool = True,
         non_negative: bool | None = None,
     ):
-        names = tuple(future_columns), tuple(past_columns), tuple(static_columns)
-        network = tuple(hidden), cell, steps, learning_rate, seeds, seed
+        names = as_tuple(future_columns), as_tuple(past_columns), as_tuple(static_columns)
+        network = as_tuple(hidden), cell, steps, learning_rate, seeds, seed
         self.settings = Settings(
-            horizon, season, window, *network, tuple(quantiles), *names, calendar, non_negative
+            horizon, season, window, *network, as_tuple(quantiles), *names, calendar, non_negative
         )
         self._given = self.settings
         self.calibration: Calibration | None = None
@@ -101,6 +103,7 @@ class Forecaster:
         self.known = Known.nothing()
         self._networks = Ensemble(self.settings, self.known)
         self._panel: list[OneSeries] = []
+        self._read_last: list[OneSeries] = []
         self._frame: Any = None
 
     def fit(self, frame: Any, *, progress: bool = False, watch: Watch | None = None) -> "Forecaster":
@@ -118,7 +121,7 @@ class Forecaster:
         Raises:
           ValueError: the frame is invalid, or no series is longer than two steps.
         """
-        self._frame, self._panel = frame, self._read(frame)
+        self._frame, self._panel = frame, self._read(frame, fresh=False)
         self.settings, self.season_choice, self.known = settle(self._given, self._panel)
         settings, windows = self.settings, self.windows(self._panel)
         if windows.offset is not None:
@@ -240,7 +243,9 @@ class Forecaster:
           ValueError: every series is too short for that many origins and the horizon.
           TrainingStopped: a signal ended the training. It is a KeyboardInterrupt.
         """
-        panel = self._panel if frame is None else self._read(frame)
+        panel = self._panel if frame is None else self._read(frame, fresh=not refit)
+        if not refit:
+            require_same_step(panel, self.settings, self.known)
         long, cut = judged(panel, origins, self.settings.horizon)
         model = self
         if refit:
@@ -288,12 +293,8 @@ class Forecaster:
         if not panel:
             raise ValueError("a loaded model keeps no series: give predict the series to forecast")
         horizon, names = self.settings.horizon, self.settings.columns
-        below = [one.name for one in panel if (one.values < 0).any()]
-        if self.settings.non_negative and below:
-            raise ValueError(
-                f"series {below[0]!r} has values below 0, but this model never forecasts any: none was in its "
-                f"training. Train a model with this series, or with non_negative=False (--non-negative False)"
-            )
+        require_same_sign(panel, self.settings)
+        require_same_step(panel, self.settings, self.known)
         if names.future:
             if future is not None:
                 panel = with_future(panel, read_future(future, names), horizon)
@@ -316,8 +317,16 @@ class Forecaster:
         """The season, given or found in :meth:`fit`."""
         return self.settings.season or 1
 
-    def _read(self, frame: Any) -> list[OneSeries]:
-        return read_panel(frame, columns=self.settings.columns)
+    def _read(self, frame: Any, *, fresh: bool = True) -> list[OneSeries]:
+        """The series of a frame. A ``fresh`` one that is too short to tell its step has that of the training."""
+        usual = self.known.steps[0] if fresh and self.known.steps else None
+        self._read_last = read_panel(frame, columns=self.settings.columns, usual=usual)
+        return self._read_last
+
+    @property
+    def notes(self) -> list[str]:
+        """What was done to the rows of the last frame that was read, in sentences."""
+        return describe_panel(self._read_last)
 
     def windows(self, panel: list[OneSeries], until: Sequence[int] | np.ndarray | None = None) -> Windows:
         """The windows of these series, for :meth:`quantiles`.

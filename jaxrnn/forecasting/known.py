@@ -1,11 +1,13 @@
 """What the networks and the forecasts take from further columns and dates, beside the values of the series."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from jaxrnn.data import Step
 from jaxrnn.forecasting.covariates import Covariates
 from jaxrnn.forecasting.effects import Effects
 from jaxrnn.forecasting.panel import Columns, OneSeries
@@ -19,10 +21,12 @@ class Known:
     Attributes:
       covariates: how columns and dates become numbers.
       effects: what the columns that are known in advance add to a series.
+      steps: the steps of the series that the model is trained on, each once, the most frequent first.
     """
 
     covariates: Covariates
     effects: Effects
+    steps: tuple[Step, ...] = ()
 
     @classmethod
     def nothing(cls) -> "Known":
@@ -34,7 +38,8 @@ class Known:
         """Fit both to the series that a model is trained on."""
         covariates = Covariates.fit(panel, columns, calendar=calendar)
         known = [covariates.future(one, 0)[:, : covariates.known_size] for one in panel]
-        return cls(covariates, Effects.fit(panel, known, season))
+        steps = Counter(one.step for one in panel).most_common()
+        return cls(covariates, Effects.fit(panel, known, season), tuple(step for step, _ in steps))
 
     def windows(
         self,
@@ -82,11 +87,13 @@ class Known:
         return replace(windows, features=features)
 
     def to_json(self) -> dict[str, Any]:
-        return {"covariates": self.covariates.to_json(), "effects": self.effects.to_json()}
+        steps = [vars(step) for step in self.steps]
+        return {"covariates": self.covariates.to_json(), "effects": self.effects.to_json(), "steps": steps}
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "Known":
-        return cls(Covariates.from_json(record["covariates"]), Effects.from_json(record["effects"]))
+        steps = tuple(Step(**step) for step in record.get("steps", ()))  # older models have not stored them
+        return cls(Covariates.from_json(record["covariates"]), Effects.from_json(record["effects"]), steps)
 
 
 def _extra(past: np.ndarray, future: np.ndarray, window: int, horizon: int) -> np.ndarray:

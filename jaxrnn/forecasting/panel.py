@@ -7,26 +7,41 @@ from the name of each series to its values is taken too.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrnn.data import AGGREGATES, Step, check_aggregate, combine, filled, infer_step, read_dates, same_dates
+from jaxrnn.data import AGGREGATES, Step, check_aggregate, combine, filled, regular_times, same_dates
+from jaxrnn.forecasting.far_values import LARGEST, far_values
+from jaxrnn.forecasting.frame_columns import names_of, numbers_of, numbers_or_text, times_of, with_dates_of_index
 
 COLUMNS = ("unique_id", "ds", "y")
 
 _REMEDY = f"choose how they are combined with read_panel(aggregate=...) (--aggregate): {', '.join(AGGREGATES)}"
+_FEW = 3
 _MOST_GAPS = 10
 """More missing steps than so many times the rows are taken for a wrong date."""
 
 
 class Repairs(NamedTuple):
-    """What was done to the rows of a series: how many were out of order, combined, and inserted."""
+    """What was done to the rows of a series.
+
+    Attributes:
+      unsorted, combined, inserted: how many rows were out of order, combined, and inserted.
+      cut: how many rows without a value after the last one were left out.
+      far: the places of values that were left out, since they are absurdly far from all others, and the values.
+      irregular: the times have no common step, so each row is a step.
+      unit: the times were rounded to this, see :class:`jaxrnn.data.regular_times.RegularTimes`; or empty.
+    """
 
     unsorted: int = 0
     combined: int = 0
     inserted: int = 0
+    cut: int = 0
+    far: tuple[tuple[int, float], ...] = ()
+    irregular: bool = False
+    unit: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,19 +91,25 @@ def read_panel(
     columns: Columns = Columns(),  # noqa: B008  a named tuple cannot be changed
     rows: Sequence[int] | np.ndarray | None = None,
     with_values: bool = True,
+    usual: Step | None = None,
 ) -> list[OneSeries]:
     """The series of a frame in long format, of a mapping from names to values, or of one array.
 
-    Rows are sorted by their times. Steps without a row get one, whose value is missing.
+    Rows are sorted by their times. Steps without a row get one, whose value is missing. A series ends with its
+    last value. Single values that are absurdly far from all others of their series (see
+    :func:`jaxrnn.forecasting.far_values.far_values`) count as missing.
 
     Args:
-      frame: the frame; a panel that was read before is returned as it is.
+      frame: the frame; a panel that was read before is returned as it is. Dates in the index of a pandas frame or
+        series stand for a column ``ds``.
       aggregate: how rows of one series with one time are combined, for example ``"sum"``, ``"mean"`` or ``"last"``
         (see :data:`jaxrnn.data.AGGREGATES`). Numbers of further columns take their mean. None makes it an error.
       columns: further columns to read. If there are any that are known in advance, rows after the last known ``y``
         of a series give their values for the steps to forecast.
       rows: the numbers by which an error names the rows; the default counts them from 0.
       with_values: False reads a frame without ``y``, which gives columns that are known in advance.
+      usual: the step of series with up to three rows, if it fits them; the default is the most frequent step of
+        all series.
 
     Raises:
       ValueError: a column is missing, a value is not a number, a date does not parse, two rows of one series have
@@ -103,6 +124,7 @@ def read_panel(
     check_aggregate(aggregate)
     if isinstance(frame, list) and frame and all(isinstance(one, OneSeries) for one in frame):
         return list(frame)
+    frame = with_dates_of_index(frame)
     listed = getattr(frame, "columns", None)
     if listed is None and not isinstance(frame, Mapping):
         _no_columns(columns)
@@ -124,10 +146,10 @@ def read_panel(
     count = next(iter(counts.values()), 0)
     if not count:
         raise ValueError(f"the frame with the columns {names} has no rows")
-    ids = np.asarray(table["unique_id"]).astype(str) if "unique_id" in names else np.full(count, "value")
-    times = _times(np.asarray(table["ds"])) if "ds" in names else None
-    y = _numbers("y", np.asarray(table["y"]), ids) if with_values else np.full(count, np.nan)
-    further = {name: _further(name, np.asarray(table[name]), ids) for name in columns.all}
+    ids = names_of(np.asarray(table["unique_id"])) if "unique_id" in names else np.full(count, "value")
+    times = times_of(np.asarray(table["ds"])) if "ds" in names else None
+    y = numbers_of("y", np.asarray(table["y"]), ids) if with_values else np.full(count, np.nan)
+    further = {name: numbers_or_text(name, np.asarray(table[name]), ids) for name in columns.all}
     rows = np.arange(count) if rows is None else np.asarray(rows)
     groups, first, group = np.unique(ids, return_index=True, return_inverse=True)
     members = np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])
@@ -138,7 +160,7 @@ def read_panel(
         parts.append(
             _ordered(str(groups[place]), mine, None if times is None else times[here], rows[here], aggregate)
         )
-    usual = _usual_step(parts)
+    usual = _usual_step(parts) if usual is None else usual
     return [_series(part, columns, usual, with_values) for part in parts]
 
 
@@ -150,44 +172,6 @@ def read_future(frame: Any, columns: Columns) -> list[OneSeries]:
 def _no_columns(columns: Columns) -> None:
     if columns.all:
         raise ValueError(f"the columns {columns.all} need a frame with unique_id, ds and y, not arrays of values")
-
-
-def _numbers(name: str, values: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    try:
-        values = values.astype(np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"the column {name} must hold numbers: {error}") from error
-    if values.ndim != 1:
-        raise ValueError(f"the column {name} must be [rows], not {values.shape=}")
-    if np.isinf(values).any():
-        place = int(np.argmax(np.isinf(values)))
-        raise ValueError(f"series {str(ids[place])!r}: {name} must be finite, but holds {values[place]}")
-    return values
-
-
-def _further(name: str, values: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """Numbers as float64, and anything else as text."""
-    if values.dtype.kind == "O" and all(isinstance(one, (int, float, np.number)) or one is None for one in values):
-        values = np.array([np.nan if one is None else one for one in values], np.float64)
-    if values.dtype.kind in "biuf":
-        return _numbers(name, values, ids)
-    return np.array(["" if one is None else str(one) for one in values])
-
-
-def _times(times: np.ndarray) -> np.ndarray:
-    if times.dtype.kind == "M":
-        if np.isnat(times).any():
-            raise ValueError(f"the column ds has no date in row {int(np.argmax(np.isnat(times)))}")
-        return times.astype("datetime64[s]")
-    if times.dtype.kind in "iu":
-        return times.astype(np.int64)
-    texts = [str(time) for time in times]
-    if all(text.removeprefix("-").isdecimal() for text in texts):
-        return np.array(texts, np.int64)
-    dates = read_dates(texts)
-    if dates is None:
-        raise ValueError(f"the column ds must hold dates or whole numbers, not {texts[0]!r}")
-    return dates
 
 
 @dataclass(frozen=True)
@@ -221,7 +205,8 @@ def _ordered(
             key: combine(values, first, aggregate if key == "y" else "mean") for key, values in columns.items()
         }
         times = times[first]
-    return _Part(name, columns, times, infer_step(times), Repairs(unsorted, combined))
+    regular = regular_times(times)
+    return _Part(name, columns, regular.times, regular.step, Repairs(unsorted, combined, unit=regular.unit))
 
 
 def _usual_step(parts: list[_Part]) -> Step | None:
@@ -232,7 +217,7 @@ def _usual_step(parts: list[_Part]) -> Step | None:
 
 def _series(part: _Part, columns: Columns, usual: Step | None, with_values: bool) -> OneSeries:
     times, values, step = part.times, part.columns, part.step
-    if step is None and len(times) == 1:
+    if usual is not None and len(times) <= _FEW and _fits(times, usual):
         step = usual
     if step is None:  # no common step: rows are steps, and the forecast goes on with the usual distance
         unit, size = ("steps", 1) if times.dtype.kind == "i" else ("seconds", 86_400)
@@ -240,6 +225,7 @@ def _series(part: _Part, columns: Columns, usual: Step | None, with_values: bool
             size = max(int(np.median(np.diff(times).astype(np.int64))), 1)
         step = Step(unit, size)
         places = np.arange(len(times))
+        part = replace(part, repairs=part.repairs._replace(irregular=len(times) > 2))
     else:
         found = step.places(times)
         places = np.arange(len(times)) if found is None else found
@@ -254,22 +240,53 @@ def _series(part: _Part, columns: Columns, usual: Step | None, with_values: bool
     if inserted:
         values = {key: _spread(one, places, count) for key, one in values.items()}
         times = np.concatenate([times[:1], step.after(times[0], count - 1)])
-    y = values["y"]
-    known = np.flatnonzero(np.isfinite(y))
-    if with_values and not len(known):
+    if not with_values:
+        y = values["y"]
+        future = {name: values[name] for name in columns.future}
+        return OneSeries(part.name, y, np.isfinite(y), times, step, future, repairs=part.repairs)
+    known = np.flatnonzero(np.isfinite(values["y"]))
+    if not len(known):
         raise ValueError(f"series {part.name!r}: y must have a finite value, not only missing ones")
-    end = int(known[-1]) + 1 if with_values and columns.future else len(y)
+    end = int(known[-1]) + 1  # rows after the last value can only tell what is known in advance
+    within = int((places < end).sum())
+    cut = 0 if columns.future else len(places) - within
+    y, far = _without_far(part.name, values["y"][:end], times)
     return OneSeries(
         part.name,
-        filled(y[:end]) if with_values else y,
-        np.isfinite(y[:end]),
-        times[:end] if with_values else times,
+        filled(y),
+        np.isfinite(y),
+        times[:end],
         step,
         {name: values[name] for name in columns.future},
         {name: values[name][:end] for name in columns.past},
         {name: _one_value(part.name, name, values[name]) for name in columns.static},
-        part.repairs._replace(inserted=inserted),
+        part.repairs._replace(inserted=end - within, cut=cut, far=far),
     )
+
+
+def _fits(times: np.ndarray, step: Step) -> bool:
+    """Whether a few times lie on different steps, and most steps between them have one."""
+    if (times.dtype.kind == "M") != (step.unit != "steps"):
+        return False
+    places = step.places(times)
+    return places is not None and bool((np.diff(places) > 0).all() and places[-1] < 2 * len(places))
+
+
+def _without_far(
+    name: str, values: np.ndarray, times: np.ndarray
+) -> tuple[np.ndarray, tuple[tuple[int, float], ...]]:
+    """The values with NaN for those that are absurdly far from all others, and the places and values of these."""
+    far = np.flatnonzero(far_values(values))
+    kept = values.copy()
+    kept[far] = np.nan
+    sizes = np.where(np.isfinite(kept), np.abs(kept), 0)
+    place = int(np.argmax(sizes))
+    if sizes[place] > LARGEST or 0 < sizes[place] < 1 / LARGEST:
+        raise ValueError(
+            f"series {name!r}: y holds {kept[place]:g} at {shown_time(times[place])}, but its largest value must "
+            f"lie between {1 / LARGEST:g} and {LARGEST:g}: give the column in another unit"
+        )
+    return kept, tuple((int(place), float(values[place])) for place in far)
 
 
 def _spread(values: np.ndarray, places: np.ndarray, count: int) -> np.ndarray:
@@ -299,7 +316,11 @@ def _of_array(name: str, values: np.ndarray) -> OneSeries:
         raise ValueError(
             f"series {name!r}: y must be [time] with a finite value, not {values.shape=}, {values[:5]}"
         )
-    return OneSeries(name, filled(values), np.isfinite(values), np.arange(len(values)), Step("steps", 1))
+    end = int(np.flatnonzero(np.isfinite(values))[-1]) + 1
+    times = np.arange(end)
+    kept, far = _without_far(name, values[:end], times)
+    repairs = Repairs(cut=len(values) - end, far=far)
+    return OneSeries(name, filled(kept), np.isfinite(kept), times, Step("steps", 1), repairs=repairs)
 
 
 def shown_time(time: Any) -> str:

@@ -4,7 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxrnn.forecasting.far_values import FAR
 from jaxrnn.forecasting.panel import OneSeries, shown_time
+
+_FAR_CODE = 10
 
 
 def describe_panel(panel: Sequence[OneSeries]) -> list[str]:
@@ -27,7 +30,24 @@ def describe_panel(panel: Sequence[OneSeries]) -> list[str]:
         ("{n} steps of {where} have no row: their values count as missing", _repairs(panel, "inserted")),
         (
             "{n} values of {where} are missing: the network is told so, and does not learn to forecast them",
-            [int((~one.observed).sum()) - one.repairs.inserted for one in panel],
+            [int((~one.observed).sum()) - one.repairs.inserted - len(one.repairs.far) for one in panel],
+        ),
+        (
+            "the last {n} rows of {where} have no value: they are left out, and the forecast begins after the "
+            "last value",
+            _repairs(panel, "cut"),
+        ),
+        (
+            "the times of {where} have no common step: each row is taken as a step, and the forecast goes on with "
+            "the median distance",
+            _repairs(panel, "irregular"),
+        ),
+        *(
+            (
+                f"the times of {{where}} vary a little, so they were rounded to {unit}",
+                [int(one.repairs.unit == unit) for one in panel],
+            )
+            for unit in dict.fromkeys(one.repairs.unit for one in panel if one.repairs.unit)
         ),
     ):
         named = [one.name for one, count in zip(panel, counts) if count > 0]
@@ -35,34 +55,39 @@ def describe_panel(panel: Sequence[OneSeries]) -> list[str]:
             more = ", ..." if len(named) > 3 else ""
             where = f"{len(named)} series ({', '.join(map(repr, named[:3]))}{more})"
             said.append(what.format(n=sum(counts), where=where))
-    late = [one for one in panel if not one.observed[-1]]
-    if late:
+    left_out = [one for one in panel if one.repairs.far]
+    if left_out:
+        one, (place, value) = left_out[0], left_out[0].repairs.far[0]
+        count = sum(len(one.repairs.far) for one in left_out)
+        more = f", and so are {count - 1} more such values of {len(left_out)} series" if count > 1 else ""
+        time = shown_time(one.times[place])
         said.append(
-            f"the last values of {len(late)} series ({late[0].name!r}) are missing: their forecasts begin after "
-            f"{shown_time(late[0].times[-1])}, the last row"
+            f"series {one.name!r} has the value {value:g} at {time}, more than {FAR} times "
+            f"as far from the others as they are from each other: it is left out, as if it were missing{more}"
         )
-    far = [(one, place) for one in panel if (place := _far_away(one)) is not None]
-    if far:
-        one, place = far[0]
-        more = f", and {len(far) - 1} more series have such values" if len(far) > 1 else ""
+    coded = [(one, code) for one in panel if (code := _code(one)) is not None]
+    if coded:
+        one, code = coded[0]
+        count = int((one.values == code).sum())
+        more = f"; {len(coded) - 1} more series have such values" if len(coded) > 1 else ""
         said.append(
-            f"series {one.name!r} has the value {one.values[place]:g} at {shown_time(one.times[place])}, more "
-            f"than {FAR} times as far from the others as they are from each other{more}: if it is an error, "
-            f"leave it empty, for it also changes the forecast"
+            f"series {one.name!r} has the value {code:g} {count} times, far from all others: if it "
+            f"stands for a missing value, leave these cells empty{more}"
         )
     return said
 
 
-FAR = 1000
-
-
-def _far_away(one: OneSeries) -> int | None:
-    """The place of the value that lies much farther from the median than nine of ten others do, or None."""
+def _code(one: OneSeries) -> float | None:
+    """A number of nines such as -999 or 9999 that occurs several times and lies far from all other values."""
     known = one.values[one.observed]
-    distances = np.abs(one.values - np.median(known)) * one.observed
-    usual = np.quantile(np.abs(known - np.median(known)), 0.9)
-    place = int(distances.argmax())
-    return place if usual > 0 and distances[place] > FAR * usual else None
+    for edge in (float(known.min()), float(known.max())):
+        others = known[known != edge]
+        if set(f"{abs(edge):.0f}") != {"9"} or abs(edge) < 999 or not 1 < len(known) - len(others) < len(known):
+            continue
+        center = np.median(others)
+        if abs(edge - center) > _FAR_CODE * np.abs(others - center).max():
+            return edge
+    return None
 
 
 def _repairs(panel: Sequence[OneSeries], name: str) -> list[int]:

@@ -1,11 +1,26 @@
 """The arguments of a forecaster, as they are stored with it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from jaxrnn import checks
 from jaxrnn.forecasting.network import KINDS
 from jaxrnn.forecasting.panel import Columns
 from jaxrnn.forecasting.quantile_columns import check_quantiles
+
+
+def as_tuple(values: Any) -> tuple[Any, ...]:
+    """The values, where one may stand alone; None is no value.
+
+    >>> as_tuple("promotion"), as_tuple(8), as_tuple([0.1, 0.9]), as_tuple(None)
+    (('promotion',), (8,), (0.1, 0.9), ())
+    """
+    if values is None:
+        return ()
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        return (values,)
+    return tuple(values)
 
 
 @dataclass(frozen=True)
@@ -43,6 +58,9 @@ class Settings:
             raise ValueError(f"hidden must have at least one layer, not {self.hidden}")
         for units in self.hidden:
             checks.positive_integer("hidden", units)
+        for name in self.columns.all:
+            if not isinstance(name, str):
+                raise ValueError(f"a further column must be given by its name, a text, not {checks.shown(name)}")
         object.__setattr__(self, "quantiles", check_quantiles(self.quantiles))
         twice = {name for name in self.columns.all if self.columns.all.count(name) > 1} | (
             set(self.columns.all) & {"unique_id", "ds", "y"}

@@ -8,13 +8,15 @@ from typing import Any
 
 from flax import nnx
 
+from jaxrnn.checks import positive_integer
 from jaxrnn.forecasting.calibration import Calibration
 from jaxrnn.forecasting.known import Known
 from jaxrnn.forecasting.season import SeasonChoice
 from jaxrnn.forecasting.settings import Settings
-from jaxrnn.training import load_model, save_model
+from jaxrnn.training import CheckpointError, load_model, save_model
 
 SETTINGS = "forecaster.json"
+_REMEDY = "copy its folder again, or train the model again"
 
 
 @dataclass(frozen=True)
@@ -60,22 +62,25 @@ class Stored:
                 name: tuple(value) if isinstance(value, list) else value
                 for name, value in record["settings"].items()
             }
-            season = record["season"]
+            season, networks = record["season"], positive_integer("networks", record["networks"])
             return cls(
                 Settings(**settings),
                 Calibration.from_json(record["calibration"]),
                 Known.from_json(record["known"]),
                 None if season is None else SeasonChoice.from_json(season),
-                record["networks"],
+                networks,
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(
-                f"{path} is damaged, or was written by another version ({type(error).__name__}: {error}): train "
-                f"the model again"
+                f"{path} is damaged, or was written by another version ({type(error).__name__}: {error}). To mend "
+                f"it, {_REMEDY}"
             ) from error
 
     def networks_of(self, folder: Path, make: Callable[[int], Callable[[], nnx.Module]]) -> list[Any]:
-        """The parameters of the networks."""
-        return [
-            nnx.state(load_model(make(number), folder / f"network{number}")) for number in range(self.networks)
-        ]
+        """The parameters of the networks. Raises a ValueError that names the file if one is damaged."""
+        try:
+            return [
+                nnx.state(load_model(make(number), folder / f"network{number}")) for number in range(self.networks)
+            ]
+        except CheckpointError as error:
+            raise ValueError(f"the model in {folder} cannot be loaded: {error}. To mend it, {_REMEDY}") from error

@@ -7,7 +7,8 @@ from datetime import date, timedelta
 import numpy as np
 import pytest
 
-from jaxrnn.data import infer_step, load_series, read_dates
+from jaxrnn.data import infer_step, load_series, numbered_dates, read_dates, regular_times
+from jaxrnn.data.dates import dates_and_note
 from jaxrnn.data.numbers import decimal_point, read_number
 
 DAYS = [date(2024, 1, 1) + timedelta(days=i) for i in range(60)]
@@ -79,6 +80,8 @@ def test_missing_dates_and_values_are_filled_in_and_do_not_count(read):
         (",", '"5,051.84"', 5051.84, None),
         (",", '"5,051"', 5051.0, None),
         (",", '"3,5"', 3.5, "decimal commas"),
+        (",", '"0,500"', 0.5, "decimal commas"),  # nobody writes a thousands group after a lone zero
+        (",", '"-0,125"', -0.125, "decimal commas"),
         (";", "5,051", 5.051, "decimal commas"),
         (";", "1.234,5", 1234.5, "decimal commas"),
         (";", "5 051,5", 5051.5, "decimal commas"),
@@ -204,6 +207,7 @@ def test_whole_numbers_that_count_the_steps_are_checked_like_dates(read):
         (["2022-05-03", "2023-05-03", "2024-05-03"], "months", "2025-05-03"),
         (["2024-01-01T00:00", "2024-01-01T01:00", "2024-01-01T04:00"], "seconds", "2024-01-01T05:00"),
         (["2024-01-01", "2024-01-08", "2024-01-22"], "seconds", "2024-01-29"),
+        (["2024-01-01", "2024-01-02", "2024-01-04", "2024-01-06"], "seconds", "2024-01-07"),
         ([f"2024-01-{day:02}" for day in (1, 2, 3, 4, 5, 8, 9, 10, 11, 12)], "weekdays", "2024-01-15"),
     ],
 )
@@ -213,3 +217,88 @@ def test_the_step_between_dates_and_what_comes_next(times, unit, after):
     assert step is not None and step.unit == unit
     assert step.after(times[-1], 1)[0] == np.datetime64(after, "s")
     assert infer_step(np.array(["2024-01-01", "2024-01-02", "2024-01-02T07:00"], "datetime64[s]")) is None
+
+
+def test_dates_written_as_numbers_are_read_and_said(read):
+    months = [202311, 202312, 202401, 202402]
+    series = read([f"{month},{i}" for i, month in enumerate(months)], header="month,sales")
+    assert series.values[:, 0].tolist() == [0, 1, 2, 3] and series.step.unit == "months"
+    assert series.notes == ("column 'month': the numbers are read as months, 202311 as 2023-11-01",)
+    assert read(["1,5", "2,6"], header="month,sales", column="sales").times is None  # of any year
+
+
+@pytest.mark.parametrize(
+    ("numbers", "name", "first", "last"),
+    [
+        ([202401, 202402, 202403], "", "2024-01-01", "2024-03-01"),
+        ([202409, 202412, 202503], "", "2024-09-01", "2025-03-01"),
+        ([202412, 202501, 202412], "", "2024-12-01", "2024-12-01"),
+        ([202405], "", "2024-05-01", "2024-05-01"),
+        ([200101, 200201, 200301], "month", "2001-01-01", "2003-01-01"),
+        ([200101, 200201, 200301], "", None, None),  # as well steps of a hundred
+        ([202451, 202452, 202501], "", "2024-12-16", "2024-12-30"),
+        ([202401, 202402], "Week", "2024-01-01", "2024-01-08"),
+        ([202451, 202452], "", None, None),
+        ([20234, 20241, 20242], "", "2023-10-01", "2024-04-01"),
+        ([20240131, 20240207], "", "2024-01-31", "2024-02-07"),
+        ([20240131, 20240132], "", None, None),
+        ([2022, 2023, 2024], "month", None, None),
+        (list(range(202400, 202420)), "", None, None),
+        (list(range(202401, 202414)), "month", None, None),
+        ([1, 2, 3], "month", None, None),
+        ([1704067200, 1704070800], "timestamp", "2024-01-01", "2024-01-01"),
+        ([1704067200_000, 1704153600_000], "Time", "2024-01-01", "2024-01-02"),
+        ([1704067200_000_000_000] * 2, "date", "2024-01-01", "2024-01-01"),
+        ([1704067200, 1704070800], "ds", None, None),
+        ([1, 1704070800], "timestamp", None, None),
+    ],
+)
+def test_numbers_are_dates_only_if_all_are_and_name_or_regularity_says_so(numbers, name, first, last):
+    found = numbered_dates(np.array(numbers), name)
+    if first is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert found.dates[[0, -1]].astype("datetime64[D]").astype(str).tolist() == [first, last]
+
+
+def test_utc_offsets_that_change_keep_every_hour_and_every_day():
+    spring = [f"2024-03-31T{hour}" for hour in ("00:00+01:00", "01:00+01:00", "03:00+02:00", "04:00+02:00")]
+    autumn = [f"2024-10-27 {hour}" for hour in ("02:00:00+02:00", "02:00:00+01:00", "03:00:00+01:00")]
+    for cells in (spring, autumn):
+        found = dates_and_note(cells)
+        assert found is not None and found[1] is not None and "converted to UTC" in found[1]
+        assert np.diff(found[0]).astype(int).tolist() == [3600] * (len(cells) - 1)
+        assert found[0][0] == np.datetime64(cells[0][:16]) - np.timedelta64(1 + (cells is autumn), "h")
+    days = dates_and_note(["2024-03-30T00:00+01:00", "2024-03-31T00:00+01:00", "2024-04-01T00:00+02:00"])
+    assert days is not None and np.diff(days[0]).astype(int).tolist() == [86_400] * 2 and "local" in str(days[1])
+    same = dates_and_note(["2024-03-30 05:00 UTC", "2024-03-30 06:00 UTC"])
+    assert same is not None and same[1] is None and same[0][0] == np.datetime64("2024-03-30T05:00")
+    with pytest.raises(ValueError, match=r"'2024-01-02T00:00' has no UTC offset, but others have one"):
+        read_dates(["2024-01-01T00:00Z", "2024-01-02T00:00", "2024-01-03T00:00Z"])
+    assert read_dates(["2024-01-02", "2024-01-03"]) is not None  # the day is not an offset
+
+
+@pytest.mark.parametrize(
+    ("times", "unit", "size"),
+    [
+        (["2024-01-01T09:03", "2024-01-02T09:01", "2024-01-03T17:07"], "days", 86_400),
+        (["2024-01-01T23:59", "2024-01-03T00:01", "2024-01-03T23:58"], "the nearest days", 86_400),
+        (["2024-01-01T00:02", "2024-01-01T01:00", "2024-01-01T02:05"], "hours", 3600),
+        (["2024-01-01T00:59:58", "2024-01-01T02:00:01", "2024-01-01T03:00:00"], "the nearest hours", 3600),
+        (["2024-01-01", "2024-01-09", "2024-01-16", "2024-01-22"], "weeks", 7 * 86_400),
+        (["2024-01-31", "2024-02-28", "2024-03-29"], "months", 1),
+        (["2024-01-01", "2024-01-02", "2024-01-02T07:00"], "", None),
+        (["2024-01-01T07:00", "2024-01-02T09:00", "2024-04-02T03:00"], "", None),
+        (["2024-01-01T07:00", "2024-01-02T07:00", "2024-01-03T07:00"], "", 86_400),
+    ],
+)
+def test_times_that_vary_a_little_are_rounded(times, unit, size):
+    found = regular_times(np.array(times, "datetime64[s]"))
+    assert found.unit == unit and (found.step.size if found.step else None) == size
+
+
+def test_a_file_whose_times_vary_a_little_says_so(read):
+    series = read([f"{day} 09:0{i % 7},{i}" for i, day in enumerate(DAYS)])
+    assert series.notes == ("the times vary a little, so they were rounded to days",)
+    np.testing.assert_array_equal(series.times, np.array(DAYS, "datetime64[s]"))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxrnn.data import combine, other_texts, read_long
+from jaxrnn.data import column_names, columns_of_names, combine, read_long
 
 
 def written(tmp_path, text: str):
@@ -20,7 +20,6 @@ def test_columns_of_any_name_dates_of_any_format_and_text_are_read(tmp_path):
     np.testing.assert_array_equal(rows.columns["y"], [5.5, np.nan])
     assert rows.columns["Wetter"].tolist() == ["sonnig", "trueb"]
     assert rows.notes == ("column 'Umsatz': the commas were read as decimal commas",)
-    assert other_texts(path) == ["Filiale", "Wetter"]
 
 
 def test_the_usual_names_need_no_option_and_values_may_be_left_out(tmp_path):
@@ -58,3 +57,21 @@ def test_rows_are_combined_without_their_missing_values(aggregate, expected):
     values = np.array([7.0, 6.0, np.nan, 2.0, 1.0, np.nan, np.nan])
     combined = combine(values, np.array([0, 1, 5]), aggregate)
     np.testing.assert_array_equal(combined, [7, expected, np.nan])
+
+
+def test_columns_that_tell_series_apart_are_found(tmp_path):
+    rows = [f"{day},{store},x,{store + day}.5,{day % 2}" for store in (1, 2) for day in (3, 4, 5)]
+    path = written(tmp_path, "\n".join(["step,store,region,sales,promo", *rows]))
+    assert columns_of_names(path, read_long(path, value="sales").columns["ds"]) == ["store"]
+    assert column_names(path) == ["step", "store", "region", "sales", "promo"]
+    rows = [f"{day},{store},{name},{day}.5" for store, name in ((1, "a"), (2, "b")) for day in (3, 4, 5)]
+    path = written(tmp_path, "\n".join(["step,store,name,sales", *rows]))
+    assert columns_of_names(path, read_long(path, value="sales").columns["ds"]) == ["name", "store"]
+
+
+def test_the_numbers_of_rows_that_data_frames_write_are_not_a_column_to_forecast(tmp_path):
+    for name in ("", "Unnamed: 0"):
+        rows = read_long(
+            written(tmp_path, f"{name},date,sales\n0,2024-01-01,5\n1,2024-01-02,\u22126\n2,2024-01-03,-\n")
+        )
+        np.testing.assert_array_equal(rows.columns["y"], [5, -6, np.nan])

@@ -1,15 +1,18 @@
 """Many steps ahead from the command line: one series, a panel, a backtest, new rows with a trained model."""
 
 import csv
+import errno
 import os
 import re
 import signal
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from experiments import backtest, forecast, predict
+from experiments.common.command import error_message
 from experiments.common.many_steps import pipeline
 from tests.experiments.runs_of_tests import read_json
 
@@ -88,8 +91,28 @@ def test_a_panel_is_forecast_backtested_interrupted_resumed_and_new_rows_are_pre
     names = ["--id-column", "shop", "--time-column", "day", "--aggregate", "mean", "--overwrite"]
     assert predict.main([str(out), "--series", str(fresh), "--out", str(again), *names]) == 0
     assert rows_of(again)[0]["ds"] == "2025-01-03" and len(rows_of(again)) == 5
+    fresh.write_text("day,y\n2025-01-01,5\n2025-01-02,6\n2025-01-03,8\n2025-01-04,\n")
+    config, of_run = out / "horizon.json", (out / "horizon.json").read_text()
+    config.write_text(
+        of_run.replace('"id_column": null', '"id_column": "shop"').replace(
+            '"time_column": null', '"time_column": "ds"'
+        )
+    )
+    assert predict.main([str(out), "--series", str(fresh), "--out", str(again), "--overwrite"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "has no column 'shop' (--id-column), so it is read as one series" in said
+    assert "has no column 'ds' (--time-column), so its dates are looked for" in said
+    assert "the last 1 rows of 1 series ('value') have no value" in said
+    assert [row["ds"] for row in rows_of(again)] == [f"2025-01-0{day}" for day in range(4, 9)]
+    config.write_text(of_run.replace('"column": null', '"column": "sales"'))
+    assert predict.main([str(out), "--series", str(fresh), "--out", str(again), "--overwrite"]) == 2
+    assert "has no column 'sales', which the run forecasts: choose one of its columns with --column (day, y)" in (
+        " ".join(capsys.readouterr().err.split())
+    )
+    config.write_text(of_run)
     for other, message in (
         ([], "is a run with --horizon: give the --series"),
+        (["--series", str(shops), "--out", str(tmp_path / "no" / "x.csv")], "which does not exist: make it first"),
         (["--series", str(fresh)], "unknown column"),
     ):
         assert predict.main([str(out), *other, *(["--id-column", "store"] if other else [])]) == 2
@@ -124,7 +147,11 @@ def test_one_series_continues_its_dates_and_backtest_writes_no_forecast(tmp_path
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--horizon", "5", "--resume"], "holds no run with --horizon"),
+        (
+            ["--horizon", "5", "--resume"],
+            "run does not exist: check --out, or leave out --resume to begin one",
+        ),
+        (["--horizon", "5", "--id-column", "shop"], "If the file holds a single series, leave out --id-column"),
         (["--horizon", "5", "--future", "none.csv"], "--future none.csv needs --future-columns"),
         (["--horizon", "5", "--aggregate", "total"], "unknown aggregate 'total'; available: sum"),
         (["--horizon", "5", "--future-columns", "promo"], "unknown column 'promo'; available in"),
@@ -140,3 +167,41 @@ def test_what_does_not_fit_is_said(options, message, shops, tmp_path, capsys):
     assert forecast.main(["--series", str(shops), *options, "--out", str(tmp_path / "run")]) == 2
     assert not (tmp_path / "run").exists()
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_resume_says_what_is_wrong_with_the_folder(shops, tmp_path, capsys):
+    file, empty, other = tmp_path / "file", tmp_path / "empty", tmp_path / "other"
+    file.write_text("")
+    for folder in (empty, other):
+        folder.mkdir()
+    (other / "config.json").write_text("")
+    options = ["--series", str(shops), "--horizon", "5", "--resume", "--out"]
+    for folder, message in (
+        (file, "is a file: check --out"),
+        (empty, "is empty: check --out, or leave out --resume to begin one"),
+        (other, "holds no run with --horizon, but one that forecasts a single step"),
+    ):
+        assert forecast.main([*options, str(folder)]) == 2
+        assert message in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("code", "path", "message"),
+    [
+        (errno.EISDIR, "runs", "runs is a folder: give the path of a file"),
+        (errno.ENOENT, "no/x.csv", "no/x.csv needs the folder no, which does not exist: make it"),
+        (errno.ENOENT, "x.csv", "x.csv does not exist: check the path"),
+        (errno.ENOTDIR, "a.csv/b", "a.csv/b is no path of a file or folder, since a part of it is a file"),
+        (errno.EACCES, "x.csv", "x.csv may not be opened by you: change its permissions"),
+        (errno.ENOSPC, None, "a file cannot be written, since the disk is full: free some space"),
+        (errno.EIO, "{x}", "{x} cannot be used (input/output error)"),
+    ],
+)
+def test_errors_of_the_operating_system_are_sentences(code, path, message):
+    assert error_message(OSError(code, os.strerror(code), path)).startswith(message)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+def test_a_forecast_that_cannot_be_written_names_its_file():
+    with pytest.raises(OSError, match="/dev/full"):
+        pipeline.write_columns(Path("/dev/full"), {"ds": np.arange(2000)})

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from tyro.conf import arg
 
 from experiments.common.report import say
-from jaxrnn.data import available_series, load_series, other_texts, read_long
+from jaxrnn.data import Step, available_series, column_names, columns_of_names, load_series, read_long
 from jaxrnn.forecasting import Columns, OneSeries, describe_panel, read_panel
 
 
@@ -66,8 +66,11 @@ class PanelOptions:
         return Columns(self.future_columns, self.past_columns, self.static_columns)
 
 
-def load_panel(name: str, options: PanelOptions) -> list[OneSeries]:
-    """The series of a file, or the one of a name. Says what was done to the rows."""
+def load_panel(name: str, options: PanelOptions, *, usual: Step | None = None) -> list[OneSeries]:
+    """The series of a file, or the one of a name. Says what was done to the rows.
+
+    ``usual`` is the step of series that are too short to tell; the default is that of the others.
+    """
     if options.column in options.columns.all:
         raise ValueError(f"--column {options.column} is what is forecast, so it cannot be a further column, too")
     if name in available_series() or not Path(name).is_file():
@@ -83,19 +86,48 @@ def load_panel(name: str, options: PanelOptions) -> list[OneSeries]:
         for note in rows.notes:
             say(f"note: {note}")
         try:
-            panel = read_panel(rows.columns, aggregate=options.aggregate, columns=options.columns, rows=rows.lines)
+            panel = read_panel(
+                rows.columns,
+                aggregate=options.aggregate,
+                columns=options.columns,
+                rows=rows.lines,
+                usual=usual,
+            )
         except ValueError as error:
             hint = ""
-            if (
-                "have the same ds" in str(error)
-                and "unique_id" not in rows.columns
-                and (texts := other_texts(name))
-            ):
-                hint = f". If {texts[0]!r} names the series of each row: --id-column {texts[0]}"
+            if "have the same ds" in str(error) and "unique_id" not in rows.columns:
+                names = columns_of_names(name, rows.columns["ds"])
+                hint = f". If {names[0]!r} names the series of each row: --id-column {names[0]}" if names else ""
             raise ValueError(f"{name}: {error}{hint}") from error
     for note in describe_panel(panel):
         say(f"note: {note}")
     return panel
+
+
+def names_for(path: Path, of_run: dict[str, Any]) -> dict[str, Any]:
+    """The options of a run for another file, without the names of columns that it need not have.
+
+    A file without the column that names the series holds one series, and the column of dates is found.
+
+    Raises:
+      ValueError: the file has no column of the name that the run forecasts.
+    """
+    header = column_names(path)
+    missing = {
+        name: of_run[name]
+        for name in ("id_column", "time_column", "column")
+        if of_run.get(name) is not None and of_run[name] not in header
+    }
+    if "column" in missing:
+        raise ValueError(
+            f"{path} has no column {missing['column']!r}, which the run forecasts: choose one of its columns with "
+            f"--column ({', '.join(header)})"
+        )
+    if "id_column" in missing:
+        say(f"note: {path} has no column {missing['id_column']!r} (--id-column), so it is read as one series")
+    if "time_column" in missing:
+        say(f"note: {path} has no column {missing['time_column']!r} (--time-column), so its dates are looked for")
+    return {name: value for name, value in of_run.items() if name not in missing}
 
 
 def load_future(path: str, options: PanelOptions) -> list[OneSeries]:
@@ -107,6 +139,8 @@ def load_future(path: str, options: PanelOptions) -> list[OneSeries]:
         further=options.future_columns,
         with_values=False,
     )
+    for note in rows.notes:
+        say(f"note: {path}: {note}")
     try:
         return read_panel(
             rows.columns,

@@ -227,10 +227,14 @@ def default_origins(settings: Settings, panel: list[OneSeries]) -> int:
 
 
 def write_columns(path: Path, columns: dict[str, np.ndarray]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(zip(*([_shown(value) for value in column] for column in columns.values())))
+    """Write a CSV file. The OSError, if it cannot be written, names it."""
+    try:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(columns)
+            writer.writerows(zip(*([_shown(value) for value in column] for column in columns.values())))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _shown(value: Any) -> Any:

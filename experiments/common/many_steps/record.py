@@ -27,12 +27,17 @@ def begin(folder: Path, settings: Any, panel: Sequence[OneSeries]) -> None:
     record = {"settings": _plain(settings), "series_sha256": checksum(panel)}
     path = folder / CONFIG
     if not settings.resume:
-        if folder.exists() and any(folder.iterdir()):
+        if folder.is_dir() and any(folder.iterdir()):
             more = ": choose another --out, or --resume to continue the run in it" if path.exists() else ""
             raise ValueError(f"{folder} is not empty{more or ': choose another --out'}")
         runs.make_folder(folder)
         runs.write_json(path, record)
         return
+    if not folder.is_dir() or not any(folder.iterdir()):
+        state = "is empty" if folder.is_dir() else "is a file" if folder.exists() else "does not exist"
+        raise ValueError(
+            f"there is no run to continue, since {folder} {state}: check --out, or leave out --resume to begin one"
+        )
     if not path.exists():
         other = ", but one that forecasts a single step: resume it without --horizon"
         raise ValueError(f"{folder} holds no run with --horizon{other if (folder / runs.CONFIG).exists() else ''}")

@@ -1,0 +1,94 @@
+"""The columns of a frame as arrays of numbers, of text, or of times."""
+
+from typing import Any
+
+import numpy as np
+
+from jaxrnn.checks import shown
+from jaxrnn.data import numbered_dates, read_dates
+
+
+def with_dates_of_index(frame: Any) -> Any:
+    """A pandas frame or series whose index holds dates, as a mapping with these as ``ds``; anything else as it is.
+
+    The values of a series are ``y``. A frame that has a column ``ds`` keeps it.
+    """
+    index = getattr(frame, "index", None)
+    if type(index).__name__ not in ("DatetimeIndex", "PeriodIndex"):
+        return frame
+    if not hasattr(frame, "columns"):
+        return {"ds": np.asarray(index), "y": np.asarray(frame)}
+    return frame if "ds" in frame.columns else {"ds": np.asarray(index)} | {name: frame[name] for name in frame}
+
+
+def names_of(ids: np.ndarray) -> np.ndarray:
+    """The column ``unique_id`` as text."""
+    if ids.dtype.kind in "Of" and (missing := [row for row, name in enumerate(ids) if _is_missing(name)]):
+        raise ValueError(f"the column unique_id has no value in row {missing[0]}: give the name of its series")
+    return ids.astype(str)
+
+
+def numbers_of(name: str, values: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """A column of numbers as float64, with NaN for missing ones; ``ids`` are the names of the rows' series."""
+    try:
+        if values.dtype.kind == "O":
+            values = np.array([np.nan if _is_missing(one) else one for one in values.ravel()]).reshape(
+                values.shape
+            )
+        values = values.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the column {name} must hold numbers: {error}") from error
+    if values.ndim != 1:
+        raise ValueError(f"the column {name} must be [rows], not {values.shape=}")
+    if np.isinf(values).any():
+        place = int(np.argmax(np.isinf(values)))
+        raise ValueError(f"series {str(ids[place])!r}: {name} must be finite, but holds {values[place]}")
+    return values
+
+
+def numbers_or_text(name: str, values: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Numbers as float64, and anything else as text, which is empty where it is missing."""
+    if values.dtype.kind == "O" and all(
+        isinstance(one, (int, float, np.number)) or _is_missing(one) for one in values
+    ):
+        values = np.array([np.nan if _is_missing(one) else one for one in values], np.float64)
+    if values.dtype.kind in "biuf":
+        return numbers_of(name, values, ids)
+    return np.array(["" if _is_missing(one) else str(one) for one in values])
+
+
+def times_of(times: np.ndarray) -> np.ndarray:
+    """The column ``ds`` as ``datetime64[s]``, or as int64 if its numbers count the steps."""
+    if times.dtype.kind == "M":
+        if np.isnat(times).any():
+            raise ValueError(f"the column ds has no date in row {int(np.argmax(np.isnat(times)))}")
+        return times.astype("datetime64[s]")
+    if times.dtype.kind == "f" and (times == np.floor(times)).all() and (np.abs(times) < 2**53).all():
+        times = times.astype(np.int64)
+    if times.dtype.kind in "iu":
+        return _numbered(times.astype(np.int64))
+    missing = [row for row, time in enumerate(times) if _is_missing(time)]
+    if missing:
+        raise ValueError(f"the column ds has no date in row {missing[0]}")
+    texts = [str(time) for time in times]
+    if all(text.removeprefix("-").isdecimal() for text in texts):
+        return _numbered(np.array(texts, np.int64))
+    dates = read_dates(texts)
+    if dates is None:
+        raise ValueError(f"the column ds must hold dates or whole numbers, not {shown(texts[0])}")
+    return dates
+
+
+def _numbered(numbers: np.ndarray) -> np.ndarray:
+    found = numbered_dates(numbers)
+    return numbers if found is None else found.dates
+
+
+def _is_missing(one: Any) -> bool:
+    """Whether a value is None, NaN, NaT, or the NA of pandas, which equals nothing."""
+    if one is None:
+        return True
+    try:
+        return bool(one != one)
+    except (TypeError, ValueError):  # pandas cannot tell whether NA equals NA
+        return True
