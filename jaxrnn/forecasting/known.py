@@ -11,7 +11,7 @@ from jaxrnn.data import Step
 from jaxrnn.forecasting.covariates import Covariates
 from jaxrnn.forecasting.effects import Effects
 from jaxrnn.forecasting.panel import Columns, OneSeries
-from jaxrnn.forecasting.windows import Windows
+from jaxrnn.forecasting.windows import Windows, usual_noise
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,13 @@ class Known:
       covariates: how columns and dates become numbers.
       effects: what the columns that are known in advance add to a series.
       steps: the steps of the series that the model is trained on, each once, the most frequent first.
+      usual_noise: how much these series vary beside their size; what a series of one row is taken to vary.
     """
 
     covariates: Covariates
     effects: Effects
     steps: tuple[Step, ...] = ()
+    usual_noise: float = 0.0
 
     @classmethod
     def nothing(cls) -> "Known":
@@ -39,7 +41,8 @@ class Known:
         covariates = Covariates.fit(panel, columns, calendar=calendar)
         known = [covariates.future(one, 0)[:, : covariates.known_size] for one in panel]
         steps = Counter(one.step for one in panel).most_common()
-        return cls(covariates, Effects.fit(panel, known, season), tuple(step for step, _ in steps))
+        effects = Effects.fit(panel, known, season)
+        return cls(covariates, effects, tuple(step for step, _ in steps), usual_noise(panel, season))
 
     def windows(
         self,
@@ -59,7 +62,7 @@ class Known:
         Args:
           until: for each series, the first step whose value its effects must not depend on.
         """
-        sizes = dict(window=window, horizon=horizon, season=season)
+        sizes: dict[str, Any] = dict(window=window, horizon=horizon, season=season, usual_noise=self.usual_noise)
         covariates = self.covariates
         if not covariates.past_size:
             return Windows.of(list(panel), **sizes)
@@ -88,12 +91,18 @@ class Known:
 
     def to_json(self) -> dict[str, Any]:
         steps = [vars(step) for step in self.steps]
-        return {"covariates": self.covariates.to_json(), "effects": self.effects.to_json(), "steps": steps}
+        return {
+            "covariates": self.covariates.to_json(),
+            "effects": self.effects.to_json(),
+            "steps": steps,
+            "usual_noise": self.usual_noise,
+        }
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "Known":
         steps = tuple(Step(**step) for step in record.get("steps", ()))  # older models have not stored them
-        return cls(Covariates.from_json(record["covariates"]), Effects.from_json(record["effects"]), steps)
+        effects = Effects.from_json(record["effects"])
+        return cls(Covariates.from_json(record["covariates"]), effects, steps, record.get("usual_noise", 0.0))
 
 
 def _extra(past: np.ndarray, future: np.ndarray, window: int, horizon: int) -> np.ndarray:

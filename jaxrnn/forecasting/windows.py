@@ -13,6 +13,7 @@ All series lie one after the other in one array, each behind as many empty steps
 windows is one gather, and a series that is shorter than a window is masked.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,8 +30,11 @@ MANY_SERIES = 30
 """Of so many series, some show how good the forecasts of all are."""
 
 _PARTS = 3
-_LEAST_SHARE = 1e-4
+_LEAST_SHARE = 1e-8
 """The noise is at least this share of the level, so that a constant series has a scale."""
+
+_ENOUGH_CHANGES = 3
+"""From so few differences the noise is partly that which is usual for a series of this size."""
 
 _LEVEL_SHARE = 0.2
 _LEAST_NOISES, _MOST_NOISES = 0.25, 5.0
@@ -63,10 +67,15 @@ class Windows:
     offset: np.ndarray | None = None
 
     @classmethod
-    def of(cls, panel: list[OneSeries], *, window: int, horizon: int, season: int) -> "Windows":
-        """Put the series of a panel one after the other."""
+    def of(
+        cls, panel: list[OneSeries], *, window: int, horizon: int, season: int, usual_noise: float = 0.0
+    ) -> "Windows":
+        """Put the series of a panel one after the other.
+
+        ``usual_noise`` is what :func:`usual_noise` found in the series that the model is trained on.
+        """
         states = smoothing_states([one.values - one.values[0] for one in panel], season)
-        parts = [_prepared(one, state, window, horizon, season) for one, state in zip(panel, states)]
+        parts = [_prepared(one, state, window, horizon, season, usual_noise) for one, state in zip(panel, states)]
         lengths = np.array([len(one.values) for one in panel])
         joined = [np.concatenate(arrays) for arrays in zip(*parts)]
         ends = np.cumsum(lengths + window - 1) - 1
@@ -133,7 +142,18 @@ class Windows:
         return targets
 
 
-def _prepared(one: OneSeries, states: np.ndarray, window: int, horizon: int, season: int):
+def usual_noise(panel: Sequence[OneSeries], season: int) -> float:
+    """The median, over all series, of the mean absolute difference to a season ago divided by the mean size."""
+    shares = []
+    for one in panel:
+        lag = season if season < len(one.values) else 1
+        size = np.abs(one.values).mean()
+        if len(one.values) >= lag + _ENOUGH_CHANGES and size > 0:
+            shares.append(np.abs(one.values[lag:] - one.values[:-lag]).mean() / size)
+    return float(np.median(shares)) if shares else 0.0
+
+
+def _prepared(one: OneSeries, states: np.ndarray, window: int, horizon: int, season: int, usual: float):
     x, count = one.values, len(one.values)
     lag = season if season < count else 1
     before = np.concatenate([np.full(lag, np.nan), x])[:count]
@@ -141,7 +161,9 @@ def _prepared(one: OneSeries, states: np.ndarray, window: int, horizon: int, sea
     center = _rolling(x, lag if lag > 1 else min(4, window))
     size = _rolling(np.abs(x), 2 * max(lag, 4))
     noise = _rolling(np.abs(difference), window)
-    noise = np.maximum(np.where(np.isnan(noise), 0, noise), _LEAST_SHARE * _rolling(np.abs(x), window))
+    changes = np.minimum(np.cumsum(np.isfinite(difference)), _ENOUGH_CHANGES) / _ENOUGH_CHANGES
+    noise = changes * np.where(np.isnan(noise), 0, noise) + (1 - changes) * usual * size
+    noise = np.maximum(noise, _LEAST_SHARE * _rolling(np.abs(x), window))
     noise = np.where(noise > 0, noise, 1.0)
     scale = np.clip(_LEVEL_SHARE * size, _LEAST_NOISES * noise, _MOST_NOISES * noise)
     ahead = np.arange(1, horizon + 1)

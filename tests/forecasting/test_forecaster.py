@@ -32,7 +32,7 @@ def fitted() -> Forecaster:
 def test_windows_equal_a_loop():
     values = {"long": RANDOM.randn(20) + 5, "calm": 1e4 + 0.1 * RANDOM.randn(20), "short": RANDOM.randn(5) + 5}
     panel = read_panel(values)
-    windows = Windows.of(panel, window=8, horizon=5, season=3)
+    windows = Windows.of(panel, window=8, horizon=5, season=3, usual_noise=0.3)
     for name, end, count in zip(values, windows.ends, windows.lengths):
         x = values[name]
         for t in range(count):
@@ -40,7 +40,8 @@ def test_windows_equal_a_loop():
             base = [x[t + h - 3 * -(-h // 3)] if t + h - 3 * -(-h // 3) >= 0 else x[t] for h in range(1, 6)]
             np.testing.assert_allclose(windows.base[place], base)
             changes = [abs(x[s] - x[s - 3]) for s in range(max(3, t - 7), t + 1)]
-            noise = max(np.mean(changes) if changes else 0.0, 1e-4 * np.abs(x[max(0, t - 7) : t + 1]).mean())
+            size, known = np.abs(x[max(0, t - 7) : t + 1]).mean(), min(max(t - 2, 0), 3) / 3
+            noise = known * (np.mean(changes) if changes else 0.0) + (1 - known) * 0.3 * size
             assert windows.noise[place] == pytest.approx(noise)
             size = np.abs(x[max(0, t - 7) : t + 1]).mean()
             assert windows.scale[place] == pytest.approx(min(max(size / 5, noise / 4), 5 * noise))
@@ -140,6 +141,15 @@ def test_new_rows_and_new_series_of_any_length_are_forecast_and_the_model_can_be
     forecast = fitted.predict(fresh)
     assert all(np.isfinite(forecast[name]).all() for name in ("yhat", "lo-95", "hi-95"))
     np.testing.assert_allclose(forecast["yhat"][8:12], 2, atol=0.2)
+    width = (forecast["hi-80"] - forecast["lo-80"]).reshape(-1, 4)[:, 0]
+    usual = fitted.predict({"a": PANEL["s0"] + 1e6, "b": PANEL["s0"]})  # varies little beside its level, and much
+    calm, restless = (usual["hi-80"] - usual["lo-80"]).reshape(-1, 4)[:, 0]
+    assert 0.1 * restless < calm < 10 * restless
+    own = fitted.predict()
+    share = np.mean((own["hi-80"] - own["lo-80"])[::4]) / np.mean(
+        [np.abs(values).mean() for values in PANEL.values()]
+    )
+    assert width[1] / 7 > 0.3 * share  # of a single row nothing is known but its size
     fitted.save(tmp_path / "model")
     again = Forecaster.load(tmp_path / "model")
     assert (again.predict(fresh)["yhat"] == forecast["yhat"]).all() and again.settings == fitted.settings
