@@ -5,6 +5,7 @@
     python -m experiments.predict runs/first --series new.csv      # another series, with the scale of the run
     python -m experiments.predict runs/shops --series new.csv      # a run with --horizon: the steps after new rows
     python -m experiments.predict runs/shops --series new.csv --future promotions.csv
+    python -m experiments.predict runs/shops --series new.csv --paths 1000   # and paths, for sums over the steps
 
 Prints the error of the forecasts of the test part, and the forecast of the step after the end of the series. Of a
 run with --horizon it writes the forecasts of the steps after the end of every series of the file.
@@ -38,6 +39,7 @@ from experiments.common.report import (
     results_table,
     say,
 )
+from jaxrnn import checks
 from jaxrnn.data import available_series
 from jaxrnn.forecasting import Forecaster, with_future
 from jaxrnn.models import RNNForecaster
@@ -107,6 +109,16 @@ class Settings:
             metavar="PATH.csv",
             help=_OF_HORIZON.format("A file with the future columns at the steps to forecast."),
             help_behavior_hint="(default: the rows of --series without a value)",
+        ),
+    ] = None
+    paths: Annotated[
+        int | None,
+        arg(
+            metavar="N",
+            help=_OF_HORIZON.format(
+                "Also write N paths: values of all steps together, for intervals of their sum, for example."
+            ),
+            help_behavior_hint="(default: none)",
         ),
     ] = None
 
@@ -192,7 +204,7 @@ def load_run(
 
 
 def predict(settings: Settings) -> None:
-    for name in ("id_column", "time_column", "aggregate", "future"):
+    for name in ("id_column", "time_column", "aggregate", "future", "paths"):
         if getattr(settings, name) is not None:
             raise ValueError(
                 f"{option(name)} needs a run with --horizon, but {settings.run} forecasts a single step"
@@ -223,7 +235,11 @@ def predict_horizon(settings: Settings) -> None:
     if settings.split is not None:
         raise ValueError(f"--split belongs to runs that forecast a single step, but {settings.run} has --horizon")
     out = settings.out or settings.run / f"forecast-{Path(settings.series).stem}.csv"
+    paths_out = out.with_name(f"{out.stem}-paths.csv")
     _check_free(out, settings.overwrite)
+    if settings.paths is not None:
+        checks.positive_integer("--paths", settings.paths)
+        _check_free(paths_out, settings.overwrite)
     if not (settings.run / pipeline.MODEL / "forecaster.json").exists():
         raise ValueError(
             f"the run in {settings.run} ended before its model was trained: continue it with --resume"
@@ -246,6 +262,11 @@ def predict_horizon(settings: Settings) -> None:
     forecasts = model.predict(panel)
     pipeline.write_columns(out, forecasts)
     say(f"the forecasts of {len(panel)} series are in {out}")
+    if settings.paths is not None:
+        paths = np.concatenate([one.T for one in model.sample(settings.paths, panel).values()])
+        columns = {f"path-{number + 1}": column for number, column in enumerate(paths.T)}
+        pipeline.write_columns(paths_out, {name: forecasts[name] for name in ("unique_id", "ds")} | columns)
+        say(f"{settings.paths} paths of each are in {paths_out}: each adds up to one possible sum")
 
 
 if __name__ == "__main__":
