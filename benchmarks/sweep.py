@@ -37,8 +37,7 @@ from benchmarks.common.rows import Row
 from benchmarks.common.tasks import TASKS, data_of
 from benchmarks.common.timing import interleave, seconds_of
 from benchmarks.libraries.ours import initial_model, windowed_epoch
-from jaxrnn.training import Epoch, TrainState, make_optimizer, with_learning_rate
-from jaxrnn.training.apply import apply_of
+from jaxrnn.training import Epoch, TrainState, make_optimizer, pure_apply, with_learning_rate
 
 TASK = TASKS["seq2vec"]
 LOSSES = {"losses": comparison.Tolerance(1e-3, relative=True)}
@@ -116,7 +115,7 @@ def training(implementation: str, rates: int, seeds: int, hidden: int) -> tuple[
     def model(seed: Any) -> jaxrnn.RNNForecaster:
         return initial_model(task, jax.random.key(seed), implementation)
 
-    apply = apply_of(lambda: model(0))
+    apply, _ = pure_apply(nnx.eval_shape(lambda: model(0)))
     optimizer = make_optimizer("sgd", RATES[0])
     initialize = jax.jit(lambda seed: nnx.state(model(seed)))
     epoch = windowed_epoch(task, data_of(task), apply, optimizer)

@@ -27,7 +27,7 @@ from jaxrnn.forecasting.stored import Stored
 from jaxrnn.forecasting.train import Training
 from jaxrnn.forecasting.watch import TrainingStopped, Watch
 from jaxrnn.forecasting.windows import Windows
-from jaxrnn.training.apply import apply_of
+from jaxrnn.training import pure_apply
 
 
 class Forecaster:
@@ -335,7 +335,7 @@ class Forecaster:
 
     @partial(jax.jit, static_argnums=0)
     def _run(self, params: Any, features: jax.Array, starts: jax.Array) -> tuple[jax.Array, jax.Array]:
-        apply = apply_of(lambda: self._make(nnx.Rngs(0)))
+        apply, _ = pure_apply(nnx.eval_shape(lambda: self._make(nnx.Rngs(0))))
         inputs = take_windows(features, starts, self._window)
         smooth, _ = smooth_forecast(inputs, self.settings.horizon, self.settled_season)
         return apply(params, inputs, None)[1], smooth

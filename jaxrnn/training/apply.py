@@ -114,7 +114,7 @@ def pure_apply(model: Model) -> tuple[Apply, Any]:
 
     Args:
       model: a model, or a function that makes one. A function starts faster: all initialisers are compiled as one
-        program instead of one by one.
+        program instead of one by one. For the function alone, give ``nnx.eval_shape(make)``.
 
     Returns:
       The function, an :data:`Apply`, and the model's variables as an ``nnx.State``, without those of ``nnx.Rngs``.
@@ -130,29 +130,29 @@ def pure_apply(model: Model) -> tuple[Apply, Any]:
     >>> forecasts.shape
     (2, 1)
     """
-    apply = apply_of(model)
-    if isinstance(model, nnx.Module):
-        return apply, nnx.split(model, nnx.RngState, ...)[2]
-    make = _require_maker(model)
-    return apply, _run_once(lambda: nnx.split(make(), nnx.RngState, ...)[2])
-
-
-def apply_of(model: Model) -> Apply:
-    """The function of :func:`pure_apply` alone. A function that makes a model is only traced."""
     abstract = _abstract(model)
     graphdef, random, params = nnx.split(abstract, nnx.RngState, ...)
     takes_carry = _takes_carry(type(abstract))
     _require_no_statistics(type(abstract), params)
-    return _ModelApply(graphdef, type(abstract), takes_carry, _Random.of(random))
+    if not isinstance(model, nnx.Module):
+        make = _require_maker(model)
+        params = _run_once(lambda: nnx.split(make(), nnx.RngState, ...)[2])
+    return _ModelApply(graphdef, type(abstract), takes_carry, _Random.of(random)), params
 
 
-def initializer(make: Callable[..., nnx.Module]) -> Callable[..., Any]:
-    """The variables of the model that a function makes, without those of its ``nnx.Rngs``, as a compiled function.
+def make_initializer(make: Callable[..., nnx.Module]) -> Callable[..., Any]:
+    """Compile a function that makes a model, to make the initial variables of many of them.
 
-    Not for calls within a transformation such as ``jax.jit``.
+    Call it outside of transformations such as ``jax.jit``: it is compiled with options of its own.
+
+    Args:
+      make: a function that returns a model, of arrays such as a random key.
+
+    Returns:
+      A function of the same arguments to the variables, as :func:`pure_apply` returns them.
 
     >>> import jaxrnn
-    >>> initial = initializer(lambda key: jaxrnn.RNNForecaster(hidden_features=4, rngs=nnx.Rngs(key)))
+    >>> initial = make_initializer(lambda key: jaxrnn.RNNForecaster(hidden_features=4, rngs=nnx.Rngs(key)))
     >>> initial(jax.random.key(0))["head"]["kernel"].shape
     (4, 1)
     """

@@ -106,7 +106,7 @@ def make_bucketed_epoch(
         if not ready:
             calls = [(leaves, training_batch(one)) for one in buckets.one_of_each_length()]
             found = jax.eval_shape(gradient, *calls[0])
-            compile_together([(gradient, call) for call in calls] + [(step, (leaves, *found, steps))])
+            compile_together([(step, (leaves, *found, steps)), *((gradient, call) for call in calls)])
             ready = True
         metrics = None
         for batch in batches(words, int(state.position), stop):

@@ -10,13 +10,16 @@ def compile_together(calls: Iterable[tuple[Callable[..., Any], tuple[Any, ...]]]
     """Compile functions of ``jax.jit`` for these arguments, of which only shapes and dtypes matter.
 
     Later calls of the functions find the programs. The functions are traced one after the other in this thread, so
-    that they see its settings; XLA compiles them in as many threads as there are processors.
+    that they see its settings. Meanwhile XLA compiles those before, in as many threads as there are processors.
 
     >>> import jax, numpy as np
     >>> double = jax.jit(lambda x: 2 * x)
     >>> compile_together((double, (np.zeros(length),)) for length in (3, 4))
     """
-    lowered = [function.lower(*arguments) for function, arguments in calls]  # pyright: ignore[reportFunctionMemberAccess]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in pool.map(lambda one: one.compile(), lowered):
-            pass
+        waiting = []
+        for function, arguments in calls:
+            lowered = function.lower(*arguments)  # pyright: ignore[reportFunctionMemberAccess]
+            waiting.append(pool.submit(lowered.compile))
+        for program in waiting:
+            program.result()
