@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxrnn.data.windows import take_windows
 from jaxrnn.training.apply import Apply, check_apply
+from jaxrnn.training.compilation import compile_together
 from jaxrnn.training.distributed import batch_axis, padded, put
 from jaxrnn.training.state import Batch, StepMetrics, TrainState
 from jaxrnn.training.step import Loss, train_step
@@ -117,6 +118,7 @@ class _Ordered:
         self._loop, self._reorder, self._mesh = loop, jax.jit(reorder), mesh
         self._starts, *self._arrays = arrays
         self._known: tuple[Any, Array] | None = None
+        self._ready = False
 
     def with_targets(self, targets: Array) -> "_Ordered":
         other = copy(self)
@@ -129,6 +131,10 @@ class _Ordered:
     def __call__(self, state: TrainState, stop: int, fresh: bool = True) -> tuple[TrainState, StepMetrics]:
         if self._mesh is not None:
             state = put(state, self._mesh)
+        if not self._ready:
+            call = (state, np.int32(stop), self._starts, *self._arrays)
+            compile_together([(self._loop, call), (self._reorder, (state.key, state.epoch, self._starts))])
+            self._ready = True
         if fresh:  # reading the epoch's number would wait until the epoch before is done
             order = self._reorder(state.key, state.epoch, self._starts)
         else:
