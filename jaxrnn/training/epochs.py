@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array, lax
+from jax.core import Tracer
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
@@ -131,7 +132,8 @@ class _Ordered:
     def __call__(self, state: TrainState, stop: int, fresh: bool = True) -> tuple[TrainState, StepMetrics]:
         if self._mesh is not None:
             state = put(state, self._mesh)
-        if not self._ready:
+        # Within a transformation, such as jax.vmap over many trainings, this is part of a larger program.
+        if not self._ready and not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(state)):
             call = (state, np.int32(stop), self._starts, *self._arrays)
             compile_together([(self._loop, call), (self._reorder, (state.key, state.epoch, self._starts))])
             self._ready = True

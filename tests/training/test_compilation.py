@@ -73,6 +73,18 @@ def test_an_epoch_over_windows_compiles_its_loop_and_its_order_once(devices):
     assert (found["jit(loop)"], found["jit(reorder)"]) == (1, 1)
 
 
+def test_many_trainings_under_vmap_compile_no_program_for_one():
+    series, optimizer = jnp.ones((20, 2)), training.make_optimizer("sgd", 0.1)
+    arrays = (series, series[:, :1], jnp.arange(10))
+    options = {"window": 4, "batch_size": 5, "every_step": False}
+    epoch = training.make_windowed_epoch(linear, optimizer, training.huber, *arrays, **options)
+    state = training.TrainState.create(jnp.ones((2, 1)), optimizer)
+    states = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), state)
+    with counted() as found:
+        _, metrics = jax.jit(jax.vmap(epoch))(states)
+    assert metrics.loss.shape == (2,) and not found["jit(loop)"] and not found["jit(reorder)"]
+
+
 def test_a_state_is_copied_without_a_program_for_each_shape():
     params = {"kernel": jnp.ones((3, 41)), "bias": jnp.ones(43)}
     optimizer = training.make_optimizer("sgd", 0.1, momentum=None)
