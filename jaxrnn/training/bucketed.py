@@ -36,10 +36,10 @@ def make_bucketed_epoch(
 ) -> SteppedEpoch:
     """Make an epoch over sequences of many lengths: a step on every padded batch of the buckets.
 
-    One program is compiled for the gradient at every length of ``buckets``, and one for the optimiser's step. Epochs
-    with the same ``apply``, ``optimizer``, ``loss`` and shapes share them. What is random (the order, the augmentation
-    and the dropout masks) depends only on the key of the train state, the epoch and the batch, so an interrupted run
-    continues exactly.
+    One program is compiled for the gradient at every length of ``buckets``, and one for the optimiser's step.
+    Epochs with the same ``apply``, ``optimizer``, ``loss`` and shapes share them. What is random (the order, the
+    augmentation and the dropout masks) depends only on the key of the train state, the epoch and the batch, so an
+    interrupted run continues exactly.
 
     Args:
       apply: of :func:`jaxrnn.training.pure_apply`; it is called with :class:`Sequences`.
