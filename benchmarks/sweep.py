@@ -115,7 +115,7 @@ def training(implementation: str, rates: int, seeds: int, hidden: int) -> tuple[
     def model(seed: Any) -> jaxrnn.RNNForecaster:
         return initial_model(task, jax.random.key(seed), implementation)
 
-    apply, _ = pure_apply(lambda: model(0))
+    apply, _ = pure_apply(nnx.eval_shape(lambda: model(0)))
     optimizer = make_optimizer("sgd", RATES[0])
     initialize = jax.jit(lambda seed: nnx.state(model(seed)))
     epoch = windowed_epoch(task, data_of(task), apply, optimizer)

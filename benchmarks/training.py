@@ -9,7 +9,8 @@ of speech and gesture: pip install --no-deps aeon), each as users of the library
 (benchmarks/libraries/), all from the same weights. Every library has a process of its own for each task. Measured
 are:
 
-    first epoch     from the start to its end: making model and data, tracing, compiling, training
+    first epoch     from the start to its end: making model and data, tracing, compiling, training. Imports come
+                    before, and so does the model of ours from which other libraries take their first weights
     an epoch        later epochs, the processes taking turns in random order, median and quartiles
     to the target   seconds from the start until the validation metric is reached, evaluated after every epoch
     peak memory     of the process (resident) by then; the libraries' own code included
@@ -65,7 +66,7 @@ class Result:
     """One task in one library.
 
     Attributes:
-      first: ``seconds``, and seconds ``with_imports``, to the end of the first epoch.
+      first: ``seconds`` to the end of the first epoch.
       learned: ``seconds`` from there to the target, the metric's ``values`` after every epoch, whether it was
         ``reached``.
       memory: bytes.

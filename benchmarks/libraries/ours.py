@@ -118,7 +118,7 @@ def trainer(
     optimizer = training.make_optimizer(task.optimizer, task.learning_rate)
     carry = None
     if task.stateful:
-        carry = initial_model(task).initialize_carry(1)
+        carry = jax.jit(lambda: initial_model(task).initialize_carry(1))()
         arrays = map(jnp.asarray, (data.features, data.targets, data.starts[:, None]))
         options: Any = {"window": task.time, "initial_carry": carry}
         epoch = training.make_sequential_epoch(apply, optimizer, training.huber, *arrays, **options)

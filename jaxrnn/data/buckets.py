@@ -81,6 +81,11 @@ class Buckets:
             raise ValueError(f"rng must be np.random.default_rng(seed) or None, not {rng!r}")
         return self._batches(rng)
 
+    def one_of_each_length(self) -> list[PaddedBatch]:
+        """The first batch of every padded length that some sequence has."""
+        first = dict(reversed(self._plan()))
+        return [self._pad(length, first[length]) for length in sorted(first)]
+
     def _batches(self, rng: np.random.Generator | None) -> Iterator[PaddedBatch]:
         plan = self._plan(rng)
         for i in range(len(plan)) if rng is None else rng.permutation(len(plan)):

@@ -84,7 +84,7 @@ class Ensemble:
 
     @partial(jax.jit, static_argnums=0)
     def _run(self, params: Any, features: jax.Array, starts: jax.Array) -> tuple[jax.Array, jax.Array]:
-        apply, _ = pure_apply(lambda: self.make(nnx.Rngs(0)))
+        apply, _ = pure_apply(nnx.eval_shape(lambda: self.make(nnx.Rngs(0))))
         inputs = take_windows(features, starts, self.window)
         smooth, _ = smooth_forecast(inputs, self._settings.horizon, self.season)
         return apply(params, inputs, None)[1], smooth

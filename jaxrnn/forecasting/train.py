@@ -16,7 +16,15 @@ from jaxrnn.forecasting.quantile_columns import LEVELS
 from jaxrnn.forecasting.settings import Settings
 from jaxrnn.forecasting.watch import Watch
 from jaxrnn.forecasting.windows import Windows
-from jaxrnn.training import Run, SteppedEpoch, TrainState, make_optimizer, make_windowed_epoch, pure_apply
+from jaxrnn.training import (
+    Run,
+    SteppedEpoch,
+    TrainState,
+    make_initializer,
+    make_optimizer,
+    make_windowed_epoch,
+    pure_apply,
+)
 
 _BATCH = 64
 _LARGEST = 20.0
@@ -59,8 +67,8 @@ class Training:
         # In units of the noise, as in MASE, the errors of calm series count most; in units of the scale, those of
         # restless ones. This lies between both.
         self._weights = np.sqrt(windows.scale / windows.noise)
-        self._initial = jax.jit(lambda key: nnx.split(make(nnx.Rngs(key)), nnx.RngState, ...)[2])
-        self._apply, _ = pure_apply(lambda: make(nnx.Rngs(0)))
+        self._initial = make_initializer(lambda key: make(nnx.Rngs(key)))
+        self._apply, _ = pure_apply(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
         total = max(self._epochs * self._steps, 2)
         rate = optax.warmup_cosine_decay_schedule(0.0, settings.learning_rate, max(1, total // 20), total)
         self._optimizer = make_optimizer("adam", rate, clip_norm=1.0)

@@ -258,7 +258,14 @@ class StackedRNN(nnx.Module):
         forward_reset, backward_reset = pair_of_reset_carries(reset_carry)
         carry, outputs, last = run(self.cells[layer], forward_carry, forward_reset, False)
         back_carry, back_outputs, back_last = run(self.backward_cells[layer], backward_carry, backward_reset, True)
-        return (carry, back_carry), self.merge_fn(outputs, back_outputs), self.merge_fn(last, back_last)
+        merge, batch_axes = self.merge_fn, sequence.ndim - 1 - self.cells[layer].num_feature_axes
+        if options["batch_major"] and merge in MERGES.values():
+            # Both are transposes of arrays with time after the batch, and so will be what is returned.
+            outputs, back_outputs = (jnp.moveaxis(part, 0, batch_axes) for part in (outputs, back_outputs))
+            outputs = jnp.moveaxis(merge(outputs, back_outputs), batch_axes, 0)
+        else:
+            outputs = merge(outputs, back_outputs)
+        return (carry, back_carry), outputs, merge(last, back_last)
 
     def _recurrent_scale(self, cell: Cell, sequence: Array) -> Array | None:
         if self.recurrent_dropout is None or self.recurrent_dropout.deterministic:

@@ -159,7 +159,8 @@ class SequenceClassifier(nnx.Module):
         lengths = jnp.full(batch, time) if seq_lengths is None else jnp.asarray(seq_lengths)
         real = (jnp.arange(time) < lengths[:, None])[..., None]
         if self.pooling == "mean":  # a sum over many steps needs float32
-            total = jnp.where(real, outputs, 0).sum(axis=1, dtype=jnp.promote_types(outputs.dtype, jnp.float32))
+            # The layers return zeros for the padding.
+            total = outputs.sum(axis=1, dtype=jnp.promote_types(outputs.dtype, jnp.float32))
             return (total / jnp.maximum(lengths, 1)[:, None]).astype(outputs.dtype)
         if self.pooling == "max":
             lowest = jnp.finfo(outputs.dtype).min

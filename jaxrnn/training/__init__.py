@@ -33,7 +33,7 @@ of a run that has ended:
 [1, 2]
 """
 
-from jaxrnn.training.apply import pure_apply
+from jaxrnn.training.apply import make_initializer, pure_apply
 from jaxrnn.training.bucketed import Sequences, bucketed_outputs, make_bucketed_epoch
 from jaxrnn.training.checkpoint import CheckpointError, Checkpoints, CheckpointStore, Restored
 from jaxrnn.training.classification import (
@@ -86,6 +86,7 @@ __all__ = [
     "lr_range_test",
     "macro_f1",
     "make_bucketed_epoch",
+    "make_initializer",
     "make_optimizer",
     "make_sequential_epoch",
     "make_streamed_epoch",

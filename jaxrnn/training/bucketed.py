@@ -13,8 +13,9 @@ from jax.sharding import Mesh
 
 from jaxrnn.data.buckets import Buckets, PaddedBatch
 from jaxrnn.training.apply import Apply, Sequences, check_apply
+from jaxrnn.training.compilation import compile_together
 from jaxrnn.training.state import Batch, StepMetrics, TrainState
-from jaxrnn.training.step import Loss, train_step
+from jaxrnn.training.step import Gradient, Loss, gradient_of, take_step
 from jaxrnn.training.stepped import SteppedEpoch, begin, count, finish
 
 Augment = Callable[[np.random.Generator, np.ndarray, int], np.ndarray]
@@ -35,9 +36,10 @@ def make_bucketed_epoch(
 ) -> SteppedEpoch:
     """Make an epoch over sequences of many lengths: a step on every padded batch of the buckets.
 
-    There is one compiled program for every length of ``buckets``. Epochs with the same ``apply``, ``optimizer``,
-    ``loss`` and shapes share them. What is random (the order, the augmentation and the dropout masks) depends only
-    on the key of the train state, the epoch and the batch, so an interrupted run continues exactly.
+    One program is compiled for the gradient at every length of ``buckets``, and one for the optimiser's step.
+    Epochs with the same ``apply``, ``optimizer``, ``loss`` and shapes share them. What is random (the order, the
+    augmentation and the dropout masks) depends only on the key of the train state, the epoch and the batch, so an
+    interrupted run continues exactly.
 
     Args:
       apply: of :func:`jaxrnn.training.pure_apply`; it is called with :class:`Sequences`.
@@ -78,27 +80,40 @@ def make_bucketed_epoch(
     empty = [number for number, sequence in enumerate(buckets.sequences) if not len(sequence)]
     if empty:
         raise ValueError(f"sequences {empty[:5]} have no steps, so there is nothing to learn from: leave them out")
-    step = _train_program(apply, optimizer, loss, average_decay, skip_non_finite)
     steps = np.int32(buckets.num_batches)
+
+    def training_batch(padded: PaddedBatch) -> Batch:
+        arrays: Any = (padded.inputs, padded.seq_lengths)
+        inputs: Any = Sequences(*arrays)
+        # Rows that only fill up the batch repeat the first target, with weight zero.
+        rows: Any = (targets[np.maximum(padded.rows, 0)], (padded.rows >= 0).astype(np.float32))
+        return Batch(inputs, *rows)
 
     def batches(words: list[int], first: int, stop: int) -> Iterator[Batch]:
         order = np.random.default_rng(words) if shuffle else None
         for number, padded in enumerate(islice(buckets.batches(order), first, stop), start=first):
             if augment is not None:
                 padded = _augmented(augment, np.random.default_rng([*words, number]), padded)
-            arrays: Any = (padded.inputs, padded.seq_lengths)
-            inputs: Any = Sequences(*arrays)
-            # Rows that only fill up the batch repeat the first target, with weight zero.
-            rows: Any = (targets[np.maximum(padded.rows, 0)], (padded.rows >= 0).astype(np.float32))
-            yield Batch(inputs, *rows)
+            yield training_batch(padded)
+
+    ready = False
 
     def program(state: TrainState, stop: int, fresh: bool = True) -> tuple[TrainState, StepMetrics]:
+        nonlocal ready
         words = [*np.asarray(jax.random.key_data(state.key)).ravel().tolist(), int(state.epoch)]
+        # A step takes less time with a list of arrays than with the tree of a model.
+        leaves, treedef = jax.tree.flatten(state)
+        gradient, step = _train_programs(apply, optimizer, loss, average_decay, skip_non_finite, treedef)
+        if not ready:
+            calls = [(leaves, training_batch(one)) for one in buckets.one_of_each_length()]
+            found = jax.eval_shape(gradient, *calls[0])
+            compile_together([(step, (leaves, *found, steps)), *((gradient, call) for call in calls)])
+            ready = True
         metrics = None
         for batch in batches(words, int(state.position), stop):
-            state, metrics = step(state, batch, steps)
+            leaves, metrics = step(leaves, *gradient(leaves, batch), steps)
         assert metrics is not None
-        return state, metrics
+        return jax.tree.unflatten(treedef, leaves), metrics
 
     def make(mesh: Mesh | None) -> SteppedEpoch:
         if mesh is not None:
@@ -109,28 +124,38 @@ def make_bucketed_epoch(
 
 
 @lru_cache(maxsize=16)
-def _train_program(
-    apply: Apply, optimizer: optax.GradientTransformation, loss: Loss, average_decay: float, skip_non_finite: bool
-) -> Callable[[TrainState, Batch, np.int32], tuple[TrainState, StepMetrics]]:
-    """One step as a compiled function. Several trainings of the same model, as on parts of the data, share it."""
+def _train_programs(
+    apply: Apply,
+    optimizer: optax.GradientTransformation,
+    loss: Loss,
+    average_decay: float,
+    skip_non_finite: bool,
+    treedef: Any,
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The two halves of a step as compiled functions. Several trainings of the same model share them.
 
-    @partial(jax.jit, donate_argnums=0)
-    def one(state: TrainState, batch: Batch, steps: Any) -> tuple[TrainState, StepMetrics]:
+    Only the gradient depends on the length of a batch. So the optimiser's step, which takes longer to compile, is
+    compiled once.
+    """
+
+    @jax.jit
+    def gradient(leaves: list[Array], batch: Batch) -> tuple[Gradient, Array]:
+        state: TrainState = jax.tree.unflatten(treedef, leaves)
         inputs: Any = batch.inputs
         batch = batch._replace(inputs=inputs._replace(key=jax.random.fold_in(state.key, state.step)))
-        state, metrics = train_step(
-            apply,
-            optimizer,
-            loss,
-            begin(state),
-            batch,
-            average_decay=average_decay,
-            skip_non_finite=skip_non_finite,
-        )
-        state = count(state, metrics, batch.weights.sum())
-        return finish(state, steps)
+        found = gradient_of(apply, loss, state, batch)
+        return found._replace(grads=jax.tree.leaves(found.grads)), batch.weights.sum()
 
-    return one
+    @partial(jax.jit, donate_argnums=0)
+    def step(leaves: list[Array], found: Gradient, weight: Array, steps: Any) -> tuple[list[Array], StepMetrics]:
+        state = begin(jax.tree.unflatten(treedef, leaves))
+        found = found._replace(grads=jax.tree.unflatten(jax.tree.structure(state.params), found.grads))
+        options: Any = {"average_decay": average_decay, "skip_non_finite": skip_non_finite}
+        state, metrics = take_step(optimizer, state, found, **options)
+        state, metrics = finish(count(state, metrics, weight), steps)
+        return jax.tree.leaves(state), metrics
+
+    return gradient, step
 
 
 def _augmented(augment: Augment, rng: np.random.Generator, batch: PaddedBatch) -> PaddedBatch:
@@ -158,16 +183,25 @@ def bucketed_outputs(apply: Apply, params: Any, buckets: Buckets) -> np.ndarray:
         :meth:`jaxrnn.data.Buckets.of`.
     """
     check_apply(apply)
-    forward = _forward_program(apply)
+    forward, ready = _forward_program(apply)
+
+    def inputs_of(batch: PaddedBatch) -> Sequences:
+        arrays: Any = (batch.inputs, batch.seq_lengths)
+        return Sequences(*arrays)
+
+    shapes = (buckets.lengths, buckets.batch_size)
+    if shapes not in ready:
+        compile_together([(forward, (params, inputs_of(one))) for one in buckets.one_of_each_length()])
+        ready.add(shapes)
     found: list[Any] = [None] * len(buckets.sequences)
     for batch in buckets.batches():
-        inputs: Any = (batch.inputs, batch.seq_lengths)
-        outputs = np.asarray(forward(params, Sequences(*inputs)))
+        outputs = np.asarray(forward(params, inputs_of(batch)))
         for row in np.flatnonzero(batch.rows >= 0):
             found[batch.rows[row]] = outputs[row]
     return np.stack(found)
 
 
 @lru_cache(maxsize=16)
-def _forward_program(apply: Apply) -> Callable[[Any, Sequences], Array]:
-    return jax.jit(lambda params, inputs: apply(params, inputs, None)[1])  # pyright: ignore[reportArgumentType]
+def _forward_program(apply: Apply) -> tuple[Callable[[Any, Sequences], Array], set[Any]]:
+    """The function, and the shapes of the buckets that it has been compiled for."""
+    return jax.jit(lambda params, inputs: apply(params, inputs, None)[1]), set()  # pyright: ignore[reportArgumentType]

@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array, lax
+from jax.core import Tracer
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from jaxrnn.data.windows import take_windows
 from jaxrnn.training.apply import Apply, check_apply
+from jaxrnn.training.compilation import compile_together
 from jaxrnn.training.distributed import batch_axis, padded, put
 from jaxrnn.training.state import Batch, StepMetrics, TrainState
 from jaxrnn.training.step import Loss, train_step
@@ -117,6 +119,7 @@ class _Ordered:
         self._loop, self._reorder, self._mesh = loop, jax.jit(reorder), mesh
         self._starts, *self._arrays = arrays
         self._known: tuple[Any, Array] | None = None
+        self._ready = False
 
     def with_targets(self, targets: Array) -> "_Ordered":
         other = copy(self)
@@ -129,6 +132,11 @@ class _Ordered:
     def __call__(self, state: TrainState, stop: int, fresh: bool = True) -> tuple[TrainState, StepMetrics]:
         if self._mesh is not None:
             state = put(state, self._mesh)
+        # Within a transformation, such as jax.vmap over many trainings, this is part of a larger program.
+        if not self._ready and not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(state)):
+            call = (state, np.int32(stop), self._starts, *self._arrays)
+            compile_together([(self._loop, call), (self._reorder, (state.key, state.epoch, self._starts))])
+            self._ready = True
         if fresh:  # reading the epoch's number would wait until the epoch before is done
             order = self._reorder(state.key, state.epoch, self._starts)
         else:

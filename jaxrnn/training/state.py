@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
+from jax.core import Tracer
 
 
 class Totals(NamedTuple):
@@ -99,9 +101,11 @@ class TrainState:
           carry: for stateful training, a carry of the right shapes.
           average: whether to keep a running average of the parameters.
         """
-        params, carry = jax.tree.map(jnp.array, (params, carry))
+        params, carry = jax.tree.map(_copy, (params, carry))
         # Equal values need separate buffers, because a buffer that two leaves share can be donated only once.
-        step, epoch, position, skipped = (jnp.array(0, jnp.int32) for _ in range(4))
+        # Arrays of NumPy, unlike zeros of JAX, need no program.
+        step, epoch, position, skipped, taken, all_skipped = (jnp.array(np.zeros((), np.int32)) for _ in range(6))
+        loss, weight, grad_norm = (jnp.array(np.zeros((), np.float32)) for _ in range(3))
         return cls(
             params=params,
             opt_state=optimizer.init(params),
@@ -110,14 +114,20 @@ class TrainState:
             key=jax.random.key(seed),
             position=position,
             skipped_in_a_row=skipped,
-            totals=jax.tree.map(jnp.array, Totals.zero()),
+            totals=Totals(loss, weight, grad_norm, taken, all_skipped),
             carry=carry,
-            average=jax.tree.map(jnp.array, params) if average else None,
+            average=jax.tree.map(_copy, params) if average else None,
         )
 
     def replace(self, **changes: Any) -> "TrainState":
         """A copy of this state with other values for the named fields."""
         return TrainState(**{**vars(self), **changes})
+
+
+def _copy(leaf: Any) -> Array:
+    """A copy in a buffer of its own; of an array of JAX without a program to compile for every shape."""
+    known = isinstance(leaf, Array) and not isinstance(leaf, Tracer)
+    return jax.device_put(leaf, may_alias=False) if known else jnp.array(leaf)
 
 
 class Batch(NamedTuple):

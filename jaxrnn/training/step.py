@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -79,6 +79,30 @@ def train_step(
     Raises:
       ValueError: the loss is not elementwise.
     """
+    found = gradient_of(apply, loss, state, batch, axis_name=axis_name)
+    return take_step(optimizer, state, found, average_decay=average_decay, skip_non_finite=skip_non_finite)
+
+
+class Gradient(NamedTuple):
+    """What a batch gives a training step.
+
+    Attributes:
+      loss: of the batch.
+      grads: the gradient of the loss, with the structure of the parameters.
+      carry: after the batch; None if the state has none.
+      bad_carries: how many leaves of the carry have values that are not finite.
+    """
+
+    loss: Array
+    grads: Any
+    carry: Any
+    bad_carries: Array
+
+
+def gradient_of(
+    apply: Apply, loss: Loss, state: TrainState, batch: Batch, *, axis_name: str | None = None
+) -> Gradient:
+    """The first half of :func:`train_step`: all that depends on the shapes of the batch."""
     carry_in = lax.stop_gradient(state.carry)
     key = jax.random.fold_in(jax.random.fold_in(state.key, _DROPOUT), state.step)
     if axis_name is not None:
@@ -105,6 +129,19 @@ def train_step(
     bad_carries = _count_not_finite(carry)
     if axis_name is not None:
         value, grads, bad_carries = lax.psum((value, grads, bad_carries), axis_name)
+    return Gradient(value, grads, carry, bad_carries)
+
+
+def take_step(
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    found: Gradient,
+    *,
+    average_decay: float,
+    skip_non_finite: bool,
+) -> tuple[TrainState, StepMetrics]:
+    """The second half of :func:`train_step`: the optimiser's step, or none if the gradient is not finite."""
+    value, grads, carry, bad_carries = found
     grad_norm = global_norm(grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -115,7 +152,7 @@ def train_step(
     skipped = state.skipped_in_a_row
     if skip_non_finite:
         fine = jnp.isfinite(value) & jnp.isfinite(grad_norm) & (bad_carries == 0)
-        old = (state.params, state.opt_state, carry_in, state.average)
+        old = (state.params, state.opt_state, lax.stop_gradient(state.carry), state.average)
         # Multiplying by zero would not remove a NaN, so choose.
         params, opt_state, carry, average = jax.tree.map(
             lambda new, old: jnp.where(fine, new, old), (params, opt_state, carry, average), old

@@ -25,6 +25,7 @@ from jaxrnn.training import (
     bucketed_outputs,
     cross_entropy,
     make_bucketed_epoch,
+    make_initializer,
     make_optimizer,
     pure_apply,
 )
@@ -63,8 +64,8 @@ class Classification:
             self.train, batch_size=min(config.batch_size, len(self.train)), num_buckets=config.buckets
         )
         # One set of functions for all members, so that they share the compiled programs.
-        self.apply, _ = pure_apply(partial(self.make_model, 0))
-        self._parameters = jax.jit(lambda key: nnx.state(self.make_model(key)))
+        self.apply, _ = pure_apply(nnx.eval_shape(partial(self.make_model, 0)))
+        self._parameters = make_initializer(self.make_model)
         steps = config.epochs * self._buckets_of(self.learned(0)).num_batches
         warmup = int(config.warmup * steps)
         rate = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, max(steps, warmup + 1))
