@@ -159,8 +159,11 @@ def check(settings: Settings) -> None:
     for name in ("seeds", "steps", "cards", "updates", "batch", "units"):
         if getattr(settings, name) < 1:
             raise ValueError(f"{option(name)} must be at least 1, not {getattr(settings, name)}")
-    if not settings.cells or not settings.rates or min(settings.rates) <= 0:
-        raise ValueError(f"cells and positive rates are needed, not {settings.cells} and {settings.rates}")
+    for name in ("cells", "rates"):
+        if not getattr(settings, name):
+            raise ValueError(f"{option(name)} must name at least one")
+    if min(settings.rates) <= 0:
+        raise ValueError(f"{option('rates')} must be above 0, not {min(settings.rates)}")
     if settings.cards > settings.steps:
         raise ValueError(f"--cards must be at most --steps ({settings.steps}), not {settings.cards}")
     if settings.updates % POINTS:

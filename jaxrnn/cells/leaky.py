@@ -8,6 +8,7 @@ from flax import nnx
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxrnn import checks
 from jaxrnn.cells.base import RecurrentCell
 from jaxrnn.ops.pointwise import leaky_pointwise
 from jaxrnn.ops.step import Params, Pointwise
@@ -51,10 +52,13 @@ class LeakyCell(RecurrentCell):
         **options: Any,
     ):
         super().__init__(in_features, hidden_features, rngs=rngs, **options)
-        a = np.asarray(initial_leak, np.float64)
+        try:
+            a = np.asarray(initial_leak, np.float64)
+        except (TypeError, ValueError):
+            a = np.full((), np.nan)  # whatever it is, it lies between no numbers
         if a.shape not in ((), (self.hidden_features,)) or not ((a > 0) & (a < 1)).all():
             raise ValueError(
-                f"initial_leak must be one number between 0 and 1, or one per unit, not {initial_leak}"
+                f"initial_leak must be one number between 0 and 1, or one per unit, not {checks.shown(initial_leak)}"
             )
         self.leak = nnx.Param(jnp.broadcast_to(np.log(a / (1 - a)), self.hidden_features).astype(self.param_dtype))
 

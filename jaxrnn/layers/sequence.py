@@ -168,6 +168,9 @@ def _on_engine(
         if random:
             shape = (*inputs.shape[:-1], hidden_state(initial_carry).shape[-1])
             keep = zoneout.masks(rates, shape, cell.compute_dtype(inputs))
+            sharding = jax.typeof(inputs).sharding
+            if any(sharding.spec):  # as the projection that they stand beside, on an explicit mesh
+                keep = jax.sharding.reshard(keep, sharding.update(spec=P(*sharding.spec[: inputs.ndim - 1])))
     seq_lengths, resets = options.pop("seq_lengths"), options.pop("resets")
 
     def block(carry: Carry, steps: Steps) -> tuple[Carry, Array]:

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 
@@ -129,7 +130,11 @@ class StackedRNN(nnx.Module):
         self.merge_fn = _checked_merge(merge)
         self.dropout = nnx.data(nnx.Dropout(dropout, rngs=rngs) if dropout else None)
         self.recurrent_dropout = nnx.data(nnx.Dropout(recurrent_dropout, rngs=rngs) if recurrent_dropout else None)
-        self.zoneout = nnx.data(Zoneout(zoneout, rngs=rngs) if zoneout else None)
+        self.zoneout = nnx.data(Zoneout(zoneout, rngs=rngs) if np.any(zoneout) else None)
+        if self.zoneout is not None:
+            for number, cell in enumerate(cells + backward_cells):
+                with errors_of(f"layer {number % len(cells)}"):
+                    self.zoneout.check(cell)
         self.skip_connections = checks.flag("skip_connections", skip_connections)
         self.return_sequences = checks.flag("return_sequences", return_sequences)
         self.time_major = checks.flag("time_major", time_major)

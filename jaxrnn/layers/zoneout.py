@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 
@@ -26,12 +27,19 @@ class Zoneout(nnx.Module):
     """
 
     def __init__(self, rates: float | Sequence[float], *, rngs: nnx.Rngs | None):
-        several = isinstance(rates, (tuple, list))
+        several = isinstance(rates, (tuple, list, np.ndarray))
         self.rates = tuple(checks.dropout_rate("zoneout", rate) for rate in (rates if several else [rates]))
         if rngs is None:
             raise ValueError(f"zoneout={rates} needs rngs to draw its masks from")
         self.deterministic = False
         self.rngs = rngs.dropout.fork() if isinstance(rngs, nnx.Rngs) else rngs.fork()
+
+    def check(self, cell: Cell) -> None:
+        """Raise a ValueError if the rates do not fit this cell."""
+        carry = None
+        if isinstance(cell, RecurrentCell):
+            carry = jax.eval_shape(lambda: cell.initialize_carry((1, cell.in_features)))
+        self.rates_of(cell, carry)
 
     def rates_of(self, cell: Cell, carry: Carry) -> tuple[float, ...]:
         """One rate for every part of the cell's carry, or a ValueError."""

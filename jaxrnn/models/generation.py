@@ -111,7 +111,12 @@ def sample_tokens(
 
 
 def _checked_prompts(prompts: Any, vocabulary_size: int) -> np.ndarray:
-    tokens = np.asarray(prompts)
+    try:
+        tokens = np.asarray(prompts)
+    except ValueError:
+        raise ValueError(
+            "prompts must all have one length, [batch, time]: give those of another length in a call of their own"
+        ) from None
     if tokens.ndim != 2 or not tokens.size or not np.issubdtype(tokens.dtype, np.integer):
         raise ValueError(
             f"prompts must be integers [batch, time] with at least one token each, not {tokens.dtype} "

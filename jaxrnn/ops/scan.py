@@ -201,7 +201,7 @@ def _backward(pointwise: Pointwise, reverse: bool, unroll: int, residuals: Any, 
             dcarry = select(reset_t, zeros, dcarry)
         dparams = jax.tree.map(_add, dparams, dparams_t)
         # Most cells add xw and rh: one array then serves as the gradient of both.
-        same = drh_narrow.dtype == dxw[0].dtype and all(dx is dr for dx, dr in zip(dxw, drh))
+        same = drh_narrow.dtype == dxw[0].dtype and [*map(id, dxw)] == [*map(id, drh)]
         out = {"drh": drh_narrow} if same else {"drh": drh_narrow, "dxw": jnp.concatenate(dxw, -1)}
         return (dcarry, dreset, dparams), out
 

@@ -181,12 +181,13 @@ def recurrent_product(h: Array, recurrent_kernel: Array) -> Array:
     """
     if recurrent_kernel.ndim == 2:
         return matmul(h, recurrent_kernel)
-    heads, units, _ = recurrent_kernel.shape
+    heads, units, width = recurrent_kernel.shape
     dtype = accumulation_dtype(recurrent_kernel.dtype)
     left = h.reshape(*h.shape[:-1], heads, units)
     product = jnp.einsum("...ni,nio->...no", left, recurrent_kernel, preferred_element_type=dtype)
-    split = product.reshape(*product.shape[:-1], -1, units)  # [*batch, heads, gates, units]
-    return jnp.swapaxes(split, -3, -2).reshape(*h.shape[:-1], -1)
+    # Sizes are spelled out, because -1 stands for nothing where the batch is empty.
+    split = product.reshape(*product.shape[:-1], width // units, units)  # [*batch, heads, gates, units]
+    return jnp.swapaxes(split, -3, -2).reshape(*h.shape[:-1], heads * width)
 
 
 def recurrent_product_gradient(drh: Array, transposed_kernel: Array) -> Array:
@@ -196,7 +197,7 @@ def recurrent_product_gradient(drh: Array, transposed_kernel: Array) -> Array:
     dtype = accumulation_dtype(transposed_kernel.dtype)
     left = by_head(drh, transposed_kernel.shape[0], transposed_kernel.shape[2])
     dh = jnp.einsum("...no,noi->...ni", left, transposed_kernel, preferred_element_type=dtype)
-    return dh.reshape(*drh.shape[:-1], -1)
+    return dh.reshape(*drh.shape[:-1], dh.shape[-2] * dh.shape[-1])
 
 
 def recurrent_kernel_gradient(h: Array, drh: Array, recurrent_kernel: Array) -> Array:
@@ -218,8 +219,9 @@ def recurrent_kernel_gradient(h: Array, drh: Array, recurrent_kernel: Array) -> 
 
 def by_head(block: Array, heads: int, units: int) -> Array:
     """``[..., gates * heads * units]`` as ``[..., heads, gates * units]``."""
-    split = block.reshape(*block.shape[:-1], -1, heads, units)
-    return jnp.swapaxes(split, -3, -2).reshape(*block.shape[:-1], heads, -1)
+    width = block.shape[-1] // heads
+    split = block.reshape(*block.shape[:-1], width // units, heads, units)
+    return jnp.swapaxes(split, -3, -2).reshape(*block.shape[:-1], heads, width)
 
 
 def recurrent_projection(

@@ -216,7 +216,7 @@ def test_a_leaky_cell_begins_with_the_leak_asked_for(leak):
     np.testing.assert_allclose(jax.nn.sigmoid(cell.leak[...]), np.broadcast_to(leak, 3), rtol=1e-6)
 
 
-@pytest.mark.parametrize("leak", [0, 1.0, float("nan"), [0.5, 0.5], [0.5, 2.0, 0.5]])
+@pytest.mark.parametrize("leak", [0, 1.0, float("nan"), [0.5, 0.5], [0.5, 2.0, 0.5], "half", None])
 def test_a_leak_that_is_none_is_refused(leak):
     with pytest.raises(ValueError, match="initial_leak must be one number between 0 and 1, or one per unit, not"):
         jaxrnn.LeakyCell(2, 3, initial_leak=leak, rngs=nnx.Rngs(0))

@@ -34,6 +34,7 @@ def layers() -> dict[str, Any]:
     }
     return alone | {
         "in blocks": jaxrnn.LSTM(3, 4, return_carry=True, remat_every=4, rngs=rngs),
+        "zoneout": jaxrnn.LSTM(3, 4, zoneout=0.3, return_carry=True, rngs=rngs),
         "heads": jaxrnn.SLSTM(3, 4, num_heads=2, return_carry=True, rngs=rngs),
         "both ways": jaxrnn.GRU(3, 4, bidirectional=True, return_carry=True, return_sequences=False, rngs=rngs),
     }
@@ -43,20 +44,20 @@ def compare() -> None:
     """Run with two devices: every layer spread and on one device, with its own first carry and with one given."""
     mesh = jax.make_mesh((2,), ("rows",))
     for name, layer in layers().items():
-        graphdef, params = nnx.split(layer)
+        graphdef, params, rest = nnx.split(layer, nnx.Param, ...)
         for masks, given in (({}, True), (MASKS, False)):
 
-            def loss(params, x, carry, masks, graphdef=graphdef):
-                results = nnx.merge(graphdef, params)(x, initial_carry=carry, **masks)
+            def loss(params, x, carry, masks, rest, graphdef=graphdef):
+                results = nnx.merge(graphdef, params, rest, copy=True)(x, initial_carry=carry, **masks)
                 return sum((a * a.conj()).real.sum() for a in jax.tree.leaves(results)), results
 
             run = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
-            expected = run(params, X, None, masks)
+            expected = run(params, X, None, masks, rest)
             carry = jax.tree.map(jnp.zeros_like, expected[0][1][0])
             with jax.set_mesh(mesh):
                 x, spread_masks, spread_carry = jax.device_put((X, masks, carry), P("rows"))
-                replicated = jax.device_put(params, P())
-                found = run(replicated, x, spread_carry if given else None, spread_masks)
+                replicated, same = jax.device_put((params, rest), P())
+                found = run(replicated, x, spread_carry if given else None, spread_masks, same)
             jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, expected)
             (_, results), (dparams, dx) = found
             for array in jax.tree.leaves((results, dx)):

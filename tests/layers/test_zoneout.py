@@ -56,8 +56,9 @@ def test_afterwards_the_state_is_the_mean_of_both_values():
     assert_same(layer(X), (carry, outputs))
 
 
-def test_gradients_of_training_equal_those_of_the_loop():
-    layer = layers()
+@pytest.mark.parametrize("implementation", [None, "scan"])
+def test_gradients_of_training_equal_those_of_the_loop(implementation):
+    layer = layers(implementation=implementation)
     masks = nnx.clone(layer).zoneout.masks((0.5, 0.25), (7, 2, 8), jnp.float32)  # pyright: ignore
     found = nnx.grad(lambda layer: (layer(X)[1] ** 2).sum())(layer)
     expected = nnx.grad(lambda layer: (loop(layer, masks[..., :8], masks[..., 8:])[1] ** 2).sum())(layer)
@@ -70,14 +71,13 @@ def test_what_cannot_have_zoneout_says_so():
     with pytest.raises(ValueError, match=r"zoneout must be a number of at least 0 and below 1, not 1\.5"):
         layers(1.5)
     with pytest.raises(ValueError, match=r"has 3 rates, but the carry of a LSTMCell has 2 parts"):
-        layers((0.1, 0.1, 0.1))(X)
-    slstm = jaxrnn.SLSTM(3, 8, zoneout=0.1, rngs=nnx.Rngs(0))
+        layers(np.array([0.1, 0.1, 0.1]))
     with pytest.raises(ValueError, match="only have a meaning together"):
-        slstm(X)
+        jaxrnn.SLSTM(3, 8, zoneout=0.1, rngs=nnx.Rngs(0))
+    assert jaxrnn.LSTM(3, 8, zoneout=(0, 0), rngs=nnx.Rngs(0)).zoneout is None
     jaxrnn.SLSTM(3, 8, zoneout=(0, 0, 0, 0.1), rngs=nnx.Rngs(0))(X)
-    flax = jaxrnn.StackedRNN([nnx.GRUCell(3, 8, rngs=nnx.Rngs(0))], zoneout=0.1, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match=r"zoneout needs a jaxrnn\.RecurrentCell, not a GRUCell"):
-        flax(X)
+        jaxrnn.StackedRNN([nnx.GRUCell(3, 8, rngs=nnx.Rngs(0))], zoneout=0.1, rngs=nnx.Rngs(0))
     layer = layers()
     layer.eval()
     for call in (lambda: jaxrnn.streaming_step(layer, X[:, 0]), lambda: to_onnx(layer)):

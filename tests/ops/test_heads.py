@@ -104,6 +104,19 @@ def test_heads_equal_the_block_diagonal_kernel(name, implementation):
 
 
 @pytest.mark.parametrize("implementation", ["scan", "native"])
+def test_of_an_empty_batch_the_gradients_are_zero(implementation):
+    if implementation == "native" and library.why_not_loaded() is not None:
+        pytest.skip(str(library.why_not_loaded()))
+    headed, _, cotangents, _ = with_heads(BY_NAME["lstm"])
+    empty = headed | {"xw": headed["xw"][:, :0]}
+    empty["initial_carry"] = jax.tree.map(lambda a: a[:0], headed["initial_carry"])
+    cotangents = jax.tree.map(lambda a: a[:0], cotangents[0]), cotangents[1][:, :0]
+    (carry, outputs), gradients = compiled(BY_NAME["lstm"], implementation, False)(empty, cotangents, {})
+    assert outputs.shape == (TIME, 0, HEADS * UNITS) and carry.c.shape == (0, HEADS * UNITS)
+    assert not gradients["recurrent_kernel"].any()
+
+
+@pytest.mark.parametrize("implementation", ["scan", "native"])
 def test_one_head_is_the_cell_without_heads_bit_for_bit(implementation):
     if implementation == "native" and library.why_not_loaded() is not None:
         pytest.skip(str(library.why_not_loaded()))
