@@ -58,7 +58,8 @@ class LeakyCell(RecurrentCell):
             a = np.full((), np.nan)  # whatever it is, it lies between no numbers
         if a.shape not in ((), (self.hidden_features,)) or not ((a > 0) & (a < 1)).all():
             raise ValueError(
-                f"initial_leak must be one number between 0 and 1, or one per unit, not {checks.shown(initial_leak)}"
+                "initial_leak must be one number between 0 and 1, or one per unit, not "
+                f"{checks.shown(initial_leak)}"
             )
         self.leak = nnx.Param(jnp.broadcast_to(np.log(a / (1 - a)), self.hidden_features).astype(self.param_dtype))
 
