@@ -39,7 +39,6 @@ from experiments.common.report import (
     results_table,
     say,
 )
-from jaxrnn import checks
 from jaxrnn.data import available_series
 from jaxrnn.forecasting import Forecaster, with_future
 from jaxrnn.models import RNNForecaster
@@ -238,7 +237,8 @@ def predict_horizon(settings: Settings) -> None:
     paths_out = out.with_name(f"{out.stem}-paths.csv")
     _check_free(out, settings.overwrite)
     if settings.paths is not None:
-        checks.positive_integer("--paths", settings.paths)
+        if settings.paths < 1:
+            raise ValueError(f"--paths must be at least 1, not {settings.paths}")
         _check_free(paths_out, settings.overwrite)
     if not (settings.run / pipeline.MODEL / "forecaster.json").exists():
         raise ValueError(
