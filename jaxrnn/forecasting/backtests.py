@@ -62,6 +62,8 @@ def backtest(model: Model, panel: list[OneSeries], cut: int, origins: int) -> di
     first = np.array([len(one.values) - cut for one in panel])[:, None] + np.arange(origins)
     known = [np.where(one.observed, one.values, np.nan) for one in panel]
     actual = np.concatenate([one[steps[:, None] + np.arange(horizon)] for one, steps in zip(known, first)])
+    # An origin without a value would be judged with a value that came later: the missing one lies on a line to it.
+    actual[~np.concatenate([one.observed[steps - 1] for one, steps in zip(panel, first)])] = np.nan
     unit = [metrics.seasonal_error(one.values[:-cut], season) for one in panel]
     simple = simple_forecasts(panel, cut, origins, horizon, season)
     all_forecasts = {"model": values, **{name: repeated(forecast) for name, forecast in simple.items()}}

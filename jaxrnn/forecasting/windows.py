@@ -49,7 +49,7 @@ class Windows:
       base: float64 ``[steps, horizon]``, the seasonal naive forecasts at each origin.
       last: float64 ``[steps]``, the value at each origin.
       scale, noise: float64 ``[steps]``.
-      targets: float32 ``[steps, horizon]``; NaN where the value is not known.
+      targets: float32 ``[steps, horizon]``; NaN where the value is not known, or that at the origin is not.
       ends: int ``[series]``, the place of the last value of each series.
       lengths: int ``[series]``.
       offset: float64 ``[steps, horizon]``, what is known to be added to the values after each origin, which base
@@ -80,16 +80,6 @@ class Windows:
         joined = [np.concatenate(arrays) for arrays in zip(*parts)]
         ends = np.cumsum(lengths + window - 1) - 1
         return cls(*joined, ends=ends, lengths=lengths)
-
-    def actual(self, origins: np.ndarray) -> np.ndarray:
-        """The values after these origins in the units of the series, ``[*origins, horizon]``; NaN if not known."""
-        if self.offset is None:  # exactly as they were given
-            places = np.minimum(
-                np.asarray(origins)[..., None] + 1 + np.arange(self.base.shape[1]), len(self.last) - 1
-            )
-            return np.where(np.isfinite(self.targets[origins]), self.last[places], np.nan)
-        values = self.targets[origins].astype(np.float64) * self.scale[origins][..., None]
-        return self.last[origins][..., None] + values + self.offset[origins]
 
     def held_out(self, season: int, number: int, networks: int) -> np.ndarray:
         """Which steps of each series one of several networks does not learn to forecast, int ``[series, 2]``.
@@ -171,6 +161,8 @@ def _prepared(one: OneSeries, states: np.ndarray, window: int, horizon: int, sea
     base = np.where(places >= 0, x[np.maximum(places, 0)], x[:, None])
     future = np.concatenate([np.where(one.observed, x, np.nan), np.full(horizon, np.nan)])
     targets = (future[np.arange(count)[:, None] + ahead] - x[:, None]) / scale[:, None]
+    # A missing value lies on a line to a later one, so nothing is learned or judged from there.
+    targets[~one.observed] = np.nan
     columns = x - x[0], np.where(np.isnan(difference), 0, difference), one.observed, center - x[0], scale, noise
     features = np.concatenate([np.stack(columns, axis=1), states], axis=1)
     empty = window - 1

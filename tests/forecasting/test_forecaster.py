@@ -8,6 +8,7 @@ import pytest
 
 from jaxrnn.forecasting import Forecaster, read_panel
 from jaxrnn.forecasting.calibration import MIXTURES, Calibration
+from jaxrnn.forecasting.covariates import shortened
 from jaxrnn.forecasting.forecaster import LEVELS
 from jaxrnn.forecasting.panel_smoothing import RATES, smoothing_forecasts, smoothing_states
 from jaxrnn.forecasting.windows import Windows
@@ -46,7 +47,8 @@ def test_windows_equal_a_loop():
             size = np.abs(x[max(0, t - 7) : t + 1]).mean()
             assert windows.scale[place] == pytest.approx(min(max(size / 5, noise / 4), 5 * noise))
             ahead = [x[t + h] if t + h < count else np.nan for h in range(1, 6)]
-            np.testing.assert_allclose(windows.actual(np.array(place)), ahead, rtol=1e-5)
+            found = windows.last[place] + windows.scale[place] * windows.targets[place].astype(np.float64)
+            np.testing.assert_allclose(found, ahead, rtol=1e-5)
             assert windows.features[place, 3] == pytest.approx(x[max(0, t - 2) : t + 1].mean() - x[0], abs=1e-3)
         assert not windows.features[end - count - 6 : end - count + 1].any()  # the empty steps before it
 
@@ -122,6 +124,19 @@ def test_what_comes_after_an_origin_changes_no_forecast_from_it(fitted):
     assert (one["yhat"][~first] != other["yhat"][~first]).any()
     expected = np.concatenate([values[-7:-3] for values in PANEL.values()])
     np.testing.assert_allclose(one["y"][first], expected, rtol=1e-5)
+
+
+def test_from_an_origin_without_a_value_nothing_is_learned_or_judged(fitted):
+    values = PANEL["s0"].copy()
+    values[-6] = np.nan  # the second of three origins
+    windows = Windows.of(read_panel({"a": values}), window=6, horizon=4, season=6)
+    unknown = np.isnan(windows.targets[5:])
+    assert unknown[-6].all() and not unknown[-5, :].all() and unknown[-7, 0] and not unknown[-7, 1:].any()
+    rows = fitted.backtest({"a": values}, origins=3, refit=False)["rows"]
+    judged = np.isfinite(rows["y"]).reshape(3, 4)
+    assert judged.tolist() == [[False, True, True, True], [False] * 4, [True] * 4]
+    one, other = (shortened(read_panel({"a": given})[0], len(values) - 5) for given in (values, -values))
+    assert one.values[-1] == one.values[-2] and other.values[-1] == other.values[-2]
 
 
 def test_the_unit_of_a_series_does_not_matter(fitted):
