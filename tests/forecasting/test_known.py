@@ -130,9 +130,10 @@ def test_the_windows_hold_what_a_loop_finds():
             regions = window[-1, FEATURES + ahead + 1 : FEATURES + past].tolist()
             assert regions == [one.name in ("s0", "s2"), one.name == "s1"]
             # Whatever is taken out of the values, base, target and offset together are the value.
-            np.testing.assert_allclose(
-                windows.actual(np.array(place)), one.values[t + 1 : t + 1 + HORIZON], rtol=1e-4
-            )
+            assert windows.offset is not None
+            target = windows.scale[place] * windows.targets[place].astype(np.float64)
+            found = windows.last[place] + target + windows.offset[place]
+            np.testing.assert_allclose(found, one.values[t + 1 : t + 1 + HORIZON], rtol=1e-4)
 
 
 def test_the_effects_of_a_regression_are_those_that_made_the_series():
