@@ -15,11 +15,6 @@ from jaxrnn.data import bucket_by_length
 from jaxrnn.training.compilation import compile_together
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick(quick_compilation):
-    """Most of the time would go into XLA's optimisations."""
-
-
 @contextlib.contextmanager
 def counted():
     """How often XLA compiles, or loads from its cache, each program within the block."""
