@@ -192,9 +192,10 @@ class LinearRecurrentCell(nnx.RNNCellBase):
         y = self._outputs(jnp.moveaxis(states, 0, -2) if batch_major else states, x)
         y = jnp.moveaxis(y, -2, 0) if batch_major else y
         if arrays.lengths is not None:
-            steps = jnp.arange(len(y)).reshape(-1, *([1] * (y.ndim - 1)))
+            steps = jnp.arange(y.shape[0]).reshape(-1, *([1] * (y.ndim - 1)))
             y = jnp.where(steps < arrays.lengths[None, ..., None], y, 0)
-        if len(y):
+        # A symbolic size of jax.export is at least 1, and does not equal 0.
+        if states.shape[0] != 0:
             carry = cast(states[0 if reverse else -1], carry.dtype)
         return carry, y
 
