@@ -34,7 +34,7 @@ class LinearRecurrentCell(nnx.RNNCellBase):
       kernel_init: initializer of one gate's block of ``kernel``; by default Glorot uniform.
       bias_init: initializer of ``bias``.
       dtype: the dtype of projections and outputs; None takes the widest of inputs and parameters. The state is
-        computed in float32 or wider.
+        computed in float32 or wider, and so is the carry that a layer makes. A given carry keeps its dtype.
       param_dtype: the dtype of the parameters.
       rngs: source of the initial parameters.
 
@@ -119,6 +119,9 @@ class LinearRecurrentCell(nnx.RNNCellBase):
     ) -> Array:
         """The initial state ``[*batch, state_features]``, zeros by default.
 
+        It is float32 (complex64) or wider, also for a ``dtype`` of half precision. A carry keeps its dtype from
+        step to step, and a narrower one would lose the digits of small changes to a long memory.
+
         Args:
           input_shape: the shape of one step's inputs, ``(*batch, in_features)``.
           rngs: needed only with ``carry_init``.
@@ -140,8 +143,8 @@ class LinearRecurrentCell(nnx.RNNCellBase):
         return jnp.dtype(canonicalize_dtype(inputs, self.kernel[...], dtype=self.dtype))
 
     def state_dtype(self, dtype: Any) -> jnp.dtype:
-        """The dtype of a carry for projections of this dtype."""
-        return jnp.promote_types(dtype, jnp.complex64) if self.complex_state else jnp.dtype(dtype)
+        """The dtype of a carry for projections of this dtype: float32, complex64 or wider."""
+        return jnp.promote_types(dtype, jnp.complex64 if self.complex_state else jnp.float32)
 
     def __call__(self, carry: Array, inputs: Array) -> tuple[Array, Array]:
         """Compute one step, from a carry and ``inputs [*batch, in_features]``.

@@ -207,6 +207,22 @@ def test_half_precision_stays_near(name):
     np.testing.assert_allclose(narrow.astype("float32"), wide, atol=0.02 * float(jnp.abs(wide).max()))
 
 
+def test_a_long_memory_in_half_precision_loses_nothing_between_blocks_and_steps():
+    """With a carry of bfloat16, every step would lose what is small beside the state."""
+    cell = jaxrnn.RGLRUCell(2, 2, min_decay=0.99, max_decay=0.999, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    x = jnp.abs(jax.random.normal(jax.random.key(0), (1, 1000, 2))).astype(jnp.bfloat16)
+    step, carry = jaxrnn.streaming_step(cell, x[:, 0])
+    assert carry.dtype == cell.initialize_carry((1, 2)).dtype == "float32"
+    whole = jaxrnn.RNN(cell)(x).astype("float32")
+    for t in range(1000):
+        carry, y = step(carry, x[:, t])
+    np.testing.assert_allclose(y.astype("float32"), whole[:, -1], rtol=0.01)
+    layer = jaxrnn.RNN(cell, remat_every=1, return_carry=True)
+    np.testing.assert_allclose(layer(x)[1].astype("float32"), whole, rtol=0.01)
+    given, _ = layer(x[:, :2], initial_carry=jnp.ones((1, 2), jnp.bfloat16))
+    assert given.dtype == jnp.bfloat16  # a given carry keeps its dtype
+
+
 def test_gates_that_round_to_their_ends_keep_gradients_finite():
     x = jnp.ones(2, "float32")
     for name in ("rg_lru", "min_gru", "min_lstm"):
