@@ -75,6 +75,27 @@ def test_states_and_gradients_equal_a_numpy_loop(implementation, dtype, reverse)
 
 
 @each
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+def test_a_reset_stops_infinite_and_undefined_numbers(implementation, reverse):
+    """In the states of later steps, and in the gradients of those before."""
+    p = problem(7, (4,), 3, "float64")
+    resets = np.zeros((7, 4), bool)
+    resets[3] = True
+    p = p._replace(lengths=np.full(4, 7), resets=resets)
+    before, later = (slice(4, 7), slice(0, 4)) if reverse else (slice(0, 3), slice(3, 7))
+    run = compiled(implementation, reverse)
+    states, (da, db, dinitial, _) = run(p)
+    for poison in (np.inf, np.nan):
+        b, dstates = p.b.copy(), p.dstates.copy()
+        b[before.start + 1], dstates[later.start + 1] = poison, poison
+        found, (_, *gradients) = run(p._replace(b=b))
+        assert not np.isfinite(found[before.start + 1]).any()
+        assert_close((found[later], *gradients[:2]), (states[later], db, dinitial))
+        _, (found_da, found_db, found_dinitial, _) = run(p._replace(dstates=dstates))
+        assert_close((found_da[before], found_db[before], found_dinitial), (da[before], db[before], dinitial))
+
+
+@each
 @pytest.mark.parametrize("time", [0, 1])
 def test_no_steps_and_one_step(implementation, time):
     p = problem(time, (2,), 3, "float64", masks=False)
@@ -253,7 +274,8 @@ def test_vmap_and_nan_in_the_padding(implementation):
 
 @pytest.mark.parametrize("name", ["gpu_loop", "tpu_loop"])
 def test_interpreted_kernels_equal_the_scan(name, monkeypatch):
-    """With one chunk or block of time and with several, fewer channels than a program has and more."""
+    """With one chunk or block of time and with several, fewer channels than a program has and more; then with a
+    reset after an infinite state."""
     monkeypatch.setattr(kernel, "LEAST_STEPS", 20)
     monkeypatch.setattr(kernel, "TPU_STEPS", 16)
 
@@ -270,10 +292,13 @@ def test_interpreted_kernels_equal_the_scan(name, monkeypatch):
                 return loop_recurrence(loop, x, reverse=reverse, batch_major=False)
 
             found, pullback = jax.vjp(states, x)
-            return found, pullback(dstates)[0]
+            return jnp.where(jnp.isfinite(found), found, 0), pullback(dstates)[0][:4]
 
         x = LinearArrays(*map(jnp.asarray, p[:3]))
         assert_close(run(interpreted, x, p.dstates), run(scan, x, p.dstates))
+    resets = jnp.zeros((time, rows), bool).at[1].set(True)
+    x = x._replace(b=x.b.at[0].set(jnp.inf), resets=resets, reset_state=jnp.asarray(p.reset_state))
+    assert_close(run(interpreted, x, p.dstates), run(scan, x, p.dstates))
 
 
 def test_half_precision_is_computed_in_float32():

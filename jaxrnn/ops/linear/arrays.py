@@ -34,23 +34,23 @@ class LinearArrays(NamedTuple):
         return self.b.shape[1:-1]
 
 
-def without_masks(x: LinearArrays) -> tuple[Array, Array]:
-    """a and b that give the same states without lengths and resets.
+def without_masks(x: LinearArrays) -> tuple[Array, Array, Array | None]:
+    """a, b and ``forget`` that give the same states without lengths and resets.
 
-    A step beyond a row's length has a = 1 and b = 0. A step after a reset forgets the state before: it has a = 0,
-    and b = a * reset_state + b.
+    A step beyond a row's length has a = 1 and b = 0. A step after a reset has b = a * reset_state + b, and is in
+    ``forget``, bool ``[time, *batch, 1]``: its state is b, whatever the state before. Multiplying that by a = 0
+    would not do, since it may be infinite or NaN.
     """
-    a, b = x.a, x.b
+    a, b, forget = x.a, x.b, None
     if x.resets is not None:
         assert x.reset_state is not None
-        resets = x.resets[..., None]
-        b = jnp.where(resets, a * x.reset_state[None] + b, b)
-        a = jnp.where(resets, 0, a)
+        forget = x.resets[..., None]
+        b = jnp.where(forget, a * x.reset_state[None] + b, b)
     if x.lengths is not None:
         steps = jnp.arange(x.time).reshape(x.time, *([1] * x.lengths.ndim))
         valid = (steps < x.lengths[None])[..., None]
         a, b = jnp.where(valid, a, 1), jnp.where(valid, b, 0)
-    return a, b
+    return a, b, forget
 
 
 def sum_to(gradient: Array, shape: tuple[int, ...]) -> Array:
