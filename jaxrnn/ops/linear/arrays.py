@@ -1,9 +1,11 @@
 """The arrays of a linear recurrence, and how its masks become numbers."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
+from jax.sharding import PartitionSpec
 
 
 class LinearArrays(NamedTuple):
@@ -32,6 +34,50 @@ class LinearArrays(NamedTuple):
     @property
     def batch(self) -> tuple[int, ...]:
         return self.b.shape[1:-1]
+
+
+def spread_alike(x: LinearArrays) -> LinearArrays:
+    """Spread every array over the devices as the others are, on an explicit mesh and within ``jax.shard_map``.
+
+    Loops and hand-written gradients need a carry, a state or a gradient to be of the same type as another array.
+    """
+    first_axes = {"a": 0, "b": 0, "initial_state": 1, "reset_state": 1, "lengths": 1, "resets": 0}
+    arrays = {name: array for name, array in x._asdict().items() if array is not None}
+    types = {name: jax.typeof(array) for name, array in arrays.items()}
+    axes: list[Any] = [None] * x.b.ndim
+    varying = frozenset().union(*(_varying_over(array) for array in arrays.values()))
+    for name, of_array in types.items():
+        for axis, part in enumerate(of_array.sharding.spec, first_axes[name]):
+            axes[axis] = axes[axis] or part
+    if not any(axes) and not varying:
+        return x
+    # Arrays from outside jit may have a sharding without a mesh.
+    spread = next((t.sharding for t in types.values() if any(t.sharding.spec)), types["b"].sharding)
+    for name, array in arrays.items():
+        first = first_axes[name]
+        whole = [size == x.b.shape[axis] for axis, size in enumerate(array.shape, first)]
+        spec = PartitionSpec(*(part if full else None for part, full in zip(axes[first:], whole)))
+        if types[name].sharding.spec != spec:
+            array = jax.sharding.reshard(array, spread.update(spec=spec))
+        arrays[name] = _made_to_vary(array, varying)
+    return x._replace(**arrays)
+
+
+def _varying_over(array: Array) -> frozenset[str]:
+    """The mesh axes over which an array varies within ``jax.shard_map``. JAX has renamed the attribute."""
+    of_array: Any = jax.typeof(array)
+    manual = getattr(of_array, "manual_axis_type", None)
+    return getattr(of_array, "vma", frozenset()) if manual is None else manual.varying
+
+
+def _made_to_vary(array: Array, axes: frozenset[str]) -> Array:
+    missing = tuple(axes - _varying_over(array))
+    return lax.pcast(array, missing, to="varying") if missing else array
+
+
+def varying_like(array: Array, other: Array) -> Array:
+    """The array, varying over what the other one varies over within ``jax.shard_map``."""
+    return _made_to_vary(array, _varying_over(other))
 
 
 def without_masks(x: LinearArrays) -> tuple[Array, Array, Array | None]:

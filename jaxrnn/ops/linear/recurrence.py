@@ -18,7 +18,7 @@ from jaxrnn.ops.dispatch import (
     platform_of,
 )
 from jaxrnn.ops.linear import kernel, loops, native
-from jaxrnn.ops.linear.arrays import LinearArrays
+from jaxrnn.ops.linear.arrays import LinearArrays, spread_alike
 from jaxrnn.ops.step import accumulation_dtype, cast
 
 
@@ -173,7 +173,7 @@ def _run(run: Any, reverse: bool, batch_major: bool, x: LinearArrays) -> Array:
 def checked_arrays(
     a: Any, b: Any, initial_state: Any, seq_lengths: Any, resets: Any, reset_state: Any
 ) -> LinearArrays:
-    """The arguments of :func:`linear_recurrence` in one dtype, or a ValueError."""
+    """The arguments of :func:`linear_recurrence` in one dtype and spread alike, or a ValueError."""
     b = jnp.asarray(b)
     if b.ndim < 2:
         raise ValueError(f"{b.shape=} must be (time, *batch, channels); a single channel x needs x[..., None]")
@@ -197,7 +197,7 @@ def checked_arrays(
         reset_state = initial_state
     else:
         reset_state = _state("reset_state", reset_state, state, dtype)
-    return LinearArrays(a, cast(b, dtype), initial_state, reset_state, lengths, resets)
+    return spread_alike(LinearArrays(a, cast(b, dtype), initial_state, reset_state, lengths, resets))
 
 
 def broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
