@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec
 
 
 class LinearArrays(NamedTuple):
-    """The arrays of a linear recurrence, time first, all of one dtype.
+    """The arrays of a linear recurrence, time first, all of one dtype; those from Python numbers may be wider.
 
     Attributes:
       a: ``[time or 1, *batch, channels]``, where an axis of the batch may be 1, too.
