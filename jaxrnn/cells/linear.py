@@ -83,6 +83,8 @@ class LinearRecurrentCell(nnx.RNNCellBase):
         self.param_dtype = checks.floating_dtype("param_dtype", param_dtype)
         use_bias = checks.flag("use_bias", use_bias)
         checks.initial_rngs(rngs)
+        checks.function("kernel_init", kernel_init, "nnx.initializers.glorot_uniform()")
+        checks.function("bias_init", bias_init, "nnx.initializers.zeros_init()")
         block = (self.in_features, self.state_features)
         gates = [self.initial(kernel_init, rngs, *block) for _ in range(self.num_gates)]
         self.kernel = nnx.Param(jnp.concatenate(gates, axis=-1))
@@ -103,7 +105,8 @@ class LinearRecurrentCell(nnx.RNNCellBase):
           inputs: ``[..., in_features]``. The leading axes may hold the steps of a sequence.
 
         Returns:
-          a, ``[..., state_features]`` or what broadcasts to it, and b, ``[..., state_features]``.
+          a, ``[..., state_features]`` or what broadcasts to it (a Python number too), and b,
+          ``[..., state_features]``.
         """
         raise NotImplementedError(f"{type(self).__name__} must define coefficients(xw, inputs)")
 
@@ -208,8 +211,24 @@ class LinearRecurrentCell(nnx.RNNCellBase):
         bias = None if self.bias is None else self.bias[...]
         bias = None if bias is None else cast(bias, jnp.promote_types(bias.dtype, dtype))
         xw = widen(projected(Projection(cast(inputs, dtype), cast(self.kernel[...], dtype), bias)))
-        a, b = self.coefficients(by_gate(xw, self.state_features), inputs)
         shape = (*inputs.shape[:-1], self.state_features)
+        gates = by_gate(xw, self.state_features)
+        try:
+            found = self.coefficients(gates, inputs)
+        except IndexError as error:
+            raise ValueError(
+                f"coefficients of {type(self).__name__} failed ({error}). Its xw has {len(gates)} arrays, "
+                "one for each of its num_gates"
+            ) from error
+        if not isinstance(found, (tuple, list)) or len(found) != 2:
+            raise ValueError(
+                f"coefficients of {type(self).__name__} must return two arrays, a that broadcasts to {shape} and "
+                f"b of this shape, not {checks.shown(found)}"
+            )
+        a, b = (
+            checks.array(f"{name} from coefficients of {type(self).__name__}", value)
+            for name, value in zip("ab", found, strict=True)
+        )
         for name, array in (("a", a), ("b", b)):
             if jnp.issubdtype(array.dtype, jnp.complexfloating) and not self.complex_state:
                 raise ValueError(
