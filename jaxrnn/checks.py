@@ -1,5 +1,6 @@
 """Checks of arguments. Every error names the argument, shows its value and says what is expected."""
 
+import numbers
 import operator
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -69,6 +70,17 @@ def positive_number(name: str, value: Any, wanted: str = "a positive number") ->
         positive = False
     if not positive:
         raise ValueError(f"{name} must be {wanted}, not {shown(value)}")
+
+
+def number(name: str, value: Any) -> None:
+    """Require a real number; its range is the caller's matter.
+
+    >>> number("min_radius", "a")
+    Traceback (most recent call last):
+    ValueError: min_radius must be a number, not 'a'
+    """
+    if isinstance(value, (bool, str)) or not isinstance(value, (numbers.Real, np.ndarray, Array)):
+        raise ValueError(f"{name} must be a number, not {shown(value)}")
 
 
 def dropout_rate(name: str, value: Any) -> float:

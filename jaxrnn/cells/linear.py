@@ -34,7 +34,7 @@ class LinearRecurrentCell(nnx.RNNCellBase):
       kernel_init: initializer of one gate's block of ``kernel``; by default Glorot uniform.
       bias_init: initializer of ``bias``.
       dtype: the dtype of projections and outputs; None takes the widest of inputs and parameters. The state is
-        computed in float32 or wider.
+        computed in float32 or wider, and so is the carry that a layer makes. A given carry keeps its dtype.
       param_dtype: the dtype of the parameters.
       rngs: source of the initial parameters.
 
@@ -83,6 +83,8 @@ class LinearRecurrentCell(nnx.RNNCellBase):
         self.param_dtype = checks.floating_dtype("param_dtype", param_dtype)
         use_bias = checks.flag("use_bias", use_bias)
         checks.initial_rngs(rngs)
+        checks.function("kernel_init", kernel_init, "nnx.initializers.glorot_uniform()")
+        checks.function("bias_init", bias_init, "nnx.initializers.zeros_init()")
         block = (self.in_features, self.state_features)
         gates = [self.initial(kernel_init, rngs, *block) for _ in range(self.num_gates)]
         self.kernel = nnx.Param(jnp.concatenate(gates, axis=-1))
@@ -103,7 +105,8 @@ class LinearRecurrentCell(nnx.RNNCellBase):
           inputs: ``[..., in_features]``. The leading axes may hold the steps of a sequence.
 
         Returns:
-          a, ``[..., state_features]`` or what broadcasts to it, and b, ``[..., state_features]``.
+          a, ``[..., state_features]`` or what broadcasts to it (a Python number too), and b,
+          ``[..., state_features]``.
         """
         raise NotImplementedError(f"{type(self).__name__} must define coefficients(xw, inputs)")
 
@@ -118,6 +121,9 @@ class LinearRecurrentCell(nnx.RNNCellBase):
         carry_init: Initializer | None = None,
     ) -> Array:
         """The initial state ``[*batch, state_features]``, zeros by default.
+
+        It is float32 (complex64) or wider, also for a ``dtype`` of half precision. A carry keeps its dtype from
+        step to step, and a narrower one would lose the digits of small changes to a long memory.
 
         Args:
           input_shape: the shape of one step's inputs, ``(*batch, in_features)``.
@@ -140,8 +146,8 @@ class LinearRecurrentCell(nnx.RNNCellBase):
         return jnp.dtype(canonicalize_dtype(inputs, self.kernel[...], dtype=self.dtype))
 
     def state_dtype(self, dtype: Any) -> jnp.dtype:
-        """The dtype of a carry for projections of this dtype."""
-        return jnp.promote_types(dtype, jnp.complex64) if self.complex_state else jnp.dtype(dtype)
+        """The dtype of a carry for projections of this dtype: float32, complex64 or wider."""
+        return jnp.promote_types(dtype, jnp.complex64 if self.complex_state else jnp.float32)
 
     def __call__(self, carry: Array, inputs: Array) -> tuple[Array, Array]:
         """Compute one step, from a carry and ``inputs [*batch, in_features]``.
@@ -192,9 +198,10 @@ class LinearRecurrentCell(nnx.RNNCellBase):
         y = self._outputs(jnp.moveaxis(states, 0, -2) if batch_major else states, x)
         y = jnp.moveaxis(y, -2, 0) if batch_major else y
         if arrays.lengths is not None:
-            steps = jnp.arange(len(y)).reshape(-1, *([1] * (y.ndim - 1)))
+            steps = jnp.arange(y.shape[0]).reshape(-1, *([1] * (y.ndim - 1)))
             y = jnp.where(steps < arrays.lengths[None, ..., None], y, 0)
-        if len(y):
+        # A symbolic size of jax.export is at least 1, and does not equal 0.
+        if states.shape[0] != 0:
             carry = cast(states[0 if reverse else -1], carry.dtype)
         return carry, y
 
@@ -204,8 +211,24 @@ class LinearRecurrentCell(nnx.RNNCellBase):
         bias = None if self.bias is None else self.bias[...]
         bias = None if bias is None else cast(bias, jnp.promote_types(bias.dtype, dtype))
         xw = widen(projected(Projection(cast(inputs, dtype), cast(self.kernel[...], dtype), bias)))
-        a, b = self.coefficients(by_gate(xw, self.state_features), inputs)
         shape = (*inputs.shape[:-1], self.state_features)
+        gates = by_gate(xw, self.state_features)
+        try:
+            found = self.coefficients(gates, inputs)
+        except IndexError as error:
+            raise ValueError(
+                f"coefficients of {type(self).__name__} failed ({error}). Its xw has {len(gates)} arrays, "
+                "one for each of its num_gates"
+            ) from error
+        if not isinstance(found, (tuple, list)) or len(found) != 2:
+            raise ValueError(
+                f"coefficients of {type(self).__name__} must return two arrays, a that broadcasts to {shape} and "
+                f"b of this shape, not {checks.shown(found)}"
+            )
+        a, b = (
+            checks.array(f"{name} from coefficients of {type(self).__name__}", value)
+            for name, value in zip("ab", found, strict=True)
+        )
         for name, array in (("a", a), ("b", b)):
             if jnp.issubdtype(array.dtype, jnp.complexfloating) and not self.complex_state:
                 raise ValueError(

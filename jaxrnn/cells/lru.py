@@ -67,6 +67,9 @@ class LRUCell(LinearRecurrentCell):
         param_dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ):
+        for name, value in (("min_radius", min_radius), ("max_radius", max_radius), ("max_phase", max_phase)):
+            checks.number(name, value)
+        checks.function("output_kernel_init", output_kernel_init, "nnx.initializers.lecun_normal()")
         if not 0 <= min_radius < max_radius <= 1:
             raise ValueError(
                 "the radii must be numbers with 0 <= min_radius < max_radius <= 1, not "

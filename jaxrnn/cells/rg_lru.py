@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from jaxrnn import checks
 from jaxrnn.cells.base import Initializer, glorot_uniform, zeros
 from jaxrnn.cells.linear import LinearRecurrentCell
 
@@ -57,6 +58,8 @@ class RGLRUCell(LinearRecurrentCell):
         param_dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ):
+        checks.number("min_decay", min_decay)
+        checks.number("max_decay", max_decay)
         if not 0 < min_decay < max_decay < 1:
             raise ValueError(
                 f"the decays must be numbers with 0 < min_decay < max_decay < 1, not {min_decay} and {max_decay}"

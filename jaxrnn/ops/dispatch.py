@@ -197,7 +197,8 @@ def explain(
     Args:
       pointwise, recurrent_kernel, ...: as in :func:`recurrence`; ``jax.ShapeDtypeStruct`` will do, no array is
         looked into.
-      platform: ``"cpu"``, ``"gpu"`` or ``"tpu"``; None for where the arrays are, or would be.
+      platform: ``"cpu"``, ``"gpu"`` (or ``"cuda"``, ``"rocm"``) or ``"tpu"``; None for where the arrays are,
+        or would be.
 
     >>> import jax, jax.numpy as jnp
     >>> h, xw, kernel = (jax.ShapeDtypeStruct(s, jnp.float32) for s in [(2, 3), (5, 2, 3), (3, 3)])
@@ -213,7 +214,7 @@ def explain(
     arrays: Any = Recurrence(
         recurrent_kernel, xw, initial_carry, params, recurrent_bias, recurrent_scale, valid, resets, reset_carry
     )
-    platform = platform_of(arrays) if platform is None else platform
+    platform = platform_of(arrays) if platform is None else checked_platform(platform)
     return choose(IMPLEMENTATIONS, pointwise, arrays, platform)
 
 
@@ -227,6 +228,15 @@ def choose(implementations: Mapping[str, Any], *arguments: Any) -> Choice:
     chosen = next(name for name in implementations if name not in reasons)  # scan runs everything
     later = {name: f"{chosen} comes first" for name in implementations if name not in (chosen, *reasons)}
     return Choice(chosen, reasons | later)
+
+
+def checked_platform(platform: Any) -> str:
+    """``"cpu"``, ``"gpu"`` or ``"tpu"``, also from JAX's other names of GPUs and in any case; or a ValueError."""
+    name = platform.lower() if isinstance(platform, str) else platform
+    name = "gpu" if name in ("cuda", "rocm") else name
+    if name not in ("cpu", "gpu", "tpu"):
+        raise ValueError(f"platform must be 'cpu', 'gpu' or 'tpu', or None for the default, not {platform!r}")
+    return name
 
 
 def platform_of(arrays: Any) -> str:

@@ -207,6 +207,22 @@ def test_half_precision_stays_near(name):
     np.testing.assert_allclose(narrow.astype("float32"), wide, atol=0.02 * float(jnp.abs(wide).max()))
 
 
+def test_a_long_memory_in_half_precision_loses_nothing_between_blocks_and_steps():
+    """With a carry of bfloat16, every step would lose what is small beside the state."""
+    cell = jaxrnn.RGLRUCell(2, 2, min_decay=0.99, max_decay=0.999, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    x = jnp.abs(jax.random.normal(jax.random.key(0), (1, 1000, 2))).astype(jnp.bfloat16)
+    step, carry = jaxrnn.streaming_step(cell, x[:, 0])
+    assert carry.dtype == cell.initialize_carry((1, 2)).dtype == "float32"
+    whole = jaxrnn.RNN(cell)(x).astype("float32")
+    for t in range(1000):
+        carry, y = step(carry, x[:, t])
+    np.testing.assert_allclose(y.astype("float32"), whole[:, -1], rtol=0.01)
+    layer = jaxrnn.RNN(cell, remat_every=1, return_carry=True)
+    np.testing.assert_allclose(layer(x)[1].astype("float32"), whole, rtol=0.01)
+    given, _ = layer(x[:, :2], initial_carry=jnp.ones((1, 2), jnp.bfloat16))
+    assert given.dtype == jnp.bfloat16  # a given carry keeps its dtype
+
+
 def test_gates_that_round_to_their_ends_keep_gradients_finite():
     x = jnp.ones(2, "float32")
     for name in ("rg_lru", "min_gru", "min_lstm"):
@@ -241,6 +257,10 @@ BAD = {
     "0 < min_decay < max_decay < 1, not 0.5 and 1.5": lambda: jaxrnn.RGLRUCell(
         2, 3, min_decay=0.5, max_decay=1.5, rngs=nnx.Rngs(0)
     ),
+    "min_radius must be a number, not 'a'": lambda: jaxrnn.LRUCell(2, 3, min_radius="a", rngs=nnx.Rngs(0)),  # type: ignore
+    "max_phase must be a number, not None": lambda: jaxrnn.LRUCell(2, 3, max_phase=None, rngs=nnx.Rngs(0)),  # type: ignore
+    "min_decay must be a number, not 'x'": lambda: jaxrnn.RGLRUCell(2, 3, min_decay="x", rngs=nnx.Rngs(0)),  # type: ignore
+    "kernel_init must be a function": lambda: jaxrnn.MinGRUCell(2, 3, kernel_init=None, rngs=nnx.Rngs(0)),  # type: ignore
     "dtype must be a floating type": lambda: jaxrnn.MinGRUCell(2, 3, dtype=jnp.complex64, rngs=nnx.Rngs(0)),
     "complex64.* must be a real type": lambda: jaxrnn.RNN(Decay(2, 3, rngs=nnx.Rngs(0)))(
         jnp.ones((1, 4, 2), "complex64")
@@ -271,14 +291,52 @@ class WrongShape(Decay):
         return xw[0][..., :2], xw[1]
 
 
+class TooManyGates(Decay):
+    def coefficients(self, xw, inputs):
+        return xw[0], xw[2]
+
+
 class Complex(Decay):
     def coefficients(self, xw, inputs):
         return 1j * xw[0], xw[1]
 
 
 @pytest.mark.parametrize(
-    ("cell", "message"), [(WrongShape, "a that broadcasts to"), (Complex, "set complex_state = True")]
+    ("cell", "message"),
+    [
+        (WrongShape, "a that broadcasts to"),
+        (TooManyGates, "Its xw has 2 arrays"),
+        (Complex, "set complex_state = True"),
+    ],
 )
 def test_coefficients_that_do_not_fit_are_refused(cell, message):
     with pytest.raises(ValueError, match=message):
         jaxrnn.RNN(cell(2, 3, rngs=nnx.Rngs(0)))(jnp.ones((1, 4, 2)))
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (None, "must return two arrays.*not None"),
+        ((1, 2, 3), r"must return two arrays.*not \(1, 2, 3\)"),
+        ({"a": 1, "b": 2}, "must return two arrays.*not {'a': 1, 'b': 2}"),
+        (("x", 1.0), "a from coefficients of Returns must be an array of numbers, not 'x'"),
+        ((0.9, 1.0), r"b of this shape, not \(\) and \(\)"),
+    ],
+)
+def test_what_coefficients_return_is_checked_and_shown(returned, message):
+    class Returns(Decay):
+        def coefficients(self, xw, inputs):
+            return returned
+
+    with pytest.raises(ValueError, match=message):
+        Returns(2, 3, rngs=nnx.Rngs(0))(jnp.zeros(3), jnp.ones(2))
+
+
+def test_a_decay_may_be_a_python_number():
+    class Fixed(Decay):
+        def coefficients(self, xw, inputs):
+            return 0.5, jnp.ones_like(xw[0])
+
+    outputs = jaxrnn.RNN(Fixed(2, 3, rngs=nnx.Rngs(0)))(jnp.ones((1, 3, 2)))
+    np.testing.assert_allclose(outputs[0, :, 0], [1, 1.5, 1.75])

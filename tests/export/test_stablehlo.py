@@ -70,6 +70,7 @@ def models() -> dict[str, tuple[Any, dict[str, Any]]]:
         "backwards": (jaxrnn.GRU(3, 4, **backwards, rngs=rngs), dict(seq_lengths=True)),
         "flax": (jaxrnn.RNN(nnx.OptimizedLSTMCell(3, 4, rngs=rngs), return_carry=True), dict(initial_carry=True)),
         "pair": (jaxrnn.Bidirectional(*pair), {}),
+        "linear": (jaxrnn.RNN(jaxrnn.LRUCell(3, 4, rngs=rngs), return_carry=True), dict(seq_lengths=True)),
         "own cell": (jaxrnn.RNN(OwnCell(3, 4, rngs=rngs)), {}),
         "own module": (Classifier(rngs), dict(features=3)),
     }

@@ -67,10 +67,48 @@ def compare() -> None:
         print("compared", name)
 
 
+def compare_linear() -> None:
+    """Linear recurrences whose masks and decay are on every device, with their own first states."""
+
+    def total(decay, x, masks):
+        b, resets = jnp.moveaxis(x, 1, 0), jnp.moveaxis(masks["resets"], 1, 0)
+        lengths = masks["seq_lengths"]
+        return sum(
+            jnp.sin(jaxrnn.ops.linear_recurrence(decay, b, implementation=name, **options)).sum()
+            for name, options in (
+                (None, {"seq_lengths": lengths, "resets": resets}),
+                ("scan", {}),
+                ("chunked", {"resets": resets}),
+            )
+        )
+
+    decay, run = jnp.array([0.9, 0.5, -0.3], jnp.float32), jax.jit(jax.grad(total, argnums=(0, 1)))
+    expected = run(decay, X, MASKS)
+    mesh = jax.make_mesh((2,), ("rows",))
+    with jax.set_mesh(mesh):
+        explicit = run(decay, jax.device_put(X, P("rows")), MASKS)
+    assert jax.typeof(explicit[1]).sharding.spec[0] == "rows"
+    mesh = jax.make_mesh((2,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def of_both(*arguments):
+        one = jax.shard_map(
+            lambda *arguments: jax.lax.psum(total(*arguments), "rows"),
+            mesh=mesh,
+            in_specs=(P(), P("rows"), P("rows")),
+            out_specs=P(),
+        )
+        return one(*arguments)
+
+    found = explicit, jax.jit(jax.grad(of_both, argnums=(0, 1)))(decay, X, MASKS)
+    for gradients in found:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), gradients, expected)
+    print("compared linear recurrences")
+
+
 def test_layers_spread_over_two_devices_equal_layers_on_one():
     program = (
         "import jax; jax.config.update('jax_num_cpu_devices', 2); "
-        "from tests.layers import test_sharding; test_sharding.compare()"
+        "from tests.layers import test_sharding; test_sharding.compare(); test_sharding.compare_linear()"
     )
     # No other XLA_FLAGS: another test's number of devices would come before this one's.
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": XLA_FLAGS}
@@ -83,4 +121,4 @@ def test_layers_spread_over_two_devices_equal_layers_on_one():
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("compared") == len(layers())
+    assert done.stdout.count("compared") == len(layers()) + 1

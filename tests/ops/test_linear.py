@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 
 from jaxrnn.ops import LINEAR_IMPLEMENTATIONS, explain_linear_recurrence, linear_recurrence
-from jaxrnn.ops.linear import kernel, run_linear_recurrence
+from jaxrnn.ops.linear import run_linear_recurrence
 from jaxrnn.ops.linear.arrays import LinearArrays
-from jaxrnn.ops.linear.loops import loop_recurrence, scan
 from jaxrnn.ops.native import call as native_call
 from jaxrnn.ops.native.library import instruction_set, instruction_sets, why_not_loaded
 from tests.ops.linear_oracle import Problem, assert_close, loop, problem
@@ -72,6 +71,27 @@ def test_the_gradients_of_the_oracle_are_those_of_autodiff():
 def test_states_and_gradients_equal_a_numpy_loop(implementation, dtype, reverse):
     p = problem(7, (4,), 3, dtype)
     assert_close(compiled(implementation, reverse)(p), loop(p, reverse))
+
+
+@each
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+def test_a_reset_stops_infinite_and_undefined_numbers(implementation, reverse):
+    """In the states of later steps, and in the gradients of those before."""
+    p = problem(7, (4,), 3, "float64")
+    resets = np.zeros((7, 4), bool)
+    resets[3] = True
+    p = p._replace(lengths=np.full(4, 7), resets=resets)
+    before, later = (slice(4, 7), slice(0, 4)) if reverse else (slice(0, 3), slice(3, 7))
+    run = compiled(implementation, reverse)
+    states, (da, db, dinitial, _) = run(p)
+    for poison in (np.inf, np.nan):
+        b, dstates = p.b.copy(), p.dstates.copy()
+        b[before.start + 1], dstates[later.start + 1] = poison, poison
+        found, (_, *gradients) = run(p._replace(b=b))
+        assert not np.isfinite(found[before.start + 1]).any()
+        assert_close((found[later], *gradients[:2]), (states[later], db, dinitial))
+        _, (found_da, found_db, found_dinitial, _) = run(p._replace(dstates=dstates))
+        assert_close((found_da[before], found_db[before], found_dinitial), (da[before], db[before], dinitial))
 
 
 @each
@@ -251,31 +271,6 @@ def test_vmap_and_nan_in_the_padding(implementation):
     assert_close(found[1], loop(p._replace(b=2 * p.b), False)[0])
 
 
-@pytest.mark.parametrize("name", ["gpu_loop", "tpu_loop"])
-def test_interpreted_kernels_equal_the_scan(name, monkeypatch):
-    """With one chunk or block of time and with several, fewer channels than a program has and more."""
-    monkeypatch.setattr(kernel, "LEAST_STEPS", 20)
-    monkeypatch.setattr(kernel, "TPU_STEPS", 16)
-
-    def interpreted(*arguments):
-        return getattr(kernel, name)(*arguments, interpret=True)
-
-    for time, rows, channels, a_shape, reverse in [(5, 1, 3, None, True), (50, 3, 70, (1, 3, 70), False)]:
-        p = problem(time, (rows,), channels, "float64", a_shape=a_shape, masks=False)
-        p = p._replace(a=np.tanh(p.a))
-
-        @functools.partial(jax.jit, static_argnums=0)
-        def run(loop, x, dstates, reverse=reverse):
-            def states(x):
-                return loop_recurrence(loop, x, reverse=reverse, batch_major=False)
-
-            found, pullback = jax.vjp(states, x)
-            return found, pullback(dstates)[0]
-
-        x = LinearArrays(*map(jnp.asarray, p[:3]))
-        assert_close(run(interpreted, x, p.dstates), run(scan, x, p.dstates))
-
-
 def test_half_precision_is_computed_in_float32():
     p = problem(50, (2,), 3, "float32", masks=False)
     a, b = (jnp.asarray(array, jnp.bfloat16) for array in (np.tanh(p.a), p.b))
@@ -283,6 +278,8 @@ def test_half_precision_is_computed_in_float32():
     assert found.dtype == jnp.bfloat16
     wide = linear_recurrence(a.astype("float32"), b.astype("float32"))
     assert_close(found.astype("float32"), wide, 2.0**-8)
+    of_number = linear_recurrence(0.999, jnp.ones((1000, 1, 1), jnp.bfloat16))  # in bfloat16, 0.999 is 1
+    assert of_number.dtype == jnp.bfloat16 and abs(of_number[-1, 0, 0] - 632.3) < 4
 
 
 def test_what_runs_where():
@@ -296,6 +293,9 @@ def test_what_runs_where():
         of_platform = chosen((100, 2, 3), platform=platform)
         assert of_platform.chosen == best
         assert f"not on a {platform}" in of_platform.reasons["native"]
+    assert chosen((100, 2, 3), platform="CUDA", reset_state=0.0, reverse=True).chosen == "pallas"
+    with pytest.raises(ValueError, match=r"platform must be 'cpu', 'gpu' or 'tpu', .*not 'npu'"):
+        chosen((100, 2, 3), platform="npu")
     assert "not measured" in chosen((100, 2, 3), platform="tpu").reasons["pallas"]
     of_complex = chosen((100, 2, 3), "complex64", platform="gpu")
     assert of_complex.chosen == "associative" and "not complex64" in of_complex.reasons["pallas"]
@@ -324,6 +324,10 @@ ONES = np.ones((4, 2, 3))
         ("initial_state is complex", (0.5, ONES, np.ones(3) * 1j), {}),
         (r"seq_lengths must lie in 0..4 \(time\), but reach from 1 to 5", (0.5, ONES), {"seq_lengths": [1, 5]}),
         (r"resets must be bool of shape \(4, 2\)", (0.5, ONES), {"resets": np.ones((4, 3), bool)}),
+        ("a must be an array of numbers, not None", (None, ONES), {}),
+        ("b must be an array of numbers, not 'x'", (0.5, "x"), {}),
+        ("initial_state must be an array of numbers, not 'x'", (0.5, ONES, "x"), {}),
+        ("reverse must be True or False, not 'yes'", (0.5, ONES), {"reverse": "yes"}),
         ("unknown implementation 'fast'; available: ", (0.5, ONES), {"implementation": "fast"}),
     ],
 )

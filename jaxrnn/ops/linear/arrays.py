@@ -1,13 +1,15 @@
 """The arrays of a linear recurrence, and how its masks become numbers."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
+from jax.sharding import PartitionSpec
 
 
 class LinearArrays(NamedTuple):
-    """The arrays of a linear recurrence, time first, all of one dtype.
+    """The arrays of a linear recurrence, time first, all of one dtype; those from Python numbers may be wider.
 
     Attributes:
       a: ``[time or 1, *batch, channels]``, where an axis of the batch may be 1, too.
@@ -34,23 +36,67 @@ class LinearArrays(NamedTuple):
         return self.b.shape[1:-1]
 
 
-def without_masks(x: LinearArrays) -> tuple[Array, Array]:
-    """a and b that give the same states without lengths and resets.
+def spread_alike(x: LinearArrays) -> LinearArrays:
+    """Spread every array over the devices as the others are, on an explicit mesh and within ``jax.shard_map``.
 
-    A step beyond a row's length has a = 1 and b = 0. A step after a reset forgets the state before: it has a = 0,
-    and b = a * reset_state + b.
+    Loops and hand-written gradients need a carry, a state or a gradient to be of the same type as another array.
     """
-    a, b = x.a, x.b
+    first_axes = {"a": 0, "b": 0, "initial_state": 1, "reset_state": 1, "lengths": 1, "resets": 0}
+    arrays = {name: array for name, array in x._asdict().items() if array is not None}
+    types = {name: jax.typeof(array) for name, array in arrays.items()}
+    axes: list[Any] = [None] * x.b.ndim
+    varying = frozenset().union(*(_varying_over(array) for array in arrays.values()))
+    for name, of_array in types.items():
+        for axis, part in enumerate(of_array.sharding.spec, first_axes[name]):
+            axes[axis] = axes[axis] or part
+    if not any(axes) and not varying:
+        return x
+    # Arrays from outside jit may have a sharding without a mesh.
+    spread = next((t.sharding for t in types.values() if any(t.sharding.spec)), types["b"].sharding)
+    for name, array in arrays.items():
+        first = first_axes[name]
+        whole = [size == x.b.shape[axis] for axis, size in enumerate(array.shape, first)]
+        spec = PartitionSpec(*(part if full else None for part, full in zip(axes[first:], whole)))
+        if types[name].sharding.spec != spec:
+            array = jax.sharding.reshard(array, spread.update(spec=spec))
+        arrays[name] = _made_to_vary(array, varying)
+    return x._replace(**arrays)
+
+
+def _varying_over(array: Array) -> frozenset[str]:
+    """The mesh axes over which an array varies within ``jax.shard_map``. JAX has renamed the attribute."""
+    of_array: Any = jax.typeof(array)
+    manual = getattr(of_array, "manual_axis_type", None)
+    return getattr(of_array, "vma", frozenset()) if manual is None else manual.varying
+
+
+def _made_to_vary(array: Array, axes: frozenset[str]) -> Array:
+    missing = tuple(axes - _varying_over(array))
+    return lax.pcast(array, missing, to="varying") if missing else array
+
+
+def varying_like(array: Array, other: Array) -> Array:
+    """The array, varying over what the other one varies over within ``jax.shard_map``."""
+    return _made_to_vary(array, _varying_over(other))
+
+
+def without_masks(x: LinearArrays) -> tuple[Array, Array, Array | None]:
+    """a, b and ``forget`` that give the same states without lengths and resets.
+
+    A step beyond a row's length has a = 1 and b = 0. A step after a reset has b = a * reset_state + b, and is in
+    ``forget``, bool ``[time, *batch, 1]``: its state is b, whatever the state before. Multiplying that by a = 0
+    would not do, since it may be infinite or NaN.
+    """
+    a, b, forget = x.a, x.b, None
     if x.resets is not None:
         assert x.reset_state is not None
-        resets = x.resets[..., None]
-        b = jnp.where(resets, a * x.reset_state[None] + b, b)
-        a = jnp.where(resets, 0, a)
+        forget = x.resets[..., None]
+        b = jnp.where(forget, a * x.reset_state[None] + b, b)
     if x.lengths is not None:
         steps = jnp.arange(x.time).reshape(x.time, *([1] * x.lengths.ndim))
         valid = (steps < x.lengths[None])[..., None]
         a, b = jnp.where(valid, a, 1), jnp.where(valid, b, 0)
-    return a, b
+    return a, b, forget
 
 
 def sum_to(gradient: Array, shape: tuple[int, ...]) -> Array:

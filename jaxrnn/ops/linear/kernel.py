@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxrnn.ops.linear.arrays import LinearArrays, states_before
-from jaxrnn.ops.linear.loops import associative, loop_recurrence
+from jaxrnn.ops.linear.loops import associative, loop_recurrence, next_state
 from jaxrnn.ops.pallas import accelerator
 
 LANES = 128
@@ -66,27 +66,45 @@ def _flat(a: Array, b: Array, initial_state: Array, unit: int) -> tuple[Array, A
     return flat(a), flat(b), flat(initial_state[None])
 
 
-def gpu_loop(a: Array, b: Array, initial_state: Array, reverse: bool, *, interpret: bool = False) -> Array:
+def gpu_loop(
+    a: Array, b: Array, initial_state: Array, reverse: bool, forget: Array | None, *, interpret: bool = False
+) -> Array:
     """A loop, see ``loops.py``."""
     time, state = b.shape[0], b.shape[1:]
+    forgets = forget is not None
+    if forget is not None:
+        a, forget = jnp.where(forget, 0, a), jnp.broadcast_to(forget, b.shape)
     a, b, first = _flat(a, b, initial_state, LANES)
     programs = b.shape[1] // LANES
     chunks = 1 if 4 * programs >= PROGRAMS else min(-(-PROGRAMS // programs), -(-time // LEAST_STEPS))
     length = -(-time // chunks)
     chunks = -(-time // length)
     if chunks > 1:
-        totals, ends = _call(a, b, None, length, reverse, interpret)
-        first = states_before(first[0], associative(totals, ends, first[0], False), False)
-    states = _call(a, b, first, length, reverse, interpret)
+        totals, ends = _call(a, b, None, length, reverse, forgets, interpret)
+        forgotten = None if forget is None else _any_of_chunk(forget, length, b.shape[1], reverse)
+        first = states_before(first[0], associative(totals, ends, first[0], False, forgotten), False)
+    states = _call(a, b, first, length, reverse, forgets, interpret)
     return states[:, : math.prod(state)].reshape(time, *state)
 
 
-def tpu_loop(a: Array, b: Array, initial_state: Array, reverse: bool, *, interpret: Any = False) -> Array:
+def _any_of_chunk(forget: Array, length: int, width: int, reverse: bool) -> Array:
+    """Which channels a step of a chunk forgets, bool ``[chunks, width]``, in the order of computation."""
+    flat = forget.reshape(forget.shape[0], -1)
+    flat = flat[::-1] if reverse else flat
+    flat = jnp.pad(flat, [(0, -flat.shape[0] % length), (0, width - flat.shape[1])])
+    return flat.reshape(-1, length, width).any(axis=1)
+
+
+def tpu_loop(
+    a: Array, b: Array, initial_state: Array, reverse: bool, forget: Array | None, *, interpret: Any = False
+) -> Array:
     """A loop, see ``loops.py``."""
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import tpu
 
     time, state = b.shape[0], b.shape[1:]
+    forgets = forget is not None
+    a = a if forget is None else jnp.where(forget, 0, a)
     a, b, first = _flat(a, b, initial_state, LANES)
     # A step of a block fills whole registers of 8 x 128.
     a, b = a.reshape(a.shape[0], -1, LANES), b.reshape(time, -1, LANES)
@@ -110,7 +128,7 @@ def tpu_loop(a: Array, b: Array, initial_state: Array, reverse: bool, *, interpr
 
         def step(i: Any, h: Array) -> Array:
             t = count - 1 - i if reverse else i
-            h = a_ref[0 if constant else t] * h + b_ref[t]
+            h = _next(a_ref[0 if constant else t], b_ref[t], h, forgets)
             states_ref[t] = h
             return h
 
@@ -132,7 +150,14 @@ def tpu_loop(a: Array, b: Array, initial_state: Array, reverse: bool, *, interpr
     return states.reshape(time, -1)[:, : math.prod(state)].reshape(time, *state)
 
 
-def _call(a: Array, b: Array, first: Array | None, length: int, reverse: bool, interpret: bool) -> Any:
+def _next(a: Array, b: Array, h: Array, forgets: bool) -> Array:
+    """The next state. With ``forgets``, where a = 0 it does not read the state before, which may be NaN."""
+    return next_state(a, b, h, a == 0 if forgets else None)
+
+
+def _call(
+    a: Array, b: Array, first: Array | None, length: int, reverse: bool, forgets: bool, interpret: bool
+) -> Any:
     """The states, from the first state of every chunk; without these, what every chunk does to its first state."""
     from jax.experimental import pallas as pl  # takes a quarter of a second to import
     from jax.experimental.pallas import triton
@@ -164,7 +189,7 @@ def _call(a: Array, b: Array, first: Array | None, length: int, reverse: bool, i
             for k in range(AHEAD):
                 inside = i + k < count  # beyond the end, the state stays, and is written to its place again
                 decay = jnp.where(inside, decays[k], 1)
-                h = decay * h + jnp.where(inside, added[k], 0)
+                h = _next(decay, jnp.where(inside, added[k], 0), h, forgets)
                 if first is None:
                     total = total * decay
                 else:

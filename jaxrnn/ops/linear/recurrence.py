@@ -8,17 +8,19 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxrnn import checks
 from jaxrnn.ops.dispatch import (
     Choice,
     check_name,
     checked_lengths,
+    checked_platform,
     checked_resets,
     choose,
     exported_programs,
     platform_of,
 )
 from jaxrnn.ops.linear import kernel, loops, native
-from jaxrnn.ops.linear.arrays import LinearArrays
+from jaxrnn.ops.linear.arrays import LinearArrays, spread_alike
 from jaxrnn.ops.step import accumulation_dtype, cast
 
 
@@ -104,11 +106,14 @@ def linear_recurrence(
       ValueError: shapes, dtypes or the name of the implementation do not fit, or a named one cannot run.
 
     Gradients are taken in reverse, of any order; those of complex numbers are not conjugated, as elsewhere in JAX.
+    Forward-mode derivatives (``jax.jvp``, ``jax.hessian``) are not supported, since the gradients are
+    hand-written; ``jax.jacrev(jax.grad(f))`` is the Hessian.
 
     >>> import jax.numpy as jnp
     >>> linear_recurrence(0.5, jnp.ones((4, 1)))[:, 0]
     Array([1.   , 1.5  , 1.75 , 1.875], dtype=float32)
     """
+    reverse = checks.flag("reverse", reverse)
     x = checked_arrays(a, b, initial_state, seq_lengths, resets, reset_state)
     return run_linear_recurrence(x, reverse=reverse, implementation=implementation)
 
@@ -142,20 +147,24 @@ def explain_linear_recurrence(
     platform: str | None = None,
     seq_lengths: Any = None,
     resets: Any = None,
+    reset_state: Any = None,
+    reverse: bool = False,
 ) -> Choice:
     """Which implementation :func:`linear_recurrence` would run for these arguments, and why not the others.
 
     Args:
       a, b, ...: as in :func:`linear_recurrence`; ``jax.ShapeDtypeStruct`` will do, no array is looked into.
-      platform: ``"cpu"``, ``"gpu"`` or ``"tpu"``; None for where the arrays are, or would be.
+      platform: ``"cpu"``, ``"gpu"`` (or ``"cuda"``, ``"rocm"``) or ``"tpu"``; None for where the arrays are,
+        or would be.
 
     >>> import jax, jax.numpy as jnp
     >>> b = jax.ShapeDtypeStruct((100, 8, 64), jnp.float32)
     >>> explain_linear_recurrence(b, b, platform="tpu").chosen
     'chunked'
     """
-    platform = platform_of((a, b)) if platform is None else platform
-    x = jax.eval_shape(checked_arrays, a, b, initial_state, seq_lengths, resets, None)
+    platform = platform_of((a, b)) if platform is None else checked_platform(platform)
+    checks.flag("reverse", reverse)  # every implementation runs both ways
+    x = jax.eval_shape(checked_arrays, a, b, initial_state, seq_lengths, resets, reset_state)
     return choose(LINEAR_IMPLEMENTATIONS, x, platform)
 
 
@@ -173,16 +182,15 @@ def _run(run: Any, reverse: bool, batch_major: bool, x: LinearArrays) -> Array:
 def checked_arrays(
     a: Any, b: Any, initial_state: Any, seq_lengths: Any, resets: Any, reset_state: Any
 ) -> LinearArrays:
-    """The arguments of :func:`linear_recurrence` in one dtype, or a ValueError."""
-    b = jnp.asarray(b)
+    """The arguments of :func:`linear_recurrence` in one dtype and spread alike, or a ValueError."""
+    a, b = _array("a", a), _array("b", b)
     if b.ndim < 2:
         raise ValueError(f"{b.shape=} must be (time, *batch, channels); a single channel x needs x[..., None]")
-    a = jnp.asarray(a)
     dtype = jnp.result_type(a, b)
     if not jnp.issubdtype(dtype, jnp.inexact):
         raise ValueError(f"a and b must be real or complex arrays, not {a.dtype} and {b.dtype}")
     batch, channels = b.shape[1:-1], b.shape[-1]
-    a = cast(_broadcastable("a", a, b.shape), dtype)
+    a = _cast(_broadcastable("a", a, b.shape), dtype)
     a = jnp.broadcast_to(a, (*a.shape[:-1], channels))
     state = (*batch, channels)
     if initial_state is None:
@@ -197,7 +205,7 @@ def checked_arrays(
         reset_state = initial_state
     else:
         reset_state = _state("reset_state", reset_state, state, dtype)
-    return LinearArrays(a, cast(b, dtype), initial_state, reset_state, lengths, resets)
+    return spread_alike(LinearArrays(a, cast(b, dtype), initial_state, reset_state, lengths, resets))
 
 
 def broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
@@ -212,8 +220,19 @@ def _broadcastable(name: str, array: Array, shape: tuple[int, ...]) -> Array:
     return array.reshape((1,) * (len(shape) - array.ndim) + array.shape)
 
 
+def _array(name: str, value: Any) -> Array:
+    if value is None:
+        raise ValueError(f"{name} must be an array of numbers, not None")
+    return checks.array(name, value)
+
+
 def _state(name: str, array: Any, shape: tuple[int, ...], dtype: Any) -> Array:
-    array = jnp.asarray(array)
+    array = _array(name, array)
     if jnp.issubdtype(array.dtype, jnp.complexfloating) and not jnp.issubdtype(dtype, jnp.complexfloating):
         raise ValueError(f"{name} is {array.dtype}, but a and b are {jnp.dtype(dtype).name}")
-    return cast(jnp.broadcast_to(_broadcastable(name, array, shape), shape), dtype)
+    return _cast(jnp.broadcast_to(_broadcastable(name, array, shape), shape), dtype)
+
+
+def _cast(array: Array, dtype: Any) -> Array:
+    """The array in this dtype; a Python number in float32 or wider, since 0.999 would be 1 in bfloat16."""
+    return cast(array, accumulation_dtype(dtype) if array.weak_type else dtype)
