@@ -74,7 +74,7 @@ def compare_linear() -> None:
         b, resets = jnp.moveaxis(x, 1, 0), jnp.moveaxis(masks["resets"], 1, 0)
         lengths = masks["seq_lengths"]
         return sum(
-            jnp.sin(jaxrnn.ops.linear_recurrence(decay, b, implementation=name, **options)).sum()
+            jnp.sin(jaxrnn.ops.linear_recurrence(decay, b, implementation=name, **options)  # pyright: ignore[reportArgumentType]).sum()
             for name, options in (
                 (None, {"seq_lengths": lengths, "resets": resets}),
                 ("scan", {}),
