@@ -73,13 +73,14 @@ def compare_linear() -> None:
     def total(decay, x, masks):
         b, resets = jnp.moveaxis(x, 1, 0), jnp.moveaxis(masks["resets"], 1, 0)
         lengths = masks["seq_lengths"]
+        ways: Any = (
+            (None, {"seq_lengths": lengths, "resets": resets}),
+            ("scan", {}),
+            ("chunked", {"resets": resets}),
+        )
         return sum(
-            jnp.sin(jaxrnn.ops.linear_recurrence(decay, b, implementation=name, **options)  # pyright: ignore[reportArgumentType]).sum()
-            for name, options in (
-                (None, {"seq_lengths": lengths, "resets": resets}),
-                ("scan", {}),
-                ("chunked", {"resets": resets}),
-            )
+            jnp.sin(jaxrnn.ops.linear_recurrence(decay, b, implementation=name, **options)).sum()
+            for name, options in ways
         )
 
     decay, run = jnp.array([0.9, 0.5, -0.3], jnp.float32), jax.jit(jax.grad(total, argnums=(0, 1)))
