@@ -196,13 +196,15 @@ def compiled_linear(name: str, channels: int) -> dict[str, Any]:
     """The same of a linear recurrence."""
     steps = jax.ShapeDtypeStruct((TIME, BATCH, channels), "float32")
     first = jax.ShapeDtypeStruct(steps.shape[1:], steps.dtype)
+    lengths, resets = jax.ShapeDtypeStruct((BATCH,), "int32"), jax.ShapeDtypeStruct((TIME, BATCH), "bool")
 
     def program(arrays: LinearArrays) -> Any:
         run = functools.partial(loop_recurrence, LINEAR_LOOPS[name], reverse=False, batch_major=False)
-        states, pullback = jax.vjp(run, arrays)
-        return states, pullback(jnp.ones_like(states))[0]
+        states, pullback = jax.vjp(lambda *numbers: run(arrays._replace(**dict(zip("ab", numbers)))), *arrays[:2])
+        return states, pullback(jnp.ones_like(states))
 
-    return tried(name, program, LinearArrays(steps, steps, first))  # pyright: ignore[reportArgumentType]
+    masks: Any = {"reset_state": first, "lengths": lengths, "resets": resets}
+    return tried(name, program, LinearArrays(steps, steps, first, **masks))  # pyright: ignore[reportArgumentType]
 
 
 def tried(name: str, program: Any, arrays: Any) -> dict[str, Any]:
