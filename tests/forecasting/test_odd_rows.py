@@ -1,4 +1,4 @@
-"""Rows as strangers have them: absurd values, other steps than in training, text for numbers, damaged models."""
+"""Rows as people have them: absurd values, other steps than in training, text for numbers, damaged models."""
 
 import json
 import shutil
