@@ -307,7 +307,7 @@ def _one_value(series: str, name: str, values: np.ndarray) -> Any:
 
 
 def _of_array(name: str, values: np.ndarray) -> OneSeries:
-    """A series without times."""
+    """A series without times. Missing values at its end are steps, too: an array has no other way to say so."""
     try:
         values = values.astype(np.float64)
     except (TypeError, ValueError) as error:
@@ -316,11 +316,9 @@ def _of_array(name: str, values: np.ndarray) -> OneSeries:
         raise ValueError(
             f"series {name!r}: y must be [time] with a finite value, not {values.shape=}, {values[:5]}"
         )
-    end = int(np.flatnonzero(np.isfinite(values))[-1]) + 1
-    times = np.arange(end)
-    kept, far = _without_far(name, values[:end], times)
-    repairs = Repairs(cut=len(values) - end, far=far)
-    return OneSeries(name, filled(kept), np.isfinite(kept), times, Step("steps", 1), repairs=repairs)
+    times = np.arange(len(values))
+    kept, far = _without_far(name, values, times)
+    return OneSeries(name, filled(kept), np.isfinite(kept), times, Step("steps", 1), repairs=Repairs(far=far))
 
 
 def shown_time(time: Any) -> str:

@@ -78,7 +78,9 @@ def test_rows_without_a_value_at_the_end_are_cut_off(fitted):
     )
     cut = fitted.backtest(rows(y=np.where(STEPS > 80, np.nan, VALUES)), origins=2, refit=False)
     assert np.isfinite(cut["rows"]["y"]).all() and np.isfinite(cut["metrics"]["model"]["mase"])
-    assert len(read_panel(np.append(VALUES, [np.nan, np.nan]))[0].values) == 90
+    # An array says in no other way that its last steps have no value, and the forecast goes on after them.
+    (array,) = read_panel(np.append(VALUES, [np.nan, np.nan]))
+    assert array.values[-3:].tolist() == [VALUES[-1]] * 3 and array.observed[-3:].tolist() == [True, False, False]
     (one,) = read_panel({"ds": DAYS[[0, 1, 2, 4, 6, 9]], "y": [1.0, 2, 3, 5, np.nan, np.nan]})
     assert one.values.tolist() == [1, 2, 3, 4, 5] and (one.repairs.inserted, one.repairs.cut) == (1, 2)
 
