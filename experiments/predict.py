@@ -5,7 +5,7 @@
     python -m experiments.predict runs/first --series new.csv      # another series, with the scale of the run
     python -m experiments.predict runs/shops --series new.csv      # a run with --horizon: the steps after new rows
     python -m experiments.predict runs/shops --series new.csv --future promotions.csv
-    python -m experiments.predict runs/shops --series new.csv --paths 1000   # and paths, for sums over the steps
+    python -m experiments.predict runs/shops --series new.csv --sample-paths 1000   # for sums over the steps
 
 Prints the error of the forecasts of the test part, and the forecast of the step after the end of the series. Of a
 run with --horizon it writes the forecasts of the steps after the end of every series of the file.
@@ -110,7 +110,7 @@ class Settings:
             help_behavior_hint="(default: the rows of --series without a value)",
         ),
     ] = None
-    paths: Annotated[
+    sample_paths: Annotated[
         int | None,
         arg(
             metavar="N",
@@ -203,7 +203,7 @@ def load_run(
 
 
 def predict(settings: Settings) -> None:
-    for name in ("id_column", "time_column", "aggregate", "future", "paths"):
+    for name in ("id_column", "time_column", "aggregate", "future", "sample_paths"):
         if getattr(settings, name) is not None:
             raise ValueError(
                 f"{option(name)} needs a run with --horizon, but {settings.run} forecasts a single step"
@@ -236,9 +236,9 @@ def predict_horizon(settings: Settings) -> None:
     out = settings.out or settings.run / f"forecast-{Path(settings.series).stem}.csv"
     paths_out = out.with_name(f"{out.stem}-paths.csv")
     _check_free(out, settings.overwrite)
-    if settings.paths is not None:
-        if settings.paths < 1:
-            raise ValueError(f"--paths must be at least 1, not {settings.paths}")
+    if settings.sample_paths is not None:
+        if settings.sample_paths < 1:
+            raise ValueError(f"--sample-paths must be at least 1, not {settings.sample_paths}")
         _check_free(paths_out, settings.overwrite)
     if not (settings.run / pipeline.MODEL / "forecaster.json").exists():
         raise ValueError(
@@ -262,11 +262,11 @@ def predict_horizon(settings: Settings) -> None:
     forecasts = model.predict(panel)
     pipeline.write_columns(out, forecasts)
     say(f"the forecasts of {len(panel)} series are in {out}")
-    if settings.paths is not None:
-        paths = np.concatenate([one.T for one in model.sample(settings.paths, panel).values()])
+    if settings.sample_paths is not None:
+        paths = np.concatenate([one.T for one in model.sample(settings.sample_paths, panel).values()])
         columns = {f"path-{number + 1}": column for number, column in enumerate(paths.T)}
         pipeline.write_columns(paths_out, {name: forecasts[name] for name in ("unique_id", "ds")} | columns)
-        say(f"{settings.paths} paths of each are in {paths_out}: each adds up to one possible sum")
+        say(f"{settings.sample_paths} paths of each are in {paths_out}: each adds up to one possible sum")
 
 
 if __name__ == "__main__":

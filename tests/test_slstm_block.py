@@ -119,6 +119,8 @@ def test_half_precision_stays_near_and_invalid_arguments_are_named():
     np.testing.assert_allclose(np.asarray(narrow, np.float32), wide, atol=0.1)
     with pytest.raises(ValueError, match=r"inputs must be \[batch, time, 8\], not \(2, 5, 7\)"):
         block()(x[..., :7])
+    with pytest.raises(ValueError, match="seq_lengths"):
+        block()(x, seq_lengths=jnp.array([5, 6]))
     with pytest.raises(ValueError, match="num_heads=3 must divide"):
         block(num_heads=3)
     with pytest.raises(ValueError, match="conv_width must be a positive integer, not -1"):

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrnn.forecasting.paths import correlation_of, normal_scores
+from jaxrnn.forecasting.sample_paths import correlation_of, normal_scores
 
 MIXTURES = (
     (1.0, 0.0, 0.0),
@@ -45,7 +45,7 @@ class Calibration:
         it is added.
       origins: the number of held-out origins; 0 leaves the quantiles as they are.
       correlation: ``[horizon, horizon]``, how the errors of the steps go together, see
-        :mod:`jaxrnn.forecasting.paths`.
+        :mod:`jaxrnn.forecasting.sample_paths`.
     """
 
     shares: tuple[float, float, float]

@@ -17,8 +17,8 @@ from jaxrnn.forecasting.fresh_rows import require_same_sign, require_same_step
 from jaxrnn.forecasting.known import Known
 from jaxrnn.forecasting.panel import OneSeries, as_frame, read_future, read_panel
 from jaxrnn.forecasting.panel_notes import describe_panel
-from jaxrnn.forecasting.paths import sample_paths
 from jaxrnn.forecasting.quantile_columns import LEVELS, forecast_columns
+from jaxrnn.forecasting.sample_paths import sample_paths
 from jaxrnn.forecasting.season import SeasonChoice
 from jaxrnn.forecasting.settings import Settings, as_tuple
 from jaxrnn.forecasting.settle import settle
@@ -123,10 +123,11 @@ class Forecaster:
         """
         self._frame, self._panel = frame, self._read(frame, fresh=False)
         self.settings, self.season_choice, self.known = settle(self._given, self._panel)
+        networks = self._networks = Ensemble(self.settings, self.known)
         settings, windows = self.settings, self.windows(self._panel)
         if windows.offset is not None:
             windows = self.windows(self._panel, until=np.maximum(windows.lengths - settings.horizon, 1))
-        starts = windows.starts(self.settled_season, self._window)
+        starts = windows.starts(networks.season, networks.window)
         if not len(starts):
             longest = int(windows.lengths.max())
             raise ValueError(
@@ -134,12 +135,11 @@ class Forecaster:
                 f"{settings.horizon} needs at least three"
             )
         watch = watch or Watch(progress=progress)
-        networks = self._networks = Ensemble(settings, self.known)
-        training = Training(settings, networks.make, windows, starts, self._window, self.settled_season, watch)
+        training = Training(settings, networks.make, windows, starts, networks.window, networks.season, watch)
         self.stopped = None
         judged_parts = []
         for number in range(settings.seeds):
-            held = windows.held_out(self.settled_season, number, settings.seeds)
+            held = windows.held_out(networks.season, number, settings.seeds)
             networks.params.append(training.train(number, windows.without(held)))
             origins = windows.judged(held)
             judged_parts.append((origins, networks.quantiles(windows, origins, networks.params[-1:])))
@@ -191,7 +191,7 @@ class Forecaster:
         """Draw paths: values of all steps of the horizon together, for sums, maxima and the like.
 
         Each step has the quantiles that :meth:`predict` gives, and steps go together as the errors at held-out
-        origins did (see :mod:`jaxrnn.forecasting.paths`), so that intervals of a sum are neither those of
+        origins did (see :mod:`jaxrnn.forecasting.sample_paths`), so that intervals of a sum are neither those of
         independent steps, which are too narrow, nor the sums of the steps' intervals, which are too wide.
 
         Args:
@@ -315,7 +315,7 @@ class Forecaster:
     @property
     def settled_season(self) -> int:
         """The season, given or found in :meth:`fit`."""
-        return self.settings.season or 1
+        return self._networks.season
 
     def _read(self, frame: Any, *, fresh: bool = True) -> list[OneSeries]:
         """The series of a frame. A ``fresh`` one that is too short to tell its step has that of the training."""
@@ -334,9 +334,9 @@ class Forecaster:
         ``until`` is, for each series, the first step whose value the effects of its columns must not depend on.
         """
         return self.known.windows(
-            panel, window=self._window, horizon=self.settings.horizon, season=self.settled_season, until=until
+            panel,
+            window=self._networks.window,
+            horizon=self.settings.horizon,
+            season=self._networks.season,
+            until=until,
         )
-
-    @property
-    def _window(self) -> int:
-        return self.settings.window or 1

@@ -100,9 +100,9 @@ class Known:
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "Known":
-        steps = tuple(Step(**step) for step in record.get("steps", ()))  # older models have not stored them
+        steps = tuple(Step(**step) for step in record["steps"])
         effects = Effects.from_json(record["effects"])
-        return cls(Covariates.from_json(record["covariates"]), effects, steps, record.get("usual_noise", 0.0))
+        return cls(Covariates.from_json(record["covariates"]), effects, steps, record["usual_noise"])
 
 
 def _extra(past: np.ndarray, future: np.ndarray, window: int, horizon: int) -> np.ndarray:

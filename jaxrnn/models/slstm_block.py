@@ -11,6 +11,7 @@ from jaxrnn import checks, ops
 from jaxrnn.cells import SLSTMCell
 from jaxrnn.cells.base import glorot_uniform
 from jaxrnn.ops import SLSTMCarry, slstm_pointwise
+from jaxrnn.ops.dispatch import checked_lengths
 from jaxrnn.ops.step import accumulation_dtype
 from jaxrnn.signature import InitSignature
 
@@ -146,7 +147,8 @@ class SLSTMBlock(nnx.Module):
         first = self.initialize_carry(batch) if initial_carry is None else initial_carry
         valid = None
         if seq_lengths is not None:
-            valid = (jnp.arange(time) < jnp.asarray(seq_lengths)[:, None])[..., None]
+            seq_lengths = checked_lengths(seq_lengths, time, (batch,))
+            valid = (jnp.arange(time) < seq_lengths[:, None])[..., None]
             x = jnp.where(valid, x, 0)  # whatever padding holds, it reaches no gradient of a parameter
         normed = self.norm(x)
         seen = jnp.concatenate([first.inputs.astype(normed.dtype), normed], axis=1)
@@ -171,6 +173,6 @@ class SLSTMBlock(nnx.Module):
         x = x if valid is None else jnp.where(valid, x, 0)
         if not return_carry:
             return x
-        ends = jnp.full(batch, time) if seq_lengths is None else jnp.asarray(seq_lengths)
+        ends = jnp.full(batch, time) if seq_lengths is None else seq_lengths
         places = ends[:, None] + jnp.arange(first.inputs.shape[1])
         return SLSTMBlockCarry(jnp.take_along_axis(seen, places[..., None], axis=1), cell), x

@@ -84,7 +84,7 @@ def test_a_panel_is_forecast_backtested_interrupted_resumed_and_new_rows_are_pre
     assert metrics["choice"]["season"] == 7 and metrics["choice"]["calendar"] == ["weekday", "month"]
 
     again = tmp_path / "again.csv"
-    assert predict.main([str(out), "--series", str(shops), "--out", str(again), "--paths", "50"]) == 0
+    assert predict.main([str(out), "--series", str(shops), "--out", str(again), "--sample-paths", "50"]) == 0
     paths, forecasts = (rows_of(path) for path in (tmp_path / "again-paths.csv", again))
     assert list(paths[0]) == ["unique_id", "ds", *(f"path-{number}" for number in range(1, 51))]
     assert [(row["unique_id"], row["ds"]) for row in paths] == [(row["unique_id"], row["ds"]) for row in forecasts]

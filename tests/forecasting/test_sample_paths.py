@@ -5,8 +5,8 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from jaxrnn.forecasting.paths import correlation_of, normal_scores, sample_paths
 from jaxrnn.forecasting.quantile_columns import LEVELS, quantiles_at
+from jaxrnn.forecasting.sample_paths import correlation_of, normal_scores, sample_paths
 
 PLACES = np.array([NormalDist().inv_cdf(level) for level in LEVELS])
 
