@@ -16,6 +16,7 @@ from benchmarks.common.tasks import Data, Task
 from benchmarks.libraries import base, classifiers
 from experiments.common.devices import batch_mesh
 from jaxrnn import training
+from jaxrnn.export import quantize
 from jaxrnn.layers import streaming_step
 from jaxrnn.training import Epoch
 
@@ -27,6 +28,7 @@ CELLS: dict[str, type[jaxrnn.RecurrentCell]] = {
 """The cells that are compared. ``gru_one_bias`` is the GRU without recurrent bias, as Flax's nnx has it."""
 
 COMPILED = "jaxrnn, compiled"
+INT8 = "jaxrnn, int8"
 PLAIN = "jaxrnn, plain jit"
 
 
@@ -77,7 +79,7 @@ def steps(name: str, weights: base.Weights, inputs: np.ndarray) -> dict[str, bas
 
 
 def streams(name: str, weights: base.Weights, inputs: np.ndarray) -> dict[str, base.Steps]:
-    """``jaxrnn.Streams`` in the C++ library and compiled by JAX: steps of all streams together."""
+    """``jaxrnn.Streams`` in the C++ library, also with int8 weights, and compiled by JAX: steps of all streams."""
     cell = cell_with(name, weights)
 
     def steps_of(many: jaxrnn.Streams, x: Any) -> base.Steps:
@@ -85,6 +87,7 @@ def streams(name: str, weights: base.Weights, inputs: np.ndarray) -> dict[str, b
 
     return {
         OURS: steps_of(jaxrnn.Streams(cell, len(inputs)), inputs),
+        INT8: steps_of(jaxrnn.Streams(quantize(cell), len(inputs)), inputs),
         COMPILED: steps_of(jaxrnn.Streams(cell, len(inputs), implementation="jax"), jnp.asarray(inputs)),
     }
 

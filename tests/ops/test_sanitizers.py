@@ -28,6 +28,7 @@ DRIVERS = {
     "sanitized.cpp": "84 setups\n",
     "sanitized_programs.cpp": "60 setups\n",
     "sanitized_linear.cpp": "128 setups\n",
+    "sanitized_layers.cpp": "192 setups\n",
 }
 """The programs to run, and what they print if nothing is wrong."""
 
@@ -41,7 +42,14 @@ def compiled(sanitizer: str, source: Path, folder: Path) -> Path:
     program = folder / "program"
     options = ["-std=c++20", "-O1", f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-pthread"]
     names = ["-DJAXRNN_ISA=base", "-DJAXRNN_FLOAT32_ONLY", "-Wno-maybe-uninitialized", "-I", str(build.SOURCES)]
-    names += ["-I", str(folder)]
+    names += [
+        "-I",
+        str(folder),
+        "-isystem",
+        str(build.headers()),
+        '-DJAXRNN_SOURCE_HASH="none"',
+        "-DJAXRNN_HAS_BASE",
+    ]
     done = subprocess.run(
         [*compiler, *options, *names, str(source), "-o", str(program)], capture_output=True, text=True
     )

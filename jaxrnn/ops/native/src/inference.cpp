@@ -14,6 +14,8 @@ namespace jaxrnn::JAXRNN_ISA {
 namespace {
 
 constexpr int L = kLanes<float>;
+constexpr int kLine = 64 / sizeof(float);  // of the cache
+constexpr int kMostRows = 48;              // of a block
 
 int vectors_of_hidden(const Layer& l) { return (l.hidden + L - 1) / L; }
 
@@ -63,7 +65,7 @@ void pack(const Layer& l, const void* weights, int depth, void* packed) {
 
 int rows_of_block(const Layer& l) {
   // A multiple of the rows of all tiles, whose hidden states take about half of a cache of 32 KiB.
-  return std::clamp(16384 / (int)sizeof(float) / l.hidden, 12, 48) / 12 * 12;
+  return std::clamp(16384 / (int)sizeof(float) / l.hidden, 12, kMostRows) / 12 * 12;
 }
 
 // Where one row's step reads and writes.
@@ -104,19 +106,21 @@ struct Products {
   const float *scale_x, *scale_h;  // of each row, if the products are sums of integers
 };
 
-// The end of a step for some rows and a panel: applies the cell's equations and stores the results.
-template <class CellType, int kVectors, bool kQuantized, int kMostRows>
+// The end of a step for all rows of a block and a panel: applies the cell's equations and stores the results.
+template <class CellType, int kVectors, bool kQuantized>
 INLINE void finish(const Layer& l, const Panel& panel, const Products& products, const RowOfStep* rows, int count) {
-  constexpr int kGates = CellType::kGates;
+  constexpr int kGates = CellType::kGates, kTogether = 4;
   using Equations = Inference<CellType>;
-  typename Equations::Half halves[kMostRows][kVectors];
+  typename Equations::Half halves[kTogether][kVectors];
   const int H = l.hidden, first = panel.first * L;
-  auto whole = [&](auto lanes_of) __attribute__((always_inline)) {
-    for (int m = 0; m < count; m++) {
+  auto some = [&](int begin, int end, auto lanes_of) __attribute__((always_inline)) {
+    for (int m = begin; m < end; m++) {
       const RowOfStep& row = rows[m];
 #pragma GCC unroll 4
       for (int u = 0; u < kVectors; u++) {
         const int unit = first + u * L, lanes = lanes_of(unit);
+        if (CellType::kHasC) __builtin_prefetch(row.c + unit + kLine);  // for the next panel: rows lie far apart
+        if (row.y) __builtin_prefetch(row.y + unit + kLine, /*write=*/1);
         const State<float> old{load(row.old_h + unit, lanes),
                                CellType::kHasC ? load(row.c + unit, lanes) : Vector<float>{}};
         Vector<float> xs[kGates], rs[kGates];
@@ -133,25 +137,28 @@ INLINE void finish(const Layer& l, const Panel& panel, const Products& products,
           if (l.recurrent_bias) rs[g] += load(l.recurrent_bias + column, lanes);
         }
         const Vector<float> leak = CellType::kHasLeak ? load(l.leak + unit, lanes) : Vector<float>{};
-        halves[m][u] = Equations::first(xs, rs, old, leak);
+        halves[m - begin][u] = Equations::first(xs, rs, old, leak);
       }
     }
-    for (int m = 0; m < count; m++) {
+    for (int m = begin; m < end; m++) {
       const RowOfStep& row = rows[m];
 #pragma GCC unroll 4
       for (int u = 0; u < kVectors; u++) {
         const int unit = first + u * L, lanes = lanes_of(unit);
-        State<float> state = Equations::second(halves[m][u]);
+        State<float> state = Equations::second(halves[m - begin][u]);
         if (row.valid && CellType::kHasC) store(row.c + unit, state.c, lanes);
         if (row.y) store(row.y + unit, row.valid ? state.h : Vector<float>{}, lanes);
         store(row.new_h + unit, row.valid ? state.h : load(row.old_h + unit, lanes), lanes);
       }
     }
   };
+  auto all = [&](auto lanes_of) __attribute__((always_inline)) {
+    for (int m = 0; m < count; m += kTogether) some(m, std::min(m + kTogether, count), lanes_of);
+  };
   if (first + kVectors * L <= H) {
-    whole([](int) { return L; });
+    all([](int) { return L; });
   } else {
-    whole([H](int unit) { return H - unit; });
+    all([H](int unit) { return H - unit; });
   }
 }
 
@@ -181,18 +188,17 @@ void step_panel_in_float(const Layer& l, const Panel& panel, const float* x, ptr
   const ptrdiff_t first = (ptrdiff_t)panel.first * L * CellType::kGates;
   const float* kernel = (const float*)l.packed_kernel + first * in;
   const float* recurrent = (const float*)l.packed_recurrent + first * H;
-  alignas(64) float tiles[2][24 * L];
-  for_each_tile<float, N>(sets_of(rows), 0, rows, [&](int b, int count, Tile<float, Segment<float>> tile) {
+  alignas(64) float of_x[CellType::kApart ? kMostRows * N * L : 1], of_h[kMostRows * N * L];
+  for_each_tile<float, N>(sets_of(rows), 0, rows, [&](int b, int, Tile<float, Segment<float>> tile) {
     Segment<float> segments[2] = {{x + b * x_row, x_row, kernel, in}, {h + (ptrdiff_t)b * H, H, recurrent, H}};
     if (CellType::kApart) {
-      tile(segments, 1, tiles[1]);
-      tile(segments + 1, 1, tiles[0]);
+      tile(segments, 1, of_x + b * N * L);
+      tile(segments + 1, 1, of_h + b * N * L);
     } else {
-      tile(segments, 2, tiles[0]);
+      tile(segments, 2, of_h + b * N * L);
     }
-    const Products products{CellType::kApart ? tiles[1] : nullptr, tiles[0], nullptr, nullptr};
-    finish<CellType, kVectors, false, 24 / N>(l, panel, products, of_rows + b, count);
   });
+  finish<CellType, kVectors, false>(l, panel, {CellType::kApart ? of_x : nullptr, of_h, nullptr, nullptr}, of_rows, rows);
 }
 
 template <class CellType, int kVectors>
@@ -203,14 +209,13 @@ void step_panel_in_integers(const Layer& l, const Panel& panel, const Arrays& ar
   const int depth_x = padded(l.in_features), depth_h = padded(l.hidden);
   const int8_t* kernel = (const int8_t*)l.packed_kernel + first * depth_x;
   const int8_t* recurrent = (const int8_t*)l.packed_recurrent + first * depth_h;
-  alignas(64) float of_x[M * N * L], of_h[M * N * L];
+  alignas(64) float of_x[kMostRows * N * L], of_h[kMostRows * N * L];
   for (int b = 0; b < rows; b += M) {
     const int count = std::min(M, rows - b);
-    integers<N>(count, arrays.integers_x + (ptrdiff_t)b * depth_x, depth_x, kernel, depth_x, of_x);
-    integers<N>(count, arrays.integers_h + (ptrdiff_t)b * depth_h, depth_h, recurrent, depth_h, of_h);
-    finish<CellType, kVectors, true, M>(l, panel, {of_x, of_h, arrays.scale_x + b, arrays.scale_h + b}, of_rows + b,
-                                        count);
+    integers<N>(count, arrays.integers_x + (ptrdiff_t)b * depth_x, depth_x, kernel, depth_x, of_x + b * N * L);
+    integers<N>(count, arrays.integers_h + (ptrdiff_t)b * depth_h, depth_h, recurrent, depth_h, of_h + b * N * L);
   }
+  finish<CellType, kVectors, true>(l, panel, {of_x, of_h, arrays.scale_x, arrays.scale_h}, of_rows, rows);
 }
 
 template <class CellType>

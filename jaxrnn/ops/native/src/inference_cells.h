@@ -1,7 +1,8 @@
 // The cells' equations where only the outputs are needed, and no values for a backward pass.
 //
-// With e = exp(z) - 1, sigmoid(z) = (e + 1) / (e + 2), and tanh(z / 2) = e / (e + 2). An LSTM then needs two divisions
-// instead of five, and a GRU two instead of three, because fractions are brought to one denominator. Divisions are slow.
+// With e = exp(z), sigmoid(z) = e / (e + 1), and with e = exp(z) - 1, which is accurate near 0, tanh(z / 2) = e / (e + 2).
+// An LSTM then needs two divisions instead of five, and a GRU two instead of three, because fractions are brought to one
+// denominator. Divisions are slow.
 
 #pragma once
 
@@ -23,8 +24,14 @@ struct Inference {
   static INLINE State<float> second(const Half& half) { return half; }
 };
 
-// exp(z) - 1 for z within twice the limit of tanh, beyond which the functions above do not change. NaN stays NaN.
-INLINE Vector<float> limited_expm1(Vector<float> z) {
+// exp(z) = 2^n 2^r with an integer n and |r| <= 1/2, for z within twice the limit of tanh: beyond it the functions above
+// do not change. NaN stays NaN, in r.
+struct Power {
+  Types<float>::Integers n;  // in the bits of the exponent
+  Vector<float> r;
+};
+
+INLINE Power limited_power(Vector<float> z) {
   using Constants = Types<float>;
   constexpr float kLimit = 2 * Constants::kLimit;
 #if defined(__AVX512F__)
@@ -37,16 +44,41 @@ INLINE Vector<float> limited_expm1(Vector<float> z) {
   z = z > kLimit ? broadcast(kLimit) : z;
   z = z < -kLimit ? broadcast(-kLimit) : z;
 #endif
-  // z = n ln(2) + r with an integer n and |r| <= ln(2) / 2.
-  Vector<float> shifted = z * 1.4426950408889634f + Constants::kMagic;
-  Vector<float> n = shifted - Constants::kMagic;
-  Vector<float> r = (z - n * Constants::kLn2High) - n * Constants::kLn2Low;
-  Constants::Integers bits;
-  std::memcpy(&bits, &shifted, sizeof bits);
-  bits = (bits << Constants::kMantissa) + Constants::kOne;  // 2^n: the low bits of `shifted` are n
+  constexpr float kLog2E = 1.4426950408889634f;
+  const Vector<float> shifted = z * kLog2E + Constants::kMagic;
+  Types<float>::Integers bits;
+  std::memcpy(&bits, &shifted, sizeof bits);  // their low bits are n
+  return {bits << Constants::kMantissa, z * kLog2E - (shifted - Constants::kMagic)};
+}
+
+// The polynomials have the smallest largest error for their degree.
+INLINE Vector<float> limited_exp(Vector<float> z) {
+  const Power p = limited_power(z);
+  Vector<float> q = broadcast(0.001326472724733567f);  // the relative error of 1 + r q is below 1e-7
+  q = q * p.r + 0.00967151268817374f;
+  q = q * p.r + 0.05550733743573888f;
+  q = q * p.r + 0.2402224208463472f;
+  q = q * p.r + 0.6931469775987172f;
+  q = q * p.r + 1.0f;
+  Types<float>::Integers bits;
+  std::memcpy(&bits, &q, sizeof bits);
+  bits += p.n;
+  std::memcpy(&q, &bits, sizeof q);
+  return q;
+}
+
+INLINE Vector<float> limited_expm1(Vector<float> z) {
+  const Power p = limited_power(z);
+  Vector<float> q = broadcast(0.00015403512618661003f);  // the relative error of r q is below 2e-8
+  q = q * p.r + 0.0013390735475399872f;
+  q = q * p.r + 0.009618237494183314f;
+  q = q * p.r + 0.05550357433648187f;
+  q = q * p.r + 0.2402264979496441f;
+  q = q * p.r + 0.6931471879266856f;
+  const Types<float>::Integers bits = p.n + Types<float>::kOne;
   Vector<float> scale;
-  std::memcpy(&scale, &bits, sizeof bits);
-  return (r + r * r * expm1_tail(r)) * scale + (scale - 1.0f);
+  std::memcpy(&scale, &bits, sizeof scale);
+  return (p.r * q) * scale + (scale - 1.0f);
 }
 
 template <>
@@ -56,16 +88,16 @@ struct Inference<LSTM<float>> {
   };
 
   static INLINE Half first(const Vector<float>* x, const Vector<float>* r, State<float> old, Vector<float>) {
-    const Vector<float> i = limited_expm1(x[0] + r[0]), f = limited_expm1(x[1] + r[1]);
-    const Vector<float> g = limited_expm1((x[2] + r[2]) * 2.0f), o = limited_expm1(x[3] + r[3]);
-    const Vector<float> of_f = f + 2.0f, of_i_g = (i + 2.0f) * (g + 2.0f);  // at most 10^24 together
+    const Vector<float> i = limited_exp(x[0] + r[0]), f = limited_exp(x[1] + r[1]);
+    const Vector<float> g = limited_expm1((x[2] + r[2]) * 2.0f), o = limited_exp(x[3] + r[3]);
+    const Vector<float> of_f = f + 1.0f, of_i_g = (i + 1.0f) * (g + 2.0f);  // at most 10^24 together
     const Vector<float> one = divide(broadcast(1.0f), of_f * of_i_g);
-    return {((f + 1.0f) * of_i_g * old.c + (i + 1.0f) * g * of_f) * one, o};
+    return {(f * of_i_g * old.c + i * g * of_f) * one, o};
   }
 
   static INLINE State<float> second(const Half& half) {
     const Vector<float> t = limited_expm1(half.c * 2.0f);
-    return {divide((half.o + 1.0f) * t, (half.o + 2.0f) * (t + 2.0f)), half.c};
+    return {divide(half.o * t, (half.o + 1.0f) * (t + 2.0f)), half.c};
   }
 };
 
@@ -76,14 +108,14 @@ struct Inference<GRU<float>> {
   };
 
   static INLINE Half first(const Vector<float>* x, const Vector<float>* r, State<float> old, Vector<float>) {
-    const Vector<float> q = limited_expm1(x[0] + r[0]), z = limited_expm1(x[1] + r[1]);
-    return {z, x[2] + divide(q + 1.0f, q + 2.0f) * r[2], old.h};
+    const Vector<float> q = limited_exp(x[0] + r[0]), z = limited_exp(x[1] + r[1]);
+    return {z, x[2] + divide(q, q + 1.0f) * r[2], old.h};
   }
 
-  // n + z (h - n) = (n + (z + 1) h) / (z + 2), where z stands for exp(z) - 1 on the right.
+  // n + z (h - n) = (n + e h) / (e + 1) with e = exp of the gate z, which is all that `half` keeps of it.
   static INLINE State<float> second(const Half& half) {
     const Vector<float> n = limited_expm1(half.n * 2.0f), of_n = n + 2.0f;
-    return {divide(n + (half.z + 1.0f) * half.h * of_n, (half.z + 2.0f) * of_n), half.h};
+    return {divide(n + half.z * half.h * of_n, (half.z + 1.0f) * of_n), half.h};
   }
 };
 

@@ -92,7 +92,7 @@ void tile(const SegmentType* segments, int count, T* out) {
         for (int n = 0; n < N; n++) columns[n] = load(b + n * L);
         if constexpr (SegmentType::kAhead > 0) {
 #pragma GCC unroll 4
-          for (int n = 0; n < N; n++) __builtin_prefetch(b + n * L + SegmentType::kAhead);
+          for (int n = 0; n < N; n += 64 / kVectorBytes) __builtin_prefetch(b + n * L + SegmentType::kAhead);
         }
         const T* a = segment.at(k + s);
 #pragma GCC unroll 12
