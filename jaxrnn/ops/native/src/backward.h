@@ -80,11 +80,11 @@ void gates_backward_panel(const Problem<T>& p, const Workspace<T>& w, int s, Ran
   constexpr int L = kLanes<T>;
   const int H = p.hidden, t = p.step(s);
   const ptrdiff_t width = (ptrdiff_t)Workspace<T>::vectors_of(H) * L;
-  alignas(64) T tiles[24 * L];
-  for_each_tile<T, kVectors>(w.sets, rows.begin, rows.end, [&](int b, int count, Tile<T, Segment<T>> tile) {
+  alignas(64) T tiles[kMostRows * kVectors * L];
+  for_each_group(rows.begin, rows.end, [&](int b, int count) {
     const T* dn = w.ring_at(s, b, p.batch) + 2 * H;
     const Segment<T> segment{dn, w.ring_row, w.recurrent + 2 * width * H + (ptrdiff_t)panel.first * H * L, H};
-    tile(&segment, 1, tiles);
+    product<T, kVectors>(w.sets, &segment, 1, count, tiles);
     for (int m = 0; m < count; m++) {
       const ptrdiff_t row = p.row(t, b + m), at = (ptrdiff_t)(b + m) * H;
       const T* h = previous<T, Candidate<T>>(p, s, b + m).h;
@@ -107,14 +107,14 @@ void backward_panel(const Problem<T>& p, const Workspace<T>& w, int s, Range row
   // dr equals dx for all gates, or for all but the last.
   const int shared = CellType::kApart ? width - H : width;
   const T* packed = w.recurrent + (ptrdiff_t)panel.first * width * kLanes<T>;
-  alignas(64) T tiles[24 * kLanes<T>];
-  for_each_tile<T, kVectors>(w.sets, rows.begin, rows.end, [&](int b, int count, Tile<T, Segment<T>> tile) {
+  alignas(64) T tiles[kMostRows * kVectors * kLanes<T>];
+  for_each_group(rows.begin, rows.end, [&](int b, int count) {
     const bool first = s == p.time - 1;
     if (!first) {
       const T* rest = packed + (ptrdiff_t)shared * kVectors * kLanes<T>;
       const T* ring = w.ring_at(s + 1, b, p.batch);
       const Segment<T> segments[2] = {{ring, w.ring_row, packed, shared}, {ring + width, w.ring_row, rest, H}};
-      tile(segments, CellType::kApart ? 2 : 1, tiles);
+      product<T, kVectors>(w.sets, segments, CellType::kApart ? 2 : 1, count, tiles);
     }
     for (int m = 0; m < count; m++) {
       const T* product = first ? nullptr : tiles + m * kVectors * kLanes<T>;

@@ -79,8 +79,8 @@ void forward_panel(const Problem<T>& p, const Workspace<T>& w, int s, Range rows
   constexpr int N = CellType::kGates * kVectors;
   const int H = p.hidden, t = p.step(s);
   const T* h = (p.scale ? w.scaled : w.h)[s & 1];
-  alignas(64) T tiles[2][24 * kLanes<T>];
-  for_each_tile<T, N>(w.sets, rows.begin, rows.end, [&](int b, int count, Tile<T, Segment<T>> tile) {
+  alignas(64) T of_x[CellType::kApart ? kMostRows * N * kLanes<T> : 1], of_h[kMostRows * N * kLanes<T>];
+  for_each_group(rows.begin, rows.end, [&](int b, int count) {
     Segment<T> segments[2];
     int used = 0;
     if (p.x) {
@@ -88,18 +88,18 @@ void forward_panel(const Problem<T>& p, const Workspace<T>& w, int s, Range rows
       const T* packed = w.kernel + (ptrdiff_t)panel.first * p.in_features * CellType::kGates * kLanes<T>;
       segments[used++] = {x, p.next_row() * p.in_features, packed, p.in_features};
       if (CellType::kApart) {
-        tile(segments, used, tiles[1]);
+        product<T, N>(w.sets, segments, used, count, of_x);
         used = 0;
       }
     }
     const T* packed = w.recurrent + (ptrdiff_t)panel.first * H * CellType::kGates * kLanes<T>;
     segments[used++] = {h + (ptrdiff_t)b * H, H, packed, H};
-    tile(segments, used, tiles[0]);
+    product<T, N>(w.sets, segments, used, count, of_h);
     for (int m = 0; m < count; m++) {
       const ptrdiff_t in_tile = m * N * kLanes<T>;
       const T* xw = p.xw ? p.xw + p.row(t, b + m) * CellType::kGates * p.row_units : nullptr;
-      const Addend<T> x{CellType::kApart && p.x ? tiles[1] + in_tile : nullptr, xw, p.bias};
-      const Addend<T> r{tiles[0] + in_tile, nullptr, p.recurrent_bias};
+      const Addend<T> x{CellType::kApart && p.x ? of_x + in_tile : nullptr, xw, p.bias};
+      const Addend<T> r{of_h + in_tile, nullptr, p.recurrent_bias};
       finish_forward<T, CellType, kVectors>(p, w, s, b + m, panel, x, r);
     }
   });
@@ -111,8 +111,8 @@ void gates_panel(const Problem<T>& p, const Workspace<T>& w, int s, Range rows, 
   constexpr int N = 2 * kVectors, L = kLanes<T>;
   const int H = p.hidden, R = p.row_units, t = p.step(s);
   const T* h = (p.scale ? w.scaled : w.h)[s & 1];
-  alignas(64) T tiles[24 * L];
-  for_each_tile<T, N>(w.sets, rows.begin, rows.end, [&](int b, int count, Tile<T, Segment<T>> tile) {
+  alignas(64) T tiles[kMostRows * N * L];
+  for_each_group(rows.begin, rows.end, [&](int b, int count) {
     Segment<T> segments[2];
     int used = 0;
     if (p.x) {
@@ -121,7 +121,7 @@ void gates_panel(const Problem<T>& p, const Workspace<T>& w, int s, Range rows, 
       segments[used++] = {x, p.next_row() * p.in_features, packed, p.in_features};
     }
     segments[used++] = {h + (ptrdiff_t)b * H, H, w.recurrent + (ptrdiff_t)panel.first * H * 2 * L, H};
-    tile(segments, used, tiles);
+    product<T, N>(w.sets, segments, used, count, tiles);
     for (int m = 0; m < count; m++) {
       const ptrdiff_t row = p.row(t, b + m), at = (ptrdiff_t)(b + m) * H;
       const Addend<T> x{tiles + m * N * L, p.xw ? p.xw + row * 3 * R : nullptr, p.bias};
@@ -148,8 +148,8 @@ void candidate_panel(const Problem<T>& p, const Workspace<T>& w, int s, Range ro
   constexpr int L = kLanes<T>;
   const int H = p.hidden, t = p.step(s);
   const ptrdiff_t width = (ptrdiff_t)Workspace<T>::vectors_of(H) * L;
-  alignas(64) T tiles[24 * L];
-  for_each_tile<T, kVectors>(w.sets, rows.begin, rows.end, [&](int b, int count, Tile<T, Segment<T>> tile) {
+  alignas(64) T tiles[kMostRows * kVectors * L];
+  for_each_group(rows.begin, rows.end, [&](int b, int count) {
     Segment<T> segments[2];
     int used = 0;
     if (p.x) {
@@ -158,7 +158,7 @@ void candidate_panel(const Problem<T>& p, const Workspace<T>& w, int s, Range ro
       segments[used++] = {x, p.next_row() * p.in_features, packed, p.in_features};
     }
     segments[used++] = {w.q_h + (ptrdiff_t)b * H, H, w.recurrent + (2 * width + panel.first * L) * H, H};
-    tile(segments, used, tiles);
+    product<T, kVectors>(w.sets, segments, used, count, tiles);
     for (int m = 0; m < count; m++) {
       const T* xw = p.xw ? p.xw + (p.row(t, b + m) * 3 + 2) * p.row_units : nullptr;
       const Addend<T> x{tiles + m * kVectors * L, xw, p.bias ? p.bias + 2 * p.row_units : nullptr};

@@ -36,24 +36,43 @@ struct Chunk {
   int begin, end;
 };
 
+// Fills `columns` of every row of the left side with row(step, batch row)[column], for some rows of a chunk.
+template <class T, class Row>
+INLINE void gather(const Sides<T>& sides, int part, Chunk chunk, int begin, int depth, int batch, Range columns,
+                   Row&& row) {
+  for (int k = 0; k < depth; k++) {
+    const auto from = row(chunk.begin + (begin + k) / batch, (begin + k) % batch);
+    T* to = sides.left_of(part) + (ptrdiff_t)k * sides.left_row;
+    for (int j = columns.begin; j < columns.end; j++) to[j] = from(j);
+  }
+}
+
 // out[m] += sum over k of left[k][m] * right[k], for the m in `columns` and a panel of one gate's units. With `first`,
-// the sum replaces out[m].
+// the sum replaces out[m]. `left` is the left side of the part, and `right` is in the ring.
 template <class T>
-void add_product(const T* const* left, Range columns, const Panel& panel, const T* right, ptrdiff_t ring_row, int depth,
-                 bool first, T* out, ptrdiff_t out_row, int hidden) {
+void add_product(const Sides<T>& sides, int part, Range columns, const Panel& panel, const T* right, ptrdiff_t ring_row,
+                 int depth, bool first, T* out, ptrdiff_t out_row, int hidden) {
   constexpr int L = kLanes<T>;
+  T *left = sides.left_of(part), *packed = sides.right_of(part);
   alignas(64) T sums[24 * L];
   with_vectors<4>(panel.vectors, [&]<int N>() {
+    for (int k = 0; k < depth; k++) {
+      const T* from = right + k * ring_row + panel.first * L;
+      for (int u = 0; u < N; u++) store<T>(packed + (k * N + u) * L, load(from + u * L));
+    }
     for_each_tile<T, N, 1, Transposed<T>>(columns.begin, columns.end, [&](int m, int count, auto tile) {
-      const Transposed<T> segment{left, m, right + panel.first * L, ring_row, depth};
+      const Transposed<T> segment{left + m, sides.left_row, packed, depth};
+      T* to = out + m * out_row + panel.first * L;
+      for (int i = 0; i < count; i++) {  // they are far apart, and seldom in the cache of level 1
+        for (int u = 0; u < N; u += 64 / kVectorBytes) __builtin_prefetch(to + i * out_row + u * L, /*write=*/1);
+      }
       tile(&segment, 1, sums);
       for (int i = 0; i < count; i++) {
-        T* row = out + (m + i) * out_row;
         for (int u = 0; u < N; u++) {
-          const int unit = (panel.first + u) * L;
+          const int lanes = hidden - (panel.first + u) * L;
           Vector<T> v = load(sums + (i * N + u) * L);
-          if (!first) v += load(row + unit, hidden - unit);
-          store(row + unit, v, hidden - unit);
+          if (!first) v += load(to + i * out_row + u * L, lanes);
+          store(to + i * out_row + u * L, v, lanes);
         }
       }
     });
@@ -63,21 +82,27 @@ void add_product(const T* const* left, Range columns, const Panel& panel, const 
 // out += sum over k of right[k], for these vectors of units. With `first`, the sum replaces out.
 template <class T>
 void add_rows(Range vectors, const T* right, ptrdiff_t ring_row, int depth, bool first, T* out, int hidden) {
-  constexpr int L = kLanes<T>;
-  for (int i = vectors.begin; i < vectors.end; i++) {
-    const int unit = i * L;
-    Vector<T> sum = first ? Vector<T>{} : load(out + unit, hidden - unit);
-    for (int k = 0; k < depth; k++) sum += load(right + k * ring_row + unit);
-    store(out + unit, sum, hidden - unit);
+  constexpr int L = kLanes<T>, kMost = 4;  // sums side by side, none of which waits for another
+  for (int begin = vectors.begin; begin < vectors.end; begin += kMost) {
+    with_vectors<kMost>(vectors.end - begin < kMost ? vectors.end - begin : kMost, [&]<int N>() {
+      Vector<T> sums[N];
+      for (int u = 0; u < N; u++) {
+        const int unit = (begin + u) * L;
+        sums[u] = first ? Vector<T>{} : load(out + unit, hidden - unit);
+      }
+      for (int k = 0; k < depth; k++) {
+        const T* from = right + k * ring_row + begin * L;
+        for (int u = 0; u < N; u++) sums[u] += load(from + u * L);
+      }
+      for (int u = 0; u < N; u++) store(out + (begin + u) * L, sums[u], hidden - (begin + u) * L);
+    });
   }
 }
 
 template <class T, class CellType>
 void weight_gradients(const Problem<T>& p, const Workspace<T>& w, int part, Chunk chunk, bool first) {
   constexpr int G = CellType::kGates;
-  const int H = p.hidden, R = p.row_units, block = w.block;
-  const T** left = w.block_rows_of(part);
-  T* block_h = w.block_h_of(part);
+  const int H = p.hidden, R = p.row_units, block = w.sides.rows;
   // The rows of both kernels' gradients are divided among the parts, as one list.
   const int inputs = p.x ? p.in_features : 0;
   const Range mine = split(inputs + H, part, w.parts);
@@ -93,27 +118,32 @@ void weight_gradients(const Problem<T>& p, const Workspace<T>& w, int part, Chun
     auto add = [&](const T* right, Range columns, T* out, int out_row, T* bias) {
       if (bias) add_rows(vectors, right, w.ring_row, depth, start, bias, H);
       for (int i = 0; i < w.panel_count && columns.begin < columns.end; i++) {
-        add_product(left, columns, w.panels[i], right, w.ring_row, depth, start, out, out_row, H);
+        add_product(w.sides, part, columns, w.panels[i], right, w.ring_row, depth, start, out, out_row, H);
       }
     };
+    auto fill = [&](Range columns, auto&& row) {
+      gather(w.sides, part, chunk, begin, depth, p.batch, columns, row);
+    };
     if (p.x) {
-      for (int k = 0; k < depth; k++) {
-        const int s = chunk.begin + (begin + k) / p.batch, b = (begin + k) % p.batch;
-        left[k] = p.x + p.row(p.step(s), b) * p.in_features;
-      }
+      fill(of_x, [&](int s, int b) {
+        const T* x = p.x + p.row(p.step(s), b) * p.in_features;
+        return [=](int j) { return x[j]; };
+      });
       for (int g = 0; g < G; g++) {
         add(ring + g * H, of_x, p.dkernel + g * R, G * R, p.dbias ? p.dbias + g * R : nullptr);
       }
     }
-    for (int k = 0; k < depth; k++) {
-      const int s = chunk.begin + (begin + k) / p.batch, b = (begin + k) % p.batch;
-      const T* h = previous<T, CellType>(p, s, b).h;
-      if (p.scale) {
-        T* scaled = block_h + (ptrdiff_t)k * H;
-        for (int j = of_h.begin; j < of_h.end; j++) scaled[j] = h[j] * p.scale[(ptrdiff_t)b * R + j];
-        h = scaled;
-      }
-      left[k] = h;
+    auto h_of = [&](int s, int b) { return previous<T, CellType>(p, s, b).h; };
+    if (p.scale) {
+      fill(of_h, [&](int s, int b) {
+        const T *h = h_of(s, b), *scale = p.scale + (ptrdiff_t)b * R;
+        return [=](int j) { return h[j] * scale[j]; };
+      });
+    } else {
+      fill(of_h, [&](int s, int b) {
+        const T* h = h_of(s, b);
+        return [=](int j) { return h[j]; };
+      });
     }
     constexpr int kRecurrent = CellType::kTwoStages ? 2 : G;
     for (int g = 0; g < kRecurrent; g++) {
@@ -123,13 +153,10 @@ void weight_gradients(const Problem<T>& p, const Workspace<T>& w, int part, Chun
     }
     if (CellType::kHasLeak) add_rows(vectors, ring + G * H, w.ring_row, depth, start, p.dcell_param, H);
     if (!CellType::kTwoStages) continue;
-    for (int k = 0; k < depth; k++) {
-      const int s = chunk.begin + (begin + k) / p.batch, b = (begin + k) % p.batch;
-      const T *h = previous<T, CellType>(p, s, b).h, *q = p.saved + p.row(p.step(s), b) * CellType::kSaved * H;
-      T* q_h = block_h + (ptrdiff_t)k * H;
-      for (int j = of_h.begin; j < of_h.end; j++) q_h[j] = q[j] * h[j];
-      left[k] = q_h;
-    }
+    fill(of_h, [&](int s, int b) {
+      const T *h = h_of(s, b), *q = p.saved + p.row(p.step(s), b) * CellType::kSaved * H;
+      return [=](int j) { return q[j] * h[j]; };
+    });
     add(ring + 2 * H, of_h, p.dcell_param, H, nullptr);
   }
 }
@@ -140,14 +167,14 @@ void input_gradients(const Problem<T>& p, const Workspace<T>& w, int part, Chunk
   const int width = gates * p.hidden;
   const Range mine = split((chunk.end - chunk.begin) * p.batch, part, w.parts);
   const int vectors = Workspace<T>::vectors_of(p.in_features), panels = (vectors + 3) / 4;
-  alignas(64) T sums[24 * L];
+  alignas(64) T sums[kMostRows * 4 * L];
   for (int i = 0; i < panels; i++) {
     const Range r = split(vectors, i, panels);
     with_vectors<4>(r.end - r.begin, [&]<int N>() {
       const T* packed = w.kernel + (ptrdiff_t)r.begin * L * width;
-      for_each_tile<T, N, 1, Segment<T>>(mine.begin, mine.end, [&](int row, int count, auto tile) {
+      for_each_group(mine.begin, mine.end, [&](int row, int count) {
         const Segment<T> segment{w.ring_at(chunk.begin, row, p.batch), w.ring_row, packed, width};
-        tile(&segment, 1, sums);
+        product<T, N>(1, &segment, 1, count, sums);
         for (int m = 0; m < count; m++) {
           const int s = chunk.begin + (row + m) / p.batch, b = (row + m) % p.batch;
           T* out = p.dx + p.row(p.step(s), b) * p.in_features;

@@ -15,7 +15,6 @@ namespace {
 
 constexpr int L = kLanes<float>;
 constexpr int kLine = 64 / sizeof(float);  // of the cache
-constexpr int kMostRows = 48;              // of a block
 
 int vectors_of_hidden(const Layer& l) { return (l.hidden + L - 1) / L; }
 
@@ -189,15 +188,10 @@ void step_panel_in_float(const Layer& l, const Panel& panel, const float* x, ptr
   const float* kernel = (const float*)l.packed_kernel + first * in;
   const float* recurrent = (const float*)l.packed_recurrent + first * H;
   alignas(64) float of_x[CellType::kApart ? kMostRows * N * L : 1], of_h[kMostRows * N * L];
-  for_each_tile<float, N>(sets_of(rows), 0, rows, [&](int b, int, Tile<float, Segment<float>> tile) {
-    Segment<float> segments[2] = {{x + b * x_row, x_row, kernel, in}, {h + (ptrdiff_t)b * H, H, recurrent, H}};
-    if (CellType::kApart) {
-      tile(segments, 1, of_x + b * N * L);
-      tile(segments + 1, 1, of_h + b * N * L);
-    } else {
-      tile(segments, 2, of_h + b * N * L);
-    }
-  });
+  const Segment<float> segments[2] = {{x, x_row, kernel, in}, {h, H, recurrent, H}};
+  const int sets = sets_of(rows);
+  if (CellType::kApart) product<float, N>(sets, segments, 1, rows, of_x);
+  product<float, N>(sets, segments + CellType::kApart, CellType::kApart ? 1 : 2, rows, of_h);
   finish<CellType, kVectors, false>(l, panel, {CellType::kApart ? of_x : nullptr, of_h, nullptr, nullptr}, of_rows, rows);
 }
 

@@ -1,5 +1,5 @@
-// The backward pass of a program: at every step, for a block of rows, the product that gives the gradient of h, and then
-// the program. Every few steps, the weight gradients of those steps.
+// The backward pass of a program: at every step, for a group of rows, the product that gives the gradient of h, and then
+// the program for blocks of them. Every few steps, the weight gradients of those steps.
 
 #pragma once
 
@@ -54,28 +54,25 @@ void add_recurrent_gradient(const ProgramProblem<T>& p, const ProgramWorkspace<T
   const int H = p.hidden, width = p.recurrent_gates * H;
   const T* ring = w.ring_at(s + 1, b, p.batch);
   T* dh = w.carry(p, s, p.carries - 1, b);
-  alignas(64) T tiles[24 * L];
+  alignas(64) T tiles[kMostRows * kProgramVectors * L];
   for (int i = 0; i < w.panel_count; i++) {
     const Panel& panel = w.panels[i];
     const T* packed = w.recurrent + (ptrdiff_t)panel.first * width * L;
     with_vectors<kProgramVectors>(panel.vectors, [&]<int N>() {
-      for_each_tile<T, N>(w.sets, 0, rows, [&](int first, int m, Tile<T, Segment<T>> tile) {
-        Segment<T> segments[kMostGates];
-        for (int g = 0; g < p.recurrent_gates; g++) {
-          const T* drh = ring + first * (ptrdiff_t)w.ring_row + w.drh_block(p, g) * w.pitch;
-          segments[g] = {drh, w.ring_row, packed + (ptrdiff_t)g * H * N * L, H};
+      Segment<T> segments[kMostGates];
+      for (int g = 0; g < p.recurrent_gates; g++) {
+        segments[g] = {ring + w.drh_block(p, g) * w.pitch, w.ring_row, packed + (ptrdiff_t)g * H * N * L, H};
+      }
+      product<T, N>(w.sets, segments, p.recurrent_gates, rows, tiles);
+      for (int r = 0; r < rows; r++) {
+        for (int u = 0; u < N; u++) {
+          const int unit = (panel.first + u) * L;
+          Vector<T> v = load(tiles + (r * N + u) * L);
+          if (p.scale) v *= load(p.scale + (ptrdiff_t)(b + r) * p.row_units + unit, H - unit);
+          T* to = dh + (ptrdiff_t)r * w.pitch + unit;
+          store<T>(to, load(to) + v);
         }
-        tile(segments, p.recurrent_gates, tiles);
-        for (int r = 0; r < m; r++) {
-          for (int u = 0; u < N; u++) {
-            const int unit = (panel.first + u) * L;
-            Vector<T> v = load(tiles + (r * N + u) * L);
-            if (p.scale) v *= load(p.scale + (ptrdiff_t)(b + first + r) * p.row_units + unit, H - unit);
-            T* to = dh + (ptrdiff_t)(first + r) * w.pitch + unit;
-            store<T>(to, load(to) + v);
-          }
-        }
-      });
+      }
     });
   }
 }
@@ -87,7 +84,6 @@ void backward_block(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, Op
   constexpr int L = kLanes<T>;
   const int H = p.hidden, R = p.row_units;
   const bool first = s == p.time - 1;
-  if (!first) add_recurrent_gradient(p, w, s, b, rows);
   for (int r = 0; r < rows && !first && p.resets; r++) {
     if (!p.is_reset(p.step(s + 1), b + r)) continue;
     for (int i = 0; i < p.carries; i++) {
@@ -116,7 +112,7 @@ void backward_block(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, Op
       case Place::kCarry: o = carry_operand(p, w, s, b, rows, index, w.carry_block(part, index)); break;
       case Place::kY: o = units(p, w, p.y + row, next, rows, w.y_block(part)); break;
       case Place::kDY:
-        o = p.dy ? units(p, w, p.dy + row, next, rows, w.more_block(part)) : Operand<T>{w.zero, 0, 0};
+        o = p.dy ? units(p, w, p.dy + row, next, rows, w.dy_block(part)) : Operand<T>{w.zero, 0, 0};
         break;
       case Place::kDXw: o = {ring + index * w.pitch, w.ring_row, L}; break;
       case Place::kDRh: o = {ring + w.drh_block(p, index) * w.pitch, w.ring_row, L}; break;
@@ -146,38 +142,44 @@ void backward_block(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, Op
 template <class T>
 void program_weight_gradients(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, int part, Chunk chunk) {
   const int H = p.hidden, R = p.row_units, inputs = p.x ? p.in_features : 0, rows = (chunk.end - chunk.begin) * p.batch;
-  const T** left = w.block_rows_of(part);
   const Range mine = split(inputs + H, part, w.parts), vectors = split(w.vectors_of(H), part, w.parts);
   const Range of_x{std::min(mine.begin, inputs), std::min(mine.end, inputs)};
   const Range of_h{std::max(mine.begin - inputs, 0), std::max(mine.end - inputs, 0)};
-  for (int begin = 0; begin < rows; begin += w.block) {
-    const int depth = std::min(rows - begin, w.block);
+  for (int begin = 0; begin < rows; begin += w.sides.rows) {
+    const int depth = std::min(rows - begin, w.sides.rows);
     const bool first = chunk.end == p.time && begin == 0;
     // Chunks begin at a multiple of their length, so the rows of a chunk are contiguous in the ring.
     const T* ring = w.ring_at(chunk.begin, begin, p.batch);
     auto add = [&](const T* right, Range columns, T* out, ptrdiff_t out_row, T* bias) {
       if (bias) add_rows(vectors, right, w.ring_row, depth, first, bias, H);
       for (int i = 0; i < w.wide_panel_count && columns.begin < columns.end; i++) {
-        add_product(left, columns, w.wide_panels[i], right, w.ring_row, depth, first, out, out_row, H);
+        add_product(w.sides, part, columns, w.wide_panels[i], right, w.ring_row, depth, first, out, out_row, H);
       }
     };
-    auto each_row = [&](auto&& f) {
-      for (int k = 0; k < depth; k++) left[k] = f(k, chunk.begin + (begin + k) / p.batch, (begin + k) % p.batch);
+    auto fill = [&](Range columns, auto&& row) {
+      gather(w.sides, part, chunk, begin, depth, p.batch, columns, row);
     };
     if (p.x) {
-      each_row([&](int, int s, int b) { return p.x + p.row(p.step(s), b) * p.in_features; });
+      fill(of_x, [&](int s, int b) {
+        const T* x = p.x + p.row(p.step(s), b) * p.in_features;
+        return [=](int j) { return x[j]; };
+      });
       for (int g = 0; g < p.gates; g++) {
         const ptrdiff_t width = (ptrdiff_t)p.gates * R;
         add(ring + g * w.pitch, of_x, p.dkernel + g * R, width, p.dbias ? p.dbias + g * R : nullptr);
       }
     }
-    each_row([&](int k, int s, int b) {
-      const T* h = carry_before(p, s, b, p.carries - 1);
-      if (!p.scale) return h;
-      T* scaled = w.scaled_of(part) + (ptrdiff_t)k * H;
-      for (int j = of_h.begin; j < of_h.end; j++) scaled[j] = h[j] * p.scale[(ptrdiff_t)b * R + j];
-      return (const T*)scaled;
-    });
+    if (p.scale) {
+      fill(of_h, [&](int s, int b) {
+        const T *h = carry_before(p, s, b, p.carries - 1), *scale = p.scale + (ptrdiff_t)b * R;
+        return [=](int j) { return h[j] * scale[j]; };
+      });
+    } else {
+      fill(of_h, [&](int s, int b) {
+        const T* h = carry_before(p, s, b, p.carries - 1);
+        return [=](int j) { return h[j]; };
+      });
+    }
     for (int g = 0; g < p.recurrent_gates; g++) {
       const ptrdiff_t width = (ptrdiff_t)p.recurrent_gates * H;
       T* bias = p.drecurrent_bias ? p.drecurrent_bias + g * R : nullptr;
@@ -195,18 +197,18 @@ void program_input_gradients(const ProgramProblem<T>& p, const ProgramWorkspace<
   constexpr int L = kLanes<T>;
   const int H = p.hidden, width = p.gates * H;
   const Range mine = split((chunk.end - chunk.begin) * p.batch, part, w.parts);
-  alignas(64) T tiles[24 * L];
+  alignas(64) T tiles[kMostRows * 4 * L];
   for (int i = 0; i < w.input_panel_count; i++) {
     const Panel& panel = w.input_panels[i];
     const T* packed = w.kernel + (ptrdiff_t)panel.first * L * width;
     with_vectors<4>(panel.vectors, [&]<int N>() {
-      for_each_tile<T, N, 1, Segment<T>>(mine.begin, mine.end, [&](int row, int count, auto tile) {
+      for_each_group(mine.begin, mine.end, [&](int row, int count) {
         Segment<T> segments[kMostGates];
         for (int g = 0; g < p.gates; g++) {
           const T* dxw = w.ring_at(chunk.begin, row, p.batch) + g * w.pitch;
           segments[g] = {dxw, w.ring_row, packed + (ptrdiff_t)g * H * N * L, H};
         }
-        tile(segments, p.gates, tiles);
+        product<T, N>(1, segments, p.gates, count, tiles);
         for (int m = 0; m < count; m++) {
           const int s = chunk.begin + (row + m) / p.batch, b = (row + m) % p.batch;
           T* out = p.dx + p.row(p.step(s), b) * p.in_features;
@@ -254,7 +256,12 @@ void program_backward(const ProgramProblem<T>& p, const Division& division) {
     Operand<T>* operands = w.operands_of(p, part);
     const Range rows = split(p.batch, part, parts);
     for (int s = chunk.end - 1; s >= chunk.begin; s--) {
-      w.each_block(rows, [&](int b, int count) { backward_block(p, w, operands, s, b, count, part); });
+      w.each_block(rows, w.group, [&](int begin, int size) {
+        if (s != p.time - 1) add_recurrent_gradient(p, w, s, begin, size);
+        w.each_block({begin, begin + size}, w.rows, [&](int b, int count) {
+          backward_block(p, w, operands, s, b, count, part);
+        });
+      });
     }
   };
   for (int end = p.time; end > 0; end = done.begin) {

@@ -1,4 +1,4 @@
-// The forward pass of a program: at every step, for a block of rows, the products, and then the program.
+// The forward pass of a program: at every step, for a group of rows, the products, and then the program for blocks of them.
 
 #pragma once
 
@@ -11,27 +11,24 @@ template <class T>
 void gate_product(const ProgramWorkspace<T>& w, const Segment<T>* segments, int count, int rows, int hidden, T* out,
                   const T* bias, const T* added, ptrdiff_t added_row) {
   constexpr int L = kLanes<T>;
-  alignas(64) T tiles[24 * L];
+  alignas(64) T tiles[kMostRows * kProgramVectors * L];
   for (int i = 0; i < w.panel_count; i++) {
     const Panel& panel = w.panels[i];
     with_vectors<kProgramVectors>(panel.vectors, [&]<int N>() {
-      for_each_tile<T, N>(w.sets, 0, rows, [&](int b, int m, Tile<T, Segment<T>> tile) {
-        Segment<T> moved[2];
-        for (int s = 0; s < count; s++) {
-          moved[s] = segments[s];
-          moved[s].a += b * moved[s].row;
-          moved[s].b += (ptrdiff_t)panel.first * L * moved[s].depth;
+      Segment<T> moved[2];
+      for (int s = 0; s < count; s++) {
+        moved[s] = segments[s];
+        moved[s].b += (ptrdiff_t)panel.first * L * moved[s].depth;
+      }
+      product<T, N>(w.sets, moved, count, rows, tiles);
+      for (int r = 0; r < rows; r++) {
+        for (int u = 0; u < N; u++) {
+          const int unit = (panel.first + u) * L;
+          Vector<T> v = load(tiles + (r * N + u) * L) + load(bias + unit);
+          if (added) v += load(added + r * added_row + unit, hidden - unit);
+          store<T>(out + (ptrdiff_t)r * w.pitch + unit, v);
         }
-        tile(moved, count, tiles);
-        for (int r = 0; r < m; r++) {
-          for (int u = 0; u < N; u++) {
-            const int unit = (panel.first + u) * L;
-            Vector<T> v = load(tiles + (r * N + u) * L) + load(bias + unit);
-            if (added) v += load(added + (b + r) * added_row + unit, hidden - unit);
-            store<T>(out + (ptrdiff_t)(b + r) * w.pitch + unit, v);
-          }
-        }
-      });
+      }
     });
   }
 }
@@ -44,7 +41,7 @@ void forward_products(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, 
   const size_t width = (size_t)w.vectors_of(H) * L;
   const T* h = w.carry(p, s, p.carries - 1, b);
   if (p.scale) {
-    T* scaled = w.more_block(part);
+    T* scaled = w.scaled_of(part);
     for (int r = 0; r < rows; r++) {
       const T* scale = p.scale + (ptrdiff_t)(b + r) * R;
       for (int j = 0; j < H; j++) scaled[(ptrdiff_t)r * w.pitch + j] = h[(ptrdiff_t)r * w.pitch + j] * scale[j];
@@ -64,30 +61,32 @@ void forward_products(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, 
     const ptrdiff_t xw_row = next * p.gates * R;
     if (g < p.gates && p.summed[g]) {
       segments[count++] = recurrent;
-      gate_product(w, segments, count, rows, H, w.xw_block(part, g), w.sum_bias + g * w.pitch, xw, xw_row);
+      gate_product(w, segments, count, rows, H, w.xw_of(part, g), w.sum_bias + g * w.pitch, xw, xw_row);
       continue;
     }
     if (g < p.gates) {
-      gate_product(w, segments, count, rows, H, w.xw_block(part, g), w.bias + g * w.pitch, xw, xw_row);
+      gate_product(w, segments, count, rows, H, w.xw_of(part, g), w.bias + g * w.pitch, xw, xw_row);
     }
     if (g < p.recurrent_gates) {
       const T* bias = w.recurrent_bias + g * w.pitch;
-      gate_product<T>(w, &recurrent, 1, rows, H, w.rh_block(p, part, g), bias, nullptr, 0);
+      gate_product<T>(w, &recurrent, 1, rows, H, w.rh_of(p, part, g), bias, nullptr, 0);
     }
   }
 }
 
-// One step of rows b to b + rows.
+// One step of rows b to b + rows, which are in a group from its row `in_group` on.
 template <class T>
 void forward_block(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, Operand<T>* operands, int s, int b,
-                   int rows, int part) {
+                   int rows, int in_group, int part) {
   constexpr int L = kLanes<T>;
   const int H = p.hidden, R = p.row_units, t = p.step(s), h = p.carries - 1;
-  forward_products(p, w, s, b, rows, part);
+  const ptrdiff_t first = (ptrdiff_t)in_group * w.pitch;
   const T* y = w.carry(p, s + 1, h, b);
   for (int i = 0; i < p.code.operand_count; i++) {
     const auto [place, index] = p.code.operands[i];
     Operand<T>& o = operands[i];
+    if (place == Place::kXw || place == Place::kSum) o = {w.xw_of(part, index) + first, w.pitch, L};
+    if (place == Place::kRh) o = {w.rh_of(p, part, index) + first, w.pitch, L};
     if (place == Place::kCarry) o = {w.carry(p, s, index, b), w.pitch, L};
     if (place == Place::kCarryOut) o = {w.carry(p, s + 1, index, b), w.pitch, L};
     if (place == Place::kSaved) o = {p.saved_at(t, index, b), w.pitch, L};
@@ -149,7 +148,12 @@ void program_forward(const ProgramProblem<T>& p, const Division& division) {
       }
     }
     for (int s = 0; s < p.time; s++) {
-      w.each_block(mine, [&](int b, int rows) { forward_block(p, w, operands, s, b, rows, part); });
+      w.each_block(mine, w.group, [&](int begin, int rows) {
+        forward_products(p, w, s, begin, rows, part);
+        w.each_block({begin, begin + rows}, w.rows, [&](int b, int count) {
+          forward_block(p, w, operands, s, b, count, b - begin, part);
+        });
+      });
     }
   });
 }

@@ -12,19 +12,21 @@ namespace jaxrnn::JAXRNN_ISA {
 // Vectors in a panel of one gate. Tiles of two vectors have the most rows, and so read the weights least often.
 constexpr int kProgramVectors = 2;
 
-// The scratch arrays. All parts share them, except `blocks` and `operands`, of which each part has its own. Blocks have
-// rows of `pitch` numbers, the units first; what follows them is not used, but may be read.
+// The scratch arrays. All parts share them, except `products`, `blocks` and `operands`, of which each part has its own.
+// They have rows of `pitch` numbers, the units first; what follows them is not used, but may be read. The products of a
+// group of rows are computed together, so that the weights are read once for all; the program then takes blocks of them.
 template <class T>
 struct ProgramWorkspace {
   static constexpr int L = kLanes<T>;
-  int pitch, rows;    // rows: the most rows of a block
+  int pitch, rows, group;  // the most rows of a block, and of a group
   int sets;           // of accumulators, see tile.h
   T *recurrent, *kernel;  // packed, by gate; backward: transposed
   T *bias, *recurrent_bias, *sum_bias;  // forward, [gates, pitch]; zero where there is none
   T *derived, *constants, *zero;        // [derived, pitch]; a whole vector of each constant; one of zeros
   T* carries;                           // of two steps in turn; backward: the gradients; [2, carries, batch, pitch]
   T* ring;            // see workspace.h; of every row: dxw, those drh that differ from dxw, sums; [blocks, pitch]
-  int ring_row, block, chunk, ring_blocks;
+  Sides<T> sides;
+  int ring_row, chunk, ring_blocks;
   Panel *panels, *wide_panels, *input_panels;
   int panel_count, wide_panel_count, input_panel_count;
   int parts;
@@ -45,10 +47,10 @@ struct ProgramWorkspace {
 
   static int vectors_of(int units) { return (units + L - 1) / L; }
 
-  // Calls body(first row, rows) for as few blocks of these rows as possible, with nearly equal numbers of rows.
+  // Calls body(first row, rows) for as few blocks of at most `most` of these rows as possible, with nearly equal numbers.
   template <class Body>
-  void each_block(Range of, Body&& body) const {
-    const int count = of.end - of.begin, blocks = (count + rows - 1) / rows;
+  static void each_block(Range of, int most, Body&& body) {
+    const int count = of.end - of.begin, blocks = (count + most - 1) / most;
     for (int i = 0; i < blocks; i++) {
       const Range r = split(count, i, blocks);
       body(of.begin + r.begin, r.end - r.begin);
@@ -72,15 +74,17 @@ struct ProgramWorkspace {
 
   // The blocks of a part, [rows, pitch] each.
   T* block_of(int part, int index) const { return blocks + part * blocks_size + (ptrdiff_t)index * rows * pitch; }
-  const T** block_rows_of(int part) const { return block_rows + (ptrdiff_t)part * block; }
-  T* scaled_of(int part) const { return scaled + (ptrdiff_t)part * block * hidden; }  // backward: rows of h * scale
+  // Forward: x and r of every gate, and h * scale, of a group.
+  T* product_of(int part, int index) const {
+    return products + (ptrdiff_t)(part * product_count + index) * group * pitch;
+  }
+  T* xw_of(int part, int gate) const { return product_of(part, gate); }
+  T* rh_of(const ProgramProblem<T>& p, int part, int gate) const { return product_of(part, p.gates + gate); }
+  T* scaled_of(int part) const { return product_of(part, product_count - 1); }
 
-  // Forward: x and r of every gate. Backward: a part of the carry for every one, y and dy.
-  T* xw_block(int part, int gate) const { return block_of(part, gate); }
-  T* rh_block(const ProgramProblem<T>& p, int part, int gate) const { return block_of(part, p.gates + gate); }
   T* y_block(int part) const { return block_of(part, first_block); }
-  T* more_block(int part) const { return block_of(part, first_block + 1); }  // forward: h * scale; backward: dy
-  T* carry_block(int part, int index) const { return block_of(part, index); }
+  T* dy_block(int part) const { return block_of(part, first_block + 1); }
+  T* carry_block(int part, int index) const { return block_of(part, index); }  // backward
 
   // The operands of a part, with the places of those that are the same at every step.
   Operand<T>* operands_of(const ProgramProblem<T>& p, int part) const {
@@ -92,9 +96,6 @@ struct ProgramWorkspace {
         case Place::kDerived: o[i] = {derived + index * pitch, 0, L}; break;
         case Place::kRegister: o[i] = {block_of(part, first_block + 2 + index), pitch, L}; break;
         case Place::kRow: o[i] = {row_registers + ((ptrdiff_t)part * p.row_registers + index) * rows * L, L, 0}; break;
-        case Place::kSum:
-        case Place::kXw: o[i] = {xw_block(part, index), pitch, L}; break;
-        case Place::kRh: o[i] = {rh_block(p, part, index), pitch, L}; break;
         default: break;
       }
     }
@@ -104,10 +105,9 @@ struct ProgramWorkspace {
  private:
   ProgramWorkspace() = default;
 
-  T *blocks, *row_registers, *scaled;
-  int hidden;
+  T *products, *blocks, *row_registers;
+  int product_count;
   Operand<T>* operands;
-  const T** block_rows;
   size_t blocks_size;
   int first_block;
 
@@ -126,10 +126,14 @@ struct ProgramWorkspace {
       pointer = (__typeof__(pointer + 0))(memory + used);
       used += (count * sizeof(*pointer) + 63) / 64 * 64;
     };
-    hidden = p.hidden, pitch = p.pitch(), sets = sets_of(p.batch);
+    pitch = p.pitch(), sets = sets_of(p.batch);
     // Some 3 KiB: larger blocks do not stay in the cache of level 1, for smaller ones interpreting costs more.
     const int tile_rows = kRows[kProgramVectors], wanted = 3072 / (int)(pitch * sizeof(T)) / tile_rows * tile_rows;
-    rows = std::min(std::max(wanted, tile_rows), p.batch);
+    rows = std::min({std::max(wanted, tile_rows), kMostRows, p.batch});
+    product_count = backward ? 0 : p.gates + p.recurrent_gates + (p.scale ? 1 : 0);
+    // Some 128 KiB, which stay in the cache of level 2.
+    const int kept = 131072 / (int)((p.gates + p.recurrent_gates) * pitch * sizeof(T)) / tile_rows * tile_rows;
+    group = std::min(std::clamp(kept, rows, kMostRows), p.batch);
     const size_t width = (size_t)vectors_of(p.hidden) * L;
     take(recurrent, width * p.hidden * p.recurrent_gates);
     take(derived, (size_t)p.derived_count * pitch);
@@ -138,16 +142,13 @@ struct ProgramWorkspace {
     take(carries, (size_t)2 * p.carries * p.batch * pitch);
     take(panels, vectors_of(p.hidden));
     if (backward) {
-      const int64_t bytes = (int64_t)(p.hidden + p.in_features) * p.hidden * p.gates * sizeof(T);
-      block = bytes <= (1 << 20) ? 256 : 512;  // as in workspace.h
-      chunk = std::min((block + p.batch - 1) / p.batch, p.time);
+      sides.lay_out(p.hidden, p.x ? p.in_features : 0, p.gates, count, take);
+      chunk = std::min((sides.rows + p.batch - 1) / p.batch, p.time);
       ring_blocks = p.gates + p.sum_count;
       for (int g = 0; g < p.recurrent_gates; g++) ring_blocks += !p.shared[g];
-      ring_row = (ring_blocks * pitch / p.kLine | 1) * p.kLine;
+      ring_row = odd_lines<T>(ring_blocks * pitch);
       take(kernel, p.dx ? (size_t)vectors_of(p.in_features) * L * p.gates * p.hidden : 0);
       take(ring, (size_t)p.batch * 2 * chunk * ring_row);
-      take(block_rows, (size_t)block * count);
-      take(scaled, p.scale ? (size_t)block * p.hidden * count : 0);
       take(wide_panels, vectors_of(p.hidden));
       take(input_panels, vectors_of(p.in_features));
       first_block = p.carries;
@@ -156,8 +157,9 @@ struct ProgramWorkspace {
       take(bias, (size_t)p.gates * pitch);
       take(recurrent_bias, (size_t)p.recurrent_gates * pitch);
       take(sum_bias, (size_t)p.gates * pitch);
-      first_block = p.gates + p.recurrent_gates;
+      first_block = 0;
     }
+    take(products, (size_t)product_count * group * pitch * count);
     blocks_size = (size_t)(first_block + 2 + p.registers) * rows * pitch;
     take(blocks, blocks_size * count);
     take(row_registers, (size_t)count * p.row_registers * rows * L);

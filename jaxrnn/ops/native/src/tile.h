@@ -50,21 +50,20 @@ struct Segment {
   }
 };
 
-// The same for a transposed a, whose column k begins at columns[k] + first, and a b that is not packed.
+// The same for a transposed a: its column k begins at a + k * column.
 template <class T>
 struct Transposed {
-  const T* const* columns;
-  ptrdiff_t first;
+  const T* a;
+  ptrdiff_t column;
   const T* b;
-  ptrdiff_t b_row;
   int depth;
   static constexpr ptrdiff_t row = 1;
   static constexpr int kAhead = 0;
 
-  INLINE const T* at(int k) const { return columns[k] + first; }
+  INLINE const T* at(int k) const { return a + k * column; }
   template <int kWidth>
   INLINE const T* panel(int k) const {
-    return b + k * b_row;
+    return b + (ptrdiff_t)k * kWidth;
   }
 };
 
@@ -161,6 +160,29 @@ INLINE void for_each_tile(int sets, int begin, int end, Body&& body) {
   } else {
     for (int b = begin; b < end; b++) body(b, 1, tile<T, 1, N, 4, SegmentType>);
   }
+}
+
+// Rows of a product whose results, and the left side, stay in the cache of level 1: a multiple of the rows of all tiles.
+constexpr int kMostRows = 48;
+
+// Calls body(first row, rows) for groups of at most kMostRows rows.
+template <class Body>
+INLINE void for_each_group(int begin, int end, Body&& body) {
+  for (int b = begin; b < end; b += kMostRows) body(b, end - b < kMostRows ? end - b : kMostRows);
+}
+
+// out[row][vector][lane] = the sum of the products of the segments, whose `a` are those of the first row.
+template <class T, int N>
+void product(int sets, const Segment<T>* segments, int count, int rows, T* out) {
+  constexpr int kMostSegments = 32;
+  Segment<T> moved[kMostSegments];
+  for_each_tile<T, N>(sets, 0, rows, [&](int b, int, Tile<T, Segment<T>> tile) {
+    for (int i = 0; i < count; i++) {
+      moved[i] = segments[i];
+      moved[i].a += b * moved[i].row;
+    }
+    tile(moved, count, out + (ptrdiff_t)b * N * kLanes<T>);
+  });
 }
 
 // Calls body.template operator()<n>() with n = vectors, which is 1 to kMost, as a constant.

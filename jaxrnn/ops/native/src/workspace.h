@@ -1,6 +1,12 @@
+#ifndef JB1
+#define JB1 128
+#define JB2 256
+#endif
 // Divides the units of a cell into panels and the panels among parts, and lays out the scratch arrays of a call.
 
 #pragma once
+
+#include <algorithm>
 
 #include "recurrence.h"
 #include "tile.h"
@@ -16,12 +22,42 @@ INLINE Range split(int n, int index, int count) {
   return {(int)((int64_t)n * index / count), (int)((int64_t)n * (index + 1) / count)};
 }
 
+// At least this many numbers as an odd number of cache lines, so that rows are spread over all sets of the cache.
+template <class T>
+constexpr int odd_lines(int numbers) {
+  constexpr int kLine = 64 / sizeof(T);
+  return ((numbers + kLine - 1) / kLine | 1) * kLine;
+}
+
 // Consecutive vectors of units that one tile computes.
 struct Panel {
   int first, vectors;
 };
 
-// The scratch arrays of a call. All parts share them, except `block_*`, of which each part has its own.
+// Both sides of the products for the weight gradients, of which every part has its own: blocks of rows of inputs or
+// hidden states, and of a panel of the ring, copied so that what a tile reads lies close together.
+template <class T>
+struct Sides {
+  int rows;      // of a block
+  int left_row;  // from one row of the left side to the next
+  T *left, *right;
+
+  T* left_of(int part) const { return left + (ptrdiff_t)part * rows * left_row; }
+  T* right_of(int part) const { return right + (ptrdiff_t)part * rows * kMostVectors * kLanes<T>; }
+
+  template <class Take>
+  void lay_out(int hidden, int in_features, int gates, int parts, Take&& take) {
+    // The right side stays in the cache of level 1 while all tiles read it. But adding a block's product to the result
+    // costs time in proportion to the result's size, so blocks are longer where that is large.
+    const int64_t bytes = (int64_t)(hidden + in_features) * hidden * gates * sizeof(T);
+    rows = bytes <= (4 << 20) ? 128 : 256;
+    left_row = odd_lines<T>(std::max(hidden, in_features));
+    take(left, (size_t)parts * rows * left_row);
+    take(right, (size_t)parts * rows * kMostVectors * kLanes<T>);
+  }
+};
+
+// The scratch arrays of a call. All parts share them, except those of `sides`.
 template <class T>
 struct Workspace {
   T* recurrent;   // packed: recurrent_kernel forward, its transpose backward
@@ -36,9 +72,7 @@ struct Workspace {
   T* ring;
   int ring_row;
   T* direct;      // the part of dh that does not pass through the recurrent product
-  T* block_h;     // hidden states of every part, times the scale or the reset gate, see gradients.h
-  const T** block_rows;
-  int block;      // rows of a block in the product for the weight gradients
+  Sides<T> sides;
   int chunk;
   Panel* panels;
   int panel_count;
@@ -67,17 +101,7 @@ struct Workspace {
   Range packed_by(int part) const { return by_rows ? split(panel_count, part, parts) : panels_of(part); }
   Range all_panels() const { return {0, panel_count}; }
 
-  T* block_h_of(int part) const { return block_h ? block_h + part * block_h_size : nullptr; }
-  const T** block_rows_of(int part) const { return block_rows + (ptrdiff_t)part * block; }
-
   static int vectors_of(int hidden) { return (hidden + kLanes<T> - 1) / kLanes<T>; }
-
-  // Rows of a block in the product for the weight gradients. Adding a block's product to the result costs time in
-  // proportion to the result's size, so blocks are long enough to make that small.
-  static int block_size(const Problem<T>& p, int gates) {
-    const int64_t bytes = (int64_t)(p.hidden + p.in_features) * p.hidden * gates * sizeof(T);
-    return bytes <= (1 << 20) ? 256 : 512;
-  }
 
   T* ring_at(int s, int b, int batch) const { return ring + ((ptrdiff_t)(s % (2 * chunk)) * batch + b) * ring_row; }
 
@@ -90,13 +114,11 @@ struct Workspace {
   Workspace() = default;
 
   int* part_ends;
-  size_t block_h_size;
 
   int& part_end(int part) const { return part_ends[part]; }
 
   size_t lay_out(const Problem<T>& p, int gates, bool backward, int count, char* memory) {
     size_t used = 0;
-    block_h = nullptr, block_rows = nullptr, block_h_size = 0, block = 0;
     auto take = [&](auto*& pointer, size_t count) {
       pointer = (__typeof__(pointer + 0))(memory + used);
       used += (count * sizeof(*pointer) + 63) / 64 * 64;
@@ -109,21 +131,14 @@ struct Workspace {
     take(leak, two_stages && !backward ? carry : 0);
     if (backward) {
       // The gradients of a chunk of steps are kept until they are added to the weight gradients.
-      block = block_size(p, gates);
-      chunk = (block + p.batch - 1) / p.batch;
-      if (chunk > p.time) chunk = p.time;
+      sides.lay_out(p.hidden, p.x ? p.in_features : 0, gates, count, take);
+      chunk = std::min((sides.rows + p.batch - 1) / p.batch, p.time);
       take(kernel, p.dx ? (size_t)vectors_of(p.in_features) * kLanes<T> * gates * p.hidden : 0);
       take(direct, carry);
-      // The length of a row is an odd number of cache lines, so that rows are spread over all sets of the cache. The
-      // last vector may be read beyond the end of the last row, but those values are not used.
-      const int line = 64 / sizeof(T);
+      // The last vector may be read beyond the end of the last row, but those values are not used.
       const bool more = p.cell == Cell::kGRU || p.cell == Cell::kLeaky;
-      ring_row = ((gates + (more ? 1 : 0)) * p.hidden + line - 1) / line;
-      ring_row = (ring_row | 1) * line;
+      ring_row = odd_lines<T>((gates + (more ? 1 : 0)) * p.hidden);
       take(ring, (size_t)p.batch * 2 * chunk * ring_row + 4 * kLanes<T>);
-      block_h_size = p.scale || two_stages ? ((size_t)block * p.hidden + line - 1) / line * line : 0;
-      take(block_h, block_h_size * count);
-      take(block_rows, (size_t)block * count);
     } else {
       take(kernel, p.x ? width * p.in_features : 0);
       for (T*& part : h) take(part, carry);
