@@ -100,6 +100,22 @@ void gates_backward_panel(const Problem<T>& p, const Workspace<T>& w, int s, Ran
   });
 }
 
+// Asks for what a step will read of these rows, which lie far apart, so that it arrives during the product. A function
+// that only does this must be inlined: the compiler takes a call of it for one without effect.
+template <class T, class CellType, int kVectors>
+INLINE void fetch_ahead(const Problem<T>& p, int t, int b, int rows, const Panel& panel) {
+  constexpr int L = kLanes<T>, kLine = 64 / sizeof(T);
+  auto fetch = [&](const T* from) __attribute__((always_inline)) {
+    for (int j = 0; j < kVectors * L; j += kLine) __builtin_prefetch(from + panel.first * L + j, 0, /*locality=*/2);
+  };
+  for (int r = b; r < b + rows; r++) {
+    const ptrdiff_t row = p.row(t, r);
+    if (p.dy) fetch(p.dy + row * p.row_units);
+    if (CellType::kSaved == 0) fetch(p.y + row * p.row_units);
+    for (int i = 0; i < CellType::kSaved; i++) fetch(p.saved + (row * CellType::kSaved + i) * p.hidden);
+  }
+}
+
 template <class T, class CellType, int kVectors>
 void backward_panel(const Problem<T>& p, const Workspace<T>& w, int s, Range rows, const Panel& panel) {
   constexpr bool kSecondStage = CellType::kBlocks > CellType::kGates;
@@ -110,6 +126,7 @@ void backward_panel(const Problem<T>& p, const Workspace<T>& w, int s, Range row
   alignas(64) T tiles[kMostRows * kVectors * kLanes<T>];
   for_each_group(rows.begin, rows.end, [&](int b, int count) {
     const bool first = s == p.time - 1;
+    if (s >= 0) fetch_ahead<T, CellType, kVectors>(p, p.step(s), b, count, panel);
     if (!first) {
       const T* rest = packed + (ptrdiff_t)shared * kVectors * kLanes<T>;
       const T* ring = w.ring_at(s + 1, b, p.batch);

@@ -36,14 +36,30 @@ struct Chunk {
   int begin, end;
 };
 
-// Fills `columns` of every row of the left side with row(step, batch row)[column], for some rows of a chunk.
+// A row of the left side of a product: values, or values times factors if those are not null.
+template <class T>
+struct LeftRow {
+  const T *values, *factors;
+};
+
+// Copies `columns` of row(step, batch row), for some rows of a chunk, to the left side of the part.
 template <class T, class Row>
 INLINE void gather(const Sides<T>& sides, int part, Chunk chunk, int begin, int depth, int batch, Range columns,
                    Row&& row) {
+  auto row_of = [&](int k) { return row(chunk.begin + (begin + k) / batch, (begin + k) % batch); };
   for (int k = 0; k < depth; k++) {
-    const auto from = row(chunk.begin + (begin + k) / batch, (begin + k) % batch);
+    constexpr int kAhead = 8;  // rows lie far apart, and not in the cache
+    if (k + kAhead < depth) {
+      const T* next = row_of(k + kAhead).values;
+      for (int j = columns.begin; j < columns.end; j += 64 / sizeof(T)) __builtin_prefetch(next + j);
+    }
+    const LeftRow<T> from = row_of(k);
     T* to = sides.left_of(part) + (ptrdiff_t)k * sides.left_row;
-    for (int j = columns.begin; j < columns.end; j++) to[j] = from(j);
+    if (from.factors) {
+      for (int j = columns.begin; j < columns.end; j++) to[j] = from.values[j] * from.factors[j];
+    } else {
+      for (int j = columns.begin; j < columns.end; j++) to[j] = from.values[j];
+    }
   }
 }
 
@@ -125,26 +141,13 @@ void weight_gradients(const Problem<T>& p, const Workspace<T>& w, int part, Chun
       gather(w.sides, part, chunk, begin, depth, p.batch, columns, row);
     };
     if (p.x) {
-      fill(of_x, [&](int s, int b) {
-        const T* x = p.x + p.row(p.step(s), b) * p.in_features;
-        return [=](int j) { return x[j]; };
-      });
+      fill(of_x, [&](int s, int b) { return LeftRow<T>{p.x + p.row(p.step(s), b) * p.in_features, nullptr}; });
       for (int g = 0; g < G; g++) {
         add(ring + g * H, of_x, p.dkernel + g * R, G * R, p.dbias ? p.dbias + g * R : nullptr);
       }
     }
     auto h_of = [&](int s, int b) { return previous<T, CellType>(p, s, b).h; };
-    if (p.scale) {
-      fill(of_h, [&](int s, int b) {
-        const T *h = h_of(s, b), *scale = p.scale + (ptrdiff_t)b * R;
-        return [=](int j) { return h[j] * scale[j]; };
-      });
-    } else {
-      fill(of_h, [&](int s, int b) {
-        const T* h = h_of(s, b);
-        return [=](int j) { return h[j]; };
-      });
-    }
+    fill(of_h, [&](int s, int b) { return LeftRow<T>{h_of(s, b), p.scale ? p.scale + (ptrdiff_t)b * R : nullptr}; });
     constexpr int kRecurrent = CellType::kTwoStages ? 2 : G;
     for (int g = 0; g < kRecurrent; g++) {
       const int in_ring = CellType::kApart && g == G - 1 ? G : g;
@@ -154,8 +157,7 @@ void weight_gradients(const Problem<T>& p, const Workspace<T>& w, int part, Chun
     if (CellType::kHasLeak) add_rows(vectors, ring + G * H, w.ring_row, depth, start, p.dcell_param, H);
     if (!CellType::kTwoStages) continue;
     fill(of_h, [&](int s, int b) {
-      const T *h = h_of(s, b), *q = p.saved + p.row(p.step(s), b) * CellType::kSaved * H;
-      return [=](int j) { return q[j] * h[j]; };
+      return LeftRow<T>{h_of(s, b), p.saved + p.row(p.step(s), b) * CellType::kSaved * H};  // times q
     });
     add(ring + 2 * H, of_h, p.dcell_param, H, nullptr);
   }

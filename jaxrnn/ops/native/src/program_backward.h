@@ -47,6 +47,20 @@ Operand<T> carry_operand(const ProgramProblem<T>& p, const ProgramWorkspace<T>& 
   return {block, w.pitch, kLanes<T>};
 }
 
+// Asks for what the program will read of these rows, which lie far apart, so that it arrives during the product. As in
+// backward.h, this must be inlined.
+template <class T>
+INLINE void fetch_ahead(const ProgramProblem<T>& p, int t, int b, int rows) {
+  auto fetch = [&](const T* from) __attribute__((always_inline)) {
+    for (int j = 0; j < p.hidden; j += 64 / sizeof(T)) __builtin_prefetch(from + j, 0, /*locality=*/2);
+  };
+  for (int r = b; r < b + rows; r++) {
+    if (p.dy) fetch(p.dy + p.row(t, r) * p.row_units);
+    fetch(p.y + p.row(t, r) * p.row_units);
+    for (int slot = 0; slot < p.saved_count; slot++) fetch(p.saved_at(t, slot, r));
+  }
+}
+
 // dh += (drh of the step after s) @ recurrent_kernel.T * scale, for rows b to b + rows.
 template <class T>
 void add_recurrent_gradient(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, int s, int b, int rows) {
@@ -160,26 +174,15 @@ void program_weight_gradients(const ProgramProblem<T>& p, const ProgramWorkspace
       gather(w.sides, part, chunk, begin, depth, p.batch, columns, row);
     };
     if (p.x) {
-      fill(of_x, [&](int s, int b) {
-        const T* x = p.x + p.row(p.step(s), b) * p.in_features;
-        return [=](int j) { return x[j]; };
-      });
+      fill(of_x, [&](int s, int b) { return LeftRow<T>{p.x + p.row(p.step(s), b) * p.in_features, nullptr}; });
       for (int g = 0; g < p.gates; g++) {
         const ptrdiff_t width = (ptrdiff_t)p.gates * R;
         add(ring + g * w.pitch, of_x, p.dkernel + g * R, width, p.dbias ? p.dbias + g * R : nullptr);
       }
     }
-    if (p.scale) {
-      fill(of_h, [&](int s, int b) {
-        const T *h = carry_before(p, s, b, p.carries - 1), *scale = p.scale + (ptrdiff_t)b * R;
-        return [=](int j) { return h[j] * scale[j]; };
-      });
-    } else {
-      fill(of_h, [&](int s, int b) {
-        const T* h = carry_before(p, s, b, p.carries - 1);
-        return [=](int j) { return h[j]; };
-      });
-    }
+    fill(of_h, [&](int s, int b) {
+      return LeftRow<T>{carry_before(p, s, b, p.carries - 1), p.scale ? p.scale + (ptrdiff_t)b * R : nullptr};
+    });
     for (int g = 0; g < p.recurrent_gates; g++) {
       const ptrdiff_t width = (ptrdiff_t)p.recurrent_gates * H;
       T* bias = p.drecurrent_bias ? p.drecurrent_bias + g * R : nullptr;
@@ -257,6 +260,7 @@ void program_backward(const ProgramProblem<T>& p, const Division& division) {
     const Range rows = split(p.batch, part, parts);
     for (int s = chunk.end - 1; s >= chunk.begin; s--) {
       w.each_block(rows, w.group, [&](int begin, int size) {
+        if (s >= 0) fetch_ahead(p, p.step(s), begin, size);
         if (s != p.time - 1) add_recurrent_gradient(p, w, s, begin, size);
         w.each_block({begin, begin + size}, w.rows, [&](int b, int count) {
           backward_block(p, w, operands, s, b, count, part);
