@@ -24,61 +24,19 @@ struct Inference {
   static INLINE State<float> second(const Half& half) { return half; }
 };
 
-// exp(z) = 2^n 2^r with an integer n and |r| <= 1/2, for z within twice the limit of tanh: beyond it the functions above
-// do not change. NaN stays NaN, in r.
-struct Power {
-  Types<float>::Integers n;  // in the bits of the exponent
-  Vector<float> r;
-};
-
-INLINE Power limited_power(Vector<float> z) {
-  using Constants = Types<float>;
-  constexpr float kLimit = 2 * Constants::kLimit;
-#if defined(__AVX512F__)
-  z = (Vector<float>)_mm512_min_ps(_mm512_set1_ps(kLimit), (__m512)z);
-  z = (Vector<float>)_mm512_max_ps(_mm512_set1_ps(-kLimit), (__m512)z);
-#elif defined(__AVX2__)
-  z = (Vector<float>)_mm256_min_ps(_mm256_set1_ps(kLimit), (__m256)z);
-  z = (Vector<float>)_mm256_max_ps(_mm256_set1_ps(-kLimit), (__m256)z);
-#else
-  z = z > kLimit ? broadcast(kLimit) : z;
-  z = z < -kLimit ? broadcast(-kLimit) : z;
-#endif
-  constexpr float kLog2E = 1.4426950408889634f;
-  const Vector<float> shifted = z * kLog2E + Constants::kMagic;
-  Types<float>::Integers bits;
-  std::memcpy(&bits, &shifted, sizeof bits);  // their low bits are n
-  return {bits << Constants::kMantissa, z * kLog2E - (shifted - Constants::kMagic)};
-}
-
-// The polynomials have the smallest largest error for their degree.
-INLINE Vector<float> limited_exp(Vector<float> z) {
-  const Power p = limited_power(z);
-  Vector<float> q = broadcast(0.001326472724733567f);  // the relative error of 1 + r q is below 1e-7
-  q = q * p.r + 0.00967151268817374f;
-  q = q * p.r + 0.05550733743573888f;
-  q = q * p.r + 0.2402224208463472f;
-  q = q * p.r + 0.6931469775987172f;
-  q = q * p.r + 1.0f;
-  Types<float>::Integers bits;
-  std::memcpy(&bits, &q, sizeof bits);
-  bits += p.n;
-  std::memcpy(&q, &bits, sizeof q);
-  return q;
-}
+// exp(z) and exp(z) - 1 for z within twice the limit of tanh: beyond it the functions above do not change.
+INLINE Vector<float> limited_exp(Vector<float> z) { return exp_of(power(z, 2 * Types<float>::kLimit)); }
 
 INLINE Vector<float> limited_expm1(Vector<float> z) {
-  const Power p = limited_power(z);
-  Vector<float> q = broadcast(0.00015403512618661003f);  // the relative error of r q is below 2e-8
+  const Power p = power(z, 2 * Types<float>::kLimit);
+  // A polynomial with the smallest largest error; that of r q is below 2e-8, relatively.
+  Vector<float> q = broadcast(0.00015403512618661003f);
   q = q * p.r + 0.0013390735475399872f;
   q = q * p.r + 0.009618237494183314f;
   q = q * p.r + 0.05550357433648187f;
   q = q * p.r + 0.2402264979496441f;
   q = q * p.r + 0.6931471879266856f;
-  const Types<float>::Integers bits = p.n + Types<float>::kOne;
-  Vector<float> scale;
-  std::memcpy(&scale, &bits, sizeof scale);
-  return (p.r * q) * scale + (scale - 1.0f);
+  return (p.r * q) * p.of_n + (p.of_n - 1.0f);
 }
 
 template <>

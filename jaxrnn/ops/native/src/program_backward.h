@@ -19,12 +19,15 @@ const T* carry_before(const ProgramProblem<T>& p, int s, int b, int i) {
   return slot >= 0 ? p.saved_at(t, slot, b) : p.y + p.row(t, b) * p.row_units;
 }
 
-// Rows of units with any distance as an operand; they are copied to a block if the last vector would reach past the end.
+// Rows b to b + rows of step t of an array [steps, units] as an operand. The last vector of a row may reach into what
+// follows it; rows are copied to a block where that would be past the end of the array.
 template <class T>
-Operand<T> units(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, const T* from, ptrdiff_t row, int rows,
+Operand<T> units(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, const T* array, int t, int b, int rows,
                  T* block) {
   constexpr int L = kLanes<T>;
-  if (p.hidden % L == 0) return {const_cast<T*>(from), row, L};
+  const T* from = array + p.row(t, b) * p.row_units;
+  const ptrdiff_t row = p.next_row() * p.row_units, after = (ptrdiff_t)p.time * p.batch - 1 - p.row(t, b + rows - 1);
+  if (after * p.row_units + p.hidden >= w.vectors_of(p.hidden) * L) return {const_cast<T*>(from), row, L};
   for (int r = 0; r < rows; r++) copy_to_block(block + (ptrdiff_t)r * w.pitch, from + r * row, p.hidden, w.pitch);
   return {block, w.pitch, L};
 }
@@ -39,7 +42,7 @@ Operand<T> carry_operand(const ProgramProblem<T>& p, const ProgramWorkspace<T>& 
   if (together) {
     const int t = p.step(s - 1), slot = (int)p.carry_slots[i];
     if (slot >= 0) return {p.saved_at(t, slot, b), w.pitch, kLanes<T>};
-    return units(p, w, p.y + p.row(t, b) * p.row_units, p.next_row() * p.row_units, rows, block);
+    return units(p, w, p.y, t, b, rows, block);
   }
   for (int r = 0; r < rows; r++) {
     copy_to_block(block + (ptrdiff_t)r * w.pitch, carry_before(p, s, b + r, i), p.hidden, w.pitch);
@@ -113,7 +116,6 @@ void backward_block(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, Op
     return;
   }
   const int t = p.step(s);
-  const ptrdiff_t row = p.row(t, b) * R, next = p.next_row() * R;
   T* ring = w.ring_at(s, b, p.batch);
   for (int i = 0; i < p.code.operand_count; i++) {
     const auto [place, index] = p.code.operands[i];
@@ -124,9 +126,9 @@ void backward_block(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, Op
       case Place::kSaved: o = {p.saved_at(t, index, b), w.pitch, L}; break;
       case Place::kNewCarry: o = {p.saved_at(t, (int)p.carry_slots[index], b), w.pitch, L}; break;
       case Place::kCarry: o = carry_operand(p, w, s, b, rows, index, w.carry_block(part, index)); break;
-      case Place::kY: o = units(p, w, p.y + row, next, rows, w.y_block(part)); break;
+      case Place::kY: o = units(p, w, p.y, t, b, rows, w.y_block(part)); break;
       case Place::kDY:
-        o = p.dy ? units(p, w, p.dy + row, next, rows, w.dy_block(part)) : Operand<T>{w.zero, 0, 0};
+        o = p.dy ? units(p, w, p.dy, t, b, rows, w.dy_block(part)) : Operand<T>{w.zero, 0, 0};
         break;
       case Place::kDXw: o = {ring + index * w.pitch, w.ring_row, L}; break;
       case Place::kDRh: o = {ring + w.drh_block(p, index) * w.pitch, w.ring_row, L}; break;

@@ -200,4 +200,48 @@ INLINE Vector<T> sigmoid_vector(Vector<T> x) {
   return tanh_vector<T>(x * T(0.5)) * T(0.5) + T(0.5);
 }
 
+// exp(z) = 2^n 2^r with an integer n and |r| <= 1/2, for z that is limited to the range from -limit to limit, at most 87.
+// NaN stays NaN, in r.
+struct Power {
+  Vector<float> of_n, r;  // 2^n and r
+};
+
+INLINE Power power(Vector<float> z, float limit) {
+  using Constants = Types<float>;
+#if defined(__AVX512F__)
+  z = (Vector<float>)_mm512_min_ps(_mm512_set1_ps(limit), (__m512)z);
+  z = (Vector<float>)_mm512_max_ps(_mm512_set1_ps(-limit), (__m512)z);
+#elif defined(__AVX2__)
+  z = (Vector<float>)_mm256_min_ps(_mm256_set1_ps(limit), (__m256)z);
+  z = (Vector<float>)_mm256_max_ps(_mm256_set1_ps(-limit), (__m256)z);
+#else
+  z = z > limit ? broadcast(limit) : z;
+  z = z < -limit ? broadcast(-limit) : z;
+#endif
+  constexpr float kLog2E = 1.4426950408889634f;
+  const Vector<float> shifted = z * kLog2E + Constants::kMagic;
+  Types<float>::Integers bits;
+  std::memcpy(&bits, &shifted, sizeof bits);
+  bits = (bits << Constants::kMantissa) + Constants::kOne;  // the low bits of `shifted` are n
+  Vector<float> of_n;
+  std::memcpy(&of_n, &bits, sizeof of_n);
+  return {of_n, z * kLog2E - (shifted - Constants::kMagic)};
+}
+
+INLINE Vector<float> exp_of(Power p) {
+  // A polynomial with the smallest largest error; that of 1 + r q is below 1e-7, relatively.
+  Vector<float> q = broadcast(0.001326472724733567f);
+  q = q * p.r + 0.00967151268817374f;
+  q = q * p.r + 0.05550733743573888f;
+  q = q * p.r + 0.2402224208463472f;
+  q = q * p.r + 0.6931469775987172f;
+  return (q * p.r + 1.0f) * p.of_n;
+}
+
+template <>
+INLINE Vector<float> sigmoid_vector<float>(Vector<float> x) {
+  const Vector<float> e = exp_of(power(x, 80.0f));
+  return divide(e, e + 1.0f);
+}
+
 }  // namespace jaxrnn::JAXRNN_ISA
