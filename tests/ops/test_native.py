@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 from jax.sharding import AxisType, Mesh
 
 from jaxrnn.ops import (
@@ -159,6 +160,19 @@ def test_tanh_keeps_the_digits_of_small_numbers_saturates_and_passes_nan_on():
 
 
 @needs_library
+def test_sigmoid_keeps_the_digits_of_small_values_saturates_and_passes_every_nan_on():
+    def found(x):
+        sigmoid, first = simple_rnn_pointwise(jax.nn.sigmoid), jnp.zeros((x.size, 1))
+        xw = jnp.asarray(x)[None, :, None]
+        return np.asarray(recurrence(sigmoid, jnp.zeros((1, 1)), xw, first, implementation="native")[0][:, 0])
+
+    x = np.concatenate([np.linspace(-80, 100, 4000), [np.inf]]).astype(np.float32)
+    np.testing.assert_allclose(found(x), scipy.special.expit(x.astype(np.float64)), rtol=5e-6)
+    assert 0 <= found(np.float32([-np.inf, -1e30])).max() < 1e-34
+    assert np.isnan(found(np.array([0x7FC00000, 0x7FC00001, 0xFFC12345], np.uint32).view(np.float32))).all()
+
+
+@needs_library
 @pytest.mark.parametrize("instructions", ["avx2", "base"])
 def test_older_processors_compute_the_same(instructions):
     if instructions not in library.instruction_sets():
@@ -173,6 +187,7 @@ def test_older_processors_compute_the_same(instructions):
         "    t.test_every_way_of_dividing_the_work_equals_the_scan(cell, 'rows_apart', True)\n"
         "    t.test_float32_is_as_near_to_float64_as_the_scan_is(cell)\n"
         "t.test_tanh_keeps_the_digits_of_small_numbers_saturates_and_passes_nan_on()\n"
+        "t.test_sigmoid_keeps_the_digits_of_small_values_saturates_and_passes_every_nan_on()\n"
         "import tests.ops.test_native_programs as p\n"
         "for cell in ('layer_norm', 'minimal_gated_unit'):\n"
         "    p.test_every_way_of_dividing_the_work_equals_the_scan(cell, 'rows_apart', True)\n"
