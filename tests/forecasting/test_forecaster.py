@@ -111,7 +111,7 @@ def test_paths_keep_the_quantiles_of_the_forecast_and_the_series_keep_their_name
         found = np.stack([np.quantile(one, level, axis=0) for one in paths.values()])
         assert (np.abs(found - forecast[column].reshape(len(PANEL), 4)) < 0.05 * width).all()
     again = fitted.sample(4000, {"other": PANEL["s0"]}, seed=3)["other"]
-    np.testing.assert_allclose(again, paths["s0"])
+    np.testing.assert_allclose(again, paths["s0"], rtol=1e-5)  # alone: sums of a smaller batch round differently
     with pytest.raises(ValueError, match="count must be a positive integer, not 0"):
         fitted.sample(0)
 
