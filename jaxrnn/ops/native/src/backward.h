@@ -126,7 +126,7 @@ void backward_panel(const Problem<T>& p, const Workspace<T>& w, int s, Range row
   alignas(64) T tiles[kMostRows * kVectors * kLanes<T>];
   for_each_group(rows.begin, rows.end, [&](int b, int count) {
     const bool first = s == p.time - 1;
-    if (s >= 0) fetch_ahead<T, CellType, kVectors>(p, p.step(s), b, count, panel);
+    if (s >= 0 && p.batch > 1) fetch_ahead<T, CellType, kVectors>(p, p.step(s), b, count, panel);
     if (!first) {
       const T* rest = packed + (ptrdiff_t)shared * kVectors * kLanes<T>;
       const T* ring = w.ring_at(s + 1, b, p.batch);

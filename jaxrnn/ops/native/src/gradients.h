@@ -46,14 +46,16 @@ struct LeftRow {
 template <class T, class Row>
 INLINE void gather(const Sides<T>& sides, int part, Chunk chunk, int begin, int depth, int batch, Range columns,
                    Row&& row) {
-  auto row_of = [&](int k) { return row(chunk.begin + (begin + k) / batch, (begin + k) % batch); };
+  constexpr int kAhead = 8;
+  int s = chunk.begin + begin / batch, b = begin % batch;
   for (int k = 0; k < depth; k++) {
-    constexpr int kAhead = 8;  // rows lie far apart, and not in the cache
-    if (k + kAhead < depth) {
-      const T* next = row_of(k + kAhead).values;
+    if (batch > 1 && k + kAhead < depth) {  // rows may lie far apart, and not in the cache
+      const int ahead = begin + k + kAhead;
+      const T* next = row(chunk.begin + ahead / batch, ahead % batch).values;
       for (int j = columns.begin; j < columns.end; j += 64 / sizeof(T)) __builtin_prefetch(next + j);
     }
-    const LeftRow<T> from = row_of(k);
+    const LeftRow<T> from = row(s, b);
+    if (++b == batch) b = 0, s++;
     T* to = sides.left_of(part) + (ptrdiff_t)k * sides.left_row;
     if (from.factors) {
       for (int j = columns.begin; j < columns.end; j++) to[j] = from.values[j] * from.factors[j];

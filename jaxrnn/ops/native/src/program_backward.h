@@ -262,7 +262,7 @@ void program_backward(const ProgramProblem<T>& p, const Division& division) {
     const Range rows = split(p.batch, part, parts);
     for (int s = chunk.end - 1; s >= chunk.begin; s--) {
       w.each_block(rows, w.group, [&](int begin, int size) {
-        if (s >= 0) fetch_ahead(p, p.step(s), begin, size);
+        if (s >= 0 && p.batch > 1) fetch_ahead(p, p.step(s), begin, size);
         if (s != p.time - 1) add_recurrent_gradient(p, w, s, begin, size);
         w.each_block({begin, begin + size}, w.rows, [&](int b, int count) {
           backward_block(p, w, operands, s, b, count, part);
