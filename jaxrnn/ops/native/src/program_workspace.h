@@ -12,6 +12,8 @@ namespace jaxrnn::JAXRNN_ISA {
 // Vectors in a panel of one gate. Tiles of two vectors have the most rows, and so read the weights least often.
 constexpr int kProgramVectors = 2;
 
+static_assert(kMostGates <= kMostSegments, "a product has a segment for every gate");
+
 // The scratch arrays. All parts share them, except `products`, `blocks` and `operands`, of which each part has its own.
 // They have rows of `pitch` numbers, the units first; what follows them is not used, but may be read. The products of a
 // group of rows are computed together, so that the weights are read once for all; the program then takes blocks of them.

@@ -171,10 +171,11 @@ INLINE void for_each_group(int begin, int end, Body&& body) {
   for (int b = begin; b < end; b += kMostRows) body(b, end - b < kMostRows ? end - b : kMostRows);
 }
 
+constexpr int kMostSegments = 32;
+
 // out[row][vector][lane] = the sum of the products of the segments, whose `a` are those of the first row.
 template <class T, int N>
 INLINE void product(int sets, const Segment<T>* segments, int count, int rows, T* out) {
-  constexpr int kMostSegments = 32;
   Segment<T> moved[kMostSegments];
   for_each_tile<T, N>(sets, 0, rows, [&](int b, int, Tile<T, Segment<T>> tile) {
     if (b == 0) return tile(segments, count, out);
