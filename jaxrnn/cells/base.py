@@ -21,9 +21,11 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.nnx.nn.dtypes import canonicalize_dtype
 from jax import Array
+from jax.core import Tracer
 
 from jaxrnn import checks
 from jaxrnn.cells.pure import pure_pointwise
+from jaxrnn.ops.compilation import options_for_one_call
 from jaxrnn.ops.step import (
     Carry,
     Params,
@@ -60,16 +62,23 @@ def orthogonal(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> 
 
 def _gates(init: Initializer, keys: list[Array], shape: tuple[int, int], dtype: Any) -> Array:
     """Matrices of one shape, one for each key, side by side."""
-    if init in (glorot_uniform, orthogonal):
-        return _drawn_together(init, keys, shape, dtype)
-    return jnp.concatenate([init(key, shape, dtype) for key in keys], axis=-1)
+    if init not in (glorot_uniform, orthogonal):
+        return jnp.concatenate([init(key, shape, dtype) for key in keys], axis=-1)
+    traced = any(isinstance(key, Tracer) for key in keys)
+    options = {} if traced else options_for_one_call()
+    return _drawn_together(bool(options))(init, keys, shape, dtype)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 2, 3))
-def _drawn_together(init: Initializer, keys: list[Array], shape: tuple[int, int], dtype: Any) -> Array:
+@functools.cache
+def _drawn_together(once: bool) -> Callable[..., Array]:
     """The same numbers as one by one. One loop or one vector of random bits takes far less time to compile."""
-    gates = jax.vmap(lambda key: init(key, shape, dtype))(jnp.stack(keys))
-    return jnp.moveaxis(gates, 0, 1).reshape(shape[0], -1)
+
+    @functools.partial(jax.jit, static_argnums=(0, 2, 3), **(options_for_one_call() if once else {}))
+    def draw(init: Initializer, keys: list[Array], shape: tuple[int, int], dtype: Any) -> Array:
+        gates = jax.vmap(lambda key: init(key, shape, dtype))(jnp.stack(keys))
+        return jnp.moveaxis(gates, 0, 1).reshape(shape[0], -1)
+
+    return draw
 
 
 class RecurrentCell(nnx.RNNCellBase):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from jaxrnn.ops.dispatch import platform_of
+from jaxrnn.ops.compilation import options_for_one_call
 
 Apply = Callable[[Any, Array, Any], tuple[Any, Array]]
 """``(params, inputs, carry) -> (carry, predictions)``; a carry of None means the model's own initial carry.
@@ -156,26 +156,15 @@ def make_initializer(make: Callable[..., nnx.Module]) -> Callable[..., Any]:
     >>> initial(jax.random.key(0))["head"]["kernel"].shape
     (4, 1)
     """
-    return jax.jit(lambda *arguments: nnx.split(make(*arguments), nnx.RngState, ...)[2], **_compiled_fast())
+    return jax.jit(lambda *arguments: nnx.split(make(*arguments), nnx.RngState, ...)[2], **options_for_one_call())
 
 
 def _run_once(function: Callable[[], Any]) -> Any:
-    options = _compiled_fast()
+    options = options_for_one_call()
     try:
         return jax.jit(function, **options)()
     except ValueError:  # within another transformation JAX takes no options; any other error comes again
         return jax.jit(function)()
-
-
-def _compiled_fast() -> dict[str, Any]:
-    """Options of ``jax.jit`` for programs that run once: on a CPU, LLVM optimises less.
-
-    The initial values of a small model take about a third of the time to compile, with the same bits. Without any
-    optimisation LLVM would not fuse products with sums, which changes the bits.
-    """
-    if platform_of(()) != "cpu" or jax.config.read("jax_disable_most_optimizations"):
-        return {}
-    return {"compiler_options": {"xla_backend_optimization_level": 1}}
 
 
 def structure(model: Model) -> tuple[Any, Any]:

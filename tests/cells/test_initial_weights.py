@@ -53,3 +53,11 @@ def test_every_layer_of_a_nested_vmap_is_the_one_that_its_key_gives_alone():
     many = jax.jit(jax.vmap(jax.vmap(make)))(keys)
     alone = make(keys[1, 2])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a[1, 2], b, atol=1e-6), many, alone)
+
+
+def test_a_layer_built_outside_jit_has_the_bits_that_full_optimisation_gives(all_optimisations):
+    def make(key):
+        return nnx.state(jaxrnn.LSTM(3, 5, rngs=nnx.Rngs(key)), nnx.Param)
+
+    key = jax.random.key(3)
+    jax.tree.map(np.testing.assert_array_equal, make(key), jax.jit(make)(key))
