@@ -4,7 +4,6 @@ The conformance suite holds it against a Python loop, at sizes of a few units an
 """
 
 import os
-import shutil
 import subprocess
 import sys
 from typing import Any
@@ -27,7 +26,7 @@ from jaxrnn.ops import (
     recurrence,
     simple_rnn_pointwise,
 )
-from jaxrnn.ops.native import build, library
+from jaxrnn.ops.native import library
 from tests.ops.oracle import assert_close
 
 TANH = simple_rnn_pointwise(jnp.tanh)
@@ -242,52 +241,6 @@ def test_an_explicit_mesh_is_left_to_the_scan():
         assert "explicit mesh" in reason()
 
 
-@pytest.fixture
-def other_library(tmp_path, monkeypatch):
-    """The path of a library to try instead of the real one."""
-    path = tmp_path / "libjaxrnn.so"
-    monkeypatch.setattr(library, "LIBRARY", path)
-    library.why_not_loaded.cache_clear()
-    yield path
-    monkeypatch.undo()
-    library.why_not_loaded.cache_clear()
-
-
-def test_without_the_library_everything_runs_and_says_so_once(other_library):
-    with pytest.warns(RuntimeWarning, match=r"lax\.scan, which is slower: .*jaxrnn\.ops\.native\.build"):
-        assert "was not built" in reason()
-    assert jnp.isfinite(recurrence(TANH, jnp.eye(3), jnp.ones((4, 2, 3)), jnp.zeros((2, 3)))[1]).all()
-
-
-def test_a_damaged_library_is_not_used(other_library):
-    other_library.write_bytes(b"not a library")
-    with pytest.warns(RuntimeWarning, match=r"libjaxrnn\.so cannot be loaded.*native\.build"):
-        assert "cannot be loaded" in reason()
-
-
-@pytest.mark.parametrize("source", ["", 'extern "C" const char* jaxrnn_source_hash() { return "another"; }'])
-def test_a_library_of_other_sources_is_not_used(other_library, source):
-    compiler = build.compiler()
-    file = other_library.with_suffix(".cpp")
-    file.write_text(source)
-    subprocess.run([*compiler, "-shared", "-fPIC", str(file), "-o", str(other_library)], check=True)
-    with pytest.warns(RuntimeWarning, match=r"built from other sources .*python -m jaxrnn\.ops\.native\.build"):
-        assert "built from other sources" in reason()
-    assert jnp.isfinite(recurrence(TANH, jnp.eye(3), jnp.ones((4, 2, 3)), jnp.zeros((2, 3)))[1]).all()
-
-
-def test_the_hash_knows_every_source(tmp_path, monkeypatch):
-    before = build.source_hash()
-    shutil.copytree(build.SOURCES, tmp_path / "src")
-    monkeypatch.setattr(build, "SOURCES", tmp_path / "src")
-    assert build.source_hash() == before
-    for path in sorted((tmp_path / "src").iterdir()):
-        text = path.read_text()
-        path.write_text(text + "// more")
-        assert build.source_hash() != before, path
-        path.write_text(text)
-
-
 @needs_library
 @pytest.mark.parametrize("cell", ["gru_reset_before", "leaky"])
 def test_an_infinite_carry_stays_infinite_as_on_the_scan(cell):
@@ -335,13 +288,3 @@ run_large(large).block_until_ready()
 def test_a_failed_allocation_does_not_harm_later_calls():
     done = subprocess.run([sys.executable, "-c", OUT_OF_MEMORY], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-
-
-def test_a_missing_or_failing_compiler_is_named(tmp_path, monkeypatch):
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(RuntimeError, match="no C\\+\\+ compiler: \\$CXX is 'no-such-compiler'"):
-        build.build(tmp_path / "libjaxrnn.so")
-    monkeypatch.setenv("CXX", "false")
-    with pytest.raises(RuntimeError, match="failed"):
-        build.build(tmp_path / "libjaxrnn.so")
-    assert not (tmp_path / "libjaxrnn.so").exists()

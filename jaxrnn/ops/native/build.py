@@ -9,6 +9,7 @@ jaxlib's headers. Without a compiler, the installation prints a message and cont
 """
 
 import hashlib
+import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -71,9 +72,10 @@ def best_set() -> str | None:
     return next((name for name, needs in names.items() if set(needs) <= set(has)), "base")
 
 
-def build(library: Path = LIBRARY, *, all_sets: bool = False) -> Path:
+def build(library: Path = LIBRARY, *, all_sets: bool = False, again: bool = True) -> Path:
     """Compile the sources to ``library``, for the best instruction set of this processor or for all.
 
+    Unless ``again``, a library that the same compiler made of the same sources for the same sets stays as it is.
     Raises a RuntimeError with the compiler's output if that fails.
     """
     if sys.platform not in ("linux", "darwin"):
@@ -88,6 +90,9 @@ def build(library: Path = LIBRARY, *, all_sets: bool = False) -> Path:
     sets["inference"] = (layer_sets if x86 else {}) | base
     has = [f"-DJAXRNN_HAS_{name.upper()}" for name in sets["inference"]]
     common = [*compiler(), *FLAGS, *(["-DJAXRNN_X86"] if x86 else [])]
+    made_of = _made_of(common, has)
+    if not again and library.exists() and made_of.encode() in library.read_bytes():
+        return library
     with tempfile.TemporaryDirectory() as folder:
         objects, commands = [], []
 
@@ -99,6 +104,7 @@ def build(library: Path = LIBRARY, *, all_sets: bool = False) -> Path:
             for name, flags in of_source.items():
                 compile_to_object(source, *flags, f"-DJAXRNN_ISA={name}")
         include = ["-isystem", str(headers()), f'-DJAXRNN_SOURCE_HASH="{source_hash()}"', *has]
+        include += [f'-DJAXRNN_MADE_OF="{made_of}"']
         for source in ("library", "program_library", "linear_library", "layers", "streaming"):
             compile_to_object(source, *include)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -110,6 +116,13 @@ def build(library: Path = LIBRARY, *, all_sets: bool = False) -> Path:
         shutil.copy(linked, beside)
         beside.replace(library)
     return library
+
+
+def _made_of(command: list[str], sets: list[str]) -> str:
+    """A hash of all that a library is made of; it is compiled into the library."""
+    version = subprocess.run([command[0], "--version"], capture_output=True, text=True, check=False).stdout
+    parts = [source_hash(), *command, version, importlib.metadata.version("jaxlib"), *sets]
+    return "made of " + hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 def _run(command: list[str]) -> None:

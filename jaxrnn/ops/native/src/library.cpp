@@ -103,6 +103,9 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxrnn_backward, jaxrnn::dispatch<true>, JAXRNN_BI
 // The hash of the sources that this library was built from. Python does not load a library with another hash.
 extern "C" const char* jaxrnn_source_hash() { return JAXRNN_SOURCE_HASH; }
 
+// The hash of these, of the compiler and of the instruction sets: what would be made of the same is not made again.
+extern "C" const char* jaxrnn_made_of() { return JAXRNN_MADE_OF; }
+
 // The instruction sets that it was compiled for, with a blank between them.
 extern "C" const char* jaxrnn_instruction_sets() {
   return JAXRNN_IF_AVX512("avx512 ") JAXRNN_IF_AVX2("avx2 ") JAXRNN_IF_BASE("base") "";
