@@ -1,6 +1,7 @@
 """Imports point one way, what is private stays private, and files keep to one subject."""
 
 import ast
+import functools
 import importlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,15 +56,9 @@ MODULES = _modules()
 
 
 def _imports(module: str) -> Iterator[Import]:
-    tree = ast.parse(MODULES[module].read_text())
-    in_functions = {
-        id(node)
-        for function in ast.walk(tree)
-        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
-        for node in ast.walk(function)
-    }
-    for node in ast.walk(tree):
-        called = id(node) in in_functions
+    found = [(node, False) for node in ast.parse(MODULES[module].read_text()).body]
+    while found:
+        node, called = found.pop()
         if isinstance(node, ast.Import):
             yield from (Import(module, alias.name, None, called) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -73,6 +68,9 @@ def _imports(module: str) -> Iterator[Import]:
                     yield Import(module, whole, None, called)
                 else:
                     yield Import(module, node.module, alias.name, called)
+        elif isinstance(node, ast.stmt):
+            in_function = called or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            found += [(child, in_function) for child in ast.iter_child_nodes(node)]
 
 
 def _is_module(package: str, name: str) -> bool:
@@ -80,7 +78,10 @@ def _is_module(package: str, name: str) -> bool:
     return isinstance(getattr(importlib.import_module(package), name, ModuleType("")), ModuleType)
 
 
-IMPORTS = [one for module in MODULES for one in _imports(module) if one.module in MODULES]
+@functools.cache
+def imports() -> list[Import]:
+    """All of them, of the modules of this project."""
+    return [one for module in MODULES for one in _imports(module) if one.module in MODULES]
 
 
 def _room(module: str) -> str:
@@ -89,18 +90,18 @@ def _room(module: str) -> str:
 
 
 def test_there_is_something_to_check():
-    assert len(MODULES) > 80 and len(IMPORTS) > 300
-    assert Import("jaxrnn.layers.rnn", "jaxrnn.ops.step", "Carry", False) in IMPORTS
+    assert len(MODULES) > 80 and len(imports()) > 300
+    assert Import("jaxrnn.layers.rnn", "jaxrnn.ops.step", "Carry", False) in imports()
 
 
 def test_packages_import_only_what_lies_below_them():
-    against = [i for i in IMPORTS if ORDER.index(_room(i.module)) > ORDER.index(_room(i.importer))]
+    against = [i for i in imports() if ORDER.index(_room(i.module)) > ORDER.index(_room(i.importer))]
     assert not against
 
 
 def test_no_module_imports_itself_by_way_of_others():
     needs = {
-        module: {i.module for i in IMPORTS if i.importer == module and not i.when_called} for module in MODULES
+        module: {i.module for i in imports() if i.importer == module and not i.when_called} for module in MODULES
     }
     # A package is loaded before its modules, but it is its package that names them.
     needs = {module: {n for n in of if not module.startswith(n + ".")} for module, of in needs.items()}
@@ -113,7 +114,7 @@ def test_no_module_imports_itself_by_way_of_others():
 def test_what_is_imported_from_outside_a_library_is_in_its_public_face():
     """Experiments and benchmarks use jaxrnn as a user does: they take what an ``__all__`` names."""
     wrong = []
-    for i in IMPORTS:
+    for i in imports():
         if not i.module.startswith("jaxrnn.") or i.importer.startswith("jaxrnn"):
             continue
         if i.importer in MAY_NAME_KERNELS and i.module.startswith(KERNELS):
@@ -126,7 +127,7 @@ def test_what_is_imported_from_outside_a_library_is_in_its_public_face():
 
 
 def test_no_private_name_is_imported():
-    private = [i for i in IMPORTS if i.name is not None and i.name.startswith("_") and i.name != "__version__"]
+    private = [i for i in imports() if i.name is not None and i.name.startswith("_") and i.name != "__version__"]
     assert not private
 
 

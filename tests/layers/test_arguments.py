@@ -40,19 +40,20 @@ def assert_refused(call, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"),
+    ("make", "text"),
     [
-        ("lstm", "'lstm'"),
-        (None, "None"),
-        (3, "3"),
-        (nnx.Linear, "<class"),
-        (jaxrnn.LSTM, "<class"),
-        (lstm(), "a LSTM"),
-        (rnn(), "a RNN"),
-        (nnx.Linear(2, 4, rngs=nnx.Rngs(0)), "a Linear"),
+        (lambda: "lstm", "'lstm'"),
+        (lambda: None, "None"),
+        (lambda: 3, "3"),
+        (lambda: nnx.Linear, "<class"),
+        (lambda: jaxrnn.LSTM, "<class"),
+        (lstm, "a LSTM"),
+        (rnn, "a RNN"),
+        (lambda: nnx.Linear(2, 4, rngs=nnx.Rngs(0)), "a Linear"),
     ],
 )
-def test_what_is_no_cell_is_refused(value, text):
+def test_what_is_no_cell_is_refused(make, text):
+    value = make()
     assert_refused(
         lambda: rnn(value), "cell must be a cell, such as jaxrnn.LSTMCell(...), any other nnx.RNNCellBase"
     )
