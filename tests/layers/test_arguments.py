@@ -80,8 +80,19 @@ def test_only_rngs_are_rngs(rngs):
     assert_refused(lambda: jaxrnn.GRU(2, 4, rngs=nothing), "such as nnx.Rngs(0), not None")
 
 
-@pytest.mark.parametrize("layer", [lstm(), cell(), "lstm", None, jaxrnn.RNN, nnx.Linear(2, 4, rngs=nnx.Rngs(0))])
-def test_what_cannot_be_called_like_an_rnn_is_no_direction(layer):
+@pytest.mark.parametrize(
+    "make",
+    [
+        lstm,
+        cell,
+        lambda: "lstm",
+        lambda: None,
+        lambda: jaxrnn.RNN,
+        lambda: nnx.Linear(2, 4, rngs=nnx.Rngs(0)),
+    ],
+)
+def test_what_cannot_be_called_like_an_rnn_is_no_direction(make):
+    layer = make()
     assert_refused(
         lambda: both(layer, rnn()), "forward_rnn must be a jaxrnn.RNN or another layer that is called like one"
     )

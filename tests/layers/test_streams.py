@@ -113,21 +113,22 @@ def test_any_cell_streams_as_a_compiled_program():
         (dict(count=0), "count must be a positive integer, not 0"),
         (dict(threads=0), "threads must be a positive integer, not 0"),
         (dict(implementation="scan"), "unknown implementation='scan'; available: native, jax"),
-        (dict(layer=jaxrnn.GRU(3, 4, bidirectional=True, rngs=nnx.Rngs(0))), "cannot be streamed"),
+        (dict(make=lambda: jaxrnn.GRU(3, 4, bidirectional=True, rngs=nnx.Rngs(0))), "cannot be streamed"),
         (
-            dict(layer=jaxrnn.GRUCell(3, 4, reset_after=False, rngs=nnx.Rngs(0)), implementation="native"),
+            dict(make=lambda: jaxrnn.GRUCell(3, 4, reset_after=False, rngs=nnx.Rngs(0)), implementation="native"),
             "the GRU with reset_after",
         ),
         (
-            dict(layer=jaxrnn.GRUCell(3, 4, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)), implementation="native"),
+            dict(make=lambda: jaxrnn.GRUCell(3, 4, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)), implementation="native"),
             "it computes in float32, and there is bfloat16",
         ),
     ],
 )
 def test_wrong_arguments_are_named(change, message):
-    arguments = {"layer": jaxrnn.GRUCell(3, 4, rngs=nnx.Rngs(0)), "count": 5, **change}
+    arguments = {"make": lambda: jaxrnn.GRUCell(3, 4, rngs=nnx.Rngs(0)), "count": 5, **change}
+    layer = arguments.pop("make")()
     with pytest.raises(ValueError, match=re.escape(message)):
-        jaxrnn.Streams(**arguments)
+        jaxrnn.Streams(layer, **arguments)
 
 
 @pytest.mark.parametrize("implementation", ["native", "jax"])
