@@ -159,7 +159,7 @@ def test_rematerialised_blocks_change_no_number(kind, remat_every, reverse, mask
             carry, outputs = stack(x, **masks)
             return (outputs**2).sum() + sum(c.sum() for c in jax.tree.leaves(carry)), outputs
 
-        return nnx.value_and_grad(loss, argnums=(0, 1), has_aux=True)(stack, X)
+        return nnx.jit(nnx.value_and_grad(loss, argnums=(0, 1), has_aux=True))(stack, X)
 
     for return_sequences in (True, False):
         assert_close(results(remat_every, return_sequences), results(None, return_sequences), tolerance=1e-5)

@@ -128,12 +128,13 @@ def test_the_library_steps_like_the_cell_in_float64(make, inputs, hidden):
     xs = np.random.default_rng(1).normal(size=(5, 2, inputs))
     with jax.enable_x64(True):
         bias = nnx.initializers.normal()
-        cell = make(inputs, hidden, bias_init=bias, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+        cell = nnx.jit(lambda: make(inputs, hidden, bias_init=bias, param_dtype=jnp.float64, rngs=nnx.Rngs(0)))()
+        call = nnx.jit(lambda cell, carry, x: cell(carry, x))
         step, carry = streaming_step(cell, xs[0], implementation="native")
         expected = cell.initialize_carry(xs[0].shape)
         for x in xs:
             carry, y = step(carry, x)
-            expected, expected_y = cell(expected, jnp.asarray(x))
+            expected, expected_y = call(cell, expected, x)
             assert y.dtype == np.float64
             jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-12), carry, expected)
             np.testing.assert_allclose(y, expected_y, rtol=0, atol=1e-12)

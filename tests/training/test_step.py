@@ -48,17 +48,20 @@ def assert_trees_close(a, b, tolerance=1e-6):
 def by_hand(apply, params, optimizer, batches, carry=None):
     """Gradient descent on a list of (inputs, targets): parameters, losses, and the carry at the end."""
     opt_state, losses = optimizer.init(params), []
-    for inputs, targets in batches:
-        carry_in = carry
 
-        def loss(p, inputs=inputs, targets=targets, carry_in=carry_in):
-            carry_out, predictions = apply(p, inputs, carry_in)
+    @jax.jit
+    def step(params, opt_state, carry, inputs, targets):
+        def loss(p):
+            carry_out, predictions = apply(p, inputs, carry)
             return huber(predictions, targets).mean(), carry_out
 
-        (value, new_carry), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        (value, carry_out), grads = jax.value_and_grad(loss, has_aux=True)(params)
         updates, opt_state = optimizer.update(grads, opt_state, params)
-        params = optax.apply_updates(params, updates)
-        carry = None if carry is None else new_carry
+        return optax.apply_updates(params, updates), opt_state, carry_out, value
+
+    for inputs, targets in batches:
+        params, opt_state, carry_out, value = step(params, opt_state, carry, inputs, targets)
+        carry = None if carry is None else carry_out
         losses.append(float(value))
     return params, losses, carry
 
@@ -262,7 +265,8 @@ def test_clipping_bounds_the_step_and_not_the_reported_norm():
     batch = Batch(FEATURES[None, :5], TARGETS[None, 4] + 100, jnp.ones(1))
     for clip, bound in ((None, None), (0.25, 0.25)):
         optimizer = make_optimizer("sgd", 1.0, clip_norm=clip, momentum=0.0)
-        state, metrics = train_step(apply, optimizer, huber, TrainState.create(params, optimizer), batch)
+        step = jax.jit(functools.partial(train_step, apply, optimizer, huber))
+        state, metrics = step(TrainState.create(params, optimizer), batch)
         moved = float(optax.tree.norm(jax.tree.map(jnp.subtract, state.params, params)))
         assert moved == pytest.approx(bound or float(metrics.grad_norm), rel=1e-4)
         assert float(metrics.grad_norm) > 0.25
