@@ -77,14 +77,14 @@ def test_cells_whose_state_enters_linearly(name):
     layers = jaxrnn.StackedRNN([make(rngs)], backward_cells=[make(rngs)])
     lengths: Any = np.array([6, 0, 2, 5], np.int32)
     found = run(to_onnx(layers, seq_lengths=True, return_carry=True), X, seq_lengths=lengths)
-    carry, outputs = layers(X, seq_lengths=lengths, return_carry=True)
+    carry, outputs = nnx.jit(lambda layers: layers(X, seq_lengths=lengths, return_carry=True))(layers)
     assert distance(found.pop("outputs"), outputs) <= TOLERANCE
     for mine, theirs in zip(jax.tree.leaves(carry), found.values(), strict=True):
         assert distance(theirs, mine) <= TOLERANCE
     cell: Any = layers.cells[0]
     before = np.repeat(X[:, 1, :1], cell.hidden_features, axis=1)
     one_step = run(to_onnx(cell), X[:, 0], initial_carry=before)
-    after, output = cell(jnp.asarray(before), jnp.asarray(X[:, 0]))
+    after, output = nnx.jit(lambda cell: cell(jnp.asarray(before), jnp.asarray(X[:, 0])))(cell)
     for mine, theirs in zip((output, after), one_step.values(), strict=True):
         assert distance(theirs, mine) <= TOLERANCE
 

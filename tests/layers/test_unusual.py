@@ -75,7 +75,7 @@ def test_gradients_of_a_cell_with_more_than_parameters(implementation):
     cell.eval()
 
     def gradients(layer: Any) -> Any:
-        return nnx.to_pure_dict(nnx.grad(lambda layer: (layer(X) ** 2).sum())(layer))
+        return nnx.to_pure_dict(nnx.jit(nnx.grad(lambda layer: (layer(X) ** 2).sum()))(layer))
 
     expected = gradients(nnx.RNN(cell))
     found = gradients(jaxrnn.RNN(cell, implementation=implementation))
