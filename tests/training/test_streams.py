@@ -1,5 +1,6 @@
 """Epochs read from a file: the same steps as from memory, interrupted at any window, in steady memory."""
 
+import functools
 from typing import Any
 
 import jax
@@ -24,11 +25,13 @@ def series(tmp_path):
     return data.SeriesFile(tmp_path / "series.npy")
 
 
+@functools.cache
+def applied(every_step: bool):
+    return pure_apply(lambda: RNNForecaster(hidden_features=4, return_sequences=every_step, rngs=nnx.Rngs(0)))
+
+
 def streamed(series, **options: Any):
-    every_step = options.setdefault("every_step", False)
-    apply, params = pure_apply(
-        lambda: RNNForecaster(hidden_features=4, return_sequences=every_step, rngs=nnx.Rngs(0))
-    )
+    apply, params = applied(options.setdefault("every_step", False))
     options = {"batch_size": 8, "window": WINDOW} | options
     epoch = make_streamed_epoch(apply, OPTIMIZER, huber, series, series[1:], range(56), **options)
     return apply, TrainState.create(params, OPTIMIZER, seed=options.pop("seed", 0)), epoch

@@ -1,5 +1,6 @@
 """Being stopped within an epoch, steps that are not finite, saves that fail: on small runs in this process."""
 
+import functools
 import math
 import os
 import signal
@@ -57,9 +58,14 @@ def model(every_step: bool = True) -> RNNForecaster:
     return RNNForecaster(hidden_features=3, return_sequences=every_step, rngs=nnx.Rngs(0))
 
 
+@functools.cache
+def applied(every_step: bool = True):
+    return pure_apply(lambda: model(every_step))
+
+
 def stateful(series: np.ndarray = SERIES) -> tuple[TrainState, SteppedEpoch]:
     """12 steps an epoch."""
-    apply, params = pure_apply(model)
+    apply, params = applied()
     carry, starts = model().initialize_carry(1), jnp.asarray(data.sequential_starts(60, WINDOW))
     values = jnp.asarray(series)
     epoch = make_sequential_epoch(
@@ -77,7 +83,7 @@ def stateful(series: np.ndarray = SERIES) -> tuple[TrainState, SteppedEpoch]:
 
 def windowed() -> tuple[TrainState, SteppedEpoch]:
     """8 steps an epoch."""
-    apply, params = pure_apply(lambda: model(every_step=False))
+    apply, params = applied(every_step=False)
     starts = jnp.asarray(data.window_starts(60, WINDOW))
     values = jnp.asarray(SERIES)
     epoch = make_windowed_epoch(
