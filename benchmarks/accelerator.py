@@ -29,24 +29,25 @@ import importlib
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
 import jax
 import jax.numpy as jnp
 import tyro
-from flax.nnx import Rngs, state, to_pure_dict
+from flax.nnx import Rngs
 
 import jaxrnn
 from benchmarks.common import comparison
-from benchmarks.common.command import FolderOptions, command
-from benchmarks.common.report import Report, console, medians, spread_text
-from benchmarks.common.rows import Row, Shape, time_table
-from benchmarks.layers import MODES, first_calls, timed
-from benchmarks.libraries import base, nnx, ours, torch
+from benchmarks.common.command import Benchmark, FolderOptions, command
+from benchmarks.common.report import console, spread_text
+from benchmarks.common.rows import SHAPE, Row, Shape, time_table
+from benchmarks.common.timing import FirstCalls, first_calls
+from benchmarks.layers import by_mode
+from benchmarks.libraries import base, flax, ours, torch
 from benchmarks.libraries.base import Contestant
-from benchmarks.libraries.by_hand import readme_cells, scan_by_hand
+from benchmarks.libraries.user_cells import by_hand, readme_cells
 from jaxrnn import ops
 from jaxrnn.ops import IMPLEMENTATIONS, Implementation
 from jaxrnn.ops.pallas import not_a_tile
@@ -112,54 +113,37 @@ def run(options: AcceleratorOptions) -> int:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if jax.default_backend() == "cpu" and not options.smoke:
         raise ValueError("no GPU or TPU here, so nothing can be measured; --smoke shows that the benchmark works")
-    with patch.dict(IMPLEMENTATIONS, kernels()):
-        rows = measure_all(options)
-    if options.smoke:
-        console.print("smoke test: the numbers mean nothing")
-    return int(any(why.startswith(DIFFERS) for row in rows for why in row.case["absent"].values()))
-
-
-def measure_all(options: AcceleratorOptions) -> list[Row]:
-    """The rows of all points that are reached in time; the report is written anew after each of them."""
-    began, machine = time.monotonic(), options.start()
-    rows: list[Row] = []
-    cases = points(options.smoke, options.heads)
+    title, unit, heading = "One recurrent layer on an accelerator", "Microseconds a step", f"cell, dtype, {SHAPE}"
+    made = Benchmark(options, "accelerator", title, __doc__, full=options.repetitions, unit=unit, heading=heading)
+    began, cases = time.monotonic(), points(options.smoke, options.heads)
     for number, case in enumerate(cases):
         if time.monotonic() - began > options.minutes * 60:
             break
-        found = measure(*case, options.repetitions, seed=number)
-        rows += found
-        for row in found:
+        with patch.dict(IMPLEMENTATIONS, kernels()):
+            rows = measure(made, *case, seed=number)
+        for row in rows:
             texts = [f"{name} {spread_text(timing.spread, 1e-6)}" for name, timing in row.timings.items()]
-            console.print(f"{title(row)}: {', '.join(texts)} us a step", soft_wrap=True)
+            console.print(f"{row.title}: {', '.join(texts)} us a step", soft_wrap=True)
             if row.case["cell"] in HEADS:
-                sequences = {name: 1e3 * row.shape.time * t.median for name, t in row.timings.items()}
-                texts = [f"{name} {milliseconds:.3f}" for name, milliseconds in sequences.items()]
+                texts = [f"{name} {1e3 * row.shape.time * t.median:.3f}" for name, t in row.timings.items()]
                 console.print(f"    {', '.join(texts)} ms a sequence", soft_wrap=True)
-        if options.out is not None or not options.smoke:
-            write(rows, notes_of(rows, cases[number + 1 :], options.minutes), machine, options)
-    return rows
-
-
-def write(rows: list[Row], notes: list[str], machine: dict[str, Any], options: AcceleratorOptions) -> None:
-    results = {"repetitions": options.repetitions, "notes": notes, "rows": [row.as_json() for row in rows]}
-    text = medians("Microseconds a step", options.repetitions)
-    report = Report("One recurrent layer on an accelerator", text, __doc__, notes)
-    report.table(time_table(rows, unit=1e-6, heading="cell, dtype, batch x time x in, hidden", title=title))
-    report.write("accelerator", results, machine, options.out)
+        if options.out is not None or not options.smoke:  # anew after every shape
+            made.table(time_table(made.rows, 1e-6, heading))
+            made.record["notes"] = notes_of(made.rows, cases[number + 1 :], options.minutes)
+            made.write(notes=made.record["notes"])
+    if options.smoke:
+        console.print("smoke test: the numbers mean nothing")
+    return int(any(why.startswith(DIFFERS) for row in made.rows for why in row.case["absent"].values()))
 
 
 def points(smoke: bool, heads: bool = False) -> list[tuple[str, str, Shape]]:
     """Cell, dtype and shape, the most important first, since the time may not suffice for all."""
     if smoke:
-        cells = (
-            [(cell, Shape(2, 3, 8, 48)) for cell in HEADS] if heads else [(c, Shape(2, 3, 8, 8)) for c in CELLS]
-        )
-        return [(cell, dtype, shape) for cell, shape in cells for dtype in DTYPES]
+        names, tiny = (HEADS, Shape(2, 3, 8, 48)) if heads else (CELLS, Shape(2, 3, 8, 8))
+        return [(cell, dtype, tiny) for cell in names for dtype in DTYPES]
+    usual = [(cell, dtype, shape) for shape in (BASE, *VARIED) for dtype in DTYPES for cell in CELLS]
     with_heads = [(cell, "bfloat16", shape) for cell, (_, _, shape) in HEADS.items()]
-    if heads:
-        return with_heads
-    return [(cell, dtype, shape) for shape in (BASE, *VARIED) for dtype in DTYPES for cell in CELLS] + with_heads
+    return with_heads if heads else usual + with_heads
 
 
 KERNELS = {
@@ -190,86 +174,69 @@ def kernel(backend: str, *, interpret: bool = False) -> Implementation:
     return Implementation(run, unable, lambda *_: "timed by its own name")
 
 
-def measure(cell: str, dtype: str, shape: Shape, repetitions: int, seed: int) -> list[Row]:
+def measure(made: Benchmark, cell: str, dtype: str, shape: Shape, seed: int) -> list[Row]:
     """All contestants at one shape: compiled side by side, compared, timed."""
     name = CELLS.get(cell, cell)
-    cell_of_ours, weights = first_cell(name, shape, dtype, seed)
+    own = first_cell(name, shape, dtype, seed)
     x = jax.random.normal(jax.random.key(seed), (shape.time, shape.batch, shape.in_features), dtype)
 
     def layer(implementation: str, unroll: int = 1) -> Contestant:
         options: Any = {"time_major": True, "implementation": implementation, "unroll": unroll}
-        return base.layer_in_nnx(jaxrnn.RNN(cell_of_ours, **options), x)
+        return base.layer_in_nnx(jaxrnn.RNN(own, **options), x)
 
-    made = {**{kernel: layer(kernel) for kernel in kernels()}, BASELINE: layer("scan"), UNROLLED: layer("scan", 8)}
+    layers = {kernel: layer(kernel) for kernel in kernels()}
+    layers |= {BASELINE: layer("scan"), UNROLLED: layer("scan", 8)}
     if cell == OWN:
-        made["scanned by hand"] = own_by_hand(cell_of_ours, x)
-    elif weights is not None:
-        made["nnx.RNN"] = nnx.layer(nnx.CELLS[name], weights, x, time_major=True)
+        layers["scanned by hand"] = by_hand(own, x, hoisted=True, time_major=True)
+    elif name in flax.NNX_CELLS:
+        layers["nnx.RNN"] = flax.nnx_layer(name, own, x, time_major=True)
     first, absent = {}, {}
     with ThreadPoolExecutor() as pool:
-        compiling = {contestant: pool.submit(first_calls, layer) for contestant, layer in made.items()}
+        compiling = {contestant: pool.submit(first_calls, layer.calls()) for contestant, layer in layers.items()}
         for contestant, job in compiling.items():
             try:
                 first[contestant] = job.result()
             except (ValueError, TypeError) as error:  # too large for the kernel; a dtype that Flax cannot scan
                 absent[contestant] = str(error).strip().splitlines()[0]
-                del made[contestant]
-    made = {contestant: queued(layer) for contestant, layer in made.items()}
-    if weights is not None and torch.cudnn_is_missing() is None:
+                del layers[contestant]
+    layers = {contestant: queued(layer) for contestant, layer in layers.items()}
+    if name in flax.NNX_CELLS and torch.cudnn_is_missing() is None:
         inputs = {"cuDNN": x} | ({"cuDNN, float16": x.astype("float16")} if dtype == "bfloat16" else {})
         for contestant, array in inputs.items():
-            made[contestant] = torch.layer(torch.CELLS[name], weights, array, time_major=True, calls=CALLS)
-            first[contestant] = first_calls(made[contestant])
-    for contestant, wrong in differing(made, dtype).items():
+            layers[contestant] = torch.layer(name, own, array, time_major=True, calls=CALLS)
+            first[contestant] = first_calls(layers[contestant].calls())
+    for contestant, wrong in differing(first, dtype).items():
         absent[contestant] = f"{DIFFERS}: {wrong}"
-        del made[contestant]
-    case = {"cell": cell, "dtype": dtype, "shape": shape, "auto": chosen(cell_of_ours, x), "absent": absent}
-    rows = timed(case, made, first, repetitions=repetitions, seed=seed)
-    steps = [{name: timing.divided_by(CALLS * shape.time) for name, timing in row.timings.items()} for row in rows]
-    return [replace(row, timings=timings, baseline=BASELINE) for row, timings in zip(rows, steps)]
+        del layers[contestant]
+    case = {"cell": cell, "dtype": dtype, "shape": shape, "auto": chosen(own, x), "absent": absent}
+    title = f"{cell}, {dtype}, {shape}, {{}}; auto: {case['auto']}"
+    options = {"seed": seed, "steps": CALLS * shape.time, "baseline": BASELINE}
+    return by_mode(made, case, layers, first, title, **options)
 
 
-def first_cell(name: str, shape: Shape, dtype: str, seed: int) -> tuple[jaxrnn.RecurrentCell, base.Weights | None]:
-    """Our cell, and its weights in float32 unless only we have it: a user's, or one with heads.
-
-    The recurrent kernel is half as large as usual, so that rounding errors shrink from step to step: after
-    thousands of steps in half precision the results of different programs can still be compared.
-    """
-    if name == OWN or name in HEADS:
-        options: Any = {"dtype": dtype, "param_dtype": dtype, "rngs": Rngs(seed)}
-        if name in HEADS:
-            options["num_heads"] = HEADS[name][1]
-        make = HEADS[name][0] if name in HEADS else readme_cells()[OWN]
-        cell = make(shape.in_features, shape.hidden, **options)
-        cell.recurrent_kernel[...] *= 0.5
-        return cell, None
-    weights = ours.first_weights(name, shape.hidden, shape.hidden, seed=seed)
-    weights = weights._replace(recurrent_kernel=0.5 * weights.recurrent_kernel)
-    return ours.cell_with(name, weights, jnp.dtype(dtype)), weights
-
-
-def own_by_hand(cell: jaxrnn.RecurrentCell, x: Any) -> Contestant:
-    """The user's cell in ``lax.scan``, with the input projection before the loop, for JAX to differentiate."""
-    params = to_pure_dict(state(cell))
-    h = jnp.zeros((x.shape[1], cell.hidden_features), x.dtype)
-
-    def apply(params: Any, x: Any) -> Any:
-        return scan_by_hand(OWN, params, x.swapaxes(0, 1), h, hoisted=True)[1].swapaxes(0, 1)
-
-    return base.layer_in_jax(apply, params, x)
+def first_cell(name: str, shape: Shape, dtype: str, seed: int) -> jaxrnn.RecurrentCell:
+    """Our cell. Its recurrent kernel is half as large as usual, so that rounding errors shrink from step to step:
+    after thousands of steps in half precision the results of different programs can still be compared."""
+    options: Any = {"dtype": dtype, "param_dtype": dtype, "rngs": Rngs(seed)}
+    if name in HEADS:
+        make, heads, _ = HEADS[name]
+        cell = make(shape.in_features, shape.hidden, num_heads=heads, **options)
+    elif name == OWN:
+        cell = readme_cells()[OWN](shape.in_features, shape.hidden, **options)
+    else:
+        cell = ours.first_cell(name, shape.in_features, shape.hidden, seed=seed, dtype=jnp.dtype(dtype))
+    cell.recurrent_kernel[...] *= 0.5
+    return cell
 
 
 def queued(layer: Contestant) -> Contestant:
     """Every function called several times; an accelerator runs the calls one after the other."""
-    train: Any = layer.train
-    return Contestant(
-        lambda: [layer.forward() for _ in range(CALLS)][-1], lambda: [train() for _ in range(CALLS)][-1]
-    )
+    return Contestant(*(lambda call=call: [call() for _ in range(CALLS)][-1] for call in layer.calls().values()))
 
 
-def differing(contestants: dict[str, Contestant], dtype: str) -> dict[str, str]:
-    """The contestants that do not compute the same as the scan, and by how much they differ."""
-    results = {name: comparison.layer_results(*contestant) for name, contestant in contestants.items()}
+def differing(first: dict[str, FirstCalls], dtype: str) -> dict[str, str]:
+    """The contestants whose functions did not return the same as the scan, and by how much they differ."""
+    results = {name: comparison.layer_results(found) for name, found in first.items()}
     return comparison.differences(results, BASELINE, TOLERANCES[dtype])
 
 
@@ -279,11 +246,6 @@ def chosen(cell: jaxrnn.RecurrentCell, x: Any) -> str:
     xw = jax.ShapeDtypeStruct((*x.shape[:-1], cell.num_gates * cell.hidden_features), x.dtype)
     carry = cell.initialize_carry(x.shape[1:])
     return ops.explain(pointwise, cell.recurrent_kernel[...], xw, carry, params=params).chosen
-
-
-def title(row: Row) -> str:
-    case = row.case
-    return f"{case['cell']}, {case['dtype']}, {row.shape}, {MODES[case['mode']]}; auto: {case['auto']}"
 
 
 def notes_of(rows: list[Row], left: list[tuple[str, str, Shape]], minutes: float) -> list[str]:

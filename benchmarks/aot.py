@@ -23,17 +23,17 @@ import itertools
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from benchmarks.common.command import FolderOptions, command, known
+from benchmarks.common.command import FolderOptions, check_writable, command, known
 from benchmarks.common.compilers import compiled_for, missing
 from benchmarks.common.machine import version
-from benchmarks.common.report import RESULTS, Report, Table, check_writable, console
+from benchmarks.common.report import RESULTS, Page, Table, console
 from jaxrnn import ops
 from jaxrnn.ops.linear import kernel
 from jaxrnn.ops.linear.arrays import LinearArrays
@@ -163,55 +163,60 @@ def unable(device: Device, cell: Cell, hidden: int, precision: str) -> str | Non
         return device.unable(arrays) or not_a_tile(cell.pointwise, arrays, device.lacks)
 
 
-def sizes(name: str, cell: Cell, precision: str) -> list[int]:
+def sizes(name: str, cell: str, precision: str) -> Sequence[int]:
     """Hidden sizes to compile; the largest that the kernels say they run is always among them."""
+    if cell == LINEAR:
+        return LINEAR_CHANNELS if name in LINEAR_LOOPS and precision == "float32" else ()
     device, asked = DEVICES[name]
-    if cell.heads > 1:
-        return [cell.heads * cell.units]
-    claimed = [size for size in range(64, 8193, 64) if unable(device, cell, size, precision) is None]
+    if CELLS[cell].heads > 1:
+        return [CELLS[cell].heads * CELLS[cell].units]
+    claimed = [size for size in range(64, 8193, 64) if unable(device, CELLS[cell], size, precision) is None]
     if not claimed:
-        return []
+        return ()
     if precision == "float32, highest":  # larger sizes take the TPU's compiler many minutes
         return [size for size in asked if size <= 256]
     return sorted({*asked, max(claimed)})
 
 
-def compiled(name: str, cell: Cell, hidden: int, precision: str) -> dict[str, Any]:
+def compiled(name: str, cell: str, hidden: int, precision: str) -> dict[str, Any]:
     """Whether the kernels run this, and what the compiler said."""
     device, _ = DEVICES[name]
-    reason = unable(device, cell, hidden, precision)
-    if reason is not None:
-        return {"runs": False, "reason": reason}
     dtype, matmul_precision = PRECISIONS[precision]
+    if cell == LINEAR:
+        program, arrays = linear_program(name), linear_shapes(hidden)
+    elif reason := unable(device, CELLS[cell], hidden, precision):
+        return {"runs": False, "reason": reason}
+    else:
+        time = TIME if CELLS[cell].heads == 1 else TIME_OF_HEADS
+        arrays = shapes(CELLS[cell], hidden, dtype, time=time)
 
-    def program(arrays):
-        results, gradients = forward_and_backward(device, cell, matmul_precision)(arrays)
-        return results, without_masks_gradients(gradients)
+        def program(arrays: Any) -> Any:
+            results, gradients = forward_and_backward(device, CELLS[cell], matmul_precision)(arrays)
+            return results, without_masks_gradients(gradients)
 
-    time = TIME if cell.heads == 1 else TIME_OF_HEADS
-    return tried(name, program, shapes(cell, hidden, dtype, time=time))
-
-
-def compiled_linear(name: str, channels: int) -> dict[str, Any]:
-    """The same of a linear recurrence."""
-    steps = jax.ShapeDtypeStruct((TIME, BATCH, channels), "float32")
-    first = jax.ShapeDtypeStruct(steps.shape[1:], steps.dtype)
-    lengths, resets = jax.ShapeDtypeStruct((BATCH,), "int32"), jax.ShapeDtypeStruct((TIME, BATCH), "bool")
-
-    def program(arrays: LinearArrays) -> Any:
-        run = functools.partial(loop_recurrence, LINEAR_LOOPS[name], reverse=False, batch_major=False)
-        states, pullback = jax.vjp(lambda *numbers: run(arrays._replace(**dict(zip("ab", numbers)))), *arrays[:2])
-        return states, pullback(jnp.ones_like(states))
-
-    masks: Any = {"reset_state": first, "lengths": lengths, "resets": resets}
-    return tried(name, program, LinearArrays(steps, steps, first, **masks))  # pyright: ignore[reportArgumentType]
-
-
-def tried(name: str, program: Any, arrays: Any) -> dict[str, Any]:
     try:
         return {"runs": True, **compiled_for(name, program, arrays)}
     except Exception as error:  # each compiler has its own exceptions; any of them means that it failed
         return {"runs": True, "error": str(error).strip().splitlines()[0][:300]}
+
+
+def linear_shapes(channels: int) -> LinearArrays:
+    steps = jax.ShapeDtypeStruct((TIME, BATCH, channels), "float32")
+    first = jax.ShapeDtypeStruct(steps.shape[1:], steps.dtype)
+    lengths, resets = jax.ShapeDtypeStruct((BATCH,), "int32"), jax.ShapeDtypeStruct((TIME, BATCH), "bool")
+    masks: Any = {"reset_state": first, "lengths": lengths, "resets": resets}
+    return LinearArrays(steps, steps, first, **masks)  # pyright: ignore[reportArgumentType]
+
+
+def linear_program(name: str) -> Any:
+    """States and gradients of a linear recurrence."""
+    run = functools.partial(loop_recurrence, LINEAR_LOOPS[name], reverse=False, batch_major=False)
+
+    def program(arrays: LinearArrays) -> Any:
+        states, pullback = jax.vjp(lambda a, b: run(arrays._replace(a=a, b=b)), *arrays[:2])
+        return states, pullback(jnp.ones_like(states))
+
+    return program
 
 
 def failed(row: dict[str, Any]) -> bool:
@@ -227,58 +232,54 @@ def words(row: dict[str, Any]) -> str:
     if "kernels" not in row:
         return "compiles"
     found = []
-    for name in sorted(row["kernels"], key=lambda name: (name != "recurrence_forward", name)):
-        used = row["kernels"][name]
+    for name, used in sorted(row["kernels"].items(), key=lambda item: (item[0] != "recurrence_forward", item[0])):
         shared = "" if used["shared_bytes"] is None else f", {used['shared_bytes'] / 1024:.0f} KiB"
-        title = name.removeprefix("recurrence_")
-        found.append(f"{title}: {used['registers']} registers, {used['spill_bytes']} B spilled{shared}")
+        spilled = f"{used['registers']} registers, {used['spill_bytes']} B spilled{shared}"
+        found.append(f"{name.removeprefix('recurrence_')}: {spilled}")
     return "; ".join(found)
 
 
 def run(options: AotOptions) -> int:
     known("device", options.devices, DEVICES)
     known("cell", options.cells, NAMES)
-    check_writable(options.out)
+    folder = options.out or RESULTS
+    check_writable(folder)
     rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        prepare(folder)
+    with tempfile.TemporaryDirectory() as dumps:
+        prepare(dumps)
         absent = {name: reason for name in options.devices if (reason := missing(name)) is not None}
-        for name in options.devices:
-            if name in absent:
-                console.print(f"{name}: skipped: {absent[name]}", soft_wrap=True)
-            else:
-                rows += compiled_rows(name, options.cells)
+        for name, cell, precision in itertools.product(options.devices, options.cells, PRECISIONS):
+            for hidden in sizes(name, cell, precision) if name not in absent else ():
+                row = compiled(name, cell, hidden, precision)
+                console.print(f"{name}, {cell}, H = {hidden}, {precision}: {words(row)}", soft_wrap=True)
+                rows.append({"device": name, "cell": cell, "hidden": hidden, "precision": precision, **row})
+    notes = [f"Not compiled: {name}: {reason}." for name, reason in absent.items()]
     if not rows:
-        raise ValueError("nothing could be compiled: see python -m benchmarks.aot --help")
+        raise ValueError(f"nothing could be compiled: see python -m benchmarks.aot --help. {' '.join(notes)}")
     packages = {p: version(p) for p in ("jax", "jaxlib", "jax-cuda12-plugin", "nvidia-cuda-nvcc-cu12", "libtpu")}
-    name = f"aot-jax-{packages['jax']}"
-    before = (options.out or RESULTS) / f"{name}.json"
-    if before.exists():  # keep the rows of devices and cells that were not asked for now
-        for row in json.loads(before.read_text())["rows"]:
+    path = folder / f"aot-jax-{packages['jax']}.json"
+    if path.exists():  # keep the rows of devices and cells that were not asked for now
+        for row in json.loads(path.read_text())["rows"]:
             asked = row["device"] in options.devices and row["cell"] in options.cells
             if not asked and row["device"] in DEVICES and row["cell"] in NAMES:  # not those of earlier kernels
                 rows.append(row)
     rows.sort(key=lambda row: (list(DEVICES).index(row["device"]), NAMES.index(row["cell"])))
-    record: dict[str, Any] = {"benchmark": "aot", "versions": packages, "batch": BATCH, "time": TIME}
-    report(rows, packages, absent).save(name, record | {"absent": absent, "rows": rows}, options.out)
+    made = Page("Kernels compiled without a device", TEXT)
+    made.add(f"Versions: {', '.join(f'{name} {number}' for name, number in packages.items() if number)}.")
+    for device, group in itertools.groupby(rows, lambda row: row["device"]):
+        lines = [[f"{row['cell']}, {row['hidden']}, {row['precision']}", words(row)] for row in group]
+        made.add(f"## {device}")
+        made.table(Table(["cell, hidden size, dtype", "compiler"], lines))
+    record = {"benchmark": "aot", "versions": packages, "batch": BATCH, "time": TIME, "absent": absent}
+    made.save(path.with_suffix(".md"), record | {"rows": rows}, notes)
     return int(any(failed(row) for row in rows))
 
 
-def compiled_rows(name: str, cells: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    """What the compiler says of every cell, precision and size for one device."""
-
-    def told(cell: str, hidden: int, precision: str, row: dict[str, Any]) -> dict[str, Any]:
-        console.print(f"{name}, {cell}, H = {hidden}, {precision}: {words(row)}", soft_wrap=True)
-        return {"device": name, "cell": cell, "hidden": hidden, "precision": precision, **row}
-
-    for cell, precision in itertools.product(cells, PRECISIONS):
-        if cell != LINEAR:
-            for hidden in sizes(name, CELLS[cell], precision):
-                yield told(cell, hidden, precision, compiled(name, CELLS[cell], hidden, precision))
-    if LINEAR in cells and name in LINEAR_LOOPS:
-        for channels in LINEAR_CHANNELS:
-            yield told(LINEAR, channels, "float32", compiled_linear(name, channels))
-
+TEXT = (
+    f"Forward and backward at batch {BATCH}, {TIME} steps ({TIME_OF_HEADS} with heads), with seq_lengths and "
+    "resets: what compilers say. No kernel was run, and no speed is measured. "
+    'What is "not run" by the kernels goes to the scan.'
+)
 
 DUMP = "--xla_dump_hlo_as_text --xla_dump_emitter_re=ptx"
 """Makes XLA write the programs for ptxas, and how much shared memory every kernel is launched with."""
@@ -291,22 +292,6 @@ def prepare(dumps: str) -> None:
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_dump_to={dumps} {DUMP}"
     if importlib.util.find_spec("libtpu") is not None:
         os.environ["TPU_LIBRARY_PATH"] = importlib.import_module("libtpu").get_library_path()
-
-
-def report(rows: list[dict[str, Any]], packages: dict[str, Any], absent: dict[str, str]) -> Report:
-    made = Report(
-        "Kernels compiled without a device",
-        f"Forward and backward at batch {BATCH}, {TIME} steps ({TIME_OF_HEADS} with heads), with seq_lengths and "
-        "resets: what compilers say. "
-        'No kernel was run, and no speed is measured. What is "not run" by the kernels goes to the scan.',
-    )
-    made.add(f"Versions: {', '.join(f'{name} {number}' for name, number in packages.items() if number)}.")
-    made.add(*(f"Not compiled: {name}: {reason}." for name, reason in absent.items()))
-    for device, group in itertools.groupby(rows, lambda row: row["device"]):
-        lines = [[f"{row['cell']}, {row['hidden']}, {row['precision']}", words(row)] for row in group]
-        made.add(f"## {device}")
-        made.table(Table(["cell, hidden size, dtype", "compiler"], lines))
-    return made
 
 
 main = command(AotOptions, run, "aot", __doc__)

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from rich import print_json
 
 from benchmarks.common.command import RecordOptions, command
 from jaxrnn.data import autoregressive_forecast
@@ -40,6 +39,7 @@ PUBLISHED = {
 """MASE of seasonal naive. Source: Godahewa et al. (2021), arXiv:2105.06643, and the competitions' own tables."""
 
 SEASONS = {"monthly": 12, "quarterly": 4, "yearly": 1}
+TENTHS = np.arange(1, 10) / 10
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,6 @@ def run(options: ForecastingOptions) -> int:
     found: dict[str, Any] = {name: many_steps(name, options) for name in options.sets}
     if options.one_step:
         found["one_step"] = one_step()
-    print_json(data=found)
     options.write("forecasting", ("jax", "flax", "numpy"), found)
     known = () if options.earlier else options.sets
     wrong = [name for name in known if abs(found[name]["seasonal_naive"]["mase"] - PUBLISHED[name]) > 0.002]
@@ -101,10 +100,10 @@ def many_steps(name: str, options: ForecastingOptions) -> dict[str, Any]:
         result["seasonal_naive"] = measured["seasonal_naive"]
     result["ours"] = {key: float(np.mean([one[key] for one in runs])) for key in runs[0]}
     result["runs"] = runs
-    if options.peers:
-        smoothings, network = (importlib.util.find_spec(one) for one in ("statsforecast", "gluonts"))
-        result |= peers(training, actual, scale, season) if smoothings else {}
-        result |= {"DeepAR": deepar(training, actual, scale, season)} if network else {}
+    if options.peers and importlib.util.find_spec("statsforecast"):
+        result |= peers(training, actual, scale, season)
+    if options.peers and importlib.util.find_spec("gluonts"):
+        result["DeepAR"] = deepar(training, actual, scale, season)
     return result
 
 
@@ -112,28 +111,26 @@ def peers(
     training: dict[str, np.ndarray], actual: np.ndarray, scale: np.ndarray, season: int
 ) -> dict[str, dict[str, float]]:
     """The errors of AutoETS and AutoTheta at their defaults, in one process, with CPU seconds."""
-    pandas, library, models = (
-        importlib.import_module(name) for name in ("pandas", "statsforecast", "statsforecast.models")
-    )
+    names = ("pandas", "statsforecast", "statsforecast.models")
+    pandas, library, models = map(importlib.import_module, names)
     frames = [
         pandas.DataFrame({"unique_id": name, "ds": np.arange(len(values)), "y": values})
         for name, values in training.items()
     ]
-    found, horizon = {}, actual.shape[1]
+    found = {}
     for name in ("AutoETS", "AutoTheta"):
         began = time.process_time()
         model = library.StatsForecast(models=[getattr(models, name)(season_length=season)], freq=1, n_jobs=1)
-        table = model.forecast(df=pandas.concat(frames), h=horizon, level=[20, 40, 60, 80, 95])
+        table = model.forecast(df=pandas.concat(frames), h=actual.shape[1], level=[20, 40, 60, 80, 95])
         seconds = time.process_time() - began
         table = table.set_index("unique_id").loc[list(training)]
-        forecasts = {column: table[column].to_numpy().reshape(actual.shape) for column in table if column != "ds"}
-        tenths = np.arange(1, 10) / 10
-        columns = [_peer_column(name, level) for level in tenths]
-        quantiles = np.stack([forecasts[column] for column in columns], axis=-1)
-        found[name] = _errors(actual, scale, quantiles) | {
-            "coverage_95": coverage(actual, forecasts[f"{name}-lo-95"], forecasts[f"{name}-hi-95"]),
-            "cpu_seconds": seconds,
-        }
+        # Intervals are named by their width.
+        widths = [(round(100 * abs(2 * level - 1)), "lo" if level < 0.5 else "hi") for level in TENTHS]
+        columns = [f"{name}-{side}-{width}" if width else name for width, side in widths]
+        columns += [f"{name}-lo-95", f"{name}-hi-95"]
+        *tenths, low, high = (table[column].to_numpy().reshape(actual.shape) for column in columns)
+        errors = _errors(actual, scale, np.stack(tenths, axis=-1))
+        found[name] = errors | {"coverage_95": coverage(actual, low, high), "cpu_seconds": seconds}
     return found
 
 
@@ -141,21 +138,19 @@ def deepar(
     training: dict[str, np.ndarray], actual: np.ndarray, scale: np.ndarray, season: int
 ) -> dict[str, float]:
     """The errors of DeepAR at its defaults, on one thread, with CPU seconds."""
-    pandas, torch, lightning, models, common = (
-        importlib.import_module(name)
-        for name in ("pandas", "torch", "lightning", "gluonts.torch", "gluonts.dataset.common")
-    )
+    names = ("pandas", "torch", "lightning", "gluonts.torch", "gluonts.dataset.common")
+    pandas, torch, lightning, models, common = map(importlib.import_module, names)
     torch.set_num_threads(1)
     lightning.seed_everything(0, verbose=False)
     frequency = {12: "M", 4: "Q", 1: "Y"}[season]
-    start, tenths = pandas.Period("1980-01", frequency), np.arange(1, 10) / 10
+    start = pandas.Period("1980-01", frequency)
     series = common.ListDataset([{"start": start, "target": one} for one in training.values()], freq=frequency)
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
     began = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         given = {"trainer_kwargs": quiet | {"default_root_dir": folder}}
         model = models.DeepAREstimator(freq=frequency, prediction_length=actual.shape[1], **given).train(series)
-    found = [[one.quantile(level) for level in tenths] for one in model.predict(series)]
+    found = [[one.quantile(level) for level in TENTHS] for one in model.predict(series)]
     seconds = time.process_time() - began
     return _errors(actual, scale, np.moveaxis(np.array(found), 1, 2)) | {"cpu_seconds": seconds}
 
@@ -165,15 +160,9 @@ def _errors(actual: np.ndarray, scale: np.ndarray, quantiles: np.ndarray) -> dic
     return {
         "mase": mase(actual, quantiles[..., 4], scale),
         "smape": smape(actual, quantiles[..., 4]),
-        "wql": wql(actual, quantiles, np.arange(1, 10) / 10),
+        "wql": wql(actual, quantiles, TENTHS),
         "coverage_80": coverage(actual, quantiles[..., 0], quantiles[..., 8]),
     }
-
-
-def _peer_column(name: str, level: float) -> str:
-    """The column of a quantile level in the table of statsforecast, whose intervals are named by their width."""
-    width = round(100 * abs(2 * level - 1))
-    return f"{name}-{'lo' if level < 0.5 else 'hi'}-{width}" if width else name
 
 
 def competition(name: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

@@ -13,26 +13,24 @@ benchmarks/common/timing.py describes how the time is taken. Ratios are the time
 pair by pair: above 1, ours is faster.
 """
 
+import functools
 import importlib
 import importlib.util
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from flax import nnx
 
 import jaxrnn
-from benchmarks.common import comparison
-from benchmarks.common.command import Options, command
-from benchmarks.common.report import Report, medians, progress
-from benchmarks.common.rows import OURS, Row, Shape, groups, ratio_table, time_table
-from benchmarks.common.timing import interleave
+from benchmarks.common.command import Benchmark, ClockOptions, command
+from benchmarks.common.report import progress
+from benchmarks.common.rows import OURS, Shape, groups
 from benchmarks.libraries.base import Contestant, layer_in_jax, layer_in_nnx
+from benchmarks.libraries.flax import in_nnx_rnn
+from benchmarks.libraries.torch import contestant
+from benchmarks.user_cell import by_mode, compared
 from jaxrnn.interop import load_xlstm_weights
 
 SLSTM_SHAPES = [(heads, Shape(16, steps, 64, heads * 64)) for heads in (4, 12) for steps in (256, 1024)]
@@ -45,58 +43,31 @@ its time grows with the square of their number."""
 LSTM_SHAPE = Shape(16, 256, 64, 512)
 LSTM_HEADS = 8
 
-MODES = {"training step": "train", "forward pass": "forward"}
-"""What is timed, and the attribute of a contestant that does it."""
 
-TOLERANCE = comparison.Tolerance(1e-4, relative=True)
-CHECKED_STEPS = 16
-
-
-@dataclass(frozen=True)
-class HeadsOptions(Options):
-    """What to measure."""
-
-    processor_time: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Measure the processor time of this process, all threads together, in place of the time on the wall."""
-
-
-def run(options: HeadsOptions) -> None:
-    repetitions = options.given(options.repetitions, quick=3, full=10)
-    shapes = options.given(None, quick=SLSTM_SHAPES[:1], full=SLSTM_SHAPES)
-    clock = time.process_time if options.processor_time else time.perf_counter
-    machine = options.start()
-    rows = []
-    with progress((len(shapes) + 1) * repetitions * len(MODES)) as update:
-        for heads, shape in [*shapes, (LSTM_HEADS, LSTM_SHAPE)]:
-            is_lstm = shape == LSTM_SHAPE
-            layer = f"LSTM, {heads} heads" if is_lstm else f"sLSTM, {heads} heads of 64"
-            update(f"{layer}, {shape}")
-            if is_lstm:
-                layers = {OURS: lstm(shape, heads), "1 head": lstm(shape, 1)}
-            else:
-                comparison.check_training(
-                    slstms(heads, shape._replace(time=CHECKED_STEPS)), f"{layer}, {shape}", OURS, TOLERANCE
-                )
-                layers = slstms(heads, shape)
-            for mode, attribute in MODES.items():
-                calls = {name: getattr(layer, attribute) for name, layer in layers.items()}
-                timings = interleave(calls, repetitions, advance=update, clock=clock)
-                rows.append(Row({"layer": layer, "mode": mode, "shape": shape}, timings))
-    results = {
-        "repetitions": repetitions,
-        "processor_time": options.processor_time,
-        "rows": [row.as_json() for row in rows],
-    }
-    report(rows, repetitions, options.processor_time).write(options.name("heads"), results, machine, options.out)
+def run(options: ClockOptions) -> None:
+    made = Benchmark(options, "heads", "Layers with heads", __doc__, quick=3, full=10)
+    shapes = SLSTM_SHAPES[:1] if options.quick else SLSTM_SHAPES
+    for heads, shape in progress(shapes):
+        layer = f"sLSTM, {heads} heads of 64"
+        layers = compared(functools.partial(slstms, heads), shape, layer)
+        by_mode(made, {"layer": layer, "shape": shape}, layers)
+    by_mode(made, {"layer": f"LSTM, {LSTM_HEADS} heads", "shape": LSTM_SHAPE}, lstms(LSTM_SHAPE))
+    for (layer, mode), group in groups(made.rows, "layer", "mode").items():
+        made.tables(f"{layer}, {mode}", group)
+    made.write()
 
 
 def inputs_of(shape: Shape) -> np.ndarray:
     return np.random.default_rng(0).normal(size=shape[:3]).astype(np.float32)
 
 
-def lstm(shape: Shape, heads: int) -> Contestant:
-    cell = jaxrnn.LSTMCell(shape.in_features, shape.hidden, num_heads=heads, rngs=nnx.Rngs(0))
-    return layer_in_nnx(jaxrnn.RNN(cell), inputs_of(shape))
+def lstms(shape: Shape) -> dict[str, Contestant]:
+    """With heads and without: different layers, so only their times are compared."""
+    found = {}
+    for name, heads in ((OURS, LSTM_HEADS), ("1 head", 1)):
+        cell = jaxrnn.LSTMCell(shape.in_features, shape.hidden, num_heads=heads, rngs=nnx.Rngs(0))
+        found[name] = layer_in_nnx(jaxrnn.RNN(cell), inputs_of(shape))
+    return found
 
 
 def slstms(heads: int, shape: Shape) -> dict[str, Contestant]:
@@ -106,14 +77,8 @@ def slstms(heads: int, shape: Shape) -> dict[str, Contestant]:
     found = {OURS: layer_in_nnx(jaxrnn.RNN(cell), inputs)}
     if importlib.util.find_spec("xlstm") is not None and shape.time <= XLSTM_STEPS:
         found["xlstm"] = _in_torch(cell, inputs)
-    params = nnx.to_pure_dict(nnx.state(cell))
-    found["by hand, hoisted"] = layer_in_jax(by_hand, params, inputs)
-    graphdef, state, rest = nnx.split(nnx.RNN(cell), nnx.Param, ...)
-    first = cell.initialize_carry((shape.batch, shape.in_features))
-    found["nnx.RNN"] = layer_in_jax(
-        lambda p, x: nnx.merge(graphdef, p, rest)(x, initial_carry=first), state, inputs
-    )
-    return found
+    found["by hand, hoisted"] = layer_in_jax(by_hand, nnx.to_pure_dict(nnx.state(cell)), inputs)
+    return found | {"nnx.RNN": in_nnx_rnn(cell, inputs)}
 
 
 def by_hand(params: Any, x: Any) -> Any:
@@ -140,14 +105,9 @@ def by_hand(params: Any, x: Any) -> Any:
 
 def _in_torch(cell: jaxrnn.SLSTMCell, inputs: np.ndarray) -> Contestant:
     torch, package = importlib.import_module("torch"), importlib.import_module("xlstm.blocks.slstm.cell")
-    config = package.sLSTMCellConfig(
-        hidden_size=cell.hidden_features,
-        num_heads=cell.num_heads,
-        backend="vanilla",
-        dtype="float32",
-        enable_automatic_mixed_precision=False,
-        output_shape="BSH",
-    )
+    sizes = {"hidden_size": cell.hidden_features, "num_heads": cell.num_heads, "output_shape": "BSH"}
+    precision = {"dtype": "float32", "enable_automatic_mixed_precision": False}
+    config = package.sLSTMCellConfig(backend="vanilla", **sizes, **precision)
     gates = torch.nn.Linear(cell.in_features, 4 * cell.hidden_features, bias=False)
     module = package.sLSTMCell_vanilla(config)
     assert cell.bias is not None
@@ -156,30 +116,11 @@ def _in_torch(cell: jaxrnn.SLSTMCell, inputs: np.ndarray) -> Contestant:
         module._recurrent_kernel_.copy_(torch.tensor(np.swapaxes(np.array(cell.recurrent_kernel[...]), 1, 2)))
         module._bias_.copy_(torch.tensor(np.array(cell.bias[...])))
     load_xlstm_weights(cell, module.state_dict())  # raises if a name or a shape is another one
-    x, params = torch.tensor(inputs), [*gates.parameters(), *module.parameters()]
-
-    def forward() -> Any:
-        with torch.inference_mode():
-            return module(gates(x))[0]
-
-    def train() -> tuple[Any, Any]:
-        loss = module(gates(x))[0].square().mean()
-        return loss.detach(), torch.autograd.grad(loss, params)
-
-    return Contestant(forward, train)
+    params = [*gates.parameters(), *module.parameters()]
+    return contestant(lambda x: module(gates(x))[0], params, torch.tensor(inputs))
 
 
-def report(rows: Sequence[Row], repetitions: int, processor_time: bool) -> Report:
-    unit = "Milliseconds of processor time" if processor_time else "Milliseconds"
-    made = Report("Layers with heads", medians(unit, repetitions), __doc__)
-    for (layer, mode), group in groups(rows, "layer", "mode").items():
-        made.add(f"## {layer}, {mode}")
-        made.table(time_table(group), f"{layer}: {mode}, ms")
-        made.table(ratio_table(group), "divided by ours")
-    return made
-
-
-main = command(HeadsOptions, run, "heads", __doc__)
+main = command(ClockOptions, run, "heads", __doc__)
 
 if __name__ == "__main__":
     raise SystemExit(main())

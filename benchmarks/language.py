@@ -11,27 +11,27 @@ number of threads of each; with one thread, CPU seconds depend least on what els
 up two biases, which Adam moves together twice as far as our one.
 """
 
+import importlib
 import math
 import os
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
+import jax
 import numpy as np
-from rich import print_json
 
 from benchmarks.common.command import RecordOptions, command, known
 from benchmarks.common.process import Process
-from experiments.common.language import (
-    ROWS_OF_EVALUATION,
-    STEPS_OF_EVALUATION,
-    Modelling,
-)
+from experiments.common.language import ROWS_OF_EVALUATION, STEPS_OF_EVALUATION, Modelling
 from experiments.common.language_config import LanguageConfig
 from experiments.common.text import load_text
 from jaxrnn import interop
 
 LIBRARIES = ("jaxrnn", "torch")
+CLOCKS = {"cpu": time.process_time, "wall": time.perf_counter}
 
 
 @dataclass(frozen=True)
@@ -59,45 +59,33 @@ class LanguageOptions(RecordOptions):
 
 def run(options: LanguageOptions) -> None:
     known("library", options.libraries, LIBRARIES)
-    environment = {
-        "OMP_NUM_THREADS": str(options.threads),
-        "JAXRNN_BENCHMARK_CORES": str(options.threads),
-    }
-    modules = {name: Process("benchmarks.language", environment) for name in options.libraries}
-    timed: dict[str, list[dict[str, float]]] = {name: [] for name in modules}
+    environment = {"OMP_NUM_THREADS": str(options.threads)}
     found: dict[str, Any] = {
         "text": options.text,
         "threads": options.threads,
         "updates_in_a_turn": options.updates,
     }
-    try:
-        for name, process in modules.items():
-            total = process.ask({"start": name, "text": options.text})["updates"]
-            process.ask({"updates": 2})  # compiles, and warms up
+    with ExitStack() as stack:
+        processes = {name: stack.enter_context(Process(environment)) for name in options.libraries}
+        timed: dict[str, list[dict[str, float]]] = {name: [] for name in processes}
+        for name, process in processes.items():
+            total = process.ask(start, name, options.text, options.threads)
+            process.ask(update, 2)  # compiles, and warms up
         for _ in range(options.rounds):
-            for name, process in modules.items():
-                timed[name].append(process.ask({"updates": options.updates}))
+            for name, process in processes.items():
+                timed[name].append(process.ask(update, options.updates))
         for name, turns in timed.items():
-            found[name] = {
-                f"{kind}_milliseconds_per_update": 1000
-                * float(np.median([t[kind] for t in turns]))
-                / options.updates
-                for kind in ("cpu", "wall")
-            }
-        if len(modules) == len(LIBRARIES):
-            found["torch_divided_by_jaxrnn"] = {
-                kind: sorted(round(b[kind] / a[kind], 3) for a, b in zip(timed["jaxrnn"], timed["torch"]))
-                for kind in ("cpu", "wall")
-            }
+            medians = {kind: float(np.median([turn[kind] for turn in turns])) for kind in CLOCKS}
+            each = {f"{kind}_milliseconds_per_update": 1e3 * m / options.updates for kind, m in medians.items()}
+            found[name] = each
+        if len(processes) == len(LIBRARIES):
+            pairs = list(zip(timed["jaxrnn"], timed["torch"]))
+            ratios = {kind: sorted(round(b[kind] / a[kind], 3) for a, b in pairs) for kind in CLOCKS}
+            found["torch_divided_by_jaxrnn"] = ratios
         if options.train:
-            done = 2 + options.rounds * options.updates
-            for name, process in modules.items():
-                found[name] |= process.ask({"updates": total - done})  # pyright: ignore[reportPossiblyUnbound]
-                found[name] |= process.ask({"test": True})
-    finally:
-        for process in modules.values():
-            process.__exit__()
-    print_json(data=found)
+            for name, process in processes.items():
+                found[name] |= process.ask(update, total - 2 - options.rounds * options.updates)
+                found[name] |= {"bits_per_character": process.ask(bits)}
     options.write("language", ("jax", "flax", "torch"), found)
 
 
@@ -109,8 +97,6 @@ class Ours:
         self.state, self.epoch = modelling.start()
 
     def update(self, number: int) -> None:
-        import jax
-
         while number:
             before = int(self.state.step)
             self.state, _ = self.epoch.advance(self.state, number)
@@ -125,33 +111,21 @@ class Torch:
     """The same in PyTorch, with ``torch.nn.LSTM``, which runs in oneDNN."""
 
     def __init__(self, modelling: Modelling):
-        import torch
-
-        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-        self.torch, self.modelling, config = torch, modelling, modelling.config
-        ours = modelling.make_model()
-        vocabulary = modelling.text.vocabulary_size
-
-        class Model(torch.nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.embedding = torch.nn.Embedding(vocabulary, config.embedding)
-                self.lstm = torch.nn.LSTM(config.embedding, config.hidden[0], len(config.hidden), batch_first=True)
-                self.head = torch.nn.Linear(config.hidden[-1], vocabulary)
-
-            def forward(self, tokens: Any, carry: Any) -> Any:
-                hidden, carry = self.lstm(self.embedding(tokens), carry)
-                return self.head(hidden), carry
-
-        self.model = Model()
-        with torch.no_grad():
-            self.model.embedding.weight.copy_(torch.tensor(np.array(ours.embedding.embedding[...])))
-            assert ours.head is not None
-            self.model.head.weight.copy_(torch.tensor(np.array(ours.head.kernel[...]).T))
-            self.model.head.bias.zero_()
-        state = interop.torch_weights(ours.layers)
-        self.model.lstm.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()})
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1.0)
+        torch = self.torch = importlib.import_module("torch")
+        self.modelling, config = modelling, modelling.config
+        ours, width = modelling.make_model(), modelling.text.vocabulary_size
+        assert ours.head is not None
+        self.lstm = torch.nn.LSTM(config.embedding, config.hidden[0], len(config.hidden), batch_first=True)
+        self.embedding = torch.nn.Embedding(width, config.embedding)
+        self.head = torch.nn.Linear(config.hidden[-1], width)
+        for module, state in (
+            (self.lstm, interop.torch_weights(ours.layers)),
+            (self.embedding, {"weight": np.array(ours.embedding.embedding[...])}),
+            (self.head, {"weight": np.array(ours.head.kernel[...]).T, "bias": np.zeros(width, np.float32)}),
+        ):
+            module.load_state_dict({name: torch.tensor(array) for name, array in state.items()})
+        self.parameters = [p for module in (self.embedding, self.lstm, self.head) for p in module.parameters()]
+        self.optimizer = torch.optim.Adam(self.parameters, lr=1.0)
         self.rates = modelling.learning_rates()
         self.starts = modelling.starts[: modelling.updates // config.passes]
         self.tokens = torch.tensor(modelling.text.tokens.astype(np.int64))
@@ -160,6 +134,12 @@ class Torch:
     def _zeros(self, rows: int) -> Any:
         shape = (len(self.modelling.config.hidden), rows, self.modelling.config.hidden[0])
         return self.torch.zeros(shape), self.torch.zeros(shape)
+
+    def _losses(self, places: Any, carry: Any, reduction: str) -> tuple[Any, Any]:
+        """Of the tokens after these places, and the carry."""
+        hidden, carry = self.lstm(self.embedding(self.tokens[places]), carry)
+        logits, wanted = self.head(hidden).flatten(0, 1), self.tokens[places + 1].flatten()
+        return self.torch.nn.functional.cross_entropy(logits, wanted, reduction=reduction), carry
 
     def update(self, number: int) -> None:
         torch, config = self.torch, self.modelling.config
@@ -172,12 +152,11 @@ class Torch:
             self.carry = tuple(part * kept for part in self.carry)
             for group in self.optimizer.param_groups:
                 group["lr"] = np.asarray(self.rates(self.step)).item()
-            logits, carry = self.model(self.tokens[places], self.carry)
-            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), self.tokens[places + 1].flatten())
+            loss, carry = self._losses(places, self.carry, "mean")
             self.optimizer.zero_grad()
             loss.backward()
             if config.clip_norm is not None:
-                torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
+                torch.nn.utils.clip_grad_norm_(self.parameters, config.clip_norm)
             self.optimizer.step()
             self.carry = tuple(part.detach() for part in carry)
             self.step += 1
@@ -194,41 +173,40 @@ class Torch:
         with torch.no_grad():
             for number in range(windows):
                 part = slice(number * STEPS_OF_EVALUATION, (number + 1) * STEPS_OF_EVALUATION)
-                logits, carry = self.model(self.tokens[rows[:, part]], carry)
-                wanted = self.tokens[rows[:, part] + 1].flatten()
-                losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), wanted, reduction="none")
+                losses, carry = self._losses(rows[:, part], carry, "none")
                 total += float((losses * weights.reshape(rows.shape)[:, part].flatten()).sum())
         return total / length / math.log(2)
 
 
 LEARNERS = {"jaxrnn": Ours, "torch": Torch}
 
-
-class Session:
-    """What a process remembers between requests."""
-
-    learner: Ours | Torch
-
-    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        match request:
-            case {"start": name, "text": text}:
-                if name == "jaxrnn" and hasattr(os, "sched_setaffinity"):
-                    cores = sorted(os.sched_getaffinity(0))[-int(os.environ["JAXRNN_BENCHMARK_CORES"]) :]
-                    os.sched_setaffinity(0, cores)  # before JAX counts them
-                config = replace(LanguageConfig(), text=text)
-                modelling = Modelling(config, load_text(text))
-                self.learner = LEARNERS[name](modelling)
-                return {"updates": modelling.updates}
-            case {"updates": number}:
-                wall, cpu = time.perf_counter(), time.process_time()
-                self.learner.update(number)
-                return {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
-            case {"test": True}:
-                return {"bits_per_character": self.learner.test()}
-        raise ValueError(f"unknown request: {request}")
+now: Any = SimpleNamespace(learner=None)
+"""What a process remembers between calls."""
 
 
-main = command(LanguageOptions, run, "language", __doc__, Session().answer)
+def start(name: str, text: str, threads: int) -> int:
+    """Make the model; returns how many updates the whole training has."""
+    if name == "torch":
+        importlib.import_module("torch").set_num_threads(threads)
+    elif hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-threads:])  # before JAX counts them
+    modelling = Modelling(replace(LanguageConfig(), text=text), load_text(text))
+    now.learner = LEARNERS[name](modelling)
+    return modelling.updates
+
+
+def update(number: int) -> dict[str, float]:
+    """Seconds of so many updates, by clock."""
+    began = {kind: clock() for kind, clock in CLOCKS.items()}
+    now.learner.update(number)
+    return {kind: clock() - began[kind] for kind, clock in CLOCKS.items()}
+
+
+def bits() -> float:
+    return now.learner.test()
+
+
+main = command(LanguageOptions, run, "language", __doc__)
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich import print_json
+from flax import nnx
 
 from benchmarks.common.command import RecordOptions, command
 from benchmarks.common.process import Process, memory
+from jaxrnn.data import SeriesFile
+from jaxrnn.models import RNNForecaster
+from jaxrnn.training import TrainState, huber, make_optimizer, make_streamed_epoch, pure_apply
 
 ALLOWED = 1024
 """MiB."""
@@ -36,7 +39,6 @@ class SeriesOptions(RecordOptions):
 
 def run(options: SeriesOptions) -> int:
     found = in_a_process(options.gibibytes, options.steps)
-    print_json(data=found)
     options.write("large-series", ("jax", "flax", "numpy"), found)
     return int(found["peak_rss_mib"] >= ALLOWED)
 
@@ -50,20 +52,14 @@ def in_a_process(gibibytes: int, steps: int) -> dict[str, Any]:
         for first in noise.integers(0, len(series) - 4096, 64).tolist():  # the rest is a hole in the file
             series[first : first + 4096] = noise.standard_normal(4096)
         del series
-        with Process("benchmarks.large_series") as process:
-            found = process.ask({"path": str(path), "steps": steps})
+        with Process() as process:
+            found = process.ask(train, path, steps)
     return {"file_gib": gibibytes, "allowed_mib": ALLOWED, **found}
 
 
-def train(request: dict[str, Any]) -> dict[str, Any]:
-    """Train on the series at ``path`` for so many ``steps`` and watch this process's memory, MiB."""
-    from flax import nnx
-
-    from jaxrnn.data import SeriesFile
-    from jaxrnn.models import RNNForecaster
-    from jaxrnn.training import TrainState, huber, make_optimizer, make_streamed_epoch, pure_apply
-
-    series, steps = SeriesFile(request["path"]), request["steps"]
+def train(path: Path, steps: int) -> dict[str, Any]:
+    """Train on the series at ``path`` and watch this process's memory, MiB."""
+    series = SeriesFile(path)
     apply, params = pure_apply(lambda: RNNForecaster(hidden_features=16, rngs=nnx.Rngs(0)))
     optimizer = make_optimizer("sgd", 1e-3)
     arrays = series, series[1:], range(len(series) - 30)
@@ -83,7 +79,7 @@ def train(request: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-main = command(SeriesOptions, run, "large_series", __doc__, train)
+main = command(SeriesOptions, run, "large_series", __doc__)
 
 if __name__ == "__main__":
     raise SystemExit(main())

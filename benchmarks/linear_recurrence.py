@@ -15,7 +15,6 @@ contestant's time divided by ours, pair by pair: above 1, ours is faster.
 """
 
 import functools
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -23,14 +22,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from jax import Array, lax
 
 from benchmarks.common import comparison
-from benchmarks.common.command import Options, command, known
-from benchmarks.common.report import Report, Table, medians, progress
-from benchmarks.common.rows import OURS, Row, groups, ratio_table, time_table
-from benchmarks.common.timing import geometric_mean, interleave
+from benchmarks.common.command import Benchmark, ClockOptions, command, known
+from benchmarks.common.report import progress
+from benchmarks.common.rows import OURS, first_call_table, groups
+from benchmarks.common.timing import first_calls, geometric_mean
 from jaxrnn.ops import LINEAR_IMPLEMENTATIONS, explain_linear_recurrence, linear_recurrence
 
 SHAPES = (
@@ -72,11 +70,8 @@ LOOPS = {"lax.scan": by_scan, "lax.associative_scan": by_associative_scan}
 
 
 @dataclass(frozen=True)
-class LinearOptions(Options):
+class LinearOptions(ClockOptions):
     """What to measure. ``--quick`` takes three shapes."""
-
-    processor_time: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Measure seconds of all processors together instead of those of the clock: for a busy machine."""
 
     loops: tuple[str, ...] = tuple(LOOPS)
     """JAX's loops to measure. The compilations of lax.associative_scan take most of the time."""
@@ -84,43 +79,42 @@ class LinearOptions(Options):
 
 def run(options: LinearOptions) -> None:
     known("loop", options.loops, LOOPS)
-    loops = {name: LOOPS[name] for name in options.loops}
-    repetitions = options.given(options.repetitions, quick=3, full=20)
-    shapes = options.given(None, quick=QUICK, full=SHAPES)
-    machine = options.start()
-    clock = time.process_time if options.processor_time else time.perf_counter
-    rows = []
-    with progress(2 * len(shapes)) as update:
-        for dtype in ("float32", "complex64"):
-            for shape in shapes:
-                update(f"{dtype}, {shape}")
-                rows.append(measured(dtype, shape, loops, repetitions, clock))
-                update()
-    results = {"repetitions": repetitions, "processor_time": options.processor_time}
-    made = report(rows, repetitions, options.processor_time)
-    name = options.name("linear-recurrence")
-    made.write(name, results | {"rows": [row.as_json() for row in rows]}, machine, options.out)
+    heading = "batch x time x channels"
+    made = Benchmark(options, "linear-recurrence", "Linear recurrences", __doc__, heading=heading)
+    shapes = QUICK if options.quick else SHAPES
+    for dtype, shape in progress((dtype, shape) for dtype in ("float32", "complex64") for shape in shapes):
+        batch, time, channels = shape
+        arrays = problem(dtype, (time, batch, channels))
+        calls = contestants(arrays, {name: LOOPS[name] for name in options.loops})
+        first = first_calls(calls)
+        found = {name: {"all": np.concatenate([*map(np.ravel, parts)])} for name, (_, parts) in first.items()}
+        comparison.check(found, OURS, TOLERANCES, f"{dtype}, {shape}")
+        calls[FLOOR] = floor(arrays)
+        case = {"dtype": dtype, "batch": batch, "time": time, "channels": channels}
+        made.measure(case, calls, " x ".join(map(str, shape)), first=first | {FLOOR: (0.0, None)})
+    for (dtype,), group in groups(made.rows, "dtype").items():
+        made.tables(dtype, group)
+        firsts = "seconds of the first call"
+        made.table(first_call_table(group, firsts), firsts)
+    best = [min(spread.median for name, spread in row.ratios().items() if name in LOOPS) for row in made.rows]
+    made.add(
+        f"The fastest of JAX's loops takes {geometric_mean(best):.2f} times as long as ours (geometric mean over "
+        f"all rows; the lowest is {min(best):.2f})."
+    )
+    made.write()
 
 
-def measured(
-    dtype: str, shape: tuple[int, int, int], loops: dict[str, Loop], repetitions: int, clock: Callable[[], float]
-) -> Row:
-    batch, steps, channels = shape
-    calls, first_calls, found = {}, {}, {}
-    arrays = problem(dtype, (steps, batch, channels))
-    for name, states in {OURS: linear_recurrence, **on_accelerators(*arrays[:2]), **loops}.items():
-        program = states_and_gradients(states)
-        calls[name] = lambda program=program: program(*arrays)
-        began = time.perf_counter()
-        found[name] = {"all": np.concatenate([np.ravel(part) for part in jax.block_until_ready(calls[name]())])}
-        first_calls[name] = time.perf_counter() - began
-    comparison.check(found, OURS, TOLERANCES, f"{dtype}, {shape}")
-    floor = jax.jit(lambda a, b, c, d, e: (a + b, c * d, d - e))
-    further = [jnp.copy(arrays[0]), jnp.copy(arrays[1])]
-    calls[FLOOR] = lambda: floor(*arrays, *further)
-    jax.block_until_ready(calls[FLOOR]())
-    timings = interleave(calls, repetitions, first_calls=first_calls | {FLOOR: 0.0}, clock=clock)
-    return Row({"dtype": dtype, "batch": batch, "time": steps, "channels": channels}, timings)
+def contestants(arrays: list[Array], loops: dict[str, Loop]) -> dict[str, Callable[[], Any]]:
+    found = {OURS: linear_recurrence, **on_accelerators(*arrays[:2]), **loops}
+    return {name: functools.partial(states_and_gradients(states), *arrays) for name, states in found.items()}
+
+
+def floor(arrays: list[Array]) -> Callable[[], Any]:
+    """The elementwise program, already compiled."""
+    program = jax.jit(lambda a, b, c, d, e: (a + b, c * d, d - e))
+    call = functools.partial(program, *arrays, jnp.copy(arrays[0]), jnp.copy(arrays[1]))
+    jax.block_until_ready(call())
+    return call
 
 
 def on_accelerators(a: Array, b: Array) -> dict[str, Loop]:
@@ -148,33 +142,6 @@ def states_and_gradients(states: Callable[[Array, Array], Array]) -> Callable[..
         return found, *pullback(dstates)
 
     return jax.jit(program)
-
-
-def title(row: Row) -> str:
-    return f"{row.case['batch']} x {row.case['time']} x {row.case['channels']}"
-
-
-def best_ratio(row: Row) -> float:
-    """The time of the fastest of JAX's loops divided by ours."""
-    return min(spread.median for name, spread in row.ratios().items() if name in LOOPS)
-
-
-def report(rows: list[Row], repetitions: int, processor_time: bool) -> Report:
-    what = "Milliseconds of processor time" if processor_time else "Milliseconds"
-    made = Report("Linear recurrences", medians(what, repetitions), __doc__)
-    for (dtype,), group in groups(rows, "dtype").items():
-        heading: Any = {"heading": "batch x time x channels", "title": title}
-        made.add(f"## {dtype}")
-        made.table(time_table(group, **heading), f"{dtype}: {what.lower()}")
-        made.table(ratio_table(group, **heading), "times divided by ours")
-        firsts = [(title(row), {n: f"{t.first_call:.2f}" for n, t in row.timings.items()}) for row in group]
-        made.table(Table.of("seconds of the first call", firsts), "seconds of the first call")
-    best = [best_ratio(row) for row in rows]
-    made.add(
-        f"The fastest of JAX's loops takes {geometric_mean(best):.2f} times as long as ours (geometric mean over "
-        f"all rows; the lowest is {min(best):.2f})."
-    )
-    return made
 
 
 main = command(LinearOptions, run, "linear_recurrence", __doc__)

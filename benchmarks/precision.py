@@ -9,7 +9,7 @@ and of the worst of all gradients.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from flax import nnx
 
 import jaxrnn
 from benchmarks.common.report import Table
-from benchmarks.libraries.by_hand import readme_cells
+from benchmarks.libraries.user_cells import readme_cells
 
 BATCH, TIME, IN_FEATURES, HIDDEN = 8, 64, 16, 32
 
@@ -32,52 +32,37 @@ CELLS: dict[str, Any] = {
 }
 
 
-class Setting(NamedTuple):
-    """The ``dtype`` and ``param_dtype`` of a cell, and the dtype of the first carry it is given."""
+Setting = tuple[str, str, str]
+"""The ``dtype`` and ``param_dtype`` of a cell, and the dtype of the first carry it is given."""
 
-    dtype: str
-    param_dtype: str
-    carry: str
-
-    def __str__(self) -> str:
-        return ", ".join((self.dtype, self.param_dtype, self.carry))
-
-
-SETTINGS = (
-    Setting("float32", "float32", "float32"),
-    Setting("bfloat16", "float32", "float32"),
-    Setting("bfloat16", "float32", "bfloat16"),
-    Setting("bfloat16", "bfloat16", "bfloat16"),
+SETTINGS: tuple[Setting, ...] = (
+    ("float32", "float32", "float32"),
+    ("bfloat16", "float32", "float32"),
+    ("bfloat16", "float32", "bfloat16"),
+    ("bfloat16", "bfloat16", "bfloat16"),
 )
 
 
-class Errors(NamedTuple):
-    """Relative to the largest number of the float64 array."""
-
-    outputs: float
-    gradients: float
-
-
-def errors(name: str, settings: Iterable[Setting] = SETTINGS) -> Iterator[Errors]:
-    """The errors of one cell in each setting."""
+def errors(name: str, settings: Iterable[Setting] = SETTINGS) -> Iterator[list[float]]:
+    """The errors of one cell's outputs and gradients in each setting."""
     with jax.enable_x64(True):
         inputs = np.random.default_rng(0).normal(size=(BATCH, TIME, IN_FEATURES))
         for setting in settings:
-            given = nnx.state(_cell(name, setting)), jnp.asarray(inputs, setting.dtype)
+            given = nnx.state(_cell(name, setting)), jnp.asarray(inputs, setting[0])
             wide = jax.tree.map(lambda a: a.astype("float64"), given)
-            pairs = zip(_results(name, setting, *given), _results(name, Setting(*["float64"] * 3), *wide))
-            yield Errors(*(max(jax.tree.leaves(jax.tree.map(_error, *pair))) for pair in pairs))
+            pairs = zip(_results(name, setting, *given), _results(name, ("float64", "float64", "float64"), *wide))
+            yield [max(jax.tree.leaves(jax.tree.map(_error, *pair))) for pair in pairs]
 
 
 def _cell(name: str, setting: Setting) -> jaxrnn.RecurrentCell:
-    dtypes = {"dtype": setting.dtype, "param_dtype": setting.param_dtype}
-    return CELLS[name](IN_FEATURES, HIDDEN, **dtypes, rngs=nnx.Rngs(0))
+    dtype, param_dtype, _ = setting
+    return CELLS[name](IN_FEATURES, HIDDEN, dtype=dtype, param_dtype=param_dtype, rngs=nnx.Rngs(0))
 
 
 def _results(name: str, setting: Setting, params: Any, x: jax.Array) -> tuple[Any, Any]:
     """Outputs and gradients."""
     cell = _cell(name, setting)
-    carry = jax.tree.map(lambda a: a.astype(setting.carry), cell.initialize_carry((BATCH, IN_FEATURES)))
+    carry = jax.tree.map(lambda a: a.astype(setting[2]), cell.initialize_carry((BATCH, IN_FEATURES)))
 
     def loss(params, x):
         layer: Any = jaxrnn.RNN(nnx.merge(nnx.graphdef(cell), params))
@@ -95,8 +80,8 @@ def _error(found: jax.Array, expected: jax.Array) -> float:
 
 def main() -> None:
     """Print a row for each cell; in each setting, the errors of outputs and of gradients."""
-    rows = [[name, *(f"{error.outputs:.0e}, {error.gradients:.0e}" for error in errors(name))] for name in CELLS]
-    print(Table(["cell", *map(str, SETTINGS)], rows).markdown(), end="")
+    rows = [[name, *(f"{outputs:.0e}, {gradients:.0e}" for outputs, gradients in errors(name))] for name in CELLS]
+    print(Table(["cell", *map(", ".join, SETTINGS)], rows).markdown(), end="")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from benchmarks.common.report import RESULTS, Table, console, spread_text
 from benchmarks.common.timing import Spread
 from benchmarks.layers import AGAINST
 from benchmarks.libraries import label
-from benchmarks.training import Result, epoch_table
+from benchmarks.training import epoch_table
 from experiments.common.report import fail
 
 ROOT = Path(__file__).parents[1]
@@ -111,10 +111,9 @@ def epoch(record: Record) -> Table | None:
     """The first experiment's epoch; None of a training that was measured without the other ways to run ours."""
     if record["benchmark"] == "training":
         rows = [row for row in record["results"] if row["task"] == "seq2vec"]
-        results = [Result(**{name: value for name, value in row.items() if name != "spread"}) for row in rows]
-        if not {"jaxrnn", "jaxrnn-reference"} <= {result.library for result in results}:
+        if not {"jaxrnn", "jaxrnn-reference"} <= {row["library"] for row in rows}:
             return None
-        lines = [line[:4] for line in epoch_table(results).rows]
+        lines = [line[:4] for line in epoch_table(rows).rows]
     else:
         ratios = {name: _text(ratio) for name, ratio in record["ratios_to_ours"].items()} | {"jaxrnn": "1"}
         lines = [
@@ -168,8 +167,7 @@ def accelerator(record: Record) -> Table:
     """Microseconds a step, forward and of a training step, of what is picked and of what it is compared with."""
     cases: dict[str, dict[str, Record]] = {}
     for row in record["rows"]:
-        shape = row["shape"]
-        title = f"{_CELL_NAMES.get(row['cell'], row['cell'])}, {shape['hidden']}, {row['dtype']}"
+        title = f"{_CELL_NAMES.get(row['cell'], row['cell'])}, {row['shape']['hidden']}, {row['dtype']}"
         cases.setdefault(title, {})[row["mode"]] = row
 
     def texts(modes: dict[str, Record]) -> dict[str, str]:
@@ -177,25 +175,17 @@ def accelerator(record: Record) -> Table:
         kernels = [name for name in ("one SM", "Triton", "cluster") if name in timings[0]]
         ours = kernels[0] if modes["train"]["auto"] == "pallas" else "scan, unroll 8"
         columns = {"jaxrnn": ours, **{name: name for name in COMPARED if name in timings[0]}}
-        found = {
-            column: " / ".join(_text(timing[name], 1e-6, quartiles=False) for timing in timings)
-            for column, name in columns.items()
-        }
-        return {"picked": ours} | found
+        found = {"picked": ours}
+        for column, name in columns.items():
+            found[column] = " / ".join(_text(timing[name], 1e-6, quartiles=False) for timing in timings)
+        return found
 
     return Table.of("cell, units, dtype", [(title, texts(modes)) for title, modes in cases.items()])
 
 
 COMPARED = ("scan, unroll 8", "nnx.RNN", "scanned by hand", "cuDNN", "cuDNN, float16")
 
-TABLES = {
-    "epoch": epoch,
-    "layers": layers,
-    "training": training,
-    "sweep": sweep,
-    "streaming": streaming,
-    "accelerator": accelerator,
-}
+TABLES = {made.__name__: made for made in (epoch, layers, training, sweep, streaming, accelerator)}
 """What makes the table of this name in a page."""
 
 main = command(Options, run, "readme", __doc__)

@@ -16,17 +16,18 @@ process of its own, in which the contestants are interleaved (benchmarks/common/
 A ratio is a contestant's time divided by ours, pair by pair: above 1, ours is faster.
 """
 
+import functools
+import itertools
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import numpy as np
 
 from benchmarks.common import comparison
-from benchmarks.common.command import Options, command
+from benchmarks.common.command import Benchmark, Options, command
 from benchmarks.common.process import Process
-from benchmarks.common.report import Report, medians, progress
-from benchmarks.common.rows import OURS, Row, groups, ratio_table, time_table
+from benchmarks.common.report import progress
+from benchmarks.common.rows import OURS, Row, groups
 from benchmarks.common.timing import Timing, interleave
 from benchmarks.libraries import STEPPERS, installed, ours
 from benchmarks.libraries.base import Steps
@@ -48,49 +49,30 @@ class StreamingOptions(Options):
 
 
 def run(options: StreamingOptions) -> None:
-    repetitions = options.given(options.repetitions, quick=3, full=20)
-    machine = options.start()
-    dispatches = options.given(None, quick=list(DISPATCH)[:1], full=list(DISPATCH))
-    widths = options.given(None, quick=IN_FEATURES[-1:], full=IN_FEATURES)
-    cases = [{"dispatch": d, "cell": c, "in_features": w} for d in dispatches for c in CELLS for w in widths]
-    common = {"hidden": HIDDEN, "repetitions": repetitions, "steps": options.steps}
-    rows = []
-    with progress(len(cases)) as update:
-        for case in cases:
-            update(", ".join(map(str, case.values())))
-            with Process("benchmarks.streaming") as process:
-                found = process.ask({**case, **common, "synchronous": DISPATCH[case["dispatch"]]})
-            rows.append(Row(case, {name: Timing.from_json(timing) for name, timing in found.items()}))
-            update()
-    _, absences = installed(STEPPERS)
-    results = {**common, "absent": absences, "rows": [row.as_json() for row in rows]}
-    report(rows, absences, common).write(options.name("streaming"), results, machine, options.out)
-
-
-def report(rows: list[Row], absences: dict[str, str], common: dict[str, Any]) -> Report:
-    text = medians("Microseconds a step", common["repetitions"], f"2 calls of {common['steps']} steps")
-    made = Report("One step at a time", text, __doc__, [f"{who}: {why}." for who, why in absences.items()])
-
-    def title(row: Row) -> str:
-        return f"{row.case['cell']}, {row.case['in_features']} to {HIDDEN}"
-
-    first: Any = {"heading": "cell, in to hidden", "title": title}
-    for (dispatch,), group in groups(rows, "dispatch").items():
-        made.add(f"## Dispatch {dispatch}")
-        made.table(time_table(group, unit=1e-6, **first), f"microseconds a step, dispatch {dispatch}")
-        made.table(ratio_table(group, **first), "divided by ours")
-    return made
+    calls, unit, heading = f"2 calls of {options.steps} steps", "Microseconds a step", "cell, in to hidden"
+    made = Benchmark(options, "streaming", "One step at a time", __doc__, unit=unit, calls=calls, heading=heading)
+    dispatches = list(DISPATCH)[:1] if options.quick else list(DISPATCH)
+    widths = IN_FEATURES[-1:] if options.quick else IN_FEATURES
+    cases = itertools.product(dispatches, CELLS, widths)
+    for dispatch, cell, width in progress(cases):
+        with Process() as process:
+            sizes = cell, width, HIDDEN
+            found = process.ask(measure, *sizes, options.steps, made.repetitions, synchronous=DISPATCH[dispatch])
+        case = {"dispatch": dispatch, "cell": cell, "in_features": width}
+        made.rows.append(Row(case, found, f"{cell}, {width} to {HIDDEN}"))
+    for (dispatch,), group in groups(made.rows, "dispatch").items():
+        made.tables(f"Dispatch {dispatch}", group)
+    made.write(hidden=HIDDEN, steps=options.steps, absent=installed(STEPPERS)[1])
 
 
 def contestants(cell: str, in_features: int, hidden: int) -> dict[str, Steps]:
     """Ours and every installed library that has the cell, by label, with the same weights and inputs."""
-    weights = ours.first_weights(cell, in_features, hidden)
+    first = ours.first_cell(cell, in_features, hidden)
     inputs = np.random.default_rng(0).normal(size=(1, in_features)).astype(np.float32)
-    found = ours.steps(cell, weights, inputs)
+    found = ours.steps(first, inputs)
     for library in STEPPERS.values():
         if cell in library.cells and library.missing() is None:
-            assert library.steps is not None
-            found[library.label] = library.steps(library.cells[cell], weights, inputs)
+            found[library.label] = library.steps(cell, first, inputs)
     return found
 
 
@@ -100,19 +82,19 @@ def check(found: dict[str, Steps], where: str) -> None:
     comparison.check(outputs, OURS, TOLERANCES, f"{where}, after {CHECKED_STEPS} steps")
 
 
-def measure(request: dict[str, Any]) -> dict[str, Any]:
-    """Seconds of one step: ``{contestant: Timing.as_json()}``. The request has cell, in_features, hidden,
-    repetitions, steps (in every timed call) and synchronous: whether JAX runs programs in the caller's thread."""
-    jax.config.update("jax_cpu_enable_async_dispatch", not request["synchronous"])
-    found = contestants(request["cell"], request["in_features"], request["hidden"])
-    check(found, f"{request['cell']}, {request['in_features']} to {request['hidden']}")
-    number = request["steps"]
-    calls = {name: lambda steps=steps: steps(number) for name, steps in found.items()}
-    timings = interleave(calls, request["repetitions"])
-    return {name: timing.divided_by(number).as_json() for name, timing in timings.items()}
+def measure(
+    cell: str, in_features: int, hidden: int, steps: int, repetitions: int, *, synchronous: bool
+) -> dict[str, Timing]:
+    """Seconds of one step by contestant, where every timed call makes so many ``steps``. With ``synchronous``, JAX
+    runs programs in the caller's thread."""
+    jax.config.update("jax_cpu_enable_async_dispatch", not synchronous)
+    found = contestants(cell, in_features, hidden)
+    check(found, f"{cell}, {in_features} to {hidden}")
+    calls = {name: functools.partial(take, steps) for name, take in found.items()}
+    return {name: timing.divided_by(steps) for name, timing in interleave(calls, repetitions).items()}
 
 
-main = command(StreamingOptions, run, "streaming", __doc__, measure)
+main = command(StreamingOptions, run, "streaming", __doc__)
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -31,11 +31,11 @@ from jax import Array
 
 import jaxrnn
 from benchmarks.common import comparison
-from benchmarks.common.command import Options, command
-from benchmarks.common.report import Report, Table, console, medians, progress, spread_text
+from benchmarks.common.command import Benchmark, Options, command
+from benchmarks.common.report import Table, console, spread_text
 from benchmarks.common.rows import Row
 from benchmarks.common.tasks import TASKS, data_of
-from benchmarks.common.timing import interleave, seconds_of
+from benchmarks.common.timing import first_calls, interleave
 from benchmarks.libraries.ours import initial_model, windowed_epoch
 from jaxrnn.training import Epoch, TrainState, make_optimizer, pure_apply, with_learning_rate
 
@@ -68,25 +68,28 @@ Sweep = Callable[[], Array]
 def run(options: SweepOptions) -> None:
     rates = options.given(options.rates, quick=4, full=32)
     seeds = options.given(options.seeds, quick=2, full=3)
-    repetitions = options.given(options.repetitions, quick=1, full=3)
-    machine = options.start()
+    title = f"A sweep: {rates} learning rates x {seeds} seeds"
+    calls = "2 epochs of all runs"
+    made = Benchmark(options, "sweep", title, __doc__, quick=1, full=3, unit="Seconds", calls=calls)
     sweeps = contestants(rates, seeds, options.hidden)
-    with progress(len(sweeps) + repetitions) as update:
-        first, losses = {}, {}
-        for name, sweep in sweeps.items():
-            update(f"{name}: two epochs, to compare")
-            first[name] = seconds_of(sweep)
-            losses[name] = np.asarray(sweep())
-            update()
-        largest = check(losses)
-        update("timing")
-        timings = interleave(sweeps, repetitions, first_calls=first, advance=update)
-    case = {"rates": rates, "seeds": seeds, "repetitions": repetitions, "largest_relative_difference": largest}
-    row = Row(case, timings, BASELINE if BASELINE in timings else next(iter(timings)))
-    made = report(row, options.hidden)
+    first = first_calls(sweeps)
+    largest = check({name: np.asarray(sweep()) for name, sweep in sweeps.items()})
+    case = {"rates": rates, "seeds": seeds, "largest_relative_difference": largest}
+    baseline = BASELINE if BASELINE in sweeps else next(iter(sweeps))
+    row = Row(case, interleave(sweeps, made.repetitions, first=first), baseline=baseline)
+    made.add(
+        f"Two layers of {options.hidden} units; learning rates from {RATES[0]:g} to {RATES[1]:g}. The first epoch "
+        "includes tracing and compiling. After two epochs the losses of every run agreed to "
+        f"{largest:.1g}, relatively ({LOSSES['losses'].largest:g} is allowed)."
+    )
+    texts = row.texts()
+    ratios = {baseline: "1"} | {name: spread_text(ratio) for name, ratio in row.ratios().items()}
+    lines = [[name, texts[name], ratios[name], f"{t.first_call:.1f}"] for name, t in row.timings.items()]
+    columns = ["way", f"s an epoch of all {rates * seeds} runs", f"divided by {baseline}", "first epoch, s"]
+    made.table(Table(columns, lines), f"{rates} learning rates x {seeds} seeds")
     found = row.as_json()
-    ratios = {row.baseline: {"median": 1.0, "low": 1.0, "high": 1.0}} | found.pop("ratios_to_ours")
-    made.write(options.name("sweep"), {**found, "ratios": ratios}, machine, options.out)
+    of_others = found.pop("ratios_to_ours")
+    made.write(**found, ratios={baseline: {"median": 1.0, "low": 1.0, "high": 1.0}} | of_others)
 
 
 def contestants(rates: int, seeds: int, hidden: int) -> dict[str, Sweep]:
@@ -111,14 +114,15 @@ def contestants(rates: int, seeds: int, hidden: int) -> dict[str, Sweep]:
 def training(implementation: str, rates: int, seeds: int, hidden: int) -> tuple[Epoch, list[TrainState]]:
     """The compiled epoch, and a first state for every rate (outer) and seed (inner)."""
     task = TASK.with_sizes({"hidden": (hidden, hidden)})
+    data = data_of(task)
 
     def model(seed: Any) -> jaxrnn.RNNForecaster:
-        return initial_model(task, jax.random.key(seed), implementation)
+        return initial_model(task, data, jax.random.key(seed), implementation)
 
     apply, _ = pure_apply(nnx.eval_shape(lambda: model(0)))
     optimizer = make_optimizer("sgd", RATES[0])
     initialize = jax.jit(lambda seed: nnx.state(model(seed)))
-    epoch = windowed_epoch(task, data_of(task), apply, optimizer)
+    epoch = windowed_epoch(task, data, apply, optimizer)
     first = [TrainState.create(initialize(seed), optimizer, seed=seed) for seed in range(seeds)]
     pairs = itertools.product(map(float, np.geomspace(*RATES, rates)), first)
     return epoch, [with_learning_rate(jax.tree.map(jnp.copy, state), rate) for rate, state in pairs]
@@ -155,23 +159,6 @@ def check(losses: dict[str, np.ndarray]) -> float:
     results = {name: {"losses": values} for name, values in losses.items()}
     comparison.check(results, baseline, LOSSES, "after two epochs")
     return max(float(np.abs(values / losses[baseline] - 1).max()) for values in losses.values())
-
-
-def report(row: Row, hidden: int) -> Report:
-    rates, seeds, repetitions, largest = row.case.values()
-    made = Report(
-        f"A sweep: {rates} learning rates x {seeds} seeds",
-        f"{medians('Seconds', repetitions, '2 epochs of all runs')} Two layers of {hidden} units; learning rates "
-        f"from {RATES[0]:g} to {RATES[1]:g}. The first epoch includes tracing and compiling. After two epochs the "
-        f"losses of every run agreed to {largest:.1g}, relatively ({LOSSES['losses'].largest:g} is allowed).",
-        __doc__,
-    )
-    texts = row.texts()
-    ratios = {row.baseline: "1"} | {name: spread_text(ratio) for name, ratio in row.ratios().items()}
-    lines = [[name, texts[name], ratios[name], f"{t.first_call:.1f}"] for name, t in row.timings.items()]
-    columns = ["way", f"s an epoch of all {rates * seeds} runs", f"divided by {row.baseline}", "first epoch, s"]
-    made.table(Table(columns, lines), f"{rates} learning rates x {seeds} seeds")
-    return made
 
 
 main = command(SweepOptions, run, "sweep", __doc__)

@@ -25,20 +25,26 @@ with PyTorch, since Keras on JAX does not carry the state from batch to batch. R
 by ours, turn by turn: above 1, ours is faster.
 """
 
-from collections.abc import Sequence
+import importlib
+import time
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import tyro
 
 from benchmarks.common import comparison
-from benchmarks.common.command import Options, command, known
-from benchmarks.common.process import Process
-from benchmarks.common.report import Report, Table, medians, progress, spread_text
-from benchmarks.common.tasks import TASKS, epoch_flops, missing_data
-from benchmarks.common.timing import Spread, turns
-from benchmarks.libraries import TRAINERS, installed, label
+from benchmarks.common.command import Benchmark, Options, command, known
+from benchmarks.common.process import Process, memory
+from benchmarks.common.report import Table, progress, spread_text
+from benchmarks.common.rows import OURS
+from benchmarks.common.tasks import TASKS, data_of, epoch_flops, missing_data, score
+from benchmarks.common.timing import Spread, timed, turns
+from benchmarks.libraries import TRAINERS, installed, label, ours
+from benchmarks.libraries.base import Trainer
+from experiments.common.devices import claim_devices
 
 LOSSES = {"losses": comparison.Tolerance(5e-3, relative=True)}
 """Of the first epochs without shuffling."""
@@ -57,41 +63,10 @@ GROWTH: dict[str, dict[str, Any]] = {
     **{f"series {number}": {"series": number} for number in (2, 4)},
 }
 
-Growth = dict[str, dict[str, list[float]]]
-"""Seconds of later epochs, by size and library."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """One task in one library.
-
-    Attributes:
-      first: ``seconds`` to the end of the first epoch.
-      learned: ``seconds`` from there to the target, the metric's ``values`` after every epoch, whether it was
-        ``reached``.
-      memory: bytes.
-      losses: of the first epochs without shuffling.
-      epochs: seconds of later epochs.
-    """
-
-    task: str
-    library: str
-    first: dict[str, float]
-    learned: dict[str, Any]
-    memory: int
-    losses: list[float]
-    epochs: list[float] = field(default_factory=list)
-
-    def ratio(self, baseline: "Result") -> Spread:
-        """The time of an epoch divided by the baseline's, turn by turn."""
-        return Spread.of([a / b for a, b in zip(self.epochs, baseline.epochs, strict=True)])
-
-    @property
-    def to_target(self) -> str:
-        epochs, seconds = len(self.learned["values"]), self.first["seconds"] + self.learned["seconds"]
-        if self.learned["reached"]:
-            return f"{seconds:.1f} ({epochs} epochs)"
-        return f"not within {epochs} epochs: {self.learned['values'][-1]:.3g}"
+Result = dict[str, Any]
+"""One ``task`` in one ``library``: ``first``, the ``seconds`` to the end of the first epoch; ``learned``, the
+``seconds`` from there to the target, the metric's ``values`` after every epoch, whether it was ``reached``;
+``memory`` in bytes; ``losses`` of first epochs without shuffling; seconds of later ``epochs``, and ``spread``."""
 
 
 @dataclass(frozen=True)
@@ -108,130 +83,158 @@ class TrainingOptions(Options):
 
 
 def run(options: TrainingOptions) -> None:
-    tasks = options.tasks or options.given(None, quick=("classification",), full=tuple(TASKS))
+    tasks = options.tasks or (("classification",) if options.quick else tuple(TASKS))
     known("task", tasks, TASKS)
     known("library", options.libraries, TRAINERS)
-    repetitions = options.given(options.repetitions, quick=2, full=10)
     max_epochs = options.given(options.max_epochs, quick=3, full=None)
     sizes = {} if max_epochs is None else {"max_epochs": max_epochs}
-    libraries, absences = installed(options.libraries)
-    without = {t: why for t in tasks if (why := missing_data(TASKS[t]))}
-    tasks = tuple(t for t in tasks if t not in without)
-    takers = {t: [n for n in libraries if t == FIRST_TASK or n not in ONLY_FIRST_TASK] for t in tasks}
-    growing = [] if options.quick else [name for name in libraries if name not in ONLY_FIRST_TASK]
-    machine = options.start()
+    libraries, absent = installed(options.libraries)
+    without = {task: why for task in tasks if (why := missing_data(TASKS[task]))}
+    made = Benchmark(
+        options, "training", "Whole trainings", __doc__, quick=2, full=10, unit="Later epochs", calls="1 epoch"
+    )
+    limit = epoch_flops(TASKS[FIRST_TASK]) / made.record["machine"]["matmul_gflops"] / 1e9
     results: list[Result] = []
-    steps = sum(2 * len(names) + 1 for names in takers.values())
-    with progress(steps + len(growing) * len(GROWTH)) as update:
-        for task in tasks:
-            results += measure(task, takers[task], sizes, repetitions, update)
-        growth = measure_growth(growing, update)
+    for task in progress(task for task in tasks if task not in without):
+        takers = [name for name in libraries if task == FIRST_TASK or name not in ONLY_FIRST_TASK]
+        group = measure(task, takers, sizes, made.repetitions)
+        results += group
+        texts = (f"{', '.join(f'{v:.5g}' for v in r['losses'])} ({label(r['library'])})" for r in group)
+        made.add(f"## {task}")
+        made.table(epoch_table(group), task)
+        made.add(f"Losses of the first epochs without shuffling: {'; '.join(texts)}.")
+        if task == FIRST_TASK:
+            made.add(f"The matrix products alone would take {limit * 1e3:.1f} ms at this machine's best rate.")
+    growing = [] if options.quick else [name for name in libraries if name not in ONLY_FIRST_TASK]
+    found = {name: measure_growth(name) for name in progress(growing)}
+    growth = [{"size": size, "seconds": {n: of[size] for n, of in found.items()}} for size in GROWTH if found]
+    if growth:
+        made.add("## Growth: ms an epoch of seq2vec, one size changed")
+        made.table(growth_table(growth), "ms an epoch of seq2vec at other sizes")
+    notes = [f"{task}: {why}." for task, why in without.items()]
+    taken = [(result["task"], result["library"]) for result in results]
+    notes += [f"{label(name)}, {task}: {why}." for (task, name), why in UNLIKE.items() if (task, name) in taken]
+    made.write(absent=absent, notes=notes, matmul_limit_s=limit, results=results, growth=growth)
 
-    notes = [f"{what}: {why}." for what, why in (absences | without).items()]
-    notes += [f"{TRAINERS[n].label}, {t}: {why}." for (t, n), why in UNLIKE.items() if n in takers.get(t, ())]
-    limit = epoch_flops(TASKS[FIRST_TASK]) / machine["matmul_gflops"] / 1e9
-    record = {"repetitions": repetitions, "absent": absences, "matmul_limit_s": limit, **as_json(results, growth)}
-    made = report(results, growth, repetitions, limit, notes)
-    made.write(options.name("training"), record, machine, options.out)
 
-
-def measure(task: str, libraries: list[str], sizes: dict[str, Any], repetitions: int, update) -> list[Result]:
+def measure(task: str, libraries: Sequence[str], sizes: dict[str, Any], repetitions: int) -> list[Result]:
     """One task in every library: one after the other up to the check, then later epochs in turns."""
     results, processes = {}, {}
     with ExitStack() as stack:
         for name in libraries:
-            update(f"{task}: {TRAINERS[name].label}, to the target")
-            process = processes[name] = stack.enter_context(_process(name))
-            process.ask({"do": "start", "library": name, "task": task, "sizes": sizes})
-            first, learned, memory = (process.ask({"do": part}) for part in ("first", "learn", "memory"))
-            update()
-            update(f"{task}: {TRAINERS[name].label}, to compare")
-            losses = process.ask({"do": "check"})["losses"]
-            results[name] = Result(task, name, first, learned, memory["bytes"], losses)
-            update()
+            process = processes[name] = stack.enter_context(Process(TRAINERS[name].environment))
+            process.ask(start, name, task, sizes)
+            found = {"first": {"seconds": process.ask(first_epoch)}, "learned": process.ask(learn)}
+            found |= {"memory": process.ask(memory), "losses": process.ask(first_losses), "epochs": []}
+            results[name] = {"task": task, "library": name, **found}
         check(results)
-        update(f"{task}: later epochs")
         for process in processes.values():
-            process.ask({"do": "epochs", "number": 1})
+            process.ask(later_epochs, 1)
         for order in turns(processes, repetitions):
             for name in order:
-                results[name].epochs.extend(processes[name].ask({"do": "epochs", "number": 1})["seconds"])
-        update()
-    return list(results.values())
+                results[name]["epochs"] += processes[name].ask(later_epochs, 1)
+    return [{**result, "spread": Spread.of(result["epochs"])._asdict()} for result in results.values()]
 
 
-def _process(library: str) -> Process:
-    return Process("benchmarks.libraries.training_process", TRAINERS[library].environment)
-
-
-def check(results: dict[str, Result]) -> None:
+def check(results: Mapping[str, Result]) -> None:
     """A ValueError if a library that trains the same thing does not have the losses of the first one."""
-    alike = {n: {"losses": r.losses} for n, r in results.items() if (r.task, n) not in UNLIKE}
-    if alike:
-        baseline = next(iter(alike))
-        comparison.check(alike, baseline, LOSSES, f"{results[baseline].task}, first epochs without shuffling")
+    alike = {name: {"losses": r["losses"]} for name, r in results.items() if (r["task"], name) not in UNLIKE}
+    for baseline in list(alike)[:1]:
+        where = f"{results[baseline]['task']}, first epochs without shuffling"
+        comparison.check(alike, baseline, LOSSES, where)
 
 
-def measure_growth(libraries: list[str], update, number: int = 3) -> Growth:
-    found: Growth = {}
-    for name in libraries:
-        with _process(name) as process:
-            for size, sizes in GROWTH.items():
-                update(f"growth: {TRAINERS[name].label}, {size}")
-                process.ask({"do": "start", "library": name, "task": FIRST_TASK, "sizes": sizes})
-                process.ask({"do": "first"})
-                found.setdefault(size, {})[name] = process.ask({"do": "epochs", "number": number})["seconds"]
-                update()
+def measure_growth(library: str, number: int = 3) -> dict[str, list[float]]:
+    """Seconds of later epochs by size."""
+    found = {}
+    with Process(TRAINERS[library].environment) as process:
+        for size, sizes in GROWTH.items():
+            process.ask(start, library, FIRST_TASK, sizes)
+            process.ask(first_epoch)
+            found[size] = process.ask(later_epochs, number)
     return found
 
 
 def epoch_table(results: Sequence[Result]) -> Table:
-    """The measurements of one task; ratios are to the first library, which is ours."""
-    baseline, task = results[0], TASKS[results[0].task]
-
-    def texts(result: Result) -> dict[str, str]:
-        return {
-            "ms an epoch": spread_text(Spread.of(result.epochs), 1e-3),
-            "divided by ours": "1" if result is baseline else spread_text(result.ratio(baseline)),
-            "first epoch, s": f"{result.first['seconds']:.2f}",
-            f"s to {task.metric} {'>=' if task.classifies else '<='} {task.target:g}": result.to_target,
-            "peak memory, MiB": f"{result.memory / 2**20:.0f}",
+    """The measurements of one task; ratios, turn by turn, are to the first library, which is ours."""
+    baseline, task = results[0], TASKS[results[0]["task"]]
+    target = f"s to {task.metric} {'>=' if task.classifies else '<='} {task.target:g}"
+    lines = []
+    for result in results:
+        values, reached = result["learned"]["values"], result["learned"]["reached"]
+        seconds = result["first"]["seconds"] + result["learned"]["seconds"]
+        missed = f"not within {len(values)} epochs: {values[-1]:.3g}"
+        ratio = Spread.of([a / b for a, b in zip(result["epochs"], baseline["epochs"], strict=True)])
+        texts = {
+            "ms an epoch": spread_text(Spread.of(result["epochs"]), 1e-3),
+            "divided by ours": "1" if result is baseline else spread_text(ratio),
+            "first epoch, s": f"{result['first']['seconds']:.2f}",
+            target: f"{seconds:.1f} ({len(values)} epochs)" if reached else missed,
+            "peak memory, MiB": f"{result['memory'] / 2**20:.0f}",
         }
+        lines.append((label(result["library"]), texts))
+    return Table.of("library", lines)
 
-    return Table.of("library", [(label(result.library), texts(result)) for result in results])
 
-
-def growth_table(growth: Growth) -> Table:
+def growth_table(growth: Sequence[dict[str, Any]]) -> Table:
     """Milliseconds an epoch by size, the median of later epochs."""
 
-    def texts(found: dict[str, list[float]]) -> dict[str, str]:
-        return {name: spread_text(Spread.of(s), 1e-3, quartiles=False) for name, s in found.items() if s}
+    def texts(seconds: dict[str, list[float]]) -> dict[str, str]:
+        return {name: spread_text(Spread.of(s), 1e-3, quartiles=False) for name, s in seconds.items()}
 
-    return Table.of("size", [(size, texts(found)) for size, found in growth.items()], label)
-
-
-def report(results: Sequence[Result], growth: Growth, repetitions: int, limit: float, notes: list[str]) -> Report:
-    made = Report("Whole trainings", medians("Later epochs", repetitions, "1 epoch"), __doc__, notes)
-    for task in dict.fromkeys(result.task for result in results):
-        group = [result for result in results if result.task == task]
-        losses = "; ".join(f"{', '.join(f'{v:.5g}' for v in r.losses)} ({label(r.library)})" for r in group)
-        made.add(f"## {task}")
-        made.table(epoch_table(group), task)
-        made.add(f"Losses of the first epochs without shuffling: {losses}.")
-        if task == "seq2vec":
-            made.add(f"The matrix products alone would take {limit * 1e3:.1f} ms at this machine's best rate.")
-    if growth:
-        made.add("## Growth: ms an epoch of seq2vec, one size changed")
-        made.table(growth_table(growth), "ms an epoch of seq2vec at other sizes")
-    return made
+    return Table.of("size", [(found["size"], texts(found["seconds"])) for found in growth], label)
 
 
-def as_json(results: Sequence[Result], growth: Growth) -> dict[str, Any]:
-    """Everything."""
-    return {
-        "results": [{**vars(result), "spread": Spread.of(result.epochs)._asdict()} for result in results],
-        "growth": [{"size": size, "seconds": found} for size, found in growth.items()],
-    }
+CHECKED_EPOCHS = 2
+
+now: Any = SimpleNamespace(library="", task=None, trainer=None)
+"""What a process for one library remembers between calls of the functions below."""
+
+
+def start(library: str, task: str, sizes: dict[str, Any]) -> None:
+    """Choose what the following calls are about, and prepare for it: import the library, as ours is by now, and
+    compile what makes the weights that all start from. JAX makes those, which is no part of another's training."""
+    now.library, now.task = library, TASKS[task].with_sizes(sizes)
+    if library == OURS:  # one device of JAX for every core, before anything of JAX runs
+        claim_devices(None)
+    if not library.startswith(OURS):
+        for package in TRAINERS[library].packages:
+            importlib.import_module(package)
+        ours.initial_model(now.task, data_of(now.task))
+
+
+def first_epoch() -> float:
+    """Seconds to build everything and train one epoch."""
+    began = time.perf_counter()
+    now.trainer = _make()
+    now.trainer.epoch()
+    return time.perf_counter() - began
+
+
+def learn() -> dict[str, Any]:
+    """After the first epoch, train until the target or ``max_epochs``, with an evaluation after every epoch."""
+    began = time.perf_counter()
+    wanted, reached = data_of(now.task).valid_targets, now.task.reached
+    values = [score(now.task, now.trainer.predict(), wanted)]
+    while not reached(values[-1]) and len(values) < now.task.max_epochs:
+        now.trainer.epoch()
+        values.append(score(now.task, now.trainer.predict(), wanted))
+    return {"seconds": time.perf_counter() - began, "values": values, "reached": reached(values[-1])}
+
+
+def first_losses() -> list[float]:
+    """Those of the first epochs of a new training without shuffling."""
+    trainer = _make(shuffle=False)
+    return [trainer.epoch() for _ in range(CHECKED_EPOCHS)]
+
+
+def later_epochs(number: int) -> list[float]:
+    """Seconds of so many epochs more."""
+    return [timed(now.trainer.epoch)[0] for _ in range(number)]
+
+
+def _make(**options: Any) -> Trainer:
+    return TRAINERS[now.library].trainer(now.task, data_of(now.task), **options)
 
 
 main = command(TrainingOptions, run, "training", __doc__)

@@ -61,7 +61,6 @@ def run(options: CostOptions) -> None:
             "ms_an_epoch": {name: round(1000 * s / options.epochs, 3) for name, s in medians.items()},
             "cost_percent": {name: round(value, 2) for name, value in cost._asdict().items()},
         }
-        print(f"{clock}: {cost.median:+.2f} % (quartiles {cost.low:+.2f} to {cost.high:+.2f})")
     options.write("training-cost", ("jax", "flax", "orbax-checkpoint"), result)
 
 

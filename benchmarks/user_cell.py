@@ -15,33 +15,23 @@ others divided by ours, pair by pair: above 1, ours is faster.
 """
 
 import functools
-import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import tyro
 from flax import nnx
 
 import jaxrnn
 from benchmarks.common import comparison
-from benchmarks.common.command import Options, command, known
-from benchmarks.common.report import Report, medians, progress
-from benchmarks.common.rows import (
-    OURS,
-    QUICK,
-    SHAPES,
-    Row,
-    Shape,
-    geometric_means,
-    groups,
-    ratio_table,
-    time_table,
-)
-from benchmarks.common.timing import interleave
-from benchmarks.libraries.base import Contestant, layer_in_jax, layer_in_nnx
-from benchmarks.libraries.by_hand import EVERY_STEP, every_cell, scan_by_hand
-from benchmarks.libraries.user_cells import BUILT_IN
+from benchmarks.common.command import Benchmark, ClockOptions, command, known
+from benchmarks.common.report import progress
+from benchmarks.common.rows import OURS, QUICK, SHAPES, Shape, geometric_means, groups
+from benchmarks.libraries.base import Contestant, layer_in_nnx
+from benchmarks.libraries.flax import in_nnx_rnn
+from benchmarks.libraries.user_cells import BUILT_IN, CELLS, by_hand, readme_cells
+
+EVERY_CELL = {**readme_cells(), **CELLS}
 
 HAND = {"by hand": False, "by hand, hoisted": True}
 """The versions scanned by hand, and whether they compute the input projection before the scan."""
@@ -56,79 +46,54 @@ CHECKED_STEPS = 16
 
 
 @dataclass(frozen=True)
-class UserCellOptions(Options):
+class UserCellOptions(ClockOptions):
     """What to measure."""
 
-    cells: tuple[str, ...] = tuple(EVERY_STEP)
+    cells: tuple[str, ...] = tuple(EVERY_CELL)
     """Cells to measure."""
-
-    processor_time: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Measure the processor time of this process, all threads together, in place of the time on the wall."""
 
 
 def run(options: UserCellOptions) -> None:
-    known("cell", options.cells, EVERY_STEP)
-    repetitions = options.given(options.repetitions, quick=4, full=20)
-    shapes = options.given(None, quick=QUICK, full=SHAPES)
-    clock = time.process_time if options.processor_time else time.perf_counter
-    machine = options.start()
-    rows = []
-    with progress(len(options.cells) * len(shapes) * repetitions * len(MODES)) as update:
-        for cell in options.cells:
-            for shape in shapes:
-                update(f"{cell}, {shape}")
-                comparison.check_training(
-                    contestants(cell, shape._replace(time=CHECKED_STEPS)), f"{cell}, {shape}", OURS, TOLERANCE
-                )
-                layers = contestants(cell, shape)
-                for mode, attribute in MODES.items():
-                    calls = {name: getattr(layer, attribute) for name, layer in layers.items()}
-                    timings = interleave(calls, repetitions, advance=update, clock=clock)
-                    rows.append(Row({"cell": cell, "mode": mode, "shape": shape}, timings))
-    results = {
-        "repetitions": repetitions,
-        "processor_time": options.processor_time,
-        "rows": [row.as_json() for row in rows],
-        "geometric_means": {
-            mode: geometric_means([row for row in rows if row.case["mode"] == mode]) for mode in MODES
-        },
-    }
-    report(rows, repetitions, options.processor_time).write(
-        options.name("user-cell"), results, machine, options.out
-    )
+    known("cell", options.cells, EVERY_CELL)
+    made = Benchmark(options, "user-cell", "Cells of your own", __doc__, quick=4, full=20)
+    shapes = QUICK if options.quick else SHAPES
+    for cell, shape in progress((cell, shape) for cell in options.cells for shape in shapes):
+        layers = compared(functools.partial(contestants, cell), shape, cell)
+        by_mode(made, {"cell": cell, "shape": shape}, layers)
+    for (cell, mode), group in groups(made.rows, "cell", "mode").items():
+        made.tables(f"{cell}, {mode}", group)
+    means = {mode: geometric_means(group) for (mode,), group in groups(made.rows, "mode").items()}
+    for mode, found in means.items():
+        texts = ", ".join(f"{name} {mean:.2f}" for name, mean in found.items())
+        made.add(f"Geometric means over all cells and shapes of the time of a {mode} divided by ours: {texts}.")
+    made.write(geometric_means=means)
+
+
+def compared(make: Callable[[Shape], dict[str, Contestant]], shape: Shape, where: str) -> dict[str, Contestant]:
+    """The contestants, after a comparison of a few steps."""
+    comparison.check_training(make(shape._replace(time=CHECKED_STEPS)), f"{where}, {shape}", OURS, TOLERANCE)
+    return make(shape)
+
+
+def by_mode(made: Benchmark, case: dict[str, Any], layers: dict[str, Contestant]) -> None:
+    """Measure a row for each mode."""
+    for mode, function in MODES.items():
+        made.measure({**case, "mode": mode}, {name: getattr(layer, function) for name, layer in layers.items()})
 
 
 def contestants(name: str, shape: Shape) -> dict[str, Contestant]:
     """The layers, all with the same weights and inputs."""
     inputs = np.random.default_rng(0).normal(size=shape[:3]).astype(np.float32)
     sizes = shape.in_features, shape.hidden
-    cell = every_cell()[name](*sizes, rngs=nnx.Rngs(0))
-    first = cell.initialize_carry((shape.batch, shape.in_features))
+    cell = EVERY_CELL[name](*sizes, rngs=nnx.Rngs(0))
     found = {OURS: layer_in_nnx(jaxrnn.RNN(cell), inputs)}
     if name in BUILT_IN:
         built_in = BUILT_IN[name](*sizes, rngs=nnx.Rngs(0))
         nnx.update(built_in, nnx.state(cell))
         found["built-in"] = layer_in_nnx(jaxrnn.RNN(built_in), inputs)
-    params = nnx.to_pure_dict(nnx.state(cell))
     for label, hoisted in HAND.items():
-        by_hand = functools.partial(scan_by_hand, name, h=first, hoisted=hoisted)
-        found[label] = layer_in_jax(lambda p, x, by_hand=by_hand: by_hand(p, x)[1], params, inputs)
-    graphdef, state, rest = nnx.split(nnx.RNN(cell), nnx.Param, ...)
-    flax = layer_in_jax(lambda p, x: nnx.merge(graphdef, p, rest)(x, initial_carry=first), state, inputs)
-    return found | {"nnx.RNN": flax}
-
-
-def report(rows: Sequence[Row], repetitions: int, processor_time: bool) -> Report:
-    unit = "Milliseconds of processor time" if processor_time else "Milliseconds"
-    made = Report("Cells of your own", medians(unit, repetitions), __doc__)
-    for (cell, mode), group in groups(rows, "cell", "mode").items():
-        made.add(f"## {cell}, {mode}")
-        made.table(time_table(group), f"{cell}: {mode}, ms")
-        made.table(ratio_table(group), "divided by ours")
-    for (mode,), group in groups(rows, "mode").items():
-        means = ", ".join(f"{name} {mean:.2f}" for name, mean in geometric_means(group).items())
-        made.add(f"Geometric means over all cells and shapes of the time of a {mode} divided by ours: {means}.")
-    return made
+        found[label] = by_hand(cell, inputs, hoisted=hoisted)
+    return found | {"nnx.RNN": in_nnx_rnn(cell, inputs)}
 
 
 main = command(UserCellOptions, run, "user_cell", __doc__)

@@ -1,10 +1,12 @@
 """The check before every timing: do all contestants compute the same?"""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+
+from benchmarks.common.timing import FirstCalls
 
 
 class Tolerance(NamedTuple):
@@ -21,10 +23,12 @@ Results = Mapping[str, Any]
 def differences(
     results: Mapping[str, Results], baseline: str, tolerances: Mapping[str, Tolerance]
 ) -> dict[str, str]:
-    """The contestants whose results differ from the baseline's: in what, and by how much. NaN always differs."""
+    """The contestants whose results differ from the baseline's: in what, and by how much. NaN always differs. A
+    contestant need not have all of them."""
     found = {}
     for name, values in results.items():
-        for what, tolerance in tolerances.items():
+        for what in values:
+            tolerance = tolerances[what]
             value, expected = np.asarray(values[what]), np.asarray(results[baseline][what])
             if value.shape != expected.shape:
                 found[name] = f"{what} have the shape {value.shape} instead of {expected.shape}"
@@ -52,20 +56,18 @@ def check_training(layers: Mapping[str, Any], where: str, baseline: str, toleran
 
 
 def layer_tolerances(outputs: float, relative: float) -> dict[str, Tolerance]:
-    """Of the results of :func:`layer_results`. Outputs of tanh lie within (-1, 1), so theirs is absolute."""
-    return {
-        "outputs": Tolerance(outputs),
-        "losses": Tolerance(relative, relative=True),
-        "norms of the gradients": Tolerance(relative, relative=True),
-    }
+    """Of :func:`layer_results`. Outputs of tanh lie within (-1, 1), so theirs is absolute."""
+    norms = dict.fromkeys(("losses", "norms of the gradients"), Tolerance(relative, relative=True))
+    return {"outputs": Tolerance(outputs), **norms}
 
 
-def layer_results(forward: Callable[[], Any], train: Callable[[], tuple[Any, Any]] | None) -> Results:
-    """Outputs, and where it can train the loss and the norm of the gradients of all weight matrices."""
-    outputs = {"outputs": as_numpy(forward())}
-    if train is None:
+def layer_results(calls: FirstCalls) -> Results:
+    """The outputs that ``forward`` gave, and the loss and the norm of the gradients of all weight matrices from
+    ``train``, if it was called."""
+    outputs = {"outputs": as_numpy(calls["forward"][1])}
+    if "train" not in calls:
         return outputs
-    loss, gradients = train()
+    loss, gradients = calls["train"][1]
     return outputs | {
         "losses": float(loss),
         # Not of the biases: PyTorch has two where others have one, and Keras's GRU has two as rows of one array.

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks.common.timing import seconds_of
+from benchmarks.common.timing import timed
 
 PACKAGES = ("jax", "jaxlib", "flax", "keras", "torch", "dm-haiku")
 
@@ -78,5 +78,5 @@ def matmul_rate(size: int = 2048, calls: int = 25) -> float:
     """GFLOP/s of the fastest of some large float32 matrix products: what a layer could at most reach."""
     a = jax.random.normal(jax.random.key(0), (size, size))
     multiply = jax.jit(jnp.matmul)
-    seconds = min(seconds_of(lambda: multiply(a, a)) for _ in range(calls + 1))
+    seconds = min(timed(lambda: multiply(a, a))[0] for _ in range(calls + 1))
     return 2 * size**3 / seconds / 1e9

@@ -1,65 +1,31 @@
-"""Measurements in separate processes, for what belongs to a process: settings of JAX, and memory.
+"""Measurements in processes of their own, for what belongs to a process: settings of JAX, threads, and memory."""
 
-Such a module ends with ``answer(function)``. It reads requests, one JSON object per line of standard input, and
-writes the function's result for each to standard output, until the input ends.
-"""
-
-import contextlib
-import json
+import multiprocessing
 import os
 import re
-import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any, Self
-
-PART = "--part-of-a-measurement"
-"""What such a module is called with: a command answers requests then, see :mod:`benchmarks.common.command`."""
-
-Answer = Callable[[dict[str, Any]], dict[str, Any]]
-
-_MARK = "result: "
-_ROOT = Path(__file__).parents[2]
+from typing import Any
+from unittest.mock import patch
 
 
-class Process:
-    """A module that runs in another process and waits for requests; use it in a ``with`` statement."""
+class Process(ProcessPoolExecutor):
+    """A new process, which begins with these variables in its environment; use it in a ``with`` statement."""
 
-    def __init__(self, module: str, environment: Mapping[str, str] | None = None):
-        self._module = module
-        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed with the process
-        pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._errors, "text": True}
-        environment = {**os.environ, **(environment or {})}
-        self._process = subprocess.Popen([sys.executable, "-m", module, PART], cwd=_ROOT, env=environment, **pipes)
+    def __init__(self, environment: Mapping[str, str] | None = None):
+        super().__init__(1, multiprocessing.get_context("spawn"))  # nothing of this process is there
+        with patch.dict(os.environ, environment or {}):
+            self.submit(int)  # starts it
 
-    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The module's answer. A ValueError shows the last line that it wrote if it ends instead."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        with contextlib.suppress(BrokenPipeError):
-            print(json.dumps(request), file=self._process.stdin, flush=True)
-            for line in self._process.stdout:
-                if line.startswith(_MARK):
-                    return json.loads(line.removeprefix(_MARK))
-        code = self._process.wait()
-        self._errors.seek(0)
-        said = self._errors.read().strip().splitlines()
-        raise ValueError(f"{self._module} ended with {code}: {said[-1] if said else 'it wrote no message'}")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(BrokenPipeError), self._process, self._errors:
-            self._process.kill()
-
-
-def answer(function: Answer) -> int:
-    """The other side of :class:`Process`; returns the exit code."""
-    for line in sys.stdin:
-        print(_MARK + json.dumps(function(json.loads(line))), flush=True)
-    return 0
+    def ask(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """What the function of a module returns there. What it leaves in its module is there at the next call."""
+        try:
+            return self.submit(function, *arguments, **options).result()
+        except BrokenProcessPool as error:  # it was killed, for want of memory perhaps
+            raise ValueError(f"the process of {function.__name__} ended before it had an answer") from error
 
 
 def memory(kind: str = "VmHWM") -> int:

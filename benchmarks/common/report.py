@@ -3,22 +3,21 @@
 import inspect
 import json
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table as RichTable
 
-from benchmarks.common.machine import describe, file_suffix
 from benchmarks.common.timing import Spread
 
 RESULTS = Path(__file__).parents[1] / "results"
+
+T = TypeVar("T")
 
 _QUARTILES = re.compile(r" \([0-9.]+ to [0-9.]+\)")
 
@@ -70,51 +69,40 @@ def spread_text(spread: Spread, unit: float = 1, *, quartiles: bool = True) -> s
     return f"{median} ({low} to {high})" if quartiles else median
 
 
-@contextmanager
-def progress(total: int) -> Iterator[Callable[..., None]]:
-    """Yields a function that shows the description it is given, and without one goes on by one step. The bar
-    appears on a terminal only."""
+def progress(cases: Iterable[T]) -> Iterator[T]:
+    """The cases, tuples or texts, one by one, with a bar that names the one at hand, on a terminal only."""
+    cases = list(cases)
     columns = BarColumn(bar_width=20), TextColumn("{task.description}"), TimeElapsedColumn()
     # A refreshing thread would take time from what is measured.
     options: Any = {"auto_refresh": False, "transient": True, "disable": not console.is_terminal}
-    bar = Progress(*columns, console=console, **options)
-    with bar:
-        task = bar.add_task("", total=total)
-        yield lambda text=None: bar.update(task, description=text, advance=text is None, refresh=True)
+    with Progress(*columns, console=console, **options) as bar:
+        task = bar.add_task("", total=len(cases))
+        for case in cases:
+            text = ", ".join(map(str, case)) if isinstance(case, tuple) else str(case)
+            bar.update(task, description=escape(text), refresh=True)
+            yield case
+            bar.advance(task)
 
 
-def check_writable(folder: Path | None) -> None:
-    """Raise an OSError if results cannot be written there, before minutes of measuring."""
-    folder = RESULTS if folder is None else folder
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OSError(f"cannot write into {folder}: {error.strerror}; choose another --out") from error
+def write_json(path: Path, record: Mapping[str, Any]) -> None:
+    """One line for each entry, and for each entry of a list."""
+    lines = []
+    for key, value in record.items():
+        entries = ",\n".join(map(json.dumps, value)) if isinstance(value, list) else None
+        lines.append(f"{json.dumps(key)}: " + (f"[\n{entries}\n]" if entries else json.dumps(value)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
-def medians(unit: str, repetitions: int, calls: str = "2 calls") -> str:
-    """The sentence that says what the numbers of a table are."""
-    spread = f"median, and quartiles in parentheses, of {repetitions} repetitions of {calls}"
-    return f"{unit}: {spread}; the fastest in bold."
+class Page:
+    """The Markdown of a benchmark, whose tables are also shown on the console. It begins with a text and the
+    docstring of the command, all of it but the first line and the examples of use."""
 
-
-class Report:
-    """The Markdown of a benchmark, whose tables and notes are also shown on the console.
-
-    Args:
-      title: of the page.
-      text: what comes first.
-      document: the docstring of the command. The page has all of it but its first line and the examples of use.
-      notes: a list of sentences.
-    """
-
-    def __init__(self, title: str, text: str, document: str | None = None, notes: Iterable[str] = ()):
+    def __init__(self, title: str, text: str, document: str | None = None):
         paragraphs = inspect.cleandoc(document or "").split("\n\n")[1:]
         said = [p if p.startswith(" ") else p.replace("\n", " ") for p in paragraphs if "python -m" not in p]
-        self._notes = list(notes)
-        self._blocks = [f"# {title}", "\n\n".join([text, *said]), "\n".join(f"- {note}" for note in self._notes)]
+        self._first = [f"# {title}", "\n\n".join([text, *said])]
+        self._blocks: list[str] = []
 
     def add(self, *blocks: str) -> None:
         self._blocks += blocks
@@ -125,26 +113,13 @@ class Report:
         if title is not None:
             table.show(title)
 
-    def markdown(self) -> str:
-        return "\n\n".join(block.strip() for block in self._blocks if block) + "\n"
-
-    def write(self, name: str, results: dict[str, Any], machine: dict[str, Any], folder: Path | None) -> Path:
-        """Write ``<name>-<machine>.md`` and ``.json``, where ``machine`` is that of ``benchmarks.common.machine``.
-        Returns the path of the Markdown file; other files of the same run go beside it under the same name."""
-        self.add(f"Machine: {describe(machine)}")
-        record = {"benchmark": name, "machine": machine, **results}
-        return self.save(f"{name}-{file_suffix(machine)}", record, folder)
-
-    def save(self, name: str, record: dict[str, Any], folder: Path | None) -> Path:
-        """Write ``<name>.md``, and ``<name>.json`` with the record: one line for each entry of a list."""
-        path = (folder or RESULTS) / f"{name}.md"
-        path.write_text(self.markdown())
-        lines = []
-        for key, value in record.items():
-            entries = ",\n".join(map(json.dumps, value)) if isinstance(value, list) else None
-            lines.append(f"{json.dumps(key)}: " + (f"[\n{entries}\n]" if entries else json.dumps(value)))
-        path.with_suffix(".json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
-        for note in self._notes:
+    def save(self, path: Path, record: Mapping[str, Any], notes: Sequence[str] = ()) -> None:
+        """Write what was added as ``path``, which ends with ``.md``, after the notes, a list of sentences; and the
+        record beside it, as ``.json``. What is added from now on is another page."""
+        for note in notes:
             console.print(note, markup=False, soft_wrap=True)
+        blocks = [*self._first, "\n".join(f"- {note}" for note in notes), *self._blocks]
+        write_json(path.with_suffix(".json"), record)
+        path.write_text("\n\n".join(block.strip() for block in blocks if block) + "\n")
+        self._blocks = []
         console.print(f"Written: {path.name} and .json, in {path.parent}", soft_wrap=True)
-        return path

@@ -1,6 +1,6 @@
 """The sizes that one layer is measured at, one row of a benchmark, and the tables that are made of rows."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -57,16 +57,12 @@ QUICK = (LESSON, Shape(1, 1000, 1, 100), Shape(32, 128, 64, 256))
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured of one case.
-
-    Attributes:
-      case: what the case is, for example its ``cell``, ``mode`` and ``shape``, in the order of its title.
-      timings: by contestant.
-      baseline: the contestant whose time the others are divided by.
-    """
+    """The times of all contestants in one case, for example of a ``cell``, ``mode`` and ``shape``. The shape is
+    its title unless there is another one. Times of the others are divided by the baseline's."""
 
     case: dict[str, Any]
     timings: dict[str, Timing]
+    title: str | None = None
     baseline: str = OURS
 
     @property
@@ -78,13 +74,11 @@ class Row:
         base = self.timings[self.baseline]
         return {name: ratio(timing, base) for name, timing in self.timings.items() if name != self.baseline}
 
-    def fastest(self) -> str:
-        return min(self.timings, key=lambda name: self.timings[name].median)
-
     def texts(self, unit: float = 1) -> dict[str, str]:
         """Every contestant's time in this unit (seconds), the fastest in bold."""
         found = {name: spread_text(timing.spread, unit) for name, timing in self.timings.items()}
-        return found | {self.fastest(): f"**{found[self.fastest()]}**"}
+        fastest = min(self.timings, key=lambda name: self.timings[name].median)
+        return found | {fastest: f"**{found[fastest]}**"}
 
     def as_json(self) -> dict[str, Any]:
         """Everything, with every single call."""
@@ -104,36 +98,37 @@ def groups(rows: Iterable[Row], *names: str) -> dict[tuple[Any, ...], list[Row]]
     return found
 
 
-Title = Callable[[Row], str]
-Label = Callable[[str], str]
-
-
-def by_shape(row: Row) -> str:
-    return str(row.shape)
-
-
-def time_table(
-    rows: Sequence[Row], *, unit: float = 1e-3, heading: str = SHAPE, title: Title = by_shape, label: Label = str
+def row_table(
+    rows: Sequence[Row],
+    texts: Callable[[Row], Mapping[str, str]],
+    heading: str = SHAPE,
+    label: Callable[[str], str] = str,
+    last: Iterable[tuple[str, Mapping[str, str]]] = (),
 ) -> Table:
-    """The time of every contestant, the fastest of a row in bold.
-
-    Args:
-      unit: of the numbers, in seconds.
-      heading: of the first column.
-      title: the first column's text for a row.
-      label: the name of a contestant in the table.
-    """
-    return Table.of(heading, [(title(row), row.texts(unit)) for row in rows], label)
+    """A line for each row: its title below the heading, then its texts by contestant, which ``label`` names; and
+    the ``last`` lines."""
+    return Table.of(heading, [*((row.title or str(row.shape), texts(row)) for row in rows), *last], label)
 
 
-def ratio_table(
-    rows: Sequence[Row], *, heading: str = SHAPE, title: Title = by_shape, label: Label = str
-) -> Table:
+def time_table(rows: Sequence[Row], unit: float = 1e-3, heading: str = SHAPE, label: Any = str) -> Table:
+    """The time of every contestant in this unit (seconds), the fastest of a row in bold."""
+    return row_table(rows, lambda row: row.texts(unit), heading, label)
+
+
+def first_call_table(rows: Sequence[Row], heading: str = SHAPE, label: Any = str) -> Table:
+    """Seconds of the first call, in which JAX traces and compiles."""
+    return row_table(rows, lambda row: {n: f"{t.first_call:.2f}" for n, t in row.timings.items()}, heading, label)
+
+
+def ratio_table(rows: Sequence[Row], heading: str = SHAPE) -> Table:
     """The other contestants' times divided by the baseline's, and the geometric mean where there are more rows."""
-    lines = [(title(row), {name: spread_text(spread) for name, spread in row.ratios().items()}) for row in rows]
-    if len(rows) > 1:
-        lines.append(("geometric mean", {name: f"{mean:.2f}" for name, mean in geometric_means(rows).items()}))
-    return Table.of(heading, lines, lambda name: f"{label(name)} / {label(rows[0].baseline)}")
+    means = {name: f"{mean:.2f}" for name, mean in geometric_means(rows).items()}
+    last = [("geometric mean", means)] if len(rows) > 1 else []
+
+    def texts(row: Row) -> dict[str, str]:
+        return {name: spread_text(spread) for name, spread in row.ratios().items()}
+
+    return row_table(rows, texts, heading, lambda name: f"{name} / {rows[0].baseline}", last)
 
 
 def geometric_means(rows: Sequence[Row]) -> dict[str, float]:

@@ -27,37 +27,24 @@ CLASSES = 5
 
 @dataclass(frozen=True)
 class Task:
-    """Everything that defines a training.
-
-    Attributes:
-      name, cell: the cell is ``simple_rnn`` or ``gru``.
-      hidden: one size per layer.
-      optimizer, learning_rate, output_scale: the optimiser is ``sgd`` (momentum 0.9) or ``adam``.
-      target: of the validation metric, the MAE or the accuracy to reach.
-      time, batch: steps in a window, and windows in a batch.
-      series: how many series as long as the course's are learned from together; the others repeat the first.
-      max_epochs: how long to wait for the target.
-      outputs, every_step: how many outputs, and whether they are wanted at every step or at the last.
-      stateful, classifies: whether the carry goes from window to window; whether the outputs are logits.
-      lengths: whether the sequences have many lengths; the data are then :class:`SequenceData`.
-    """
+    """Everything that defines a training."""
 
     name: str
-    cell: str = "simple_rnn"
-    hidden: tuple[int, ...] = (100, 100)
-    optimizer: str = "sgd"
+    cell: str = "simple_rnn"  # or gru
+    hidden: tuple[int, ...] = (100, 100)  # units of each layer
+    optimizer: str = "sgd"  # with momentum 0.9; or adam
     learning_rate: float = 1.5e-6
     output_scale: float = 200.0
-    target: float = 7.0
-    time: int = 30
-    batch: int = 128
-    series: int = 1
-    max_epochs: int = 100
+    target: float = 7.0  # of the validation metric, the MAE or the accuracy to reach
+    time: int = 30  # steps in a window
+    batch: int = 128  # windows in a batch
+    series: int = 1  # as long as the course's, learned from together; the others repeat the first
+    max_epochs: int = 100  # how long to wait for the target
     outputs: int = 1
-    every_step: bool = False
-    stateful: bool = False
-    classifies: bool = False
-    lengths: bool = False
+    every_step: bool = False  # whether outputs are wanted at every step, or at the last
+    stateful: bool = False  # whether the carry goes from window to window
+    classifies: bool = False  # whether the outputs are logits
+    lengths: bool = False  # whether the sequences have many; the data are then :class:`SequenceData`
 
     @property
     def metric(self) -> str:
@@ -71,39 +58,24 @@ class Task:
         return replace(self, **{name: tuple(v) if isinstance(v, list) else v for name, v in sizes.items()})
 
 
-_LENGTHS: dict[str, Any] = {
+_ADAM: dict[str, Any] = {
     "cell": "gru",
     "hidden": (64,),
     "optimizer": "adam",
     "learning_rate": 3e-3,
-    "batch": 16,
     "classifies": True,
-    "lengths": True,
 }
+_LENGTHS = _ADAM | {"batch": 16, "lengths": True}
 
-TASKS = {
-    task.name: task
-    for task in (
-        Task("seq2vec"),
-        Task("seq2seq", learning_rate=1e-6, every_step=True),
-        Task("stateful", learning_rate=1e-7, batch=1, every_step=True, stateful=True),
-        Task(
-            "classification",
-            cell="gru",
-            hidden=(64,),
-            optimizer="adam",
-            learning_rate=3e-3,
-            output_scale=1.0,
-            target=0.9,
-            time=64,
-            batch=64,
-            outputs=CLASSES,
-            classifies=True,
-        ),
-        Task("speech", target=0.95, outputs=9, **_LENGTHS),
-        Task("gesture", target=0.6, outputs=10, **_LENGTHS),
-    )
-}
+_TASKS = (
+    Task("seq2vec"),
+    Task("seq2seq", learning_rate=1e-6, every_step=True),
+    Task("stateful", learning_rate=1e-7, batch=1, every_step=True, stateful=True),
+    Task("classification", output_scale=1.0, target=0.9, time=64, batch=64, outputs=CLASSES, **_ADAM),
+    Task("speech", target=0.95, outputs=9, **_LENGTHS),
+    Task("gesture", target=0.6, outputs=10, **_LENGTHS),
+)
+TASKS = {task.name: task for task in _TASKS}
 
 
 class Data(NamedTuple):
@@ -142,6 +114,9 @@ class SequenceData(NamedTuple):
     targets: np.ndarray
     valid_inputs: list[np.ndarray]
     valid_targets: np.ndarray
+
+    def judged(self, task: Task, outputs: np.ndarray) -> np.ndarray:
+        return outputs
 
 
 def missing_data(task: Task) -> str | None:

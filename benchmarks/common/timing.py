@@ -23,6 +23,12 @@ PAUSE = 0.010
 
 TIMED_CALLS = 2
 
+Call = Callable[[], Any]
+"""A contestant: a function without arguments. The timing waits for what it returns."""
+
+Clock = Callable[[], float]
+"""Seconds since some time."""
+
 
 class Spread(NamedTuple):
     """Median and quartiles."""
@@ -39,12 +45,7 @@ class Spread(NamedTuple):
 
 @dataclass(frozen=True)
 class Timing:
-    """The seconds that one contestant took.
-
-    Attributes:
-      first_call: seconds of the very first call, in which JAX compiles. It is not among the timed ones.
-      calls: seconds of the timed calls, a tuple for each repetition.
-    """
+    """Seconds of the first call, in which JAX compiles, and of the timed calls, a tuple for each repetition."""
 
     first_call: float
     calls: tuple[tuple[float, ...], ...]
@@ -62,10 +63,6 @@ class Timing:
         """Seconds of one step, where every call makes that many steps."""
         calls = tuple(tuple(seconds / number for seconds in calls) for calls in self.calls)
         return replace(self, first_call=self.first_call / number, calls=calls)
-
-    @classmethod
-    def from_json(cls, found: dict[str, Any]) -> "Timing":
-        return cls(found["first_call_s"], tuple(map(tuple, found["calls_s"])))
 
     def as_json(self) -> dict[str, Any]:
         """In seconds; single calls to a tenth of a nanosecond."""
@@ -96,40 +93,39 @@ def turns(names: Iterable[str], repetitions: int, seed: int = 0) -> Iterator[lis
         yield order
 
 
+def timed(call: Call, clock: Clock = time.perf_counter) -> tuple[float, Any]:
+    """Seconds until a call's results are ready, and the results."""
+    began = clock()
+    results = jax.block_until_ready(call())
+    return clock() - began, results
+
+
+FirstCalls = Mapping[str, tuple[float, Any]]
+"""Seconds of everyone's first call, in which JAX compiles, and its results."""
+
+
+def first_calls(contestants: Mapping[str, Call], clock: Clock = time.perf_counter) -> dict[str, tuple[float, Any]]:
+    """Call each one for the first time, so that the results can be compared before anything else is timed."""
+    return {name: timed(call, clock) for name, call in contestants.items()}
+
+
 def interleave(
-    contestants: Mapping[str, Callable[[], object]],
+    contestants: Mapping[str, Call],
     repetitions: int,
     *,
-    first_calls: Mapping[str, float] | None = None,
+    first: FirstCalls | None = None,
     seed: int = 0,
-    advance: Callable[[], object] = lambda: None,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Clock = time.perf_counter,
 ) -> dict[str, Timing]:
-    """Time contestants beside each other.
-
-    Args:
-      contestants: a function without arguments for each name; the timing waits for what it returns.
-      repetitions: how many times each is called (once untimed, twice timed).
-      first_calls: seconds of each one's first call, where the caller has made it already.
-      seed: of the random orders.
-      advance: called after every repetition, for a progress bar.
-      clock: seconds; by default those of the clock on the wall.
-    """
+    """Time contestants beside each other: in each repetition each of them is called once untimed, and twice timed.
+    ``first`` has each one's first call, where the caller has made it already; ``seed`` is of the random orders."""
     if repetitions < 1:
         raise ValueError(f"{repetitions=} must be at least 1")
-    first = first_calls or {name: seconds_of(call, clock) for name, call in contestants.items()}
+    first = first or first_calls(contestants, clock)
     calls: dict[str, list[tuple[float, ...]]] = {name: [] for name in contestants}
     for order in turns(contestants, repetitions, seed):
         for name in order:
-            seconds_of(contestants[name])
-            calls[name].append(tuple(seconds_of(contestants[name], clock) for _ in range(TIMED_CALLS)))
+            timed(contestants[name])
+            calls[name].append(tuple(timed(contestants[name], clock)[0] for _ in range(TIMED_CALLS)))
             time.sleep(PAUSE)
-        advance()
-    return {name: Timing(first[name], tuple(calls[name])) for name in contestants}
-
-
-def seconds_of(call: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
-    """Seconds until a call's results are ready."""
-    began = clock()
-    jax.block_until_ready(call())
-    return clock() - began
+    return {name: Timing(first[name][0], tuple(calls[name])) for name in contestants}

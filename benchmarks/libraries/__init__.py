@@ -9,15 +9,15 @@ installed is named in the report and left out.
 from collections.abc import Iterable
 
 from benchmarks.common.rows import OURS
-from benchmarks.libraries import haiku, keras, linen, nnx, onnxruntime, ours, torch
+from benchmarks.libraries import flax, haiku, keras, onnxruntime, ours, torch
 from benchmarks.libraries.base import Library
 
 LIBRARIES: dict[str, Library] = {
     OURS: ours.JAXRNN,
     "jaxrnn-one-device": ours.ONE_DEVICE,
     "jaxrnn-reference": ours.REFERENCE,
-    "nnx": nnx.NNX,
-    "linen": linen.LINEN,
+    "nnx": flax.NNX,
+    "linen": flax.LINEN,
     "haiku": haiku.HAIKU,
     "haiku-static": haiku.HAIKU_STATIC,
     "keras": keras.KERAS,

@@ -1,45 +1,19 @@
-"""What a library brings to be compared: its cells with our weights, and one function for each benchmark.
+"""What a library brings to be compared: one function for each benchmark that it takes part in.
 
-Every function starts from the same float32 :class:`Weights` (a training from the same model) and the same inputs.
-JAX libraries run under ``jax.jit`` with parameters and inputs as arguments, as their documents show.
+Every function starts from the weights of one of our cells (a training from our model) and the same inputs. JAX
+libraries run under ``jax.jit`` with parameters and inputs as arguments, as their documents show.
 """
 
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from benchmarks.common.rows import Shape
-
-
-class Weights(NamedTuple):
-    """The parameters of our cell as NumPy arrays, the gates side by side on the last axis in our order."""
-
-    kernel: np.ndarray
-    recurrent_kernel: np.ndarray
-    bias: np.ndarray
-    recurrent_bias: np.ndarray | None
-
-    @property
-    def sizes(self) -> tuple[int, int]:
-        """Input features and hidden units."""
-        return len(self.kernel), len(self.recurrent_kernel)
-
-
-def by_gate(names: str, kernel: np.ndarray | None) -> dict[str, np.ndarray]:
-    """A parameter split into its gates, each named by one letter, in our order."""
-    assert kernel is not None, "this cell is compared with a recurrent bias"
-    return dict(zip(names, np.split(kernel, len(names), axis=-1)))
-
-
-def joined(names: str, gates: Mapping[str, np.ndarray]) -> np.ndarray:
-    """A parameter from its gates, in another order."""
-    return np.concatenate([gates[name] for name in names], axis=-1)
 
 
 class Contestant(NamedTuple):
@@ -54,36 +28,21 @@ class Contestant(NamedTuple):
     forward: Callable[[], Any]
     train: Callable[[], tuple[Any, Any]] | None
 
+    def calls(self) -> dict[str, Callable[[], Any]]:
+        """What it can do, by name."""
+        return {name: call for name, call in self._asdict().items() if call is not None}
+
 
 Steps = Callable[[int], Any]
 """Runs a number of single steps with a batch of one, from where the last call ended; returns the last output."""
 
 
 class Trainer(NamedTuple):
-    """A model in training.
-
-    Attributes:
-      epoch: trains one more epoch and returns its mean loss.
-      predict: the outputs for the validation data ``[n, outputs]``.
-    """
+    """A model in training: ``epoch`` trains one more epoch and returns its mean loss; ``predict`` returns the
+    outputs for the validation data ``[n, outputs]``."""
 
     epoch: Callable[[], float]
-    predict: Callable[[], np.ndarray]
-
-
-@dataclass(frozen=True)
-class PeerCell:
-    """Another library's version of one of our cells, with the same equations.
-
-    Attributes:
-      make: ``(in_features, hidden)`` to the library's cell. Keras and PyTorch have layers in place of cells: a
-        layer over batch-first sequences that returns the output of every step.
-      weights: our weights to the cell's parameters: pure dicts for Flax and Haiku, the list of ``set_weights``
-        for Keras, the ``state_dict`` for PyTorch.
-    """
-
-    make: Callable[[int, int], Any]
-    weights: Callable[[Weights], Any]
+    predict: Callable[[], Any]
 
 
 @dataclass(frozen=True)
@@ -93,11 +52,10 @@ class Library:
     Attributes:
       label: its name in tables.
       packages: what it imports, and what to install for that.
-      cells: by the name of our cell. A cell that is missing here does not exist in the library.
-      layer: ``(PeerCell, Weights, inputs [batch, time, in_features])`` to a :class:`Contestant`.
-      steps: ``(PeerCell, Weights, inputs [1, in_features])`` to :data:`Steps`.
+      cells: the names of our cells that it has, with the same equations.
+      layer: ``(name, our cell, inputs [batch, time, in_features])`` to a :class:`Contestant`.
+      steps: ``(name, our cell, inputs [1, in_features])`` to :data:`Steps`.
       trainer: ``(task, data, shuffle=True)`` to a :class:`Trainer`.
-      sequence_trainer: the same for a task with sequences of many lengths.
       max_time: the longest sequence that it is timed with; None for any.
       in_jax: whether it runs on JAX.
       forward_only: whether it only runs trained models.
@@ -106,11 +64,10 @@ class Library:
 
     label: str
     packages: Mapping[str, str]
-    cells: Mapping[str, PeerCell] = field(default_factory=dict)
-    layer: Callable[..., Contestant] | None = None
-    steps: Callable[..., Steps] | None = None
-    trainer: Callable[..., Trainer] | None = None
-    sequence_trainer: Callable[..., Trainer] | None = None
+    cells: Collection[str] = ()
+    layer: Any = None
+    steps: Any = None
+    trainer: Any = None
     max_time: int | None = None
     in_jax: bool = True
     forward_only: bool = False
@@ -150,10 +107,10 @@ def layer_in_jax(apply: Callable[[Any, Any], Any], params: Any, inputs: Any) -> 
     return Contestant(lambda: forward(params, x), lambda: train(params, x))
 
 
-def layer_in_nnx(module: Any, inputs: Any) -> Contestant:
-    """A layer from a Flax module whose state is only parameters."""
-    graphdef, params = nnx.split(module)
-    return layer_in_jax(lambda params, x: nnx.merge(graphdef, params)(x), params, inputs)
+def layer_in_nnx(module: Any, inputs: Any, **options: Any) -> Contestant:
+    """A layer from a Flax module, which is called with the inputs and these options."""
+    graphdef, params, rest = nnx.split(module, nnx.Param, ...)
+    return layer_in_jax(lambda params, x: nnx.merge(graphdef, params, rest)(x, **options), params, inputs)
 
 
 def steps_in_jax(apply: Callable[[Any, Any, Any], tuple[Any, Any]], params: Any, carry: Any, inputs: Any) -> Steps:
@@ -161,6 +118,12 @@ def steps_in_jax(apply: Callable[[Any, Any, Any], tuple[Any, Any]], params: Any,
     compiled = jax.jit(apply)
     params = jax.tree.map(jnp.asarray, params)
     return repeated(lambda carry, x: compiled(params, carry, x), carry, jnp.asarray(inputs))
+
+
+def steps_in_nnx(cell: Any, carry: Any, inputs: Any) -> Steps:
+    """Single steps of a Flax cell."""
+    graphdef, params, rest = nnx.split(cell, nnx.Param, ...)
+    return steps_in_jax(lambda p, carry, x: nnx.merge(graphdef, p, rest)(carry, x), params, carry, inputs)
 
 
 def repeated(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, x: Any, *, wait: bool = True) -> Steps:

@@ -5,25 +5,23 @@ Haiku's GRU applies the reset gate before the matrix product, which makes it ano
 
 import functools
 import importlib
-from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.libraries import base
+from jaxrnn import RecurrentCell
+
+CELLS = ("simple_rnn", "lstm")
 
 STATIC_UNROLL_LIMIT = 32
 """Steps; a program with a copy of the cell for every step takes minutes to compile for long sequences."""
 
 
-def _haiku() -> Any:
-    return importlib.import_module("haiku")
-
-
-def _simple_rnn(_: int, hidden: int) -> Any:
-    """Haiku's VanillaRNN with tanh and one bias; the original can only use ReLU."""
-    hk = _haiku()
+def _core(name: str, hidden: int) -> Any:
+    """Haiku's LSTM, or its VanillaRNN with tanh and one bias; the original can only use ReLU."""
+    hk: Any = importlib.import_module("haiku")
 
     class SimpleRNN(hk.RNNCore):
         def __call__(self, inputs, prev_state):
@@ -33,48 +31,44 @@ def _simple_rnn(_: int, hidden: int) -> Any:
         def initial_state(self, batch_size):
             return jnp.zeros((batch_size, hidden))
 
-    return SimpleRNN(name="core")
+    return SimpleRNN(name="core") if name == "simple_rnn" else hk.LSTM(hidden, name="core")
 
 
-def _simple_rnn_weights(w: base.Weights) -> dict[str, Any]:
-    return {"core/linear": {"w": w.kernel, "b": w.bias}, "core/linear_1": {"w": w.recurrent_kernel}}
+def _params(name: str, cell: Any) -> dict[str, Any]:
+    kernel, recurrent, bias = (np.asarray(p[...]) for p in (cell.kernel, cell.recurrent_kernel, cell.bias))
+    if name == "simple_rnn":
+        return {"core/linear": {"w": kernel, "b": bias}, "core/linear_1": {"w": recurrent}}
+
+    def in_order(array: np.ndarray, more: int = 0) -> np.ndarray:
+        i, f, g, o = np.split(array, 4, axis=-1)
+        return np.concatenate([i, g, f - more, o], axis=-1)
+
+    # One kernel over inputs and hidden state, and 1 is added to the forget gate.
+    return {"core/linear": {"w": in_order(np.concatenate([kernel, recurrent])), "b": in_order(bias, 1)}}
 
 
-def _lstm_weights(w: base.Weights) -> dict[str, Any]:
-    """One kernel over inputs and hidden state, gates in the order i g f o, and 1 added to the forget gate."""
-    gates = base.by_gate("ifgo", np.concatenate([w.kernel, w.recurrent_kernel]))
-    biases = base.by_gate("ifgo", w.bias)
-    biases["f"] = biases["f"] - 1
-    return {"core/linear": {"w": base.joined("igfo", gates), "b": base.joined("igfo", biases)}}
-
-
-CELLS = {
-    "simple_rnn": base.PeerCell(_simple_rnn, _simple_rnn_weights),
-    "lstm": base.PeerCell(lambda _, hidden: _haiku().LSTM(hidden, name="core"), _lstm_weights),
-}
-
-
-def _pure(function: Callable[..., Any]) -> Callable[..., Any]:
+def _pure(function: Any) -> Any:
     """A function that makes and calls modules as one that takes their parameters first."""
-    return _haiku().without_apply_rng(_haiku().transform(function)).apply
+    hk: Any = importlib.import_module("haiku")
+    return hk.without_apply_rng(hk.transform(function)).apply
 
 
 def layer(
-    cell: base.PeerCell, weights: base.Weights, inputs: np.ndarray, *, unroll: str = "dynamic_unroll"
+    name: str, cell: RecurrentCell, inputs: np.ndarray, *, unroll: str = "dynamic_unroll"
 ) -> base.Contestant:
+    hk: Any = importlib.import_module("haiku")
+
     def outputs(x: Any) -> Any:
-        core = cell.make(*weights.sizes)
-        return getattr(_haiku(), unroll)(core, x, core.initial_state(x.shape[0]), time_major=False)[0]
+        core = _core(name, cell.hidden_features)
+        return getattr(hk, unroll)(core, x, core.initial_state(x.shape[0]), time_major=False)[0]
 
-    return base.layer_in_jax(_pure(outputs), cell.weights(weights), inputs)
+    return base.layer_in_jax(_pure(outputs), _params(name, cell), inputs)
 
 
-def steps(cell: base.PeerCell, weights: base.Weights, inputs: np.ndarray) -> base.Steps:
-    def core(carry: Any, x: Any) -> tuple[Any, Any]:
-        return cell.make(*weights.sizes)(x, carry)[::-1]
-
-    carry = _pure(lambda: cell.make(*weights.sizes).initial_state(1))({})
-    return base.steps_in_jax(_pure(core), cell.weights(weights), carry, inputs)
+def steps(name: str, cell: RecurrentCell, inputs: np.ndarray) -> base.Steps:
+    carry = _pure(lambda: _core(name, cell.hidden_features).initial_state(1))({})
+    step = _pure(lambda carry, x: _core(name, cell.hidden_features)(x, carry)[::-1])
+    return base.steps_in_jax(step, _params(name, cell), carry, inputs)
 
 
 HAIKU = base.Library("Haiku", {"haiku": "dm-haiku"}, CELLS, layer, steps)

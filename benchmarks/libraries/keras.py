@@ -11,9 +11,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.common.tasks import Data, Task
-from benchmarks.libraries import base, classifiers
-from benchmarks.libraries.ours import head_weights, initial_model
+import jaxrnn
+from benchmarks.common.tasks import Task
+from benchmarks.libraries import base
+from benchmarks.libraries.ours import first_weights
 from jaxrnn.interop import keras_weights
 
 
@@ -28,41 +29,29 @@ def import_keras() -> Any:
     return keras
 
 
-def _weights(w: base.Weights) -> list[np.ndarray]:
-    return [w.kernel, w.recurrent_kernel, w.bias]
+CELLS = {"simple_rnn": "SimpleRNN", "lstm": "LSTM", "gru": "GRU"}  # reset_after=True is the default
+
+PADDING = -1e9
+"""What Keras finds in the steps to mask: no scaled feature is so small."""
 
 
-def _gru_weights(w: base.Weights) -> list[np.ndarray]:
-    """Gates in the order z r h."""
-    assert w.recurrent_bias is not None
-    biases = np.stack([w.bias, w.recurrent_bias])
-    return [base.joined("zrn", base.by_gate("rzn", a)) for a in (w.kernel, w.recurrent_kernel, biases)]
+def _layer(name: str, cell: jaxrnn.RecurrentCell, shape: tuple[int, ...]) -> Any:
+    """Keras's layer with our weights."""
+    made = getattr(import_keras().layers, CELLS[name])(cell.hidden_features, return_sequences=True)
+    made.build(shape)
+    made.set_weights(keras_weights(cell))
+    return made
 
 
-def _cell(name: str, weights: Any) -> base.PeerCell:
-    return base.PeerCell(
-        lambda _, hidden: getattr(import_keras().layers, name)(hidden, return_sequences=True), weights
-    )
-
-
-CELLS = {"simple_rnn": _cell("SimpleRNN", _weights), "lstm": _cell("LSTM", _weights)}
-CELLS["gru"] = _cell("GRU", _gru_weights)  # reset_after=True is the default
-
-
-def layer(cell: base.PeerCell, weights: base.Weights, inputs: np.ndarray) -> base.Contestant:
-    made = cell.make(*weights.sizes)
-    made.build(inputs.shape)
-    made.set_weights(cell.weights(weights))
+def layer(name: str, cell: jaxrnn.RecurrentCell, inputs: np.ndarray) -> base.Contestant:
+    made = _layer(name, cell, inputs.shape)
     rest = [jnp.asarray(v.value) for v in made.non_trainable_variables]
     params = [v.value for v in made.trainable_variables]
     return base.layer_in_jax(lambda params, x: made.stateless_call(params, rest, x)[0], params, inputs)
 
 
-def steps(cell: base.PeerCell, weights: base.Weights, inputs: np.ndarray) -> base.Steps:
-    layer = cell.make(*weights.sizes)
-    layer.build((1, *inputs.shape))
-    layer.set_weights(cell.weights(weights))
-    made = layer.cell
+def steps(name: str, cell: jaxrnn.RecurrentCell, inputs: np.ndarray) -> base.Steps:
+    made = _layer(name, cell, (1, *inputs.shape)).cell
     params, rest = ([v.value for v in of] for of in (made.trainable_variables, made.non_trainable_variables))
 
     def apply(params: Any, carry: Any, x: Any) -> tuple[Any, Any]:
@@ -72,20 +61,28 @@ def steps(cell: base.PeerCell, weights: base.Weights, inputs: np.ndarray) -> bas
     return base.steps_in_jax(apply, params, [jnp.asarray(a) for a in made.get_initial_state(1)], inputs)
 
 
-def trainer(task: Task, data: Data, *, shuffle: bool = True) -> base.Trainer:
+def trainer(task: Task, data: Any, *, shuffle: bool = True) -> base.Trainer:
     """On the backend that the environment variable KERAS_BACKEND names."""
     keras: Any = importlib.import_module("keras")
-    layer = {"simple_rnn": keras.layers.SimpleRNN, "gru": keras.layers.GRU}[task.cell]
-    top = len(task.hidden) - 1
-    shape = {"batch_shape": (1, None, 1)} if task.stateful else {"shape": (task.time, 1)}
-    layers = [
-        layer(size, return_sequences=number < top or task.every_step, stateful=task.stateful)
-        for number, size in enumerate(task.hidden)
-    ]
-    head = [keras.layers.Dense(task.outputs), keras.layers.Rescaling(task.output_scale)]
-    model = keras.Sequential([keras.layers.Input(**shape), *layers, *head])
-    start: Any = initial_model(task)
-    weights = [array for cell in start.layers.cells for array in keras_weights(cell)] + head_weights(start)
+    layers: Any = keras.layers
+    cell = getattr(layers, CELLS[task.cell])
+    stack, head = first_weights(task, data)
+    if task.lengths:
+        longest = max(map(len, (*data.inputs, *data.valid_inputs)))
+        inputs, valid = (_padded(sequences, longest) for sequences in (data.inputs, data.valid_inputs))
+        targets = data.targets
+        parts = [layers.Input(shape=inputs.shape[1:]), layers.Masking(PADDING)]
+        parts += [layers.Bidirectional(cell(task.hidden[0], return_sequences=True))]
+        parts += [layers.GlobalAveragePooling1D(), layers.Dense(task.outputs)]
+    else:
+        (inputs, targets), valid = data.windows(task), data.valid_inputs
+        parts = [layers.Input(**{"batch_shape": (1, None, 1)} if task.stateful else {"shape": (task.time, 1)})]
+        for number, size in enumerate(task.hidden, 1):
+            whole = task.every_step or number < len(task.hidden)
+            parts.append(cell(size, return_sequences=whole, stateful=task.stateful))
+        parts += [layers.Dense(task.outputs), layers.Rescaling(task.output_scale)]
+    model = keras.Sequential(parts)
+    weights = keras_weights(stack) + head
     # Some versions list the carries of stateful layers among the weights.
     carries = [np.zeros(w.shape, np.float32) for w in model.weights[len(weights) :]]
     model.set_weights(weights + carries)
@@ -94,34 +91,32 @@ def trainer(task: Task, data: Data, *, shuffle: bool = True) -> base.Trainer:
         optimizer = keras.optimizers.Adam(task.learning_rate, epsilon=1e-8)  # the value of Optax and PyTorch
     loss = keras.losses.CategoricalCrossentropy(from_logits=True) if task.classifies else keras.losses.Huber()
     model.compile(optimizer=optimizer, loss=loss, jit_compile=True)
-    inputs, targets = data.windows(task)
     options = {"batch_size": task.batch, "shuffle": shuffle and not task.stateful, "epochs": 1, "verbose": 0}
 
     def epoch() -> float:
         return float(model.fit(inputs, targets, **options).history["loss"][0])
 
     def predict() -> np.ndarray:
-        batch_size = 1 if task.stateful else 512
-        return data.judged(task, model.predict(data.valid_inputs, batch_size=batch_size, verbose=0))
+        outputs = model.predict(valid, batch_size=1 if task.stateful else 512, verbose=0)
+        return data.judged(task, np.asarray(outputs))
 
     return base.Trainer(epoch, predict)
 
 
-KERAS = base.Library(
-    "Keras on JAX",
-    {"keras": "keras"},
-    CELLS,
-    layer,
-    steps,
-    trainer,
-    classifiers.keras,
-    environment={"KERAS_BACKEND": "jax"},
-)
+def _padded(sequences: list[np.ndarray], longest: int) -> np.ndarray:
+    """JAX compiles for fixed shapes, so all sequences are padded to the longest, and Keras masks."""
+    found = np.full((len(sequences), longest, sequences[0].shape[1]), PADDING, np.float32)
+    for row, one in zip(found, sequences):
+        row[: len(one)] = one
+    return found
 
+
+KERAS = base.Library(
+    "Keras on JAX", {"keras": "keras"}, CELLS, layer, steps, trainer, environment={"KERAS_BACKEND": "jax"}
+)
 KERAS_TENSORFLOW = base.Library(
     "Keras on TensorFlow",
     {"tensorflow": "tensorflow", "keras": "keras"},
     trainer=trainer,
-    sequence_trainer=classifiers.keras,
     environment={"KERAS_BACKEND": "tensorflow"},
 )

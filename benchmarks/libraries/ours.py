@@ -8,16 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jax import Array
 
 import jaxrnn
 from benchmarks.common.rows import OURS
-from benchmarks.common.tasks import Data, Task
-from benchmarks.libraries import base, classifiers
+from benchmarks.common.tasks import Data, SequenceData, Task
+from benchmarks.libraries import base
 from experiments.common.devices import batch_mesh
 from jaxrnn import training
+from jaxrnn.data import bucket_by_length
 from jaxrnn.export import quantize
 from jaxrnn.layers import streaming_step
+from jaxrnn.models import SequenceClassifier
 from jaxrnn.training import Epoch
 
 CELLS: dict[str, type[jaxrnn.RecurrentCell]] = {
@@ -30,107 +31,98 @@ CELLS: dict[str, type[jaxrnn.RecurrentCell]] = {
 COMPILED = "jaxrnn, compiled"
 INT8 = "jaxrnn, int8"
 PLAIN = "jaxrnn, plain jit"
+BUCKETS = 4
+"""Lengths that the sequences of many lengths are padded to."""
 
 
-def make_cell(name: str, in_features: int, hidden: int, *, seed: int = 0, **options: Any) -> jaxrnn.RecurrentCell:
-    if name == "gru_one_bias":
-        name, options = "gru", {"use_recurrent_bias": False, **options}
-    return CELLS[name](in_features, hidden, rngs=nnx.Rngs(seed), **options)
+def first_cell(name: str, in_features: int, hidden: int, *, seed: int = 0, dtype: Any = "float32") -> Any:
+    """The cell whose weights all libraries get: the usual ones, but random biases, since zeros would hide a bias
+    that is wrong."""
+    options: Any = {"use_recurrent_bias": False} if name == "gru_one_bias" else {}
+    options |= {"bias_init": nnx.initializers.normal(0.1), "dtype": dtype, "param_dtype": dtype}
+    return CELLS[name.removesuffix("_one_bias")](in_features, hidden, rngs=nnx.Rngs(seed), **options)
 
 
-def first_weights(name: str, in_features: int, hidden: int, *, seed: int = 0) -> base.Weights:
-    """The usual first weights, but random biases: zeros would hide a bias that is wrong."""
-    cell = make_cell(name, in_features, hidden, seed=seed)
-    random = np.random.default_rng(seed)
-
-    def bias(param: Any) -> Any:
-        return None if param is None else random.normal(scale=0.1, size=param.shape).astype(np.float32)
-
-    kernels = np.asarray(cell.kernel[...]), np.asarray(cell.recurrent_kernel[...])
-    return base.Weights(*kernels, bias(cell.bias), bias(cell.recurrent_bias))
-
-
-def cell_with(name: str, weights: base.Weights, dtype: Any = jnp.float32) -> jaxrnn.RecurrentCell:
-    """Our cell with these weights."""
-    cell = make_cell(name, *weights.sizes, dtype=dtype, param_dtype=dtype)
-    for attribute, value in weights._asdict().items():
-        if value is not None:
-            getattr(cell, attribute)[...] = jnp.asarray(value, dtype)
-    return cell
-
-
-def layer(name: str, weights: base.Weights, inputs: Any) -> base.Contestant:
-    return base.layer_in_nnx(jaxrnn.RNN(cell_with(name, weights, inputs.dtype)), inputs)
-
-
-def steps(name: str, weights: base.Weights, inputs: np.ndarray) -> dict[str, base.Steps]:
+def steps(cell: Any, inputs: np.ndarray) -> dict[str, base.Steps]:
     """``streaming_step`` in the C++ library and compiled by JAX, and a plain ``jax.jit`` of the cell."""
-    cell: Any = cell_with(name, weights)
     native, first_carry = streaming_step(cell, inputs)
     compiled, donated_carry = streaming_step(cell, inputs, implementation="jax")
-    graphdef, params = nnx.split(cell)
     carry = jax.tree.map(jnp.array, cell.initialize_carry(inputs.shape))
     return {
         # The C++ library returns NumPy arrays: there is nothing to wait for, and asking would take time.
         OURS: base.repeated(native, first_carry, inputs, wait=False),
         COMPILED: base.repeated(compiled, donated_carry, jnp.asarray(inputs)),
-        PLAIN: base.steps_in_jax(lambda p, carry, x: nnx.merge(graphdef, p)(carry, x), params, carry, inputs),
+        PLAIN: base.steps_in_nnx(cell, carry, inputs),
     }
 
 
-def streams(name: str, weights: base.Weights, inputs: np.ndarray) -> dict[str, base.Steps]:
+def streams(cell: Any, inputs: np.ndarray) -> dict[str, base.Steps]:
     """``jaxrnn.Streams`` in the C++ library, also with int8 weights, and compiled by JAX: steps of all streams."""
-    cell = cell_with(name, weights)
 
-    def steps_of(many: jaxrnn.Streams, x: Any) -> base.Steps:
+    def steps_of(cell: Any, x: Any, **options: Any) -> base.Steps:
+        many = jaxrnn.Streams(cell, len(inputs), **options)
         return base.repeated(lambda carry, x: (carry, many.step(x)), None, x)
 
     return {
-        OURS: steps_of(jaxrnn.Streams(cell, len(inputs)), inputs),
-        INT8: steps_of(jaxrnn.Streams(quantize(cell), len(inputs)), inputs),
-        COMPILED: steps_of(jaxrnn.Streams(cell, len(inputs), implementation="jax"), jnp.asarray(inputs)),
+        OURS: steps_of(cell, inputs),
+        INT8: steps_of(quantize(cell), inputs),
+        COMPILED: steps_of(cell, jnp.asarray(inputs), implementation="jax"),
     }
 
 
-def initial_model(task: Task, key: Any = 0, implementation: str | None = None) -> jaxrnn.RNNForecaster:
+def initial_model(task: Task, data: Data | SequenceData, key: Any = 0, implementation: str | None = None) -> Any:
     """The model that every library's training starts from."""
-    sizes: Any = {"cell": task.cell, "out_features": task.outputs, "output_scale": task.output_scale}
-    model = jaxrnn.RNNForecaster(1, task.hidden, return_sequences=task.every_step, rngs=nnx.Rngs(key), **sizes)
+    options: Any = {"cell": task.cell, "rngs": nnx.Rngs(key)}
+    if task.lengths:
+        options |= {"num_classes": task.outputs, "bidirectional": True, "pooling": "mean"}
+        return SequenceClassifier(data.valid_inputs[0].shape[-1], task.hidden, **options)
+    options |= {"out_features": task.outputs, "output_scale": task.output_scale}
+    model = jaxrnn.RNNForecaster(1, task.hidden, return_sequences=task.every_step, **options)
     model.layers.implementation = implementation
     return model
 
 
-def head_weights(model: Any) -> list[np.ndarray]:
-    return [np.asarray(model.head.kernel[...]), np.asarray(model.head.bias[...])]
+def first_weights(task: Task, data: Data | SequenceData) -> tuple[Any, list[np.ndarray]]:
+    """The stack of recurrent layers in that model, and kernel and bias of its head."""
+    model = initial_model(task, data)
+    head = [np.array(model.head.kernel[...]), np.array(model.head.bias[...])]
+    return model.layers[0] if task.lengths else model.layers, head
 
 
 def windowed_epoch(task: Task, data: Data, apply: Any, optimizer: Any, **options: Any) -> Epoch:
     """One epoch over shuffled windows, as one compiled program."""
-    loss = optax.losses.softmax_cross_entropy if task.classifies else training.huber
     arrays = map(jnp.asarray, (data.features, data.targets, data.starts))
     sizes: Any = {"window": task.time, "batch_size": task.batch, "every_step": task.every_step}
-    return training.make_windowed_epoch(apply, optimizer, loss, *arrays, **sizes, **options)
+    return training.make_windowed_epoch(apply, optimizer, _loss(task), *arrays, **sizes, **options)
+
+
+def _loss(task: Task) -> Any:
+    return optax.losses.softmax_cross_entropy if task.classifies else training.huber
 
 
 def trainer(
-    task: Task, data: Data, *, shuffle: bool = True, implementation: str | None = None, one_device: bool = False
+    task: Task, data: Any, *, shuffle: bool = True, implementation: str | None = None, one_device: bool = False
 ) -> base.Trainer:
     """One compiled program an epoch; unless ``one_device``, each batch is spread over the cores, as in
-    ``experiments.forecast``."""
-    apply, params = training.pure_apply(lambda: initial_model(task, implementation=implementation))
+    ``experiments.forecast``. Sequences of many lengths have a program for each of four lengths."""
+    apply, params = training.pure_apply(lambda: initial_model(task, data, implementation=implementation))
     optimizer = training.make_optimizer(task.optimizer, task.learning_rate)
-    carry = None
-    if task.stateful:
-        carry = jax.jit(lambda: initial_model(task).initialize_carry(1))()
+    outputs = jax.jit(lambda params, inputs: apply(params, inputs, None)[1])
+    carry, valid = None, data.valid_inputs
+    if task.lengths:
+        number = BUCKETS if shuffle else 1  # without shuffling, the same batches as in every library
+        buckets = bucket_by_length(data.inputs, batch_size=task.batch, num_buckets=number)
+        epoch = training.make_bucketed_epoch(apply, optimizer, _loss(task), buckets, data.targets, shuffle=shuffle)
+        outputs, valid = functools.partial(training.bucketed_outputs, apply), buckets.of(valid)
+    elif task.stateful:
+        carry = jax.jit(lambda: initial_model(task, data).initialize_carry(1))()
         arrays = map(jnp.asarray, (data.features, data.targets, data.starts[:, None]))
         options: Any = {"window": task.time, "initial_carry": carry}
-        epoch = training.make_sequential_epoch(apply, optimizer, training.huber, *arrays, **options)
+        epoch = training.make_sequential_epoch(apply, optimizer, _loss(task), *arrays, **options)
     else:
         mesh = None if one_device else batch_mesh(task.batch, None)
         epoch = windowed_epoch(task, data, apply, optimizer, shuffle=shuffle, mesh=mesh)
     state = training.TrainState.create(params, optimizer, carry=carry)
-    outputs = jax.jit(lambda params, inputs: apply(params, inputs, None)[1])
-    inputs = jnp.asarray(data.valid_inputs)
 
     def train() -> float:
         nonlocal state
@@ -139,17 +131,17 @@ def trainer(
 
     def predict() -> np.ndarray:
         params: Any = jax.device_put(state.params, jax.devices()[0])
-        found: Array = outputs(params, inputs)
-        return data.judged(task, np.asarray(found))
+        return data.judged(task, np.asarray(outputs(params, valid)))
 
     return base.Trainer(train, predict)
 
 
-def _library(label: str, sequence_trainer: Any = None, **options: Any) -> base.Library:
-    trainers: Any = {"trainer": functools.partial(trainer, **options), "sequence_trainer": sequence_trainer}
-    return base.Library(label, {"jax": "jax"}, **trainers)
-
-
-JAXRNN = _library(OURS, classifiers.ours)
-ONE_DEVICE = _library("jaxrnn, one device", one_device=True)
-REFERENCE = _library("jaxrnn, reference", implementation="reference", one_device=True)
+JAXRNN = base.Library(OURS, {"jax": "jax"}, trainer=trainer)
+ONE_DEVICE = base.Library(
+    "jaxrnn, one device", {"jax": "jax"}, trainer=functools.partial(trainer, one_device=True)
+)
+REFERENCE = base.Library(
+    "jaxrnn, reference",
+    {"jax": "jax"},
+    trainer=functools.partial(trainer, implementation="reference", one_device=True),
+)

@@ -10,10 +10,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.common.tasks import Data, Task
-from benchmarks.libraries import classifiers
-from benchmarks.libraries.base import Contestant, Library, PeerCell, Steps, Trainer, Weights
-from benchmarks.libraries.ours import head_weights, initial_model
+import jaxrnn
+from benchmarks.common.tasks import Task
+from benchmarks.libraries.base import Contestant, Library, Steps, Trainer
+from benchmarks.libraries.ours import first_weights
 from jaxrnn.interop import torch_weights
 
 
@@ -21,63 +21,58 @@ def _torch() -> Any:
     return importlib.import_module("torch")
 
 
-def _weights(w: Weights) -> dict[str, np.ndarray]:
-    return {
-        "weight_ih_l0": w.kernel.T,
-        "weight_hh_l0": w.recurrent_kernel.T,
-        "bias_ih_l0": w.bias,
-        "bias_hh_l0": np.zeros_like(w.bias) if w.recurrent_bias is None else w.recurrent_bias,
-    }
+CELLS = {"simple_rnn": "RNN", "lstm": "LSTM", "gru": "GRU", "gru_one_bias": "GRU"}
 
 
-def _cell(name: str) -> PeerCell:
-    return PeerCell(
-        lambda inputs, hidden: getattr(_torch().nn, name)(inputs, hidden, batch_first=True),
-        lambda w: {name: _torch().tensor(np.ascontiguousarray(a)) for name, a in _weights(w).items()},
-    )
+def _state(layers: Any) -> dict[str, Any]:
+    """Our weights, as float32."""
+    return {name: _torch().tensor(np.asarray(a, np.float32)) for name, a in torch_weights(layers).items()}
 
 
-CELLS = {"simple_rnn": _cell("RNN"), "lstm": _cell("LSTM"), "gru": _cell("GRU"), "gru_one_bias": _cell("GRU")}
+def recurrent_layer(name: str, cell: jaxrnn.RecurrentCell, *, batch_first: bool = True) -> Any:
+    """PyTorch's layer with our weights."""
+    make = getattr(_torch().nn, CELLS[name])
+    made = make(cell.in_features, cell.hidden_features, batch_first=batch_first)
+    made.load_state_dict(_state(jaxrnn.RNN(cell)))
+    return made
 
 
 def layer(
-    cell: PeerCell, weights: Weights, inputs: Any, *, time_major: bool = False, calls: int = 1
+    name: str, cell: jaxrnn.RecurrentCell, inputs: Any, *, time_major: bool = False, calls: int = 1
 ) -> Contestant:
-    """On the device and in the dtype of the inputs: a JAX array may lie on a GPU, where float32 means TF32.
-
-    Each function makes that many ``calls`` before it waits for the device.
-    """
+    """On the device and in the dtype of the inputs: a JAX array may lie on a GPU, where float32 means TF32."""
     torch = _torch()
     x = torch.from_dlpack(inputs) if isinstance(inputs, jax.Array) else torch.tensor(inputs)
-    made = cell.make(*weights.sizes)
-    made.load_state_dict(cell.weights(weights))
-    made.batch_first = not time_major
+    made = recurrent_layer(name, cell, batch_first=not time_major)
     if x.is_cuda:
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
         made = made.to(x.device, x.dtype)
         made.flatten_parameters()
-    params = list(made.parameters())
+    return contestant(lambda x: made(x)[0], list(made.parameters()), x, calls)
 
-    def waited(results: Any) -> Any:
+
+def contestant(apply: Any, params: list[Any], x: Any, calls: int = 1) -> Contestant:
+    """Each function makes that many ``calls`` of a module before it waits for the device."""
+    torch = _torch()
+
+    def waited(call: Any) -> Any:
+        results = [call() for _ in range(calls)][-1]
         if x.is_cuda:
             torch.cuda.synchronize()
         return results
 
     def forward() -> Any:
         with torch.inference_mode():
-            return waited([made(x)[0] for _ in range(calls)][-1])
+            return waited(lambda: apply(x))
 
-    def train_once() -> tuple[Any, Any]:
-        loss = made(x)[0].float().square().mean()
+    def train() -> tuple[Any, Any]:
+        loss = apply(x).float().square().mean()
         # In float16 the gradients of a mean over many numbers would be zero.
         scale = 2.0**16 if x.dtype == torch.float16 else 1
         gradients = torch.autograd.grad(loss * scale, params)
         return loss.detach(), gradients if scale == 1 else [g.float() / scale for g in gradients]
 
-    def train() -> tuple[Any, Any]:
-        return waited([train_once() for _ in range(calls)][-1])
-
-    return Contestant(forward, train)
+    return Contestant(forward, lambda: waited(train))
 
 
 def cudnn_is_missing() -> str | None:
@@ -87,13 +82,13 @@ def cudnn_is_missing() -> str | None:
     return None if _torch().cuda.is_available() else "PyTorch finds no CUDA"
 
 
-def steps(cell: PeerCell, weights: Weights, inputs: np.ndarray, *, threads: int = 1) -> Steps:
+def steps(name: str, cell: jaxrnn.RecurrentCell, inputs: np.ndarray, *, threads: int = 1) -> Steps:
     """On one thread unless the batch is large: otherwise a second one has nothing to do, and waiting for it takes
     time."""
     torch = _torch()
     torch.set_num_threads(threads)
-    made = getattr(torch.nn, f"{type(cell.make(*weights.sizes)).__name__}Cell")(*weights.sizes)
-    made.load_state_dict({name.removesuffix("_l0"): value for name, value in cell.weights(weights).items()})
+    made = getattr(torch.nn, f"{CELLS[name]}Cell")(cell.in_features, cell.hidden_features)
+    made.load_state_dict({n.removesuffix("_l0"): value for n, value in _state(jaxrnn.RNN(cell)).items()})
     x, carry = torch.tensor(inputs), None
 
     def take(number: int) -> Any:
@@ -106,35 +101,42 @@ def steps(cell: PeerCell, weights: Weights, inputs: np.ndarray, *, threads: int 
     return take
 
 
-def trainer(task: Task, data: Data, *, shuffle: bool = True) -> Trainer:
-    """The usual loop over a ``DataLoader``."""
+def trainer(task: Task, data: Any, *, shuffle: bool = True) -> Trainer:
+    """The usual loop over a ``DataLoader``. Batches of sequences of many lengths are packed."""
     torch = _torch()
-    nn = torch.nn
-
-    class Model(nn.Module):
-        def __init__(self):
-            super().__init__()
-            make = {"simple_rnn": nn.RNN, "gru": nn.GRU}[task.cell]
-            self.layers = make(1, task.hidden[0], num_layers=len(task.hidden), batch_first=True)
-            self.head = nn.Linear(task.hidden[-1], task.outputs)
-
-        def forward(self, inputs, carry=None):
-            hidden, carry = self.layers(inputs, carry)
-            return self.head(hidden if task.every_step else hidden[:, -1]) * task.output_scale, carry
-
-    model, start = Model(), initial_model(task)
-    model.layers.load_state_dict({n: torch.tensor(v) for n, v in torch_weights(start.layers).items()})
-    kernel, bias = head_weights(start)
-    model.head.load_state_dict({"weight": torch.tensor(kernel.T.copy()), "bias": torch.tensor(bias)})
+    nn, packing = torch.nn, torch.nn.utils.rnn
+    stack, (kernel, bias) = first_weights(task, data)
+    sizes = {"num_layers": len(task.hidden), "bidirectional": task.lengths}
+    layers = getattr(nn, CELLS[task.cell])(stack.cells[0].in_features, task.hidden[0], batch_first=True, **sizes)
+    layers.load_state_dict(_state(stack))
+    head = nn.Linear(*kernel.shape)
+    head.load_state_dict({"weight": torch.tensor(kernel.T.copy()), "bias": torch.tensor(bias)})
     if task.cell == "simple_rnn":
-        for name, parameter in model.layers.named_parameters():
+        for name, parameter in layers.named_parameters():
             parameter.requires_grad = not name.startswith("bias_hh")
+
+    def model(inputs: Any, carry: Any = None) -> tuple[Any, Any]:
+        hidden, carry = layers(inputs, carry)
+        if task.lengths:
+            hidden, lengths = packing.pad_packed_sequence(hidden, batch_first=True)  # padding is zero
+            return head(hidden.sum(1) / lengths[:, None]), carry
+        return head(hidden if task.every_step else hidden[:, -1]) * task.output_scale, carry
+
+    def packed(rows: Any) -> Any:
+        inputs, targets = zip(*rows)
+        return packing.pack_sequence(inputs, enforce_sorted=False), torch.stack(targets)
+
     make, options = {"sgd": (torch.optim.SGD, {"momentum": 0.9}), "adam": (torch.optim.Adam, {})}[task.optimizer]
-    optimizer = make(model.parameters(), task.learning_rate, **options)
+    optimizer = make([*layers.parameters(), *head.parameters()], task.learning_rate, **options)
     loss_of = nn.CrossEntropyLoss() if task.classifies else nn.HuberLoss()
-    windows = torch.utils.data.TensorDataset(*map(torch.tensor, data.windows(task)))
-    loader = torch.utils.data.DataLoader(windows, batch_size=task.batch, shuffle=shuffle and not task.stateful)
-    valid = torch.tensor(data.valid_inputs)
+    if task.lengths:
+        windows = list(zip(map(torch.tensor, data.inputs), torch.tensor(data.targets)))
+        valid = packing.pack_sequence([torch.tensor(one) for one in data.valid_inputs], enforce_sorted=False)
+    else:
+        windows = torch.utils.data.TensorDataset(*map(torch.tensor, data.windows(task)))
+        valid = torch.tensor(data.valid_inputs)
+    options = {"shuffle": shuffle and not task.stateful, "collate_fn": packed if task.lengths else None}
+    loader = torch.utils.data.DataLoader(windows, batch_size=task.batch, **options)
 
     def epoch() -> float:
         total, carry = 0.0, None
@@ -145,7 +147,7 @@ def trainer(task: Task, data: Data, *, shuffle: bool = True) -> Trainer:
             loss.backward()
             optimizer.step()
             carry = carry.detach() if task.stateful else None
-            total += loss.item() * len(inputs)
+            total += loss.item() * len(targets)
         return total / len(windows)
 
     def predict() -> np.ndarray:
@@ -155,4 +157,4 @@ def trainer(task: Task, data: Data, *, shuffle: bool = True) -> Trainer:
     return Trainer(epoch, predict)
 
 
-TORCH = Library("PyTorch", {"torch": "torch"}, CELLS, layer, steps, trainer, classifiers.torch, in_jax=False)
+TORCH = Library("PyTorch", {"torch": "torch"}, CELLS, layer, steps, trainer, in_jax=False)

@@ -1,13 +1,39 @@
-"""More cells of your own, as users write them, and one step of each by hand: see by_hand.py."""
+"""Cells of your own, those that the documentation shows and others, and the loop that one would write by hand.
 
+The documentation's are read from the page that shows them, so that what is timed and tested is what is shown.
+"""
+
+import doctest
+import functools
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import Array
+from jax import Array, lax
 
 import jaxrnn
+from benchmarks.libraries.base import Contestant, layer_in_jax
+
+PAGE = Path(__file__).parents[2] / "jaxrnn" / "README.md"
+
+Cells = Mapping[str, type[jaxrnn.RecurrentCell]]
+
+
+@functools.cache
+def readme_cells() -> Cells:
+    """Name to class of every cell that the page defines below its heading."""
+    before, section = PAGE.read_text().split("\n### A cell of your own\n")
+    section = section.partition("\n### ")[0]
+    parser = doctest.DocTestParser()
+    imports = [example for example in parser.get_examples(before) if "import" in example.source]
+    classes = [example for example in parser.get_examples(section) if example.source.startswith("class ")]
+    names: dict[str, Any] = {"__name__": "README"}
+    for example in [*imports, *classes]:
+        exec(compile(example.source, str(PAGE), "exec"), names)
+    return {name: value for name, value in names.items() if isinstance(value, type)}
 
 
 def _normal(rngs: nnx.Rngs, *shape: int) -> Any:
@@ -102,55 +128,47 @@ class SecondProductCell(jaxrnn.RecurrentCell):
         return h, h
 
 
-CELLS: dict[str, type[jaxrnn.RecurrentCell]] = {
+CELLS: Cells = {
     cell.__name__: cell
     for cell in (OwnLSTMCell, PeepholeCell, ExponentialGateCell, TwoPartCell, SecondProductCell)
 }
 
-
-def _own_lstm(params: Any, carry: Any, xw: Array, rh: Array) -> Any:
-    c, _ = carry
-    i, f, g, o = jnp.split(xw + rh, 4, axis=-1)
-    c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
-    return jaxrnn.LSTMCarry(c, jax.nn.sigmoid(o) * jnp.tanh(c))
-
-
-def _peephole(params: Any, carry: Any, xw: Array, rh: Array) -> Any:
-    c, _ = carry
-    i, f, g, o = jnp.split(xw + rh, 4, axis=-1)
-    forget = jax.nn.sigmoid(f + params["forget_peephole"] * c)
-    c = forget * c + jax.nn.sigmoid(i + params["input_peephole"] * c) * jnp.tanh(g)
-    return c, jax.nn.sigmoid(o + params["output_peephole"] * c) * jnp.tanh(c)
-
-
-def _exponential_gate(params: Any, carry: Any, xw: Array, rh: Array) -> Any:
-    c, n, m, _ = carry
-    i, f, z, o = jnp.split(xw + rh, 4, axis=-1)
-    log_f = jax.nn.log_sigmoid(f)
-    new_m = jnp.maximum(log_f + m, i)
-    i, f = jnp.exp(i - new_m), jnp.exp(log_f + m - new_m)
-    c, n = f * c + i * jnp.tanh(z), f * n + i
-    return c, n, new_m, jax.nn.sigmoid(o) * c / n
-
-
-def _two_part(params: Any, carry: Any, xw: Array, rh: Array) -> Any:
-    velocity, h = carry
-    velocity = 0.9 * velocity + 0.1 * (jnp.tanh(xw + rh) - h)
-    return velocity, h + velocity
-
-
-def _second_product(params: Any, h: Array, xw: Array, rh: Array) -> Array:
-    return jnp.tanh(xw + jax.nn.relu(rh) @ params["second_kernel"])
-
-
-STEPS = {
-    "OwnLSTMCell": _own_lstm,
-    "PeepholeCell": _peephole,
-    "ExponentialGateCell": _exponential_gate,
-    "TwoPartCell": _two_part,
-    "SecondProductCell": _second_product,
-}
-"""The new carry from the parameters, the carry, and what inputs and h contribute, ``[batch, gates * hidden]``."""
-
-BUILT_IN: dict[str, type[jaxrnn.RecurrentCell]] = {"OwnLSTMCell": jaxrnn.LSTMCell, "LeakyCell": jaxrnn.LeakyCell}
+BUILT_IN: Cells = {"OwnLSTMCell": jaxrnn.LSTMCell, "LeakyCell": jaxrnn.LeakyCell}
 """The built-in cells with the same parameters."""
+
+
+def scan_by_hand(cell: Any, inputs: Array, h: Any, *, hoisted: bool) -> tuple[Any, Array]:
+    """The equations of a cell over inputs ``[batch, time, in_features]``, as one scans them without this library,
+    for JAX to differentiate: the last carry, and the outputs ``[batch, time, hidden]``.
+
+    Args:
+      h: the carry before the first step: parts ``[batch, hidden]``, of which the last is the hidden state.
+      hoisted: take the input projection of all steps before the scan, as a careful author would; or within each
+        step, as ``flax.nnx.RNN`` does with any cell.
+    """
+
+    def project(x: Array) -> Array:
+        return x @ cell.kernel[...] + (0 if cell.bias is None else cell.bias[...])
+
+    def step(h: Any, x: Array) -> tuple[Any, Array]:
+        rh = jax.tree.leaves(h)[-1] @ cell.recurrent_kernel[...]
+        xw, rh = (jnp.split(a, cell.num_gates, axis=-1) for a in (x if hoisted else project(x), rh))
+        return cell.pointwise(h, xw, rh)
+
+    sequence = inputs.swapaxes(0, 1)
+    h, outputs = lax.scan(step, h, project(sequence) if hoisted else sequence)
+    return h, outputs.swapaxes(0, 1)
+
+
+def by_hand(cell: Any, inputs: Any, *, hoisted: bool, time_major: bool = False) -> Contestant:
+    """A layer that is scanned by hand, from a zero carry."""
+    graphdef, params = nnx.split(cell)
+    first = cell.initialize_carry((inputs[0] if time_major else inputs[:, 0]).shape)
+    first = jax.tree.map(lambda a: a.astype(inputs.dtype), first)
+
+    def apply(params: Any, x: Any) -> Any:
+        rows = x.swapaxes(0, 1) if time_major else x
+        outputs = scan_by_hand(nnx.merge(graphdef, params), rows, first, hoisted=hoisted)[1]
+        return outputs.swapaxes(0, 1) if time_major else outputs
+
+    return layer_in_jax(apply, params, inputs)

@@ -53,9 +53,6 @@ def run(options: SurvivalOptions) -> int:
     with tempfile.TemporaryDirectory(prefix="survival-") as folder:
         counts = count(Path(folder), options)
     minutes = round((time.monotonic() - began) / 60, 1)
-    for name, found in counts.items():
-        print(f"{name}:", *(f"  {number:6d}  {what}" for what, number in found.items()), sep="\n")
-    print(f"{minutes} minutes")
     found = {"seed": options.seed, "hidden": options.hidden, "minutes": minutes, "counts": counts}
     options.write("survival", ("jax", "flax", "optax", "orbax-checkpoint"), found)
     return int(any(failed(found) for found in counts.values()))

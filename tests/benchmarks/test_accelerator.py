@@ -19,7 +19,7 @@ def test_the_smoke_test_measures_all_and_leaves_the_kernels_as_they_were(tmp_pat
     assert implementations == IMPLEMENTATIONS
     (path,) = tmp_path.glob("*.json")
     rows = json.loads(path.read_text())["rows"]
-    assert len(rows) == len(accelerator.MODES)
+    assert len(rows) == 2
     for row in rows:
         assert {"Triton", "scan", "scan, unroll 8", "nnx.RNN"} <= set(row["timings"])
 

@@ -4,7 +4,8 @@ import pytest
 
 from benchmarks.common.comparison import check_training
 from benchmarks.common.rows import Shape
-from benchmarks.heads import OURS, TOLERANCE, slstms
+from benchmarks.heads import OURS, slstms
+from benchmarks.user_cell import TOLERANCE
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of torch
 

@@ -1,5 +1,7 @@
 """The tables that are made of rows."""
 
+from dataclasses import replace
+
 from benchmarks.common.rows import OURS, Row, Shape, geometric_means, ratio_table, time_table
 from benchmarks.common.timing import Timing
 from benchmarks.libraries import label
@@ -18,7 +20,7 @@ def test_tables():
         ["1 x 2 x 3, 4", "**10.0 (10.0 to 10.0)**", "20.0 (20.0 to 20.0)", "30.0 (30.0 to 30.0)"],
         ["1 x 2 x 3, 8", "10.0 (10.0 to 10.0)", "**5.00 (5.00 to 5.00)**", ""],
     ]
-    table = ratio_table(rows, title=lambda row: row.case["cell"])
+    table = ratio_table([replace(row, title="gru") for row in rows])
     assert table.columns[1:] == ["torch / jaxrnn", "linen / jaxrnn"]
     assert table.rows == [
         ["gru", "2.00 (2.00 to 2.00)", "3.00 (3.00 to 3.00)"],
@@ -33,4 +35,3 @@ def test_json_is_what_the_committed_results_have():
     assert found["shape"] == {"batch": 1, "time": 2, "in_features": 3, "hidden": 4}
     assert set(found["timings"]["torch"]) == {"first_call_s", "median", "low", "high", "calls_s"}
     assert found["ratios_to_ours"] == {"torch": {"median": 2.0, "low": 2.0, "high": 2.0}}
-    assert Timing.from_json(found["timings"]["torch"]).median == 2e-5

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from benchmarks.common.timing import Timing
 from benchmarks.libraries import LIBRARIES
 from benchmarks.libraries.ours import CELLS, OURS, PLAIN
 from benchmarks.streaming import check, contestants, measure
@@ -24,6 +23,5 @@ def test_a_contestant_that_does_not_is_named():
 
 
 def test_measure_answers_with_seconds_a_step():
-    request = {"cell": "gru", "in_features": 2, "hidden": 4, "repetitions": 1, "steps": 3, "synchronous": False}
-    timing = Timing.from_json(measure(request)[OURS])
+    timing = measure("gru", 2, 4, steps=3, repetitions=1, synchronous=False)[OURS]
     assert len(timing.calls) == 1 and all(seconds > 0 for seconds in timing.calls[0])

@@ -2,25 +2,17 @@
 
 import contextlib
 import importlib.util
+import os
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks.common.process import Process
+from benchmarks import training
+from benchmarks.common.process import Process, memory
 from benchmarks.common.tasks import TASKS, SequenceData, data_of, epoch_flops, missing_data, score
 from benchmarks.libraries import LIBRARIES
-from benchmarks.training import (
-    LOSSES,
-    ONLY_FIRST_TASK,
-    UNLIKE,
-    Result,
-    as_json,
-    check,
-    epoch_table,
-    growth_table,
-    report,
-)
+from benchmarks.training import LOSSES, ONLY_FIRST_TASK, UNLIKE, check, epoch_table, growth_table
 
 SIZES = {"hidden": [4], "time": 8, "batch": 256}
 
@@ -60,7 +52,7 @@ def test_all_libraries_train_the_same_on_sequences_of_many_lengths(library):
     inputs = [random.normal(size=(length, 2)).astype(np.float32) for length in (5, 1, 3, 7, 2, 7, 4)]
     targets = np.eye(3, dtype=np.float32)[[0, 1, 2, 0, 1, 2, 0]]
     data = SequenceData(inputs, targets, inputs[::-1], targets[::-1])
-    trainers: list[Any] = [LIBRARIES[name].sequence_trainer for name in ("jaxrnn", library)]
+    trainers: list[Any] = [LIBRARIES[name].trainer for name in ("jaxrnn", library)]
     mine, theirs = (trainer(task, data, shuffle=False) for trainer in trainers)
     np.testing.assert_allclose([theirs.epoch() for _ in range(3)], [mine.epoch() for _ in range(3)], rtol=1e-4)
     np.testing.assert_allclose(mine.predict(), theirs.predict(), rtol=1e-3, atol=1e-4)
@@ -91,22 +83,35 @@ def test_data_is_what_the_tasks_say():
 
 
 def test_a_process_answers_every_request():
-    with Process("benchmarks.libraries.training_process", {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}) as process:
-        sizes = {"hidden": [4], "time": 100, "max_epochs": 2, "target": 0.0}
-        process.ask({"do": "start", "library": "jaxrnn", "task": "stateful", "sizes": sizes})
-        assert process.ask({"do": "first"})["seconds"] > 0
-        learned = process.ask({"do": "learn"})
+    with Process({"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}) as process:
+        process.ask(
+            training.start, "jaxrnn", "stateful", {"hidden": [4], "time": 100, "max_epochs": 2, "target": 0.0}
+        )
+        assert process.ask(training.first_epoch) > 0
+        learned = process.ask(training.learn)
         assert len(learned["values"]) == 2 and not learned["reached"]
-        assert process.ask({"do": "memory"})["bytes"] > 2**20
-        assert len(process.ask({"do": "check"})["losses"]) == 2
-        assert len(process.ask({"do": "epochs", "number": 3})["seconds"]) == 3
-        with pytest.raises(ValueError, match="ended with 1"):
-            process.ask({"do": "nothing of the kind"})
+        assert process.ask(memory) > 2**20
+        assert len(process.ask(training.first_losses)) == 2
+        assert len(process.ask(training.later_epochs, 3)) == 3
+        with pytest.raises(KeyError, match="nothing of the kind"):
+            process.ask(training.start, "jaxrnn", "nothing of the kind", {})
 
 
-def result(library: str, losses: list[float], task: str = "seq2vec") -> Result:
+def test_a_process_that_is_killed_is_said():
+    with Process() as process, pytest.raises(ValueError, match="the process of abort ended"):
+        process.ask(os.abort)
+
+
+def result(library: str, losses: list[float], task: str = "seq2vec") -> dict[str, Any]:
     learned = {"seconds": 2.0, "values": [9.0, 6.0], "reached": True}
-    return Result(task, library, {"seconds": 1.0}, learned, 2**20, losses, [0.1, 0.2])
+    found = {
+        "first": {"seconds": 1.0},
+        "learned": learned,
+        "memory": 2**20,
+        "losses": losses,
+        "epochs": [0.1, 0.2],
+    }
+    return {"task": task, "library": library, **found}
 
 
 def test_a_library_that_trains_something_else_is_named():
@@ -119,12 +124,11 @@ def test_a_library_that_trains_something_else_is_named():
 
 def test_tables():
     results = [result("jaxrnn", [1.0]), result("torch", [1.0])]
-    growth = {"base": {"jaxrnn": [0.1], "torch": [0.2]}, "T 60": {"jaxrnn": [0.2]}}
+    growth = [{"size": "base", "seconds": {"jaxrnn": [0.1], "torch": [0.2]}}]
+    growth += [{"size": "T 60", "seconds": {"jaxrnn": [0.2]}}]
     assert epoch_table(results).rows[1][2].startswith("1.00")
     assert epoch_table(results).rows[0][4] == "3.0 (2 epochs)"
     assert growth_table(growth).rows[1] == ["T 60", "200", ""]
-    assert "| PyTorch |" in report(results, growth, 2, 0.018, ["someone: absent."]).markdown()
-    assert as_json(results, growth)["growth"][1]["size"] == "T 60"
 
 
 def test_the_matrix_products_of_an_epoch():
