@@ -47,7 +47,8 @@ from benchmarks.common.timing import FirstCalls, first_calls
 from benchmarks.layers import by_mode
 from benchmarks.libraries import base, flax, ours, torch
 from benchmarks.libraries.base import Contestant
-from benchmarks.libraries.user_cells import by_hand, readme_cells
+from benchmarks.libraries.by_hand import by_hand
+from benchmarks.libraries.user_cells import readme_cells
 from jaxrnn import ops
 from jaxrnn.ops import IMPLEMENTATIONS, Implementation
 from jaxrnn.ops.pallas import not_a_tile

@@ -28,8 +28,9 @@ from benchmarks.common.command import Benchmark, ClockOptions, command, known
 from benchmarks.common.report import progress
 from benchmarks.common.rows import OURS, QUICK, SHAPES, Shape, geometric_means, groups
 from benchmarks.libraries.base import Contestant, layer_in_nnx
+from benchmarks.libraries.by_hand import by_hand
 from benchmarks.libraries.flax import in_nnx_rnn
-from benchmarks.libraries.user_cells import BUILT_IN, CELLS, by_hand, readme_cells
+from benchmarks.libraries.user_cells import BUILT_IN, CELLS, readme_cells
 
 EVERY_CELL = {**readme_cells(), **CELLS}
 

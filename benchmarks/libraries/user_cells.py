@@ -1,4 +1,4 @@
-"""Cells of your own, those that the documentation shows and others, and the loop that one would write by hand.
+"""Cells of your own: those that the documentation shows, and others.
 
 The documentation's are read from the page that shows them, so that what is timed and tested is what is shown.
 """
@@ -12,10 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import Array, lax
 
 import jaxrnn
-from benchmarks.libraries.base import Contestant, layer_in_jax
 
 PAGE = Path(__file__).parents[2] / "jaxrnn" / "README.md"
 
@@ -135,40 +133,3 @@ CELLS: Cells = {
 
 BUILT_IN: Cells = {"OwnLSTMCell": jaxrnn.LSTMCell, "LeakyCell": jaxrnn.LeakyCell}
 """The built-in cells with the same parameters."""
-
-
-def scan_by_hand(cell: Any, inputs: Array, h: Any, *, hoisted: bool) -> tuple[Any, Array]:
-    """The equations of a cell over inputs ``[batch, time, in_features]``, as one scans them without this library,
-    for JAX to differentiate: the last carry, and the outputs ``[batch, time, hidden]``.
-
-    Args:
-      h: the carry before the first step: parts ``[batch, hidden]``, of which the last is the hidden state.
-      hoisted: take the input projection of all steps before the scan, as a careful author would; or within each
-        step, as ``flax.nnx.RNN`` does with any cell.
-    """
-
-    def project(x: Array) -> Array:
-        return x @ cell.kernel[...] + (0 if cell.bias is None else cell.bias[...])
-
-    def step(h: Any, x: Array) -> tuple[Any, Array]:
-        rh = jax.tree.leaves(h)[-1] @ cell.recurrent_kernel[...]
-        xw, rh = (jnp.split(a, cell.num_gates, axis=-1) for a in (x if hoisted else project(x), rh))
-        return cell.pointwise(h, xw, rh)
-
-    sequence = inputs.swapaxes(0, 1)
-    h, outputs = lax.scan(step, h, project(sequence) if hoisted else sequence)
-    return h, outputs.swapaxes(0, 1)
-
-
-def by_hand(cell: Any, inputs: Any, *, hoisted: bool, time_major: bool = False) -> Contestant:
-    """A layer that is scanned by hand, from a zero carry."""
-    graphdef, params = nnx.split(cell)
-    first = cell.initialize_carry((inputs[0] if time_major else inputs[:, 0]).shape)
-    first = jax.tree.map(lambda a: a.astype(inputs.dtype), first)
-
-    def apply(params: Any, x: Any) -> Any:
-        rows = x.swapaxes(0, 1) if time_major else x
-        outputs = scan_by_hand(nnx.merge(graphdef, params), rows, first, hoisted=hoisted)[1]
-        return outputs.swapaxes(0, 1) if time_major else outputs
-
-    return layer_in_jax(apply, params, inputs)

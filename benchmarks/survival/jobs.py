@@ -126,7 +126,7 @@ def hit(job: Job, how: signal.Signals, number: int, generator: random.Random, co
             raise Unexpected(f"the run ended before signal {done + 1} of {number}: give it more epochs")
         process.send_signal(how)
         printed = job.wait(process, EXIT_CODES[how])
-        counts[how.name] += 1
+        counts[f"ended by {how.name}"] += 1
         counts[FELL_BACK] += "restored the older step" in printed
         if had_saved and "beginning with the first epoch" in printed:
             raise Unexpected(f"the run began anew although it had saved:\n{printed}")

@@ -10,7 +10,8 @@ from flax import nnx
 from jax.test_util import check_grads
 
 import jaxrnn
-from benchmarks.libraries.user_cells import readme_cells, scan_by_hand
+from benchmarks.libraries.by_hand import EQUATIONS, scan_by_hand
+from benchmarks.libraries.user_cells import CELLS, readme_cells
 from jaxrnn.ops.scan import _forward
 from jaxrnn.ops.step import Recurrence
 
@@ -21,8 +22,8 @@ def float64():
         yield
 
 
-def test_the_page_has_its_cells():
-    assert set(readme_cells()) == {"LeakyCell", "MinimalGatedCell", "LayerNormCell"}
+def test_every_cell_is_written_by_hand():
+    assert set(readme_cells()) | set(CELLS) == set(EQUATIONS)
 
 
 @pytest.mark.parametrize("name", readme_cells())
@@ -40,7 +41,7 @@ def test_gradients_are_right_and_equal_those_of_the_cell_scanned_by_hand(name):
 
     def by_hand(hoisted):
         def loss(params, x, first):
-            last, outputs = scan_by_hand(nnx.merge(graphdef, params), x, first, hoisted=hoisted)
+            last, outputs = scan_by_hand(name, nnx.to_pure_dict(params), x, first, hoisted=hoisted)
             return (weights * outputs).sum() + (last**2).sum()
 
         return loss

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.survival import jobs
+from benchmarks.survival.__main__ import failed
 from experiments import forecast
 
 
@@ -36,10 +37,11 @@ def test_a_run_that_is_killed_and_stopped_goes_on_to_the_same_bits(task: str, si
     generator = random.Random(task)
     for how in signals:
         jobs.hit(disturbed, how, 1, generator, counts)
-        assert counts[how.name] == 1
+        assert counts[f"ended by {how.name}"] == 1
     assert "restored the older step" not in disturbed.finish()
     assert counts[jobs.FELL_BACK] == 0
     assert disturbed.outcome() == undisturbed.outcome()
+    assert not failed(counts) and failed(Counter({"RUNS THAT DIFFER": 1}))
 
 
 def test_full_and_read_only_disks_and_deleted_folders_cost_nothing_that_was_saved(tmp_path: Path, monkeypatch):
