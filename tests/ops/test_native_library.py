@@ -2,6 +2,7 @@
 
 import builtins
 import contextlib
+import platform
 import shutil
 import subprocess
 from pathlib import Path
@@ -79,6 +80,8 @@ def test_a_library_is_made_again_only_of_something_else(tmp_path, monkeypatch):
         defined = {word for command in commands for word in command if "MADE_OF" in word}
         Path(command[-1]).write_text(" ".join(defined))
 
+    several_sets = build.best_set() is not None and platform.machine().lower() in ("x86_64", "amd64")
+    monkeypatch.delenv("JAXRNN_ALL_INSTRUCTION_SETS", raising=False)
     monkeypatch.setattr(build, "_run", compile_nothing)
     monkeypatch.setattr(build, "ThreadPoolExecutor", lambda workers: contextlib.nullcontext(builtins))
     for changed, again, expected in (
@@ -86,7 +89,7 @@ def test_a_library_is_made_again_only_of_something_else(tmp_path, monkeypatch):
         (lambda: None, False, False),
         (lambda: None, True, True),
         (lambda: monkeypatch.setattr(build, "FLAGS", [*build.FLAGS, "-g"]), False, True),
-        (lambda: monkeypatch.setenv("JAXRNN_ALL_INSTRUCTION_SETS", "1"), False, build.best_set() is not None),
+        (lambda: monkeypatch.setenv("JAXRNN_ALL_INSTRUCTION_SETS", "1"), False, several_sets),
         (lambda: path.write_bytes(path.read_bytes()[:20]), False, True),
     ):
         changed()
