@@ -18,7 +18,7 @@ class NativeLibrary(BuildHookInterface):
         build = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(build)  # by its path: importing jaxrnn would need JAX
         try:
-            library = build.build(all_sets=version != "editable", again=False)
+            library = build.build(all_sets=version != "editable", force=False)
         except (RuntimeError, OSError) as error:
             print(f"jaxrnn: no native library, lax.scan will run everything: {error}", file=sys.stderr)
             return

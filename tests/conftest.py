@@ -53,7 +53,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 # JAX lowers every program in a context of MLIR of its own, which takes 5 ms to make and a megabyte for as long as
-# the program is kept. Programs lowered in one context take a fifth of the time, and thousands of them no more.
+# the program is kept. In a context that all share, lowering takes a quarter of the time, however many there are.
 if hasattr(mlir, "make_ir_context"):
     mlir.make_ir_context = functools.cache(mlir.make_ir_context)
 

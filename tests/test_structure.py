@@ -68,7 +68,7 @@ def _imports(module: str) -> Iterator[Import]:
                     yield Import(module, whole, None, called)
                 else:
                     yield Import(module, node.module, alias.name, called)
-        elif isinstance(node, ast.stmt):
+        elif not isinstance(node, ast.expr):
             in_function = called or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
             found += [(child, in_function) for child in ast.iter_child_nodes(node)]
 

@@ -77,14 +77,14 @@ def test_a_library_is_made_again_only_of_something_else(tmp_path, monkeypatch):
     def compile_nothing(command: list[str]) -> None:
         commands.append(command)
         # A library is what its command defines, which is all that is looked for.
-        defined = {word for command in commands for word in command if "MADE_OF" in word}
+        defined = {word for command in commands for word in command if "BUILD_HASH" in word}
         Path(command[-1]).write_text(" ".join(defined))
 
     several_sets = build.best_set() is not None and platform.machine().lower() in ("x86_64", "amd64")
     monkeypatch.delenv("JAXRNN_ALL_INSTRUCTION_SETS", raising=False)
     monkeypatch.setattr(build, "_run", compile_nothing)
     monkeypatch.setattr(build, "ThreadPoolExecutor", lambda workers: contextlib.nullcontext(builtins))
-    for changed, again, expected in (
+    for changed, force, expected in (
         (lambda: None, False, True),
         (lambda: None, False, False),
         (lambda: None, True, True),
@@ -94,5 +94,5 @@ def test_a_library_is_made_again_only_of_something_else(tmp_path, monkeypatch):
     ):
         changed()
         commands.clear()
-        assert build.build(path, again=again) == path
+        assert build.build(path, force=force) == path
         assert bool(commands) == expected

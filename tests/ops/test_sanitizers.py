@@ -43,7 +43,7 @@ def compiled(sanitizer: str, source: Path, folder: Path) -> Path:
     options = ["-std=c++20", "-O1", f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-pthread"]
     names = ["-DJAXRNN_ISA=base", "-DJAXRNN_FLOAT32_ONLY", "-Wno-maybe-uninitialized", "-I", str(build.SOURCES)]
     names += ["-I", str(folder), "-isystem", str(build.headers()), "-DJAXRNN_HAS_BASE"]
-    names += ['-DJAXRNN_SOURCE_HASH="none"', '-DJAXRNN_MADE_OF="nothing"']
+    names += ['-DJAXRNN_SOURCE_HASH="none"', '-DJAXRNN_BUILD_HASH="nothing"']
     done = subprocess.run(
         [*compiler, *options, *names, str(source), "-o", str(program)], capture_output=True, text=True
     )

@@ -72,10 +72,10 @@ def best_set() -> str | None:
     return next((name for name, needs in names.items() if set(needs) <= set(has)), "base")
 
 
-def build(library: Path = LIBRARY, *, all_sets: bool = False, again: bool = True) -> Path:
+def build(library: Path = LIBRARY, *, all_sets: bool = False, force: bool = True) -> Path:
     """Compile the sources to ``library``, for the best instruction set of this processor or for all.
 
-    Unless ``again``, a library that the same compiler made of the same sources for the same sets stays as it is.
+    Unless ``force``, a library that the same compiler made of the same sources for the same sets stays as it is.
     Raises a RuntimeError with the compiler's output if that fails.
     """
     if sys.platform not in ("linux", "darwin"):
@@ -90,8 +90,8 @@ def build(library: Path = LIBRARY, *, all_sets: bool = False, again: bool = True
     sets["inference"] = (layer_sets if x86 else {}) | base
     has = [f"-DJAXRNN_HAS_{name.upper()}" for name in sets["inference"]]
     common = [*compiler(), *FLAGS, *(["-DJAXRNN_X86"] if x86 else [])]
-    made_of = _made_of(common, has)
-    if not again and library.exists() and made_of.encode() in library.read_bytes():
+    build_hash = _build_hash(common, has)
+    if not force and library.exists() and build_hash.encode() in library.read_bytes():
         return library
     with tempfile.TemporaryDirectory() as folder:
         objects, commands = [], []
@@ -104,7 +104,7 @@ def build(library: Path = LIBRARY, *, all_sets: bool = False, again: bool = True
             for name, flags in of_source.items():
                 compile_to_object(source, *flags, f"-DJAXRNN_ISA={name}")
         include = ["-isystem", str(headers()), f'-DJAXRNN_SOURCE_HASH="{source_hash()}"', *has]
-        include += [f'-DJAXRNN_MADE_OF="{made_of}"']
+        include += [f'-DJAXRNN_BUILD_HASH="{build_hash}"']
         for source in ("library", "program_library", "linear_library", "layers", "streaming"):
             compile_to_object(source, *include)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -118,11 +118,11 @@ def build(library: Path = LIBRARY, *, all_sets: bool = False, again: bool = True
     return library
 
 
-def _made_of(command: list[str], sets: list[str]) -> str:
+def _build_hash(command: list[str], sets: list[str]) -> str:
     """A hash of all that a library is made of; it is compiled into the library."""
     version = subprocess.run([command[0], "--version"], capture_output=True, text=True, check=False).stdout
     parts = [source_hash(), *command, version, importlib.metadata.version("jaxlib"), *sets]
-    return "made of " + hashlib.sha256(repr(parts).encode()).hexdigest()
+    return "build " + hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 def _run(command: list[str]) -> None:

@@ -104,7 +104,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxrnn_backward, jaxrnn::dispatch<true>, JAXRNN_BI
 extern "C" const char* jaxrnn_source_hash() { return JAXRNN_SOURCE_HASH; }
 
 // The hash of these, of the compiler and of the instruction sets: what would be made of the same is not made again.
-extern "C" const char* jaxrnn_made_of() { return JAXRNN_MADE_OF; }
+extern "C" const char* jaxrnn_build_hash() { return JAXRNN_BUILD_HASH; }
 
 // The instruction sets that it was compiled for, with a blank between them.
 extern "C" const char* jaxrnn_instruction_sets() {
