@@ -2,7 +2,6 @@
 
 #pragma once
 
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -14,12 +13,11 @@
 #include <utility>
 #include <vector>
 
+#include "arrays.h"
 #include "program_problem.h"
 #include "recurrence.h"
 #include "team.h"
 #include "xla/ffi/api/ffi.h"
-
-namespace ffi = xla::ffi;
 
 namespace jaxrnn {
 
@@ -104,15 +102,6 @@ Plan plan(const ProblemType& p, int gates, bool backward, int available, bool ma
   return {1, true, 0};
 }
 
-// The first write to each new page of memory costs an interrupt, so large pages, which are fewer, are faster.
-inline void ask_for_large_pages(void* begin, size_t bytes) {
-#if defined(MADV_HUGEPAGE)
-  const uintptr_t page = 2 << 20, from = (uintptr_t)begin / page * page;
-  const uintptr_t to = ((uintptr_t)begin + bytes + page - 1) / page * page;
-  if (begin && bytes > 2 * page) madvise((void*)from, to - from, MADV_HUGEPAGE);
-#endif
-}
-
 // Runs a call on as many threads as it is worth, with the kernels of this processor.
 template <class T, class KernelsType, class ProblemType>
 ffi::Error launch(ffi::ThreadPool& pool, const KernelsType& k, const ProblemType& p, int gates, bool backward,
@@ -146,59 +135,44 @@ const ProgramProblem<T>& problem_of(const ProgramOfHead<T>& of_head) {
   return of_head.problem;
 }
 
-// Runs every head of a call. `head_of(n)` gives the problem of a head. Each is run to its end by one thread, which then
-// finds its weights and its state in its own cache at every step, and waits for no other thread. Only if there are
-// several times as many threads as heads, the threads divide the rows or units of one head after the other.
-template <class T, class KernelsType, class HeadOf>
-ffi::Error launch_heads(ffi::ThreadPool& pool, const KernelsType& k, int heads, HeadOf&& head_of, int gates,
-                        bool backward, int most_threads, bool may_divide_units) {
+// Runs all recurrences of a call: every head of every run. `recurrence(n)` gives the problem of one, with the head
+// changing fastest. Each is run to its end by one thread, which then finds its weights and its state in its own cache at
+// every step, and waits for no other thread. Only if there are several times as many threads as recurrences, and for
+// those that are left when every thread has had as many as the others, the threads divide the rows or units of one
+// after the other.
+template <class T, class KernelsType, class RecurrenceOf>
+ffi::Error launch_all(ffi::ThreadPool& pool, const KernelsType& k, int64_t count, RecurrenceOf&& recurrence, int gates,
+                      bool backward, int most_threads, bool may_divide_units) {
+  if (count == 0) return ffi::Error::Success();
   int available = (int)pool.num_threads();
   if (most_threads > 0 && most_threads < available) available = most_threads;
-  auto of_first = head_of(0);
-  const auto& p = problem_of(of_first);
-  if (heads == 1 || 2 * heads < available) {
-    for (int head = 0; head < heads; head++) {
-      auto of_head = head_of(head);
-      auto error = launch<T>(pool, k, problem_of(of_head), gates, backward, most_threads, may_divide_units);
-      if (error.failure()) return error;
-    }
-    return ffi::Error::Success();
+  auto first = recurrence(0);
+  const auto& p = problem_of(first);
+  const int64_t left = count < 4 * available ? count % available : 0;
+  const int64_t apart = count == 1 || 2 * count < available ? 0 : count < available ? count : count - left;
+  if (apart) {
+    const double operations =
+        2.0 * p.time * p.batch * apart * (p.hidden + (p.x ? p.in_features : 0)) * p.hidden * gates;
+    const int threads = operations < 2e6 ? 1 : (int)std::min<int64_t>(available, apart);
+    std::atomic<bool> enough{true};
+    auto body = [&](int number) {
+      auto one = recurrence(number);
+      const auto& q = problem_of(one);
+      const Scratch scratch(k.workspace(q, backward, 1));
+      if (!scratch.memory()) return enough.store(false);
+      (backward ? k.backward : k.forward)(q, alone(scratch.memory()));
+    };
+    using Body = decltype(body);
+    Team team(threads - 1, [&](auto task) { pool.Schedule(std::move(task)); });
+    team.share((int)apart, [](void* context, int number) { (*static_cast<Body*>(context))(number); }, &body);
+    if (!enough) return ffi::Error(ffi::ErrorCode::kResourceExhausted, "no memory for a recurrence");
   }
-  const double operations = 2.0 * p.time * p.batch * heads * (p.hidden + (p.x ? p.in_features : 0)) * p.hidden * gates;
-  const int threads = operations < 2e6 ? 1 : std::min(available, heads);
-  std::atomic<bool> enough{true};
-  auto body = [&](int head) {
-    auto of_head = head_of(head);
-    const auto& q = problem_of(of_head);
-    const Scratch scratch(k.workspace(q, backward, 1));
-    if (!scratch.memory()) return enough.store(false);
-    (backward ? k.backward : k.forward)(q, alone(scratch.memory()));
-  };
-  using Body = decltype(body);
-  Team team(threads - 1, [&](auto task) { pool.Schedule(std::move(task)); });
-  team.share(heads, [](void* context, int head) { (*static_cast<Body*>(context))(head); }, &body);
-  if (!enough) return ffi::Error(ffi::ErrorCode::kResourceExhausted, "no memory for a recurrence");
+  for (int64_t number = apart; number < count; number++) {
+    auto one = recurrence(number);
+    auto error = launch<T>(pool, k, problem_of(one), gates, backward, most_threads, may_divide_units);
+    if (error.failure()) return error;
+  }
   return ffi::Error::Success();
 }
-
-// The arrays of a call. An empty array means that there is none.
-template <class T>
-struct Arrays {
-  ffi::RemainingArgs args;
-  ffi::RemainingRets rets;
-
-  const T* in(size_t i) const {
-    auto buffer = args.get<ffi::AnyBuffer>(i);
-    return buffer->element_count() ? static_cast<const T*>(buffer->untyped_data()) : nullptr;
-  }
-  int64_t in_size(size_t i) const { return args.get<ffi::AnyBuffer>(i)->element_count(); }
-  int64_t out_size(size_t i) const { return (*rets.get<ffi::AnyBuffer>(i))->element_count(); }
-  T* out(size_t i) const {
-    auto buffer = rets.get<ffi::AnyBuffer>(i);
-    T* data = (*buffer)->element_count() ? static_cast<T*>((*buffer)->untyped_data()) : nullptr;
-    ask_for_large_pages(data, (*buffer)->size_bytes());
-    return data;
-  }
-};
 
 }  // namespace jaxrnn

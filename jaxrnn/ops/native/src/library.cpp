@@ -7,7 +7,7 @@
 namespace jaxrnn {
 namespace {
 
-// The arrays of a call, in the order in which Python passes them. An empty array means that there is none.
+// The arrays of a call, in the order in which Python passes them.
 enum Inputs { kX, kKernel, kBias, kXw, kRecurrentKernel, kRecurrentBias, kCellParam, kC, kH, kScale, kValid, kResets,
               kResetC, kResetH, kInputs,
               kY = kInputs, kSaved, kDLastC, kDLastH, kDY };
@@ -37,21 +37,14 @@ Problem<T> problem(const Arrays<T>& a, const Options& o) {
 }
 
 template <class T>
-ffi::Error run(ffi::ThreadPool& pool, const Problem<T>& p, const Options& o, int64_t saved, bool backward) {
-  auto head = [&](int n) { return head_of(p, n, saved / o.heads); };
-  return launch_heads<T>(pool, kernels<T>(), (int)o.heads, head, (int)o.gates, backward, (int)o.threads,
-                         /*may_divide_units=*/true);
-}
-
-template <class T>
-ffi::Error forward(ffi::ThreadPool& pool, const Arrays<T>& a, const Options& o) {
+Problem<T> forward_problem(const Arrays<T>& a, const Options& o) {
   Problem<T> p = problem(a, o);
   p.y = a.out(kOutY), p.saved = a.out(kOutSaved), p.last_c = a.out(kLastC), p.last_h = a.out(kLastH);
-  return run(pool, p, o, a.out_size(kOutSaved), false);
+  return p;
 }
 
 template <class T>
-ffi::Error backward(ffi::ThreadPool& pool, const Arrays<T>& a, const Options& o) {
+Problem<T> backward_problem(const Arrays<T>& a, const Options& o) {
   Problem<T> p = problem(a, o);
   p.y = const_cast<T*>(a.in(kY)), p.saved = const_cast<T*>(a.in(kSaved));  // only read
   p.dlast_c = a.in(kDLastC), p.dlast_h = a.in(kDLastH), p.dy = a.in(kDY);
@@ -60,7 +53,18 @@ ffi::Error backward(ffi::ThreadPool& pool, const Arrays<T>& a, const Options& o)
   p.dkernel = a.out(kDKernel), p.dbias = a.out(kDBias);
   p.drecurrent_kernel = a.out(kDRecurrentKernel), p.drecurrent_bias = a.out(kDRecurrentBias);
   p.dcell_param = a.out(kDCellParam);
-  return run(pool, p, o, a.in_size(kSaved), true);
+  return p;
+}
+
+template <class T, bool kBackward>
+ffi::Error run(ffi::ThreadPool& pool, const Arrays<T>& arrays, const Options& o) {
+  const int64_t saved = (kBackward ? arrays.in_size(kSaved) : arrays.out_size(kOutSaved)) / o.heads;
+  auto recurrence = [&](int64_t number) {
+    const Arrays<T> a = arrays.of_run(number / o.heads);
+    return head_of(kBackward ? backward_problem(a, o) : forward_problem(a, o), (int)(number % o.heads), saved);
+  };
+  return launch_all<T>(pool, kernels<T>(), arrays.runs() * o.heads, recurrence, (int)o.gates, kBackward,
+                       (int)o.threads, /*may_divide_units=*/true);
 }
 
 template <bool kBackward>
@@ -68,12 +72,11 @@ ffi::Error dispatch(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remainin
                     int64_t gates, int64_t time, int64_t batch, int64_t in_features, int64_t hidden, int64_t heads,
                     int64_t reverse, int64_t batch_major, int64_t threads) {
   const Options o{cell, gates, time, batch, in_features, hidden, heads, reverse, batch_major, threads};
+  constexpr size_t kState = kBackward ? size_t{kDH} : size_t{kLastH};  // [batch, hidden]
   if (args.get<ffi::AnyBuffer>(kRecurrentKernel)->element_type() == ffi::DataType::F64) {
-    const Arrays<double> a{args, rets};
-    return kBackward ? backward(pool, a, o) : forward(pool, a, o);
+    return run<double, kBackward>(pool, {args, rets, kState, 2}, o);
   }
-  const Arrays<float> a{args, rets};
-  return kBackward ? backward(pool, a, o) : forward(pool, a, o);
+  return run<float, kBackward>(pool, {args, rets, kState, 2}, o);
 }
 
 }  // namespace

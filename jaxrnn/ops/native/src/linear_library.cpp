@@ -7,7 +7,7 @@
 namespace jaxrnn {
 namespace {
 
-// The arrays of a call, in the order in which Python passes them. An empty array means that there is none.
+// The arrays of a call, in the order in which Python passes them.
 enum Inputs { kA, kB, kInitial, kReset, kLengths, kResets, kH, kDH };
 enum ForwardResults { kOutH };
 enum BackwardResults { kDA, kDB, kDInitial, kDReset };
@@ -25,14 +25,14 @@ const LinearKernels<T>& linear_kernels() {
 // Whether results go to memory past the caches: where a call reads and writes more than stays in a cache until somebody
 // reads it. Whole lines only. Measured on AMD (a third less time); processors of others keep the common stores.
 template <class T>
-bool streams(const LinearProblem<T>& p, bool backward) {
+bool streams(const LinearProblem<T>& p, int64_t runs, bool backward) {
 #if defined(JAXRNN_X86)
   static const bool pays = [] {
     __builtin_cpu_init();
     return __builtin_cpu_is("amd") != 0;
   }();
   constexpr double kMuch = 16 << 20;
-  const double size = (double)p.time * p.rows * p.width * sizeof(T);
+  const double size = (double)runs * p.time * p.rows * p.width * sizeof(T);
   const auto in_lines = [](const void* array) { return (uintptr_t)array % 64 == 0; };
   return pays && (backward ? 5 : 3) * size > kMuch && p.width * sizeof(T) % 64 == 0 && in_lines(p.h) &&
          in_lines(p.da) && in_lines(p.db);
@@ -41,30 +41,9 @@ bool streams(const LinearProblem<T>& p, bool backward) {
 #endif
 }
 
-template <class T>
-ffi::Error run(ffi::ThreadPool& pool, LinearProblem<T> p, const Options& o, bool backward) {
-  // Without masks, neighbouring rows are one long row.
-  if (!o.batch_major && !p.lengths && !p.resets && (p.a_row == p.width || p.rows == 1)) {
-    p.width *= p.rows, p.rows = 1, p.row = p.a_row = p.width;
-  }
-  p.streams = streams(p, backward);
-  int threads = (int)pool.num_threads();
-  if (o.threads > 0 && o.threads < threads) threads = (int)o.threads;
-  // Not for some microseconds, and not if a thread may be suspended with its part half done.
-  if ((double)p.time * p.rows * p.width < 3e4 || Team::machine_is_busy()) threads = 1;
-  const auto tiles = tiles_of(p.rows, p.width, o.batch_major, 64 / sizeof(T), threads);
-  const auto& kernels = linear_kernels<T>();
-  const auto one = backward ? kernels.backward : kernels.forward;
-  auto body = [&](int part) { one(p, tiles[part]); };
-  auto call = [](void* context, int part) { (*static_cast<decltype(body)*>(context))(part); };
-  const int helpers = std::min<int>(threads, (int)tiles.size()) - 1;
-  Team team(helpers, [&](auto task) { pool.Schedule(std::move(task)); });
-  team.share((int)tiles.size(), call, &body);
-  return ffi::Error::Success();
-}
-
+// The recurrence of one run.
 template <class T, bool kBackward>
-ffi::Error typed(ffi::ThreadPool& pool, const Arrays<T>& arrays, const Options& o, bool is_complex) {
+LinearProblem<T> problem(const Arrays<T>& arrays, const Options& o, bool is_complex) {
   LinearProblem<T> p{};
   p.time = o.time, p.rows = o.rows, p.width = is_complex ? 2 * o.width : o.width;
   p.reverse = o.reverse, p.is_complex = is_complex;
@@ -84,7 +63,36 @@ ffi::Error typed(ffi::ThreadPool& pool, const Arrays<T>& arrays, const Options& 
   } else {
     p.h = arrays.out(kOutH);
   }
-  return run(pool, p, o, kBackward);
+  // Without masks, neighbouring rows are one long row.
+  if (!o.batch_major && !p.lengths && !p.resets && (p.a_row == p.width || p.rows == 1)) {
+    p.width *= p.rows, p.rows = 1, p.row = p.a_row = p.width;
+  }
+  p.streams = streams(p, arrays.runs(), kBackward);
+  return p;
+}
+
+template <class T, bool kBackward>
+ffi::Error run(ffi::ThreadPool& pool, const Arrays<T>& arrays, const Options& o, bool is_complex) {
+  const int64_t runs = arrays.runs();
+  if (runs == 0) return ffi::Error::Success();
+  const auto first = problem<T, kBackward>(arrays, o, is_complex);
+  int threads = (int)pool.num_threads();
+  if (o.threads > 0 && o.threads < threads) threads = (int)o.threads;
+  // Not for some microseconds, and not if a thread may be suspended with its part half done.
+  if ((double)runs * first.time * first.rows * first.width < 3e4 || Team::machine_is_busy()) threads = 1;
+  const auto tiles = tiles_of(first.rows, first.width, o.batch_major, 64 / sizeof(T), runs < threads ? threads : 1);
+  const int64_t per_run = tiles.size(), parts = runs * per_run;
+  const auto& kernels = linear_kernels<T>();
+  const auto one = kBackward ? kernels.backward : kernels.forward;
+  auto body = [&](int part) {
+    const int64_t number = part / per_run;
+    if (number == 0) return one(first, tiles[part]);
+    one(problem<T, kBackward>(arrays.of_run(number), o, is_complex), tiles[part % per_run]);
+  };
+  auto call = [](void* context, int part) { (*static_cast<decltype(body)*>(context))(part); };
+  Team team((int)std::min<int64_t>(threads, parts) - 1, [&](auto task) { pool.Schedule(std::move(task)); });
+  team.share((int)parts, call, &body);
+  return ffi::Error::Success();
 }
 
 template <bool kBackward>
@@ -92,12 +100,13 @@ ffi::Error dispatch(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remainin
                     int64_t rows, int64_t width, int64_t batch_major, int64_t reverse, int64_t a_has_time,
                     int64_t a_has_rows, int64_t threads) {
   const Options o{time, rows, width, batch_major, reverse, a_has_time, a_has_rows, threads};
+  constexpr size_t kSteps = kBackward ? size_t{kDB} : size_t{kOutH};  // [time, rows, width]
   const ffi::DataType type = args.get<ffi::AnyBuffer>(kB)->element_type();
   const bool is_complex = type == ffi::DataType::C64 || type == ffi::DataType::C128;
   if (type == ffi::DataType::F64 || type == ffi::DataType::C128) {
-    return typed<double, kBackward>(pool, {args, rets}, o, is_complex);
+    return run<double, kBackward>(pool, {args, rets, kSteps, 3}, o, is_complex);
   }
-  return typed<float, kBackward>(pool, {args, rets}, o, is_complex);
+  return run<float, kBackward>(pool, {args, rets, kSteps, 3}, o, is_complex);
 }
 
 }  // namespace

@@ -26,8 +26,9 @@ enum Inputs { kX, kKernel, kBias, kXw, kRecurrentKernel, kRecurrentBias, kDerive
 enum ForwardResults { kOutY, kOutSaved, kLastCarry };
 enum BackwardResults { kDX, kDXw, kDKernel, kDBias, kDRecurrentKernel, kDRecurrentBias, kOutSums, kDCarry };
 
+// The recurrence of one head.
 template <class T>
-ffi::Error run(ffi::ThreadPool& pool, const Arrays<T>& a, const ProgramOptions& o, bool backward) {
+ProgramOfHead<T> recurrence_of(const Arrays<T>& a, const ProgramOptions& o, int head, bool backward) {
   ProgramProblem<T> p{};
   const Numbers& n = o.sizes;
   p.time = (int)n[kTime], p.batch = (int)n[kBatch], p.in_features = (int)n[kInFeatures];
@@ -65,11 +66,17 @@ ffi::Error run(ffi::ThreadPool& pool, const Arrays<T>& a, const ProgramOptions& 
     p.sums = a.out(kOutSums), p.sum_count = (int)(a.out_size(kOutSums) / p.row_units);
     p.dcarry = out.data(), p.dreset_carry = out.data() + p.carries;
   }
-  const int gates = std::max(p.gates, p.recurrent_gates);
-  const ptrdiff_t saved = (ptrdiff_t)p.time * p.saved_count * p.batch * p.pitch();
-  auto head = [&](int number) { return ProgramOfHead<T>(p, number, saved); };
-  return launch_heads<T>(pool, program_kernels<T>(), (int)n[kHeads], head, gates, backward, (int)n[kThreads],
-                         /*may_divide_units=*/false);
+  return ProgramOfHead<T>(p, head, (ptrdiff_t)p.time * p.saved_count * p.batch * p.pitch());
+}
+
+template <class T>
+ffi::Error run(ffi::ThreadPool& pool, const Arrays<T>& arrays, const ProgramOptions& o, bool backward) {
+  const int heads = (int)o.sizes[kHeads], gates = (int)std::max(o.sizes[kGates], o.sizes[kRecurrentGates]);
+  auto recurrence = [&](int64_t number) {
+    return recurrence_of(arrays.of_run(number / heads), o, (int)(number % heads), backward);
+  };
+  return launch_all<T>(pool, program_kernels<T>(), arrays.runs() * heads, recurrence, gates, backward,
+                       (int)o.sizes[kThreads], /*may_divide_units=*/false);
 }
 
 template <bool kBackward>
@@ -77,10 +84,11 @@ ffi::Error dispatch(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remainin
                     Numbers program, Numbers carry_slots, Numbers summed, Numbers shared,
                     ffi::Span<const double> constants) {
   const ProgramOptions o{sizes, program, carry_slots, summed, shared, constants};
+  constexpr size_t kState = kBackward ? size_t{kDCarry} : size_t{kLastCarry};  // [batch, hidden]
   if (args.get<ffi::AnyBuffer>(kRecurrentKernel)->element_type() == ffi::DataType::F64) {
-    return run(pool, Arrays<double>{args, rets}, o, kBackward);
+    return run<double>(pool, {args, rets, kState, 2}, o, kBackward);
   }
-  return run(pool, Arrays<float>{args, rets}, o, kBackward);
+  return run<float>(pool, {args, rets, kState, 2}, o, kBackward);
 }
 
 }  // namespace
