@@ -3,6 +3,7 @@
 The conformance suite holds it against a Python loop, at sizes of a few units and steps.
 """
 
+import functools
 import os
 import subprocess
 import sys
@@ -227,12 +228,33 @@ def reason(platform: str = "cpu", pointwise: Any = TANH, dtype: Any = jnp.float3
 
 def test_it_says_why_it_cannot_run():
     assert "it runs on a cpu, not on a gpu" in reason("gpu")
-    assert "there is bfloat16" in reason(dtype=jnp.bfloat16)
-    mixed = jax.ShapeDtypeStruct((2, 3), jnp.bfloat16)
-    assert "there is bfloat16 and float32" in reason(initial_carry=mixed)
-    with pytest.raises(ValueError, match=r"implementation='native' cannot run this: .*there is bfloat16"):
-        h = jnp.zeros((2, 3), jnp.bfloat16)
+    narrow = jax.ShapeDtypeStruct((2, 3), jnp.float8_e4m3fn)
+    assert "there is float32 and float8_e4m3fn" in reason(initial_carry=narrow)
+    with pytest.raises(ValueError, match=r"implementation='native' cannot run this: .*and float8_e4m3fn"):
+        h = jnp.zeros((2, 3), jnp.float8_e4m3fn)
         recurrence(TANH, jnp.eye(3), jnp.ones((4, 2, 3)), h, implementation="native")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_is_float32_rounded_at_the_end(dtype):
+    random = np.random.default_rng(0)
+    kernel, xw, h, weights = (random.normal(size=s) for s in ((5, 5), (40, 3, 5), (3, 5), (40, 3, 5)))
+    narrow = [jnp.asarray(a, dtype) for a in (kernel, xw, h)]
+    wide = [a.astype(jnp.float32) for a in narrow]
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, argnums=(0, 1, 2), has_aux=True)
+    def run(kernel, xw, h):
+        results = recurrence(TANH, kernel, xw, h, implementation="native")
+        return (results[1].astype(jnp.float32) * weights).sum(), results
+
+    (_, results), gradients = run(*narrow)
+    # A cotangent is rounded to the dtype of the outputs.
+    weights = jnp.asarray(weights, dtype).astype(jnp.float32)
+    (_, expected), expected_gradients = run(*wide)
+    for found, like in zip(jax.tree.leaves((results, gradients)), jax.tree.leaves((expected, expected_gradients))):
+        assert found.dtype == dtype
+        np.testing.assert_array_equal(found, like.astype(dtype))
 
 
 def test_an_explicit_mesh_is_left_to_the_scan():

@@ -25,24 +25,49 @@ from jaxrnn.ops.native.cells import unable as built_in_unable
 from jaxrnn.ops.native.program import ProgramCall
 from jaxrnn.ops.native.program import unable as program_unable
 from jaxrnn.ops.scan import scan_recurrence
-from jaxrnn.ops.step import Carry, Pointwise, Projection, Recurrence, projected
+from jaxrnn.ops.step import Carry, Pointwise, Projection, Recurrence, cast, dtype_of, projected
+
+HALF_PRECISION = (jnp.dtype("bfloat16"), jnp.dtype("float16"))
 
 
 def native_recurrence(
     pointwise: Pointwise, arrays: Recurrence, *, reverse: bool, unroll: int
 ) -> tuple[Carry, Array]:
-    """Like :func:`jaxrnn.ops.scan.scan_recurrence`; ``unroll`` has no effect."""
+    """Like :func:`jaxrnn.ops.scan.scan_recurrence`; ``unroll`` has no effect.
+
+    Half precision is computed in float32 from the first step to the last. Carry and outputs are rounded to their
+    dtypes afterwards, and not, as by the scan, at every step.
+    """
     if 0 in arrays.xw.shape[:-1]:  # no steps or no rows
         return scan_recurrence(pointwise, arrays, reverse=reverse, unroll=unroll)
-    carry, outputs, _ = _run(pointwise, reverse, False, arrays)
-    return carry, outputs
+    carry, outputs, _ = _run(pointwise, reverse, False, widened(arrays))
+    carry = jax.tree.map(lambda part, like: cast(part, like.dtype), carry, arrays.initial_carry)
+    return carry, cast(outputs, arrays.xw.dtype)
 
 
 def unable(pointwise: Pointwise, arrays: Recurrence, platform: str) -> str | None:
     """The reason why the library cannot run this, or None if it can."""
+    arrays = widened(jax.tree.map(_shape_of, arrays))
     if pointwise in CELLS:
         return built_in_unable(pointwise, arrays, platform)
     return program_unable(pointwise, arrays, platform)
+
+
+def widened(arrays: Recurrence) -> Recurrence:
+    """The arrays, or their shapes, with float32 in place of half precision."""
+
+    def one(leaf: Any) -> Any:
+        if dtype_of(leaf) not in HALF_PRECISION:
+            return leaf
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            return jax.ShapeDtypeStruct(leaf.shape, jnp.float32)
+        return leaf.astype(jnp.float32)
+
+    return jax.tree.map(one, arrays)
+
+
+def _shape_of(leaf: Any) -> Any:
+    return jax.ShapeDtypeStruct(jnp.shape(leaf), dtype_of(leaf))
 
 
 def _call(pointwise: Pointwise, reverse: bool, arrays: Recurrence) -> Call:
