@@ -3,6 +3,7 @@
     python -m benchmarks.layers --quick                    # three shapes, about a minute
     python -m benchmarks.layers                            # all shapes, several minutes
     python -m benchmarks.layers --peers keras torch        # only against these
+    python -m benchmarks.layers --members 16               # ensembles of 16 layers under jax.vmap, about a minute
 
 "forward" computes the outputs of every step. "training step" computes the mean of the squared outputs and its
 gradients with respect to the parameters; the inputs get no gradient. All in float32, from a zero first carry.
@@ -26,6 +27,7 @@ from benchmarks.common import comparison
 from benchmarks.common.command import Benchmark, Options, command, known
 from benchmarks.common.report import Table, progress, spread_text
 from benchmarks.common.rows import (
+    ENSEMBLES,
     OURS,
     QUICK,
     SHAPE,
@@ -42,9 +44,13 @@ from benchmarks.common.timing import FirstCalls, Spread, first_calls, geometric_
 from benchmarks.libraries import LIBRARIES, PEERS, installed, label, ours
 from benchmarks.libraries.base import Contestant, Library, layer_in_nnx
 from benchmarks.libraries.ours import CELLS
+from jaxrnn.checks import positive_integer
 
 MODES = {"forward": "forward", "train": "training step"}
 """The functions of a contestant, and what they are called."""
+
+WITH_ENSEMBLES = ("nnx", "linen", "haiku")
+"""The peers whose layers are functions of their parameters, which jax.vmap takes."""
 
 TOLERANCES = comparison.layer_tolerances(outputs=1e-4, relative=1e-3)
 
@@ -59,18 +65,25 @@ class LayerOptions(Options):
     peers: tuple[str, ...] = tuple(PEERS)
     """Peers to measure."""
 
+    members: int = 1
+    """More than one: so many layers at once, each with weights and inputs of its own."""
+
 
 def run(options: LayerOptions) -> None:
     known("cell", options.cells, CELLS)
     known("peer", options.peers, PEERS)
-    peers, absent = installed(options.peers)
-    made = Benchmark(options, "layers", "One recurrent layer", __doc__, quick=4, full=20)
-    shapes = QUICK if options.quick else SHAPES
+    members = positive_integer("members", options.members)
+    peers, absent = installed(name for name in options.peers if members == 1 or name in WITH_ENSEMBLES)
+    name, title = (
+        ("layers", "One recurrent layer") if members == 1 else ("ensemble", f"{members} recurrent layers")
+    )
+    made = Benchmark(options, name, title, __doc__, quick=4, full=20)
+    shapes = ENSEMBLES if members > 1 else QUICK if options.quick else SHAPES
     for cell, shape in progress((cell, shape) for cell in options.cells for shape in shapes):
-        layers = contestants(cell, shape, peers)
+        layers = contestants(cell, shape, peers, members)
         first = {name: first_calls(layer.calls()) for name, layer in layers.items()}
         check(first, f"{cell}, {shape}")
-        by_mode(made, {"cell": cell, "shape": shape}, layers, first)
+        by_mode(made, {"cell": cell, "shape": shape, "members": members}, layers, first)
     for cell in options.cells:
         for peer in peers.values():
             absent |= peer.absences(cell)
@@ -87,10 +100,11 @@ def run(options: LayerOptions) -> None:
     draw(made.rows, path.with_suffix(".png"))
 
 
-def contestants(cell: str, shape: Shape, peers: Mapping[str, Library]) -> dict[str, Contestant]:
+def contestants(cell: str, shape: Shape, peers: Mapping[str, Library], members: int = 1) -> dict[str, Contestant]:
     """Ours and every peer that can take part, all with the same weights and inputs."""
     first = ours.first_cell(cell, shape.in_features, shape.hidden)
-    inputs = np.random.default_rng(0).normal(size=shape[:3]).astype(np.float32)
+    sizes = shape[:3] if members == 1 else (members, *shape[:3])
+    inputs = np.random.default_rng(0).normal(size=sizes).astype(np.float32)
     found = {OURS: layer_in_nnx(jaxrnn.RNN(first), inputs)}
     for name, peer in peers.items():
         if peer.takes(cell, shape):
@@ -139,7 +153,7 @@ def gflops(row: Row, name: str = OURS) -> float:
     """The rate of the matrix products, in 10^9 operations a second."""
     gates = CELLS[row.case["cell"]].num_gates
     flops = row.shape.forward_flops(gates) if row.case["mode"] == "forward" else row.shape.training_flops(gates)
-    return flops / row.timings[name].median / 1e9
+    return row.case["members"] * flops / row.timings[name].median / 1e9
 
 
 def geometric_means(rows: Sequence[Row]) -> dict[str, float]:

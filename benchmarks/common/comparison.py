@@ -68,11 +68,11 @@ def layer_results(calls: FirstCalls) -> Results:
     if "train" not in calls:
         return outputs
     loss, gradients = calls["train"][1]
-    return outputs | {
-        "losses": float(loss),
-        # Not of the biases: PyTorch has two where others have one, and Keras's GRU has two as rows of one array.
-        "norms of the gradients": norm(g for g in jax.tree.leaves(gradients) if g.ndim == 2 and len(g) != 2),
-    }
+    losses = as_numpy(loss)
+    ensemble = losses.ndim  # an axis in front of every array
+    # Not of the biases: PyTorch has two where others have one, and Keras's GRU has two as rows of one array.
+    kernels = [g for g in jax.tree.leaves(gradients) if g.ndim == ensemble + 2 and g.shape[ensemble] != 2]
+    return outputs | {"losses": losses, "norms of the gradients": norm(kernels)}
 
 
 def norm(arrays: Iterable[Any]) -> float:

@@ -52,6 +52,9 @@ SHAPES = (
     Shape(8, 128, 512, 1024),  # the recurrent kernel (4 MiB a gate) fits no level-2 cache
 )
 
+ENSEMBLES = (LESSON, Shape(1, 1000, 1, 100), Shape(8, 128, 8, 64))
+"""Of many small layers at once."""
+
 QUICK = (LESSON, Shape(1, 1000, 1, 100), Shape(32, 128, 64, 256))
 
 

@@ -96,14 +96,22 @@ class Library:
 
 
 def layer_in_jax(apply: Callable[[Any, Any], Any], params: Any, inputs: Any) -> Contestant:
-    """A layer from ``apply(params, inputs)``; parameters take the dtype of the inputs, the loss is float32."""
+    """A layer from ``apply(params, inputs)``; parameters take the dtype of the inputs, the loss is float32.
+
+    Inputs ``[members, batch, time, in_features]`` are for an ensemble: under ``jax.vmap``, each of its members has
+    parameters, inputs and gradients of its own.
+    """
     x = jnp.asarray(inputs)
     params = jax.tree.map(lambda a: jnp.asarray(a, x.dtype), params)
 
     def loss(params: Any, x: Any) -> Any:
         return jnp.mean(apply(params, x).astype(jnp.float32) ** 2)
 
-    forward, train = jax.jit(apply), jax.jit(jax.value_and_grad(loss))
+    run, gradients = apply, jax.value_and_grad(loss)
+    if x.ndim == 4:
+        params = jax.tree.map(lambda a: jnp.stack([a] * len(x)), params)
+        run, gradients = jax.vmap(run), jax.vmap(gradients)
+    forward, train = jax.jit(run), jax.jit(gradients)
     return Contestant(lambda: forward(params, x), lambda: train(params, x))
 
 

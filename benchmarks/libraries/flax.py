@@ -26,7 +26,8 @@ def _nnx_cell(name: str, cell: Any) -> Any:
 def in_nnx_rnn(cell: Any, inputs: Any, *, time_major: bool = False) -> base.Contestant:
     """Any cell in ``nnx.RNN``."""
     # Without a given carry nnx.RNN counts a random number in the module, which value_and_grad does not allow.
-    first = cell.initialize_carry((inputs[0] if time_major else inputs[:, 0]).shape, nnx.Rngs(0))
+    member = inputs.reshape(-1, *inputs.shape[-3:])[0]  # of an ensemble
+    first = cell.initialize_carry((member[0] if time_major else member[:, 0]).shape, nnx.Rngs(0))
     first = jax.tree.map(lambda a: a.astype(inputs.dtype), first)
     return base.layer_in_nnx(nnx.RNN(cell, time_major=time_major), inputs, initial_carry=first)
 

@@ -6,7 +6,7 @@ import pytest
 from benchmarks.common import comparison
 from benchmarks.common.rows import Shape
 from benchmarks.common.timing import first_calls
-from benchmarks.layers import TOLERANCES, check, contestants
+from benchmarks.layers import TOLERANCES, WITH_ENSEMBLES, check, contestants
 from benchmarks.libraries import LIBRARIES, OURS, PEERS
 from benchmarks.libraries.base import Contestant
 from benchmarks.libraries.ours import CELLS
@@ -23,6 +23,16 @@ def test_all_layers_compute_the_same(cell):
     assert set(layers) == {OURS, *(name for name, peer in installed.items() if cell in peer.cells)}
     check(first_of(layers), cell)
     assert {name for name, layer in layers.items() if layer.train is None} == {"onnxruntime"} & set(layers)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_members_of_an_ensemble_compute_what_layers_do(cell):
+    installed = {name: PEERS[name] for name in WITH_ENSEMBLES if PEERS[name].missing() is None}
+    layers = contestants(cell, Shape(2, 2, 3, 4), installed, members=3)
+    check(first_of(layers), cell)
+    (alone,) = contestants(cell, Shape(6, 2, 3, 4), {}).values()
+    outputs = np.concatenate(layers[OURS].forward())
+    np.testing.assert_allclose(outputs, alone.forward(), 1e-5, 1e-6)
 
 
 @pytest.mark.parametrize("train", [None, lambda: (1.0, [np.ones((3, 3))])])

@@ -14,7 +14,7 @@ from jaxrnn.ops.native import call, library
 pytestmark = pytest.mark.skipif(library.why_not_loaded() is not None, reason=str(library.why_not_loaded()))
 
 OUTER, INNER, TIME, ROWS, FEATURES, HIDDEN = 2, 3, 9, 4, 5, 24
-LENGTHS = np.array([9, 4, 0, 7])
+LENGTHS: Any = np.array([9, 4, 0, 7])
 
 
 def of_own(params, h, xw, rh):
