@@ -44,7 +44,6 @@ from benchmarks.common.timing import FirstCalls, Spread, first_calls, geometric_
 from benchmarks.libraries import LIBRARIES, PEERS, installed, label, ours
 from benchmarks.libraries.base import Contestant, Library, layer_in_nnx
 from benchmarks.libraries.ours import CELLS
-from jaxrnn.checks import positive_integer
 
 MODES = {"forward": "forward", "train": "training step"}
 """The functions of a contestant, and what they are called."""
@@ -72,7 +71,9 @@ class LayerOptions(Options):
 def run(options: LayerOptions) -> None:
     known("cell", options.cells, CELLS)
     known("peer", options.peers, PEERS)
-    members = positive_integer("members", options.members)
+    members = options.members
+    if members < 1:
+        raise ValueError(f"--members must be at least 1, not {members}")
     peers, absent = installed(name for name in options.peers if members == 1 or name in WITH_ENSEMBLES)
     name, title = (
         ("layers", "One recurrent layer") if members == 1 else ("ensemble", f"{members} recurrent layers")

@@ -1,8 +1,8 @@
 """Runs a layer one step at a time with low latency, for controllers, agents and live signals.
 
 For a batch of one, the arithmetic of a step takes a microsecond or two; the rest is the overhead of the call. On a
-CPU, the built-in cells run in the C++ library, which is called without JAX: it reads and returns NumPy arrays, and
-packs the weights once.
+CPU, the C++ library runs the built-in cells and most others. It is called without JAX: it reads and returns NumPy
+arrays, and packs the weights once.
 
 Everything else is a compiled JAX program. Its overhead is small because the weights are constants of the program
 instead of arguments, the carry is donated so that its memory is reused, and the program is compiled in advance, so
@@ -28,9 +28,8 @@ from jaxrnn.checks import Cell
 from jaxrnn.layers.rnn import RNN
 from jaxrnn.layers.sequence import first_carry
 from jaxrnn.layers.stack import StackedRNN
-from jaxrnn.ops.native.cells import unable
 from jaxrnn.ops.native.layers import NativeLayer, unable_to_infer
-from jaxrnn.ops.native.streaming import NativeStep
+from jaxrnn.ops.native.streaming import NativeStep, unable_to_step
 from jaxrnn.ops.step import Carry, Projection, Recurrence
 
 IMPLEMENTATIONS = ("native", "jax")
@@ -55,9 +54,9 @@ def streaming_step(
         weights that the layer has now; after more training, make a new step.
       inputs: one step's inputs ``[*batch, in_features]``. Only their shape and dtype are used, so a
         ``jax.ShapeDtypeStruct`` works too.
-      implementation: ``"native"`` is the C++ library: SimpleRNN (tanh, relu, sigmoid), LSTM, GRU and LeakyCell
-        on a CPU in float32 or float64. ``"jax"`` is a compiled program: any cell, dtype and device. None takes
-        the first of these that can run the layer.
+      implementation: ``"native"`` is the C++ library: the built-in cells and most cells of your own (those for
+        which :func:`jaxrnn.ops.explain` says ``native``), on a CPU in float32 or float64. ``"jax"`` is a compiled
+        program: any cell, dtype and device. None takes the first of these that can run the layer.
 
     Returns:
       ``step(carry, inputs) -> (carry, outputs)`` with outputs ``[*batch, hidden]``, for NumPy or JAX inputs of
@@ -147,7 +146,7 @@ def _native_cell(cell: Any, inputs: Any, carry: Carry) -> NativeStep | str:
     integers = layer_weights(cell) if is_quantized(cell) else None
     if integers is not None and unable_to_infer(integers, projection.dtype, platform) is None:
         return NativeStep(pointwise, arrays, integers)
-    return unable(pointwise, arrays, platform) or NativeStep(pointwise, arrays)
+    return unable_to_step(pointwise, arrays, platform) or NativeStep(pointwise, arrays)
 
 
 def native_layer(cell: Any, dtype: Any, threads: int | None = None) -> NativeLayer | str:

@@ -17,6 +17,25 @@ from jaxrnn.ops.native.library import why_not_loaded
 
 X = np.random.default_rng(0).normal(size=(2, 6, 3)).astype(np.float32)
 
+
+class OutputApartCell(jaxrnn.RecurrentCell):
+    """Two parts in the carry, an output that is neither, a parameter, and a sum over the units."""
+
+    num_gates = 2
+
+    def __init__(self, in_features, hidden_features, *, rngs, **options):
+        super().__init__(in_features, hidden_features, rngs=rngs, **options)
+        self.gain = nnx.Param(jnp.linspace(0.5, 1, hidden_features, dtype=self.param_dtype))
+
+    def carry_like(self, h):
+        return {"a": h, "h": h}
+
+    def pointwise(self, carry, xw, rh):
+        a = jnp.tanh(carry["a"] * self.gain[...] + xw[0] + rh[0])
+        h = jax.nn.sigmoid(xw[1] * rh[1] + a)
+        return {"a": a, "h": h}, h * a - h.mean(-1, keepdims=True)
+
+
 LAYERS = {
     "SimpleRNN": lambda: jaxrnn.SimpleRNN(3, 4, rngs=nnx.Rngs(0)),
     "LSTM": lambda: jaxrnn.LSTM(3, (5, 4), rngs=nnx.Rngs(0)),
@@ -27,6 +46,8 @@ LAYERS = {
     "RNN": lambda: jaxrnn.RNN(jaxrnn.LSTMCell(3, 4, rngs=nnx.Rngs(0))),
     "RNN of a Flax cell": lambda: jaxrnn.RNN(nnx.GRUCell(3, 4, rngs=nnx.Rngs(0))),
     "LeakyCell": lambda: jaxrnn.RNN(jaxrnn.LeakyCell(3, 4, rngs=nnx.Rngs(0))),
+    "a cell of one's own": lambda: jaxrnn.RNN(OutputApartCell(3, 4, rngs=nnx.Rngs(0))),
+    "sLSTM with heads": lambda: jaxrnn.SLSTM(3, (6, 4), num_heads=2, rngs=nnx.Rngs(0)),
 }
 
 
@@ -39,6 +60,8 @@ NATIVE = [
     "skip connections",
     "one step returned",
     "RNN",
+    "a cell of one's own",
+    "sLSTM with heads",
 ]
 """Those that the C++ library has."""
 
@@ -122,7 +145,7 @@ def test_dropout_that_is_off_does_not_matter():
 
 
 @needs_library
-@pytest.mark.parametrize("make", [jaxrnn.SimpleRNNCell, jaxrnn.LSTMCell, jaxrnn.GRUCell])
+@pytest.mark.parametrize("make", [jaxrnn.SimpleRNNCell, jaxrnn.LSTMCell, jaxrnn.GRUCell, OutputApartCell])
 @pytest.mark.parametrize(("inputs", "hidden"), [(1, 1), (3, 16), (17, 33), (64, 128), (5, 65)])
 def test_the_library_steps_like_the_cell_in_float64(make, inputs, hidden):
     xs = np.random.default_rng(1).normal(size=(5, 2, inputs))

@@ -92,7 +92,9 @@ def _functions(path: Path) -> Any:
     library.jaxrnn_stream.restype = address
     library.jaxrnn_stream.argtypes = [ctypes.c_int] * 6 + [address] * 5
     library.jaxrnn_stream_step.restype = None
-    library.jaxrnn_stream_step.argtypes = [address] * 6
+    library.jaxrnn_stream_step.argtypes = [address] * 4
+    library.jaxrnn_program_stream.restype = address
+    library.jaxrnn_program_stream.argtypes = [ctypes.c_int] + [address] * 4 + [ctypes.c_int] * 3 + [address] * 5
     library.jaxrnn_stream_free.restype = None
     library.jaxrnn_stream_free.argtypes = [address]
     # A step of thousands of rows takes long enough to let other threads of Python run.

@@ -114,26 +114,34 @@ class ProgramCall(Call):
         self, target: str, program: Program, shapes: list[jax.ShapeDtypeStruct], arguments: list[Array]
     ) -> list[Array]:
         cell = self.cell
-        sizes = {
+        shape = {
             "time": self.time,
             "batch": self.batch,
             "in_features": self.in_features,
             "hidden": self.hidden,
             "heads": self.heads,
-            "gates": cell.gates,
-            "recurrent_gates": cell.recurrent_gates,
-            "saved_count": cell.saved,
-            "registers": program.registers,
-            "row_registers": program.row_registers,
             "reverse": int(self.reverse),
             "batch_major": int(self.batch_major),
-            "threads": native_call.MOST_THREADS,
         }
         attributes = {
-            "sizes": np.array([sizes[name] for name in SIZES], np.int64),
+            "sizes": sizes_of(cell, program, shape),
             "carry_slots": carry_slots(cell),
             "summed": flags(cell.summed, cell.gates),
             "shared": flags(cell.shared, cell.recurrent_gates),
             **encode(program)._asdict(),
         }
         return foreign_call(target, shapes, arguments, attributes)
+
+
+def sizes_of(cell: CellProgram, program: Program, shape: dict[str, int]) -> np.ndarray:
+    """The numbers of a call, in the order of ``SIZES``; those that ``shape`` does not have are 0."""
+    sizes = {
+        **shape,
+        "gates": cell.gates,
+        "recurrent_gates": cell.recurrent_gates,
+        "saved_count": cell.saved,
+        "registers": program.registers,
+        "row_registers": program.row_registers,
+        "threads": native_call.MOST_THREADS,
+    }
+    return np.array([sizes.get(name, 0) for name in SIZES], np.int64)

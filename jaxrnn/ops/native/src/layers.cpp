@@ -117,12 +117,11 @@ class StreamOfLayer : public Stream {
 
   bool has_memory() const { return own_.has_memory(); }
 
-  void step(const void* x, const void* c, const void* h, void* new_c, void* new_h) override {
+  void step(const void* x, const void* carry, void* new_carry) override {
     Sequences q{};
     q.time = 1, q.batch = batch_, q.x = static_cast<const float*>(x);
-    q.c = static_cast<float*>(new_c), q.h = static_cast<float*>(new_h);
-    std::copy_n(static_cast<const float*>(h), size_, q.h);
-    if (has_c_) std::copy_n(static_cast<const float*>(c), size_, q.c);
+    q.c = static_cast<float*>(new_carry), q.h = q.c + (has_c_ ? size_ : 0);
+    std::copy_n(static_cast<const float*>(carry), (has_c_ ? 2 : 1) * size_, q.c);
     own_.step(q, 1);
   }
 

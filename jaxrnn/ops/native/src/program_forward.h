@@ -114,12 +114,11 @@ void forward_block(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, Ope
   }
 }
 
+// The weights in the order in which they are read, and all other arrays that do not change from step to step.
 template <class T>
-void program_forward(const ProgramProblem<T>& p, const Division& division) {
-  const ProgramWorkspace<T> w(p, division, /*backward=*/false);
+void pack_forward(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w) {
   const int H = p.hidden, R = p.row_units;
   const size_t width = (size_t)w.vectors_of(H) * kLanes<T>;
-  // The caller packs alone, so that it need not wait for threads that start late.
   for (int i = 0; i < w.panel_count; i++) {
     for (int g = 0; p.x && g < p.gates; g++) {
       pack_panel(w.panels[i], p.kernel + g * R, p.in_features, 1, H, R, p.gates, w.kernel + g * width * p.in_features);
@@ -138,6 +137,15 @@ void program_forward(const ProgramProblem<T>& p, const Division& division) {
   for (int g = 0; g < p.gates && g < p.recurrent_gates; g++) {
     for (int j = g * w.pitch; j < (g + 1) * w.pitch; j++) w.sum_bias[j] = w.bias[j] + w.recurrent_bias[j];
   }
+}
+
+template <class T>
+void program_forward(const ProgramProblem<T>& p, const Division& division) {
+  const ProgramWorkspace<T> w(p, division, /*backward=*/false);
+  const int H = p.hidden, R = p.row_units;
+  // The caller packs alone, so that it need not wait for threads that start late.
+  if (division.packs) pack_forward(p, w);
+  if (!division.runs) return;
   division.each_part([&](int part) {
     const Range mine = split(p.batch, part, division.parts);
     Operand<T>* operands = w.operands_of(p, part);

@@ -7,17 +7,6 @@
 namespace jaxrnn {
 namespace {
 
-using Numbers = ffi::Span<const int64_t>;
-
-struct ProgramOptions {
-  Numbers sizes, program, carry_slots, summed, shared;
-  ffi::Span<const double> constants;
-};
-
-// The numbers of `sizes`, in the order of SIZES in jaxrnn/ops/native/encoding.py.
-enum Sizes { kTime, kBatch, kInFeatures, kHidden, kHeads, kGates, kRecurrentGates, kSavedCount, kRegisters, kRowRegisters,
-             kReverse, kBatchMajor, kThreads, kSizes };
-
 // The arrays of a call, in the order in which Python passes them. The initial carry follows, and the carry to which a
 // reset returns; backward also y, saved, dy and the gradients of the last carry.
 enum Inputs { kX, kKernel, kBias, kXw, kRecurrentKernel, kRecurrentBias, kDerived, kScale, kValid, kResets, kCarry };
@@ -28,20 +17,8 @@ enum BackwardResults { kDX, kDXw, kDKernel, kDBias, kDRecurrentKernel, kDRecurre
 
 // The recurrence of one head.
 template <class T>
-ProgramOfHead<T> recurrence_of(const Arrays<T>& a, const ProgramOptions& o, int head, bool backward) {
-  ProgramProblem<T> p{};
-  const Numbers& n = o.sizes;
-  p.time = (int)n[kTime], p.batch = (int)n[kBatch], p.in_features = (int)n[kInFeatures];
-  p.row_units = (int)n[kHidden], p.hidden = (int)(n[kHidden] / n[kHeads]);
-  p.gates = (int)n[kGates], p.recurrent_gates = (int)n[kRecurrentGates], p.carries = (int)o.carry_slots.size();
-  p.saved_count = (int)n[kSavedCount], p.registers = (int)n[kRegisters], p.row_registers = (int)n[kRowRegisters];
-  p.reverse = n[kReverse], p.batch_major = n[kBatchMajor];
-  p.carry_slots = o.carry_slots.begin(), p.summed = o.summed.begin(), p.shared = o.shared.begin();
-  p.code.operand_count = (int)o.program[0], p.code.instruction_count = (int)o.program[1];
-  p.code.operands = reinterpret_cast<const OperandName*>(o.program.begin() + 2);
-  p.code.instructions = reinterpret_cast<const Instruction*>(o.program.begin() + 2 + 2 * p.code.operand_count);
-  p.code.constants = o.constants.begin(), p.code.constant_count = (int)o.constants.size();
-
+ProgramOfHead<T> recurrence_of(const Arrays<T>& a, const ProgramNumbers& n, int head, bool backward) {
+  auto p = program_problem<T>(n);
   p.x = a.in(kX), p.kernel = a.in(kKernel), p.bias = a.in(kBias), p.xw = a.in(kXw);
   p.recurrent_kernel = a.in(kRecurrentKernel), p.recurrent_bias = a.in(kRecurrentBias);
   p.derived = a.in(kDerived), p.derived_count = (int)(a.in_size(kDerived) / p.row_units);
@@ -70,25 +47,28 @@ ProgramOfHead<T> recurrence_of(const Arrays<T>& a, const ProgramOptions& o, int 
 }
 
 template <class T>
-ffi::Error run(ffi::ThreadPool& pool, const Arrays<T>& arrays, const ProgramOptions& o, bool backward) {
-  const int heads = (int)o.sizes[kHeads], gates = (int)std::max(o.sizes[kGates], o.sizes[kRecurrentGates]);
+ffi::Error run(ffi::ThreadPool& pool, const Arrays<T>& arrays, const ProgramNumbers& n, bool backward) {
+  const int heads = (int)n.sizes[kHeads], gates = (int)std::max(n.sizes[kGates], n.sizes[kRecurrentGates]);
   auto recurrence = [&](int64_t number) {
-    return recurrence_of(arrays.of_run(number / heads), o, (int)(number % heads), backward);
+    return recurrence_of(arrays.of_run(number / heads), n, (int)(number % heads), backward);
   };
   return launch_all<T>(pool, program_kernels<T>(), arrays.runs() * heads, recurrence, gates, backward,
-                       (int)o.sizes[kThreads], /*may_divide_units=*/false);
+                       (int)n.sizes[kThreads], /*may_divide_units=*/false);
 }
+
+using Numbers = ffi::Span<const int64_t>;
 
 template <bool kBackward>
 ffi::Error dispatch(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, Numbers sizes,
                     Numbers program, Numbers carry_slots, Numbers summed, Numbers shared,
                     ffi::Span<const double> constants) {
-  const ProgramOptions o{sizes, program, carry_slots, summed, shared, constants};
+  const ProgramNumbers n{sizes.begin(), program.begin(), summed.begin(), shared.begin(), carry_slots.begin(),
+                         constants.begin(), (int)constants.size(), (int)carry_slots.size()};
   constexpr size_t kState = kBackward ? size_t{kDCarry} : size_t{kLastCarry};  // [batch, hidden]
   if (args.get<ffi::AnyBuffer>(kRecurrentKernel)->element_type() == ffi::DataType::F64) {
-    return run<double>(pool, {args, rets, kState, 2}, o, kBackward);
+    return run<double>(pool, {args, rets, kState, 2}, n, kBackward);
   }
-  return run<float>(pool, {args, rets, kState, 2}, o, kBackward);
+  return run<float>(pool, {args, rets, kState, 2}, n, kBackward);
 }
 
 }  // namespace

@@ -72,6 +72,35 @@ struct ProgramProblem : Sequence {
   }
 };
 
+// The numbers of a program and of a call, as Python passes them; see jaxrnn/ops/native/encoding.py.
+struct ProgramNumbers {
+  const int64_t *sizes, *program, *summed, *shared, *carry_slots;
+  const double* constants;
+  int constant_count, carries;
+};
+
+// The numbers of `sizes`, in the order of SIZES in encoding.py.
+enum Sizes { kTime, kBatch, kInFeatures, kHidden, kHeads, kGates, kRecurrentGates, kSavedCount, kRegisters,
+             kRowRegisters, kReverse, kBatchMajor, kThreads };
+
+// The problem without its arrays.
+template <class T>
+ProgramProblem<T> program_problem(const ProgramNumbers& o) {
+  ProgramProblem<T> p{};
+  const int64_t* n = o.sizes;
+  p.time = (int)n[kTime], p.batch = (int)n[kBatch], p.in_features = (int)n[kInFeatures];
+  p.row_units = (int)n[kHidden], p.hidden = (int)(n[kHidden] / n[kHeads]);
+  p.gates = (int)n[kGates], p.recurrent_gates = (int)n[kRecurrentGates], p.carries = o.carries;
+  p.saved_count = (int)n[kSavedCount], p.registers = (int)n[kRegisters], p.row_registers = (int)n[kRowRegisters];
+  p.reverse = n[kReverse], p.batch_major = n[kBatchMajor];
+  p.carry_slots = o.carry_slots, p.summed = o.summed, p.shared = o.shared;
+  p.code.operand_count = (int)o.program[0], p.code.instruction_count = (int)o.program[1];
+  p.code.operands = reinterpret_cast<const OperandName*>(o.program + 2);
+  p.code.instructions = reinterpret_cast<const Instruction*>(o.program + 2 + 2 * p.code.operand_count);
+  p.code.constants = o.constants, p.code.constant_count = o.constant_count;
+  return p;
+}
+
 // The recurrence of one head, with pointers of its own to the parts of the carry.
 template <class T>
 struct ProgramOfHead {

@@ -7,8 +7,9 @@ namespace jaxrnn {
 class Stream {
  public:
   virtual ~Stream() = default;
-  // A step from the carry c, h (c may be null for cells without one) to the new carry, which must not overlap it.
-  virtual void step(const void* x, const void* c, const void* h, void* new_c, void* new_h) = 0;
+  // A step from a carry to a new one, which must not overlap it. The parts of a carry, [batch, hidden] each, follow each
+  // other, the hidden state last. After the new carry comes the output, unless it is the hidden state.
+  virtual void step(const void* x, const void* carry, void* new_carry) = 0;
 };
 
 }  // namespace jaxrnn
