@@ -12,8 +12,7 @@ from jax import Array, lax
 from jax.core import Tracer
 
 from jaxrnn.ops import pallas
-from jaxrnn.ops.native.recurrence import native_recurrence
-from jaxrnn.ops.native.recurrence import unable as natively_unable
+from jaxrnn.ops.native import recurrence as native
 from jaxrnn.ops.reference import reference_recurrence
 from jaxrnn.ops.scan import scan_recurrence
 from jaxrnn.ops.step import (
@@ -56,7 +55,7 @@ class Implementation(NamedTuple):
 
 IMPLEMENTATIONS = {
     "pallas": Implementation(pallas.pallas_recurrence, pallas.unable, pallas.not_preferred),
-    "native": Implementation(native_recurrence, natively_unable, projects=True),
+    "native": Implementation(native.native_recurrence, native.unable, native.not_preferred, projects=True),
     "scan": Implementation(scan_recurrence, projects=True),
     "reference": Implementation(reference_recurrence, not_preferred=_is_the_oracle),
 }

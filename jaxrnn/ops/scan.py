@@ -39,6 +39,7 @@ from jaxrnn.ops.step import (
     by_gate,
     cast,
     hidden_state,
+    projected,
     projected_by_gate,
     projection_gradient,
     recurrent_kernel_gradient,
@@ -122,6 +123,14 @@ def _has_custom_vjp(jaxpr: Any) -> bool:
     return False
 
 
+def _loop(body: Callable[..., Any], carry: Any, inputs: Any, reverse: bool, unroll: int) -> tuple[Any, Any]:
+    """``lax.scan``. A single step, as somebody's own loop over an environment takes it, is no loop."""
+    if jax.tree.leaves(inputs)[0].shape[0] != 1:
+        return lax.scan(body, carry, inputs, reverse=reverse, unroll=unroll)
+    carry, outputs = body(carry, jax.tree.map(lambda array: array[0], inputs))
+    return carry, jax.tree.map(lambda array: array[None], outputs)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _recurrence(pointwise: Pointwise, reverse: bool, unroll: int, arrays: Recurrence) -> tuple[Carry, Array]:
     return _forward(pointwise, reverse, unroll, arrays, save=False)[0]
@@ -161,8 +170,10 @@ def _forward(
         return new_carry, (out, saved)
 
     # An array for each gate: on a CPU, XLA would cut one for all gates into gates at every step, which is slow.
-    inputs = (projected_by_gate(a.xw, hidden), a.valid, a.resets)
-    carry, (ys, saved) = lax.scan(body, a.initial_carry, inputs, reverse=reverse, unroll=unroll)
+    single = a.xw.shape[0] == 1
+    xw = by_gate(projected(a.xw), hidden) if single else projected_by_gate(a.xw, hidden)
+    inputs = (xw, a.valid, a.resets)
+    carry, (ys, saved) = _loop(body, a.initial_carry, inputs, reverse, unroll)
     projection = a.xw if isinstance(a.xw, Projection) else None
     return (carry, ys), (a._replace(xw=projection), ys, saved)
 
@@ -211,7 +222,7 @@ def _backward(pointwise: Pointwise, reverse: bool, unroll: int, residuals: Any, 
         jax.tree.map(_first_sum, a.params),
     )
     inputs = (dys, outputs, carries_in, pullbacks, a.valid, a.resets)
-    (dcarry, dreset, dparams), out = lax.scan(body, state, inputs, reverse=not reverse, unroll=unroll)
+    (dcarry, dreset, dparams), out = _loop(body, state, inputs, not reverse, unroll)
     drh = out["drh"]
     dxw = out.get("dxw", drh)
     h = scaled_hidden(carries_in[-1], kernel, a.recurrent_scale)

@@ -132,7 +132,8 @@ def test_integers_are_of_any_integral_type_and_no_bools(name):
             lambda value=value: lstm(**{name: value}), f"{name} must be a positive integer, not {value!r}"
         )
     for value in (np.int64(1), np.array(1)):
-        np.testing.assert_array_equal(lstm(**{name: value})(X), lstm()(X))
+        # Blocks of a single step run on the scan, which rounds differently.
+        np.testing.assert_allclose(lstm(**{name: value})(X), lstm()(X), rtol=0, atol=1e-6)
     assert lstm(np.int64(2), np.int32(4))(X).shape == (3, 5, 4)
 
 

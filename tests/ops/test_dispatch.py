@@ -140,3 +140,30 @@ def test_lengths_may_be_any_integers_and_a_batch_of_none():
     np.testing.assert_array_equal(run(seq_lengths=lengths)[1], run(seq_lengths=jnp.array([1, 4]))[1])
     empty = run(xw=jnp.ones((4, 0, 3)), initial_carry=jnp.zeros((0, 3)), seq_lengths=jnp.zeros(0, jnp.int32))
     assert empty[1].shape == (4, 0, 3)
+
+
+@pytest.mark.parametrize(
+    ("time", "batch", "few"), [(1, (200,), True), (4, (), True), (2, (2,), True), (5, (), False), (2, (3,), False)]
+)
+def test_few_steps_of_few_rows_are_left_to_the_scan(time, batch, few):
+    shape = jax.ShapeDtypeStruct
+    xw, h, kernel = (shape(s, jnp.float32) for s in ((time, *batch, 3), (*batch, 3), (3, 3)))
+    choice = explain(TANH, kernel, xw, h, platform="cpu")
+    if few:
+        assert choice.chosen == "scan" and f"few steps and rows, here {time} and" in choice.reasons["native"]
+    else:
+        assert "few steps" not in choice.reasons.get("native", "")
+
+
+def test_a_single_step_is_no_loop():
+    """So that it costs nothing inside somebody's own loop, forward or backward."""
+
+    def loss(kernel, steps):
+        xw, valid = jnp.ones((steps, 2, HIDDEN)), jnp.array([0, 1])
+        return run(recurrent_kernel=kernel, xw=xw, seq_lengths=valid, implementation="scan")[1].sum()
+
+    def loops(steps):
+        return str(jax.make_jaxpr(jax.grad(loss), static_argnums=1)(jnp.eye(HIDDEN), steps)).count("scan[")
+
+    assert (loops(1), loops(2)) == (0, 2)
+    assert jax.grad(loss)(jnp.eye(HIDDEN), 1).shape == (HIDDEN, HIDDEN)

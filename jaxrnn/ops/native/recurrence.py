@@ -10,6 +10,7 @@ blocked products over many steps. The equations are those of the scan, and the c
 
 import dataclasses
 import functools
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,9 @@ from jaxrnn.ops.native.program import ProgramCall
 from jaxrnn.ops.native.program import unable as program_unable
 from jaxrnn.ops.scan import scan_recurrence
 from jaxrnn.ops.step import Carry, Pointwise, Projection, Recurrence, cast, dtype_of, projected
+
+FEW_ROWS = 4
+"""Steps times rows of the batch, up to which packing the weights takes longer than it gains."""
 
 HALF_PRECISION = (jnp.dtype("bfloat16"), jnp.dtype("float16"))
 
@@ -51,6 +55,14 @@ def unable(pointwise: Pointwise, arrays: Recurrence, platform: str) -> str | Non
     if pointwise in CELLS:
         return built_in_unable(pointwise, arrays, platform)
     return program_unable(pointwise, arrays, platform)
+
+
+def not_preferred(pointwise: Pointwise, arrays: Recurrence, platform: str) -> str | None:
+    """Why the scan is faster, where it is: the library packs the weights, which pays after a few products only."""
+    time, rows = arrays.xw.shape[0], math.prod(arrays.xw.shape[1:-1])
+    if time == 1 or time * rows <= FEW_ROWS:
+        return f"the scan is faster where there are few steps and rows, here {time} and {rows}"
+    return None
 
 
 def widened(arrays: Recurrence) -> Recurrence:
