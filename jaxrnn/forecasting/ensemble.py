@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 
 from jaxrnn.data import take_windows
+from jaxrnn.forecasting.distributions import DISTRIBUTIONS
 from jaxrnn.forecasting.known import Known
 from jaxrnn.forecasting.network import QuantileNetwork, smooth_forecast
 from jaxrnn.forecasting.quantile_columns import LEVELS
@@ -31,6 +32,7 @@ class Ensemble:
 
     def __init__(self, settings: Settings, known: Known):
         self._settings, self._known = settings, known
+        self._distribution = DISTRIBUTIONS.get(settings.distribution or "")
         self.params: list[Any] = []
 
     @property
@@ -53,6 +55,7 @@ class Ensemble:
             cell=s.cell,
             past=known.past_size,
             future=known.future_size,
+            distribution=self._distribution,
             rngs=rngs,
         )
 
@@ -77,7 +80,11 @@ class Ensemble:
         starts = np.asarray(origins) - self.window + 1
         features = jnp.asarray(windows.features)
         found = [self._run(one, features, starts) for one in networks]
-        total = sum(np.asarray(quantiles, np.float64) for quantiles, _ in found)
+        outputs = [np.asarray(one, np.float64) for one, _ in found]
+        if self._distribution is not None:
+            units = windows.anchors[origins], windows.scale[origins][:, None]
+            outputs = [self._distribution.quantiles(one, LEVELS, *units) for one in outputs]
+        total = sum(outputs)
         naive = (windows.base[origins] - windows.last[origins][:, None]) / windows.scale[origins][:, None]
         simple = np.stack([np.asarray(found[0][1], np.float64), naive], axis=-1)
         return np.sort(total / len(networks), axis=-1), simple

@@ -12,6 +12,7 @@ from jaxrnn.forecasting import metrics
 from jaxrnn.forecasting.backtests import backtest, judged, repeated
 from jaxrnn.forecasting.calibration import Calibration
 from jaxrnn.forecasting.covariates import require_future, shortened, with_future
+from jaxrnn.forecasting.distributions import require_counts
 from jaxrnn.forecasting.ensemble import Ensemble
 from jaxrnn.forecasting.fresh_rows import require_same_sign, require_same_step
 from jaxrnn.forecasting.known import Known
@@ -56,6 +57,9 @@ class Forecaster:
       static_columns: further columns that do not change along a series, as the region of a shop.
       calendar: read hour, weekday and month of the dates, as far as the step between them makes sense of these.
       non_negative: no value can be negative, so forecasts below 0 become 0. None: if none was in :meth:`fit`.
+      distribution: None trains the networks for quantiles; ``"normal"``, ``"student-t"`` (heavy tails) or
+        ``"negative-binomial"`` (counts) for the parameters of a distribution, whose quantiles are then calibrated
+        in the same way. Forecasts of counts are whole numbers.
 
     Raises:
       ValueError: an argument is invalid.
@@ -90,11 +94,12 @@ class Forecaster:
         static_columns: str | Sequence[str] = (),
         calendar: bool = True,
         non_negative: bool | None = None,
+        distribution: str | None = None,
     ):
         names = as_tuple(future_columns), as_tuple(past_columns), as_tuple(static_columns)
         network = as_tuple(hidden), cell, steps, learning_rate, seeds, seed
         self.settings = Settings(
-            horizon, season, window, *network, as_tuple(quantiles), *names, calendar, non_negative
+            horizon, season, window, *network, as_tuple(quantiles), *names, calendar, non_negative, distribution
         )
         self._given = self.settings
         self.calibration: Calibration | None = None
@@ -219,7 +224,8 @@ class Forecaster:
         relative = calibration.apply(*self._networks.quantiles(windows, origins), LEVELS)
         values = windows.last[origins][:, None, None] + windows.scale[origins][:, None, None] * relative
         values = values if windows.offset is None else values + windows.offset[origins][..., None]
-        return np.maximum(values, 0) if self.settings.non_negative else values
+        values = np.round(values) if self.settings.counts else values
+        return np.maximum(values, 0) if self.settings.non_negative or self.settings.counts else values
 
     def backtest(
         self, frame: Any = None, *, origins: int = 1, refit: bool = True, watch: Watch | None = None
@@ -321,6 +327,8 @@ class Forecaster:
         """The series of a frame. A ``fresh`` one that is too short to tell its step has that of the training."""
         usual = self.known.steps[0] if fresh and self.known.steps else None
         self._read_last = read_panel(frame, columns=self.settings.columns, usual=usual)
+        if self.settings.counts:
+            require_counts(self._read_last)
         return self._read_last
 
     @property

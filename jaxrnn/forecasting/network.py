@@ -20,6 +20,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
+from jaxrnn.forecasting.distributions import LOCATION, Distribution, without_correction
 from jaxrnn.forecasting.known_ahead import KnownAhead
 from jaxrnn.forecasting.panel_smoothing import smoothing_forecasts
 from jaxrnn.forecasting.windows import FEATURES
@@ -39,6 +40,7 @@ class QuantileNetwork(nnx.Module):
       window, horizon: steps that are read, and steps that are forecast. The window is at least a season.
       season: steps per season.
       levels: the quantile levels.
+      distribution: whose parameters are forecast in place of quantiles, or None.
       hidden: units of each recurrent layer.
       cell: ``"gru"`` or ``"lstm"``.
       past, future: how many numbers of each step, and of each step to forecast, are known beside the values.
@@ -60,10 +62,13 @@ class QuantileNetwork(nnx.Module):
         cell: str = "gru",
         past: int = 0,
         future: int = 0,
+        distribution: Distribution | None = None,
         rngs: nnx.Rngs,
     ):
-        self.window, self.horizon, self.season, self.levels = window, horizon, season, levels
-        self.known = KnownAhead(past, future, horizon, hidden[-1], len(levels), rngs) if past else None
+        self.window, self.horizon, self.season = window, horizon, season
+        outputs = tuple((LOCATION, NormalDist().inv_cdf(level)) for level in levels)
+        self.outputs = outputs if distribution is None else distribution.outputs
+        self.known = KnownAhead(past, future, horizon, hidden[-1], len(self.outputs), rngs) if past else None
         self.layers = KINDS[cell](
             _READ + past, list(hidden), num_layers=len(hidden), return_sequences=False, rngs=rngs
         )
@@ -73,12 +78,15 @@ class QuantileNetwork(nnx.Module):
         self.state = nnx.Linear(hidden[-1], _UNITS, rngs=rngs)
         self.lag = nnx.Linear(2 * lags + 2, _UNITS, use_bias=False, rngs=rngs)
         self.place = nnx.Param(0.3 * jax.random.normal(rngs.params(), (horizon, _UNITS)))
-        self.out = nnx.Linear(_UNITS, len(levels), kernel_init=zeros, rngs=rngs)
-        spread = [NormalDist().inv_cdf(level) for level in levels]
+        self.out = nnx.Linear(_UNITS, len(self.outputs), kernel_init=zeros, rngs=rngs)
+        spread = [first for _, first in self.outputs]
         self.spread = nnx.Param(jnp.asarray(np.tile(spread, (horizon, 1)), jnp.float32))
 
     def __call__(self, inputs: Array) -> Array:
-        """Quantiles ``[batch, horizon, levels]`` of windows ``[batch, window, FEATURES]``, in their units."""
+        """Quantiles ``[batch, horizon, levels]`` of windows ``[batch, window, FEATURES]``, in their units.
+
+        With a distribution, its outputs ``[batch, horizon, outputs]``.
+        """
         observed, center, scale, noise = inputs[..., 2], inputs[:, -1:, 3], inputs[:, -1:, 4], inputs[:, -1:, 5]
         linear = linear_inputs(inputs)
         values, differences = (jnp.arcsinh(one) for one in jnp.split(linear, 2, axis=1))
@@ -98,7 +106,7 @@ class QuantileNetwork(nnx.Module):
         if self.known is not None:
             corrections += self.known(inputs, hidden)
         middle = smooth + jax.lax.stop_gradient(self.linear(linear))
-        return middle[..., None] + (noise / scale)[..., None] * self.spread[...] + corrections
+        return without_correction(self.outputs, middle, noise / scale, self.spread[...]) + corrections
 
 
 def smooth_forecast(inputs: Array, horizon: int, season: int) -> tuple[Array, Array]:

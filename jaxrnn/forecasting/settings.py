@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxrnn import checks
+from jaxrnn.forecasting.distributions import DISTRIBUTIONS
 from jaxrnn.forecasting.network import KINDS
 from jaxrnn.forecasting.panel import Columns
 from jaxrnn.forecasting.quantile_columns import check_quantiles
@@ -42,6 +43,7 @@ class Settings:
     static_columns: tuple[str, ...] = ()
     calendar: bool = True
     non_negative: bool | None = None
+    distribution: str | None = None
 
     def __post_init__(self) -> None:
         """Raise a ValueError that names an argument if it is invalid."""
@@ -54,6 +56,11 @@ class Settings:
         checks.flag("non_negative", self.non_negative, default=False)
         if self.cell not in KINDS:
             raise ValueError(f"unknown cell {self.cell!r}; available: {', '.join(KINDS)}")
+        if self.distribution is not None and self.distribution not in DISTRIBUTIONS:
+            available = ", ".join(DISTRIBUTIONS)
+            raise ValueError(
+                f"unknown distribution {self.distribution!r}; available: {available}, or None for quantiles"
+            )
         if not self.hidden:
             raise ValueError(f"hidden must have at least one layer, not {self.hidden}")
         for units in self.hidden:
@@ -70,6 +77,11 @@ class Settings:
                 f"the column {min(twice)!r} has two roles: a column is known in advance, or past, or static, or "
                 f"one of unique_id, ds and y"
             )
+
+    @property
+    def counts(self) -> bool:
+        """Whether values are counts."""
+        return self.distribution is not None and DISTRIBUTIONS[self.distribution].counts
 
     @property
     def columns(self) -> Columns:

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from jaxrnn.forecasting.distributions import DISTRIBUTIONS, likelihood, with_units
 from jaxrnn.forecasting.linear_path import with_linear_path
 from jaxrnn.forecasting.network import QuantileNetwork, pinball
 from jaxrnn.forecasting.quantile_columns import LEVELS
@@ -67,6 +68,7 @@ class Training:
         # In units of the noise, as in MASE, the errors of calm series count most; in units of the scale, those of
         # restless ones. This lies between both.
         self._weights = np.sqrt(windows.scale / windows.noise)
+        self._distribution = DISTRIBUTIONS.get(settings.distribution or "")
         self._initial = make_initializer(lambda key: make(nnx.Rngs(key)))
         self._apply, _ = pure_apply(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
         total = max(self._epochs * self._steps, 2)
@@ -88,13 +90,18 @@ class Training:
         )
         # A jump after a constant stretch is very large in the unit of that window, and must not outweigh the rest.
         largest = np.nan_to_num(np.abs(targets)).max(axis=1)
-        weights = self._weights * np.minimum(1, _LARGEST / np.maximum(largest, 1))
+        weights = np.minimum(1, _LARGEST / np.maximum(largest, 1))
+        if self._distribution is None:
+            weights, loss = self._weights * weights, pinball(LEVELS)
+        else:  # a likelihood has no unit
+            loss = likelihood(self._distribution, self._settings.horizon)
+            targets = with_units(targets, windows.anchors, windows.scale)
         weighted = jnp.asarray(np.concatenate([targets, weights[:, None]], axis=1), jnp.float32)
         if self._epoch is None:
             self._epoch = make_windowed_epoch(
                 self._apply,
                 self._optimizer,
-                pinball(LEVELS),
+                loss,
                 jnp.asarray(windows.features),
                 weighted,
                 jnp.asarray(self._starts),

@@ -81,6 +81,12 @@ class Windows:
         ends = np.cumsum(lengths + window - 1) - 1
         return cls(*joined, ends=ends, lengths=lengths)
 
+    @property
+    def anchors(self) -> np.ndarray:
+        """What a target is the difference to, in the units of the series, float64 ``[steps, horizon]``."""
+        anchors = np.broadcast_to(self.last[:, None], self.base.shape)
+        return anchors if self.offset is None else anchors + self.offset
+
     def held_out(self, season: int, number: int, networks: int) -> np.ndarray:
         """Which steps of each series one of several networks does not learn to forecast, int ``[series, 2]``.
 

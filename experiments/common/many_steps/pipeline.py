@@ -15,7 +15,7 @@ import csv
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from tyro.conf import arg
@@ -71,6 +71,13 @@ class Settings(PanelOptions):
             "from 0.01 to 0.99.",
         ),
     ] = ()
+    distribution: Annotated[
+        Literal["normal", "student-t", "negative-binomial"] | None,
+        arg(
+            help="Train the networks for the parameters of a distribution; negative-binomial is for counts.",
+            help_behavior_hint="(default: for quantiles)",
+        ),
+    ] = None
     origins: Annotated[
         int | None,
         arg(
@@ -147,6 +154,7 @@ def make_model(settings: Settings) -> Forecaster:
         static_columns=settings.static_columns,
         calendar=settings.calendar,
         non_negative=settings.non_negative,
+        distribution=settings.distribution,
     )
 
 
