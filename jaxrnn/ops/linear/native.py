@@ -17,7 +17,7 @@ from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 from jaxrnn.ops.linear.arrays import LinearArrays, sum_to, varying_like
 from jaxrnn.ops.linear.loops import loop_recurrence, scan
 from jaxrnn.ops.native import call as native_call
-from jaxrnn.ops.native.call import foreign_call
+from jaxrnn.ops.native.call import flag, foreign_call
 from jaxrnn.ops.native.library import why_not_loaded
 
 DTYPES = ("float32", "float64", "complex64", "complex128")
@@ -127,26 +127,18 @@ def _states(call: _Call, x: LinearArrays) -> Array:
     return call.forward(x)
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=(), meta_fields=("of_a",))
-@dataclass(frozen=True)
-class _Wanted:
-    """Whether a needs a gradient: a fixed decay does not."""
-
-    of_a: bool
-
-
 def _forward(call: _Call, x: Any):
     perturbed = x.a.perturbed
     x = jax.tree.map(lambda part: part.value, x, is_leaf=lambda part: isinstance(part, CustomVJPPrimal))
     states = _states(call, x)
-    return states, (_Wanted(perturbed), x, states)
+    return states, (flag(perturbed), x, states)  # a fixed decay needs no gradient
 
 
 def _backward(call: _Call, residuals: Any, dstates: Any):
-    wanted, x, states = residuals
+    of_a, x, states = residuals
     if isinstance(dstates, SymbolicZero):
         dstates = jnp.zeros_like(states)
-    return (_gradients(call, wanted.of_a, x, states, dstates),)
+    return (_gradients(call, bool(of_a.size), x, states, dstates),)
 
 
 # Symbolic zeros tell whether a needs a gradient.

@@ -130,3 +130,12 @@ def foreign_call(
     # The library finds the axes that vmap adds, see arrays.h, and divides the runs among the threads.
     foreign: Callable[..., Any] = jax.ffi.ffi_call(target, shapes, vmap_method="expand_dims")
     return list(foreign(*arguments, **attributes))
+
+
+def flag(value: bool) -> Array:
+    """A bool that a forward rule hands to its backward rule, as the size of an array.
+
+    Its place is not in the structure of the residuals. Where JAX differentiates one traced program for different
+    arguments, it traces the forward rule for each, but keeps only the structure of the last.
+    """
+    return jnp.zeros(int(value), jnp.bool_)

@@ -11,7 +11,6 @@ blocked products over many steps. The equations are those of the scan, and the c
 import dataclasses
 import functools
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -20,7 +19,7 @@ from jax import Array
 from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 
 from jaxrnn.ops.native.builtin import BuiltInCall
-from jaxrnn.ops.native.call import Call
+from jaxrnn.ops.native.call import Call, flag
 from jaxrnn.ops.native.cells import CELLS
 from jaxrnn.ops.native.cells import unable as built_in_unable
 from jaxrnn.ops.native.program import ProgramCall
@@ -93,14 +92,6 @@ def _results(pointwise: Pointwise, reverse: bool, save: bool, arrays: Recurrence
     return _call(pointwise, reverse, arrays).forward(save)
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=(), meta_fields=("of_inputs",))
-@dataclass(frozen=True)
-class _Wanted:
-    """Which gradients are needed: those of a first layer's inputs are not."""
-
-    of_inputs: bool
-
-
 _run: Any = jax.custom_vjp(_results, nondiff_argnums=(0, 1, 2))
 
 
@@ -114,11 +105,11 @@ def _run_forward(pointwise: Pointwise, reverse: bool, save: bool, arrays: Recurr
     arrays = of("value")
     carry, outputs, saved = _run(pointwise, reverse, True, arrays)
     result = carry, outputs, saved if save else jnp.zeros(0, outputs.dtype)
-    return result, (_Wanted(wanted), arrays, outputs, saved)
+    return result, (flag(wanted), arrays, outputs, saved)  # the inputs of a first layer need no gradient
 
 
 def _run_backward(pointwise: Pointwise, reverse: bool, save: bool, residuals: Any, cotangents: Any):
-    wanted, arrays, outputs, saved = residuals
+    of_inputs, arrays, outputs, saved = residuals
     dcarry, doutputs, _ = cotangents  # the saved values are only used for gradients, so they have no cotangent
 
     def concrete(d: Any, part: Array) -> Array:
@@ -126,7 +117,7 @@ def _run_backward(pointwise: Pointwise, reverse: bool, save: bool, residuals: An
 
     dcarry = jax.tree.map(concrete, dcarry, arrays.initial_carry, is_leaf=lambda d: isinstance(d, SymbolicZero))
     doutputs = None if isinstance(doutputs, SymbolicZero) else doutputs
-    return (_gradients(pointwise, reverse, wanted.of_inputs, arrays, outputs, saved, (dcarry, doutputs)),)
+    return (_gradients(pointwise, reverse, bool(of_inputs.size), arrays, outputs, saved, (dcarry, doutputs)),)
 
 
 # Symbolic zeros tell which gradients are needed, and which results the loss does not depend on.
