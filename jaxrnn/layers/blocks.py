@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxrnn.ops.step import Carry
+from jaxrnn.ops.varying import all_axes, made_to_vary
 
 
 class Steps(NamedTuple):
@@ -67,6 +68,8 @@ def _in_blocks(
 
     firsts = start + jnp.arange(blocks) * length
     steps = Steps(cut(inputs), None if resets is None else cut(resets), firsts)
+    varying = all_axes(inputs)  # within jax.shard_map, where a carry of zeros does not vary
+    carry = jax.tree.map(lambda part: made_to_vary(part, varying), carry)
     carry, outputs = lax.scan(block, carry, steps, reverse=reverse)
     outputs = outputs.reshape(blocks * outputs.shape[1], *outputs.shape[2:])
     if rest:

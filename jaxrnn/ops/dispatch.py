@@ -26,6 +26,7 @@ from jaxrnn.ops.step import (
     recurrent_gates_of,
     units_of,
 )
+from jaxrnn.ops.varying import varying_alike
 
 
 def _always(pointwise: Pointwise, arrays: Recurrence, platform: str) -> str | None:
@@ -175,7 +176,7 @@ def recurrence(
             raise ValueError(f"implementation={name!r} cannot run this: {reason}")
     if not IMPLEMENTATIONS[name].projects:
         arrays = arrays._replace(xw=projected(xw))
-    return _run(IMPLEMENTATIONS[name].run, pointwise, reverse, unroll, arrays)
+    return _run(IMPLEMENTATIONS[name].run, pointwise, reverse, unroll, varying_alike(arrays))
 
 
 def explain(

@@ -106,10 +106,34 @@ def compare_linear() -> None:
     print("compared linear recurrences")
 
 
+def compare_within_shard_map() -> None:
+    """Each device runs a layer on its part of the batch, and the gradients of the weights are added up."""
+    mesh = jax.make_mesh((2,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
+    for name in ("LeakyCell", "heads", "in blocks"):
+        graphdef, params, rest = nnx.split(layers()[name], nnx.Param, ...)
+
+        def total(params, x, graphdef=graphdef, rest=rest):
+            return jnp.sin(nnx.merge(graphdef, params, rest, copy=True)(x)[1]).sum()
+
+        def of_both(params, x, total=total):
+            one = jax.shard_map(
+                lambda params, x: jax.lax.psum(total(params, x), "rows"),
+                mesh=mesh,
+                in_specs=(P(), P("rows")),
+                out_specs=P(),
+            )
+            return one(params, x)
+
+        found, expected = (jax.jit(jax.grad(run, argnums=(0, 1)))(params, X) for run in (of_both, total))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, expected)
+        print("compared within shard_map", name)
+
+
 def test_layers_spread_over_two_devices_equal_layers_on_one():
     program = (
         "import jax; jax.config.update('jax_num_cpu_devices', 2); "
-        "from tests.layers import test_sharding; test_sharding.compare(); test_sharding.compare_linear()"
+        "from tests.layers import test_sharding as t; "
+        "t.compare(); t.compare_linear(); t.compare_within_shard_map()"
     )
     # No other XLA_FLAGS: another test's number of devices would come before this one's.
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": XLA_FLAGS}
@@ -122,4 +146,4 @@ def test_layers_spread_over_two_devices_equal_layers_on_one():
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("compared") == len(layers()) + 1
+    assert done.stdout.count("compared") == len(layers()) + 4

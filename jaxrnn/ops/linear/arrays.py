@@ -4,8 +4,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 from jax.sharding import PartitionSpec
+
+from jaxrnn.ops.varying import made_to_vary, varying_over
 
 
 class LinearArrays(NamedTuple):
@@ -45,7 +47,7 @@ def spread_alike(x: LinearArrays) -> LinearArrays:
     arrays = {name: array for name, array in x._asdict().items() if array is not None}
     types = {name: jax.typeof(array) for name, array in arrays.items()}
     axes: list[Any] = [None] * x.b.ndim
-    varying = frozenset().union(*(_varying_over(array) for array in arrays.values()))
+    varying = frozenset().union(*(varying_over(array) for array in arrays.values()))
     for name, of_array in types.items():
         for axis, part in enumerate(of_array.sharding.spec, first_axes[name]):
             axes[axis] = axes[axis] or part
@@ -59,25 +61,8 @@ def spread_alike(x: LinearArrays) -> LinearArrays:
         spec = PartitionSpec(*(part if full else None for part, full in zip(axes[first:], whole)))
         if types[name].sharding.spec != spec:
             array = jax.sharding.reshard(array, spread.update(spec=spec))
-        arrays[name] = _made_to_vary(array, varying)
+        arrays[name] = made_to_vary(array, varying)
     return x._replace(**arrays)
-
-
-def _varying_over(array: Array) -> frozenset[str]:
-    """The mesh axes over which an array varies within ``jax.shard_map``. JAX has renamed the attribute."""
-    of_array: Any = jax.typeof(array)
-    manual = getattr(of_array, "manual_axis_type", None)
-    return getattr(of_array, "vma", frozenset()) if manual is None else manual.varying
-
-
-def _made_to_vary(array: Array, axes: frozenset[str]) -> Array:
-    missing = tuple(axes - _varying_over(array))
-    return lax.pcast(array, missing, to="varying") if missing else array
-
-
-def varying_like(array: Array, other: Array) -> Array:
-    """The array, varying over what the other one varies over within ``jax.shard_map``."""
-    return _made_to_vary(array, _varying_over(other))
 
 
 def without_masks(x: LinearArrays) -> tuple[Array, Array, Array | None]:

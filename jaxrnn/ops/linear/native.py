@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 
-from jaxrnn.ops.linear.arrays import LinearArrays, sum_to, varying_like
+from jaxrnn.ops.linear.arrays import LinearArrays, sum_to
 from jaxrnn.ops.linear.loops import loop_recurrence, scan
 from jaxrnn.ops.native import call as native_call
 from jaxrnn.ops.native.call import flag, foreign_call
@@ -118,8 +118,7 @@ class _Call:
             "threads": native_call.MOST_THREADS,
         }
         attributes = {name: np.int64(value) for name, value in options.items()}
-        # JAX does not know that the results vary over a mesh as the arguments do.
-        return [varying_like(result, x.b) for result in foreign_call(target, shapes, arguments, attributes)]
+        return foreign_call(target, shapes, arguments, attributes)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxrnn.ops.step import Carry, Projection, Recurrence, cast, heads_of, matmul, units_of
+from jaxrnn.ops.varying import all_axes, made_to_vary
 
 MOST_THREADS = 0
 """The largest number of threads that a call uses; 0 means all threads of JAX. Results do not depend on it."""
@@ -129,7 +130,9 @@ def foreign_call(
 ) -> list[Array]:
     # The library finds the axes that vmap adds, see arrays.h, and divides the runs among the threads.
     foreign: Callable[..., Any] = jax.ffi.ffi_call(target, shapes, vmap_method="expand_dims")
-    return list(foreign(*arguments, **attributes))
+    # JAX does not know that the results vary over a mesh as the arguments do.
+    axes = all_axes(arguments)
+    return [made_to_vary(result, axes) for result in foreign(*arguments, **attributes)]
 
 
 def flag(value: bool) -> Array:

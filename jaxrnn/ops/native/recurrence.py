@@ -26,6 +26,7 @@ from jaxrnn.ops.native.program import ProgramCall
 from jaxrnn.ops.native.program import unable as program_unable
 from jaxrnn.ops.scan import scan_recurrence
 from jaxrnn.ops.step import Carry, Pointwise, Projection, Recurrence, cast, dtype_of, projected
+from jaxrnn.ops.varying import varying_alike
 
 FEW_ROWS = 4
 """Steps times rows of the batch, up to which packing the weights takes longer than it gains."""
@@ -104,7 +105,7 @@ def _run_forward(pointwise: Pointwise, reverse: bool, save: bool, arrays: Recurr
     wanted = wanted.inputs if isinstance(wanted, Projection) else wanted
     arrays = of("value")
     carry, outputs, saved = _run(pointwise, reverse, True, arrays)
-    result = carry, outputs, saved if save else jnp.zeros(0, outputs.dtype)
+    result = carry, outputs, saved if save else varying_alike((jnp.zeros(0, outputs.dtype), outputs))[0]
     return result, (flag(wanted), arrays, outputs, saved)  # the inputs of a first layer need no gradient
 
 

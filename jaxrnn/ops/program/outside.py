@@ -13,6 +13,7 @@ from jax import Array
 
 from jaxrnn.ops.program.graph import Unsupported
 from jaxrnn.ops.program.inline import Equation, Inlined
+from jaxrnn.ops.varying import varying_alike
 
 # fmt: off
 LINEAR = frozenset((
@@ -141,5 +142,5 @@ class Outside:
 
 def _bind(equation: Equation, values: dict[int, Any]) -> list[Any]:
     inputs = [jnp.asarray(v if isinstance(v, np.ndarray) else values[v]) for v in equation.inputs]
-    found = equation.primitive.bind(*inputs, **equation.params)
+    found = equation.primitive.bind(*varying_alike(inputs), **equation.params)
     return list(found) if equation.primitive.multiple_results else [found]
