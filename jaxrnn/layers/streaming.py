@@ -47,8 +47,8 @@ def streaming_step(
     """Make a function that runs one step of a layer, and the initial carry.
 
     Passing the carry from step to step through a sequence gives the outputs that the layer gives for the whole
-    sequence, up to rounding (in half precision, the carry is rounded at every step). A step cannot be pickled: make
-    it again where it is needed.
+    sequence, up to rounding (in half precision, the carry is rounded at every step). A step cannot be pickled:
+    make it again where it is needed.
 
     Args:
       layer: a cell, an :class:`jaxrnn.RNN` or a stack of layers that run forward in time. The step uses the
