@@ -94,7 +94,7 @@ def _normal_loss(outputs: Array, targets: Array, anchors: Array, scales: Array) 
 def _normal_quantiles(
     outputs: np.ndarray, levels: Sequence[float], anchors: np.ndarray, scales: np.ndarray
 ) -> np.ndarray:
-    from scipy.stats import norm  # slow to import
+    from scipy.stats import norm  # slow to import; JAX itself needs SciPy
 
     return outputs[..., :1] + _scale(outputs[..., 1:2], np) * norm.ppf(levels)
 
@@ -127,11 +127,42 @@ def _mean_and_size(outputs: Any, anchors: Any, scales: Any, xp: Any = jnp) -> tu
 def _binomial_loss(outputs: Array, targets: Array, anchors: Array, scales: Array) -> Array:
     mean, size = _mean_and_size(outputs, anchors, scales)
     count = jnp.maximum(anchors + scales * targets, 0.0)
-    # The binomial coefficient by the beta function, which is exact also for large sizes.
-    log_choose = -jnp.log(count + size) - special.betaln(size, count + 1)
-    ratio = mean / size
-    log_success = jnp.log(mean) - jnp.log(size) - jnp.log1p(ratio)
-    return -(log_choose - size * jnp.log1p(ratio) + count * log_success)
+    return -_log_probability(count, mean, size)
+
+
+def _log_probability(count: Array, mean: Array, size: Array) -> Array:
+    """The log of the negative binomial probability, exact also in float32 at large counts.
+
+    There, gamma functions of nearly equal numbers would be subtracted from each other. Source: Loader (2000), Fast
+    and accurate computation of binomial probabilities.
+    """
+    some = jnp.maximum(count, 1.0)  # 0 is apart
+    total, together = size + some, size + mean
+    apart = some - mean
+    of_size = total * size / together * _deviance(together / total, -apart / total)
+    of_count = total * mean / together * _deviance(some / mean * (together / total), size / total * (apart / mean))
+    errors = _stirling_error(total) - _stirling_error(size) - _stirling_error(some)
+    roots = 0.5 * (jnp.log(size / total) - jnp.log(2 * jnp.pi * some))
+    return jnp.where(count < 0.5, -size * jnp.log1p(mean / size), errors - of_size - of_count + roots)
+
+
+def _deviance(ratio: Array, difference: Array) -> Array:
+    """``ratio * log(ratio) - difference`` with ``difference = ratio - 1``."""
+    near = jnp.abs(difference) < 0.5
+    small = jnp.where(near, difference, 0.0)
+    return jnp.where(
+        near,
+        (1 + small) * jnp.log1p(small) - small,
+        special.xlogy(ratio, jnp.where(near, 1.0, ratio)) - difference,
+    )
+
+
+def _stirling_error(x: Array) -> Array:
+    """``log(gamma(x + 1))`` without Stirling's formula, ``(x + 1/2) log(x) - x + log(2 pi) / 2``."""
+    large = x > 10
+    small, inverse = jnp.where(large, 1.0, x), 1 / jnp.where(large, x, 10.0)
+    exact = special.gammaln(small + 1) - (small + 0.5) * jnp.log(small) + small - 0.5 * jnp.log(2 * jnp.pi)
+    return jnp.where(large, inverse / 12 - inverse**3 / 360, exact)
 
 
 def _binomial_quantiles(

@@ -71,6 +71,31 @@ def test_gradients_are_finite_at_extremes(name):
         assert np.isfinite(value) and np.isfinite(gradient).all()
 
 
+def test_counts_of_millions_are_right_in_float32():
+    means, shares, ratios = np.meshgrid([0.3, 5.0, 100.0, 1e4, 1e6], [0.03, 0.3, 1.0], [0.0, 0.7, 1.0, 1.5])
+    anchors, counts = means.reshape(1, -1), np.round(means * ratios).reshape(1, -1)
+    scales = 0.2 * anchors
+    outputs = np.stack([np.zeros(anchors.shape), np.log(shares.reshape(1, -1) / 0.2)], axis=-1)
+    one = DISTRIBUTIONS["negative-binomial"]
+
+    def total(outputs, dtype):
+        given = (jnp.asarray(array, dtype) for array in ((counts - anchors) / scales, anchors, scales))
+        losses = one.negative_log_likelihood(outputs, *given)
+        return losses.sum(), losses
+
+    differentiate = jax.value_and_grad(total, has_aux=True)
+    (_, losses), gradients = jax.device_get(differentiate(jnp.asarray(outputs, jnp.float32), jnp.float32))
+    with jax.enable_x64(True):
+        (_, exact), exact_gradients = jax.device_get(differentiate(jnp.asarray(outputs), jnp.float64))
+    mean = anchors + 1e-6
+    size = np.clip((mean / (shares.reshape(1, -1) * anchors)) ** 2, 1e-6, 1e6)
+    expected = -scipy.stats.nbinom.logpmf(counts, size, size / (size + mean))
+    np.testing.assert_allclose(exact, expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(losses, expected, rtol=2e-3, atol=2e-3)
+    largest = np.abs(exact_gradients).max(-1, keepdims=True)
+    np.testing.assert_allclose(gradients / largest, exact_gradients / largest, atol=5e-3)
+
+
 def panel_of(name: str, series: int = 40, steps: int = 72) -> tuple[np.ndarray, Any]:
     """Values ``[series, steps]`` with a season, and the distribution that they were drawn from."""
     random = np.random.default_rng(0)

@@ -195,3 +195,18 @@ def step_and_gradients(cell: CellProgram, params: Any, given: dict[str, list[Any
         [back[name, i] for i in range(n)] for name, n in (("dcarry", cell.carries), ("dxw", cell.gates))
     )
     return carry, y, cell.params_gradient(params, sums), dcarry, dxw, drh
+
+
+def primitives(function: Callable[..., Any], *arguments: Any) -> list[str]:
+    """The operations that JAX traces a function to, those within other operations too."""
+
+    def names(jaxpr: Any) -> list[str]:
+        found = []
+        for equation in jaxpr.eqns:
+            found.append(equation.primitive.name)
+            for part in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda p: hasattr(p, "eqns")):
+                inner = getattr(part, "jaxpr", part)
+                found += names(inner) if hasattr(inner, "eqns") else []
+        return found
+
+    return names(jax.make_jaxpr(function)(*arguments).jaxpr)

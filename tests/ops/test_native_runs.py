@@ -10,6 +10,7 @@ import pytest
 
 from jaxrnn.ops import LSTMCarry, Projection, linear_recurrence, lstm_pointwise, recurrence
 from jaxrnn.ops.native import call, library
+from tests.ops.programs import primitives
 
 pytestmark = pytest.mark.skipif(library.why_not_loaded() is not None, reason=str(library.why_not_loaded()))
 
@@ -75,16 +76,6 @@ def both(run: Callable[[Any, Any], Any], kernel: Any, x: Any) -> Any:
     return results, gradients
 
 
-def primitives(jaxpr: Any) -> list[str]:
-    names = []
-    for equation in jaxpr.eqns:
-        names.append(equation.primitive.name)
-        for part in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda part: hasattr(part, "eqns")):
-            inner = getattr(part, "jaxpr", part)
-            names += primitives(inner) if hasattr(inner, "eqns") else []
-    return names
-
-
 @pytest.mark.parametrize("threads", [0, 1])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", RECURRENCES)
@@ -108,7 +99,7 @@ def test_runs_of_one_call_have_the_bits_of_calls_of_their_own(name, dtype, threa
                 tolerance = 1e-5 if dtype == "float32" else 1e-13
                 for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(alone(kernel, x)), strict=True):
                     np.testing.assert_allclose(a[i, j], b, tolerance, tolerance)
-        names = primitives(jax.make_jaxpr(mapped)(kernels, inputs).jaxpr)
+        names = primitives(mapped, kernels, inputs)
     assert names.count("ffi_call") == 2
     assert not {"scan", "while"} & set(names)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import PartitionSpec
 
-from jaxrnn.ops.varying import made_to_vary, varying_over
+from jaxrnn.ops.varying import all_axes, made_to_vary
 
 
 class LinearArrays(NamedTuple):
@@ -47,7 +47,7 @@ def spread_alike(x: LinearArrays) -> LinearArrays:
     arrays = {name: array for name, array in x._asdict().items() if array is not None}
     types = {name: jax.typeof(array) for name, array in arrays.items()}
     axes: list[Any] = [None] * x.b.ndim
-    varying = frozenset().union(*(varying_over(array) for array in arrays.values()))
+    varying = all_axes(arrays)
     for name, of_array in types.items():
         for axis, part in enumerate(of_array.sharding.spec, first_axes[name]):
             axes[axis] = axes[axis] or part

@@ -17,7 +17,7 @@ from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 from jaxrnn.ops.linear.arrays import LinearArrays, sum_to
 from jaxrnn.ops.linear.loops import loop_recurrence, scan
 from jaxrnn.ops.native import call as native_call
-from jaxrnn.ops.native.call import flag, foreign_call
+from jaxrnn.ops.native.call import foreign_call, residual_flag
 from jaxrnn.ops.native.library import why_not_loaded
 
 DTYPES = ("float32", "float64", "complex64", "complex128")
@@ -130,7 +130,7 @@ def _forward(call: _Call, x: Any):
     perturbed = x.a.perturbed
     x = jax.tree.map(lambda part: part.value, x, is_leaf=lambda part: isinstance(part, CustomVJPPrimal))
     states = _states(call, x)
-    return states, (flag(perturbed), x, states)  # a fixed decay needs no gradient
+    return states, (residual_flag(perturbed), x, states)  # a fixed decay needs no gradient
 
 
 def _backward(call: _Call, residuals: Any, dstates: Any):

@@ -135,10 +135,11 @@ def foreign_call(
     return [made_to_vary(result, axes) for result in foreign(*arguments, **attributes)]
 
 
-def flag(value: bool) -> Array:
-    """A bool that a forward rule hands to its backward rule, as the size of an array.
+def residual_flag(value: bool) -> Array:
+    """A bool among the residuals of a ``custom_vjp``: an array of size 1 for True and 0 for False.
 
-    Its place is not in the structure of the residuals. Where JAX differentiates one traced program for different
-    arguments, it traces the forward rule for each, but keeps only the structure of the last.
+    As a Python bool it would be part of the residuals' tree structure. Where JAX differentiates one traced program
+    with respect to different arguments, it traces the forward rule for each of them, but keeps only the structure
+    of the last. The backward rule would then read the wrong value.
     """
     return jnp.zeros(int(value), jnp.bool_)

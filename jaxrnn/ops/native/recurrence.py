@@ -19,7 +19,7 @@ from jax import Array
 from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 
 from jaxrnn.ops.native.builtin import BuiltInCall
-from jaxrnn.ops.native.call import Call, flag
+from jaxrnn.ops.native.call import Call, residual_flag
 from jaxrnn.ops.native.cells import CELLS
 from jaxrnn.ops.native.cells import unable as built_in_unable
 from jaxrnn.ops.native.program import ProgramCall
@@ -106,7 +106,7 @@ def _run_forward(pointwise: Pointwise, reverse: bool, save: bool, arrays: Recurr
     arrays = of("value")
     carry, outputs, saved = _run(pointwise, reverse, True, arrays)
     result = carry, outputs, saved if save else varying_alike((jnp.zeros(0, outputs.dtype), outputs))[0]
-    return result, (flag(wanted), arrays, outputs, saved)  # the inputs of a first layer need no gradient
+    return result, (residual_flag(wanted), arrays, outputs, saved)  # the inputs of a first layer need no gradient
 
 
 def _run_backward(pointwise: Pointwise, reverse: bool, save: bool, residuals: Any, cotangents: Any):

@@ -72,40 +72,36 @@ class NativeStep:
 
     def _make_stream(self, pointwise: Pointwise, arrays: Recurrence) -> Any:
         xw, kernel = arrays.xw, arrays.recurrent_kernel
-        batch, in_features, hidden = math.prod(self._shape[:-1]), self._shape[-1], units_of(kernel)
         wide = int(self._dtype == np.float64)
-        weights = [xw.kernel, xw.bias, kernel, arrays.recurrent_bias]
-        if pointwise in CELLS:
-            weights.append(cell_parameter(arrays, None))
-        else:
-            found = cell_program(pointwise, arrays)
-            assert isinstance(found, CellProgram)
-            weights.append(found.derive(arrays.params))
-        parameters = [contiguous(w, self._dtype) for w in weights]
-        if pointwise in CELLS:
-            sizes = batch, in_features, hidden, heads_of(kernel)
-            number = CELLS[pointwise].number
-            return self._library.jaxrnn_stream(wide, number, *sizes, *map(address_of, parameters))
-        shape = {
-            "time": 1,
-            "batch": batch,
-            "in_features": in_features,
-            "hidden": hidden,
+        sizes = {
+            "batch": math.prod(self._shape[:-1]),
+            "in_features": self._shape[-1],
+            "hidden": units_of(kernel),
             "heads": heads_of(kernel),
         }
+
+        def weights(last: Any) -> list[Any]:
+            parameters = xw.kernel, xw.bias, kernel, arrays.recurrent_bias, last
+            return [contiguous(parameter, self._dtype) for parameter in parameters]
+
+        if pointwise in CELLS:
+            # The lists keep the arrays alive until the library has copied them.
+            parameters = weights(cell_parameter(arrays, None))
+            number = CELLS[pointwise].number
+            return self._library.jaxrnn_stream(wide, number, *sizes.values(), *map(address_of, parameters))
+        found = cell_program(pointwise, arrays)
+        assert isinstance(found, CellProgram)
+        parameters = weights(found.derive(arrays.params))
         code = encode(found.forward_only)
-        numbers = (
-            program.sizes_of(found, found.forward_only, shape),
+        numbers = [
+            program.sizes_of(found, found.forward_only, {"time": 1, **sizes}),
             code.program,
             flags(found.summed, found.gates),
-        )
+            code.constants,
+        ]
+        counts = len(code.constants), found.carries, found.derived
         return self._library.jaxrnn_program_stream(
-            wide,
-            *map(address_of, (*numbers, code.constants)),
-            len(code.constants),
-            found.carries,
-            found.derived,
-            *map(address_of, parameters),
+            wide, *map(address_of, numbers), *counts, *map(address_of, parameters)
         )
 
     def __call__(self, carry: Carry, inputs: Any, /) -> tuple[Carry, np.ndarray]:
