@@ -117,8 +117,14 @@ def explain(choice: dict[str, Any]) -> list[str]:
             "the series are too short to hold anything out: intervals are those of the network, not calibrated"
         )
         return said
-    errors = ", ".join(f"{share} {digits(error)}" for share, error in choice["errors_by_share"].items())
     share = f"{100 * choice['share']:.0f} %"
+    if not choice["errors_by_share"]:
+        said.append(
+            f"networks make {share} of the median, simple forecasts the rest; the {choice['held_out_origins']} "
+            f"held-out origins lie in too few periods of time to choose another share, but calibrate the intervals"
+        )
+        return said
+    errors = ", ".join(f"{share} {digits(error)}" for share, error in choice["errors_by_share"].items())
     said.append(
         f"chosen on {choice['held_out_origins']} held-out origins: networks make {share} of the median, simple "
         f"forecasts the rest (errors: {errors}); the origins calibrate the intervals too"
