@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxrnn.checks import positive_integer
 from jaxrnn.forecasting import metrics
+from jaxrnn.forecasting.as_known import as_known, shortened
 from jaxrnn.forecasting.panel import OneSeries
 from jaxrnn.forecasting.quantile_columns import LEVELS, forecast_columns
 from jaxrnn.forecasting.settings import Settings
@@ -56,19 +57,22 @@ def backtest(model: Model, panel: list[OneSeries], cut: int, origins: int) -> di
       origins: origins of each series, one step apart.
     """
     horizon, season = model.settings.horizon, model.settled_season
-    windows = model.windows(panel, until=[len(one.values) - cut for one in panel])
-    places = windows.ends[:, None] - horizon - np.arange(origins)[::-1]
-    values = model.quantiles(windows, places.ravel())
     first = np.array([len(one.values) - cut for one in panel])[:, None] + np.arange(origins)
+    by_series = [as_known(one, places) for one, places in zip(panel, first)]
+    parts = [part for one in by_series for part in one]
+    until = np.repeat(first[:, 0], [len(one) for one in by_series])
+    windows = model.windows([part.series for part in parts], until=until)
+    zeros = windows.ends - windows.lengths + 1  # where each series begins
+    values = model.quantiles(windows, np.concatenate([zero - 1 + part.places for zero, part in zip(zeros, parts)]))
     known = [np.where(one.observed, one.values, np.nan) for one in panel]
     actual = np.concatenate([one[steps[:, None] + np.arange(horizon)] for one, steps in zip(known, first)])
     # An origin without a value would be judged with a value that came later: the missing one lies on a line to it.
-    actual[~np.concatenate([one.observed[steps - 1] for one, steps in zip(panel, first)])] = np.nan
-    unit = [metrics.seasonal_error(one.values[:-cut], season) for one in panel]
-    simple = simple_forecasts(panel, cut, origins, horizon, season)
+    actual[~np.concatenate([part.series.observed[part.places - 1] for part in parts])] = np.nan
+    unit = [metrics.seasonal_error(shortened(one, len(one.values) - cut).values, season) for one in panel]
+    simple = simple_forecasts(parts, horizon, season)
     all_forecasts = {"model": values, **{name: repeated(forecast) for name, forecast in simple.items()}}
     measured = metrics.compare(all_forecasts, actual, np.repeat(unit, origins), LEVELS)
-    last = (places - windows.ends[:, None] + windows.lengths[:, None] - 1).ravel()
+    last = first.ravel() - 1
     rows = {
         "unique_id": np.repeat([one.name for one in panel], origins * horizon),
         "origin": np.repeat(last, horizon),
@@ -79,11 +83,11 @@ def backtest(model: Model, panel: list[OneSeries], cut: int, origins: int) -> di
     errors = np.abs(actual - values[..., LEVELS.index(0.5)]).reshape(len(panel), -1)
     with np.errstate(invalid="ignore"):
         known = np.isfinite(errors)
-        by_series = np.where(known, errors, 0).sum(axis=1) / known.sum(axis=1) / unit
+        mase = np.where(known, errors, 0).sum(axis=1) / known.sum(axis=1) / unit
     return {
         "metrics": measured,
         "rows": rows,
-        "by_series": dict(zip([one.name for one in panel], by_series.tolist())),
+        "by_series": dict(zip([one.name for one in panel], mase.tolist())),
         "model": model,
     }
 

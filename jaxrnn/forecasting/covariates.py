@@ -235,20 +235,3 @@ def _steps(one: OneSeries, times: np.ndarray) -> list[int]:
     elif one.repairs.unit and times.dtype.kind == "M":
         times = rounded(times, one.repairs.unit)
     return times.astype(np.int64).tolist()
-
-
-def shortened(one: OneSeries, count: int) -> OneSeries:
-    """The first ``count`` values of a series; what is known in advance stays known.
-
-    Missing values at the end become the last known one: they lay on a line to a value that came later.
-    """
-    values, known = one.values[:count].copy(), np.flatnonzero(one.observed[:count])
-    if len(known):
-        values[known[-1] + 1 :] = values[known[-1]]
-    return replace(
-        one,
-        values=values,
-        observed=one.observed[:count],
-        times=one.times[:count],
-        past={name: values[:count] for name, values in one.past.items()},
-    )

@@ -9,9 +9,10 @@ import numpy as np
 
 from jaxrnn import checks
 from jaxrnn.forecasting import metrics
+from jaxrnn.forecasting.as_known import shortened
 from jaxrnn.forecasting.backtests import backtest, judged, repeated
 from jaxrnn.forecasting.calibration import Calibration
-from jaxrnn.forecasting.covariates import require_future, shortened, with_future
+from jaxrnn.forecasting.covariates import require_future, with_future
 from jaxrnn.forecasting.distributions import require_counts
 from jaxrnn.forecasting.ensemble import Ensemble
 from jaxrnn.forecasting.fresh_rows import require_same_sign, require_same_step

@@ -4,34 +4,27 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxrnn.forecasting.as_known import AsKnown
 from jaxrnn.forecasting.autoregression import Autoregression
-from jaxrnn.forecasting.panel import OneSeries
 
 MOST_LAGS = 30
 
 
-def simple_forecasts(
-    panel: Sequence[OneSeries], cut: int, origins: int, horizon: int, season: int
-) -> dict[str, np.ndarray]:
-    """The forecasts from the last origins of each series, by name, each ``[series * origins, horizon]``.
+def simple_forecasts(parts: Sequence[AsKnown], horizon: int, season: int) -> dict[str, np.ndarray]:
+    """The forecasts from the origins of each part of a panel, by name, each ``[origins of all parts, horizon]``.
 
     ``seasonal_naive`` repeats the last season, ``naive`` the last value, and ``ar`` is
-    a linear autoregression with up to 30 lags, fitted to what lies before the first origin of the series, whose
+    a linear autoregression with up to 30 lags, fitted to what lies before the first origin of the part, whose
     forecasts are read as values by the next steps.
 
     Args:
-      panel: the series.
-      cut: how many last values lie after the first origin of each series.
-      origins, horizon: how many origins there are, one step apart, and steps from each.
+      parts: the series and their origins.
+      horizon: steps from each origin.
       season: steps per season.
     """
     found: dict[str, list[np.ndarray]] = {"seasonal_naive": [], "naive": [], "ar": []}
-    for one in panel:
-        count = len(one.values)
-        places = count - cut + np.arange(origins)  # the first step that is forecast from each origin
-        found["seasonal_naive"].append(
-            _seasonal(one.values, places, horizon, season if season < count - cut else 1)
-        )
+    for one, places in parts:
+        found["seasonal_naive"].append(_seasonal(one.values, places, horizon, season if season < places[0] else 1))
         found["naive"].append(_seasonal(one.values, places, horizon, 1))
         found["ar"].append(autoregression_from(one.values, places, horizon))
     return {name: np.concatenate(arrays) for name, arrays in found.items()}

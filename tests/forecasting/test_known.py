@@ -7,6 +7,7 @@ import pytest
 
 from jaxrnn.data import Step
 from jaxrnn.forecasting import Columns, Forecaster, read_panel
+from jaxrnn.forecasting.as_known import AsKnown
 from jaxrnn.forecasting.autoregression import Autoregression
 from jaxrnn.forecasting.calendar_features import calendar_features
 from jaxrnn.forecasting.covariates import Encoder
@@ -168,7 +169,7 @@ def test_simple_forecasts_equal_loops():
     for t in range(2, 80):
         values[t] = 1.2 * values[t - 1] - 0.5 * values[t - 2] + 0.01 * random.randn()
     (one,) = read_panel(values)
-    found = simple_forecasts([one], cut=9, origins=4, horizon=6, season=3)
+    found = simple_forecasts([AsKnown(one, 71 + np.arange(4))], horizon=6, season=3)
     model = Autoregression.fit(values[:71], lags=tuple(range(1, 24)))
     assert model is not None
     for origin in range(4):
