@@ -30,6 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from jaxrnn.ops.reference import reference_recurrence
 from jaxrnn.ops.step import (
     Carry,
     Pointwise,
@@ -103,22 +104,27 @@ def _saving_little(step: Callable[..., Any], arguments: Any) -> Callable[..., An
     """The same function, whose pullback keeps only the results of expensive operations: tanh, sums, products.
 
     By itself ``jax.vjp`` keeps the factors of every multiplication, and of tanh both y and 1 - y. A function with
-    a derivative of its own (``jax.custom_vjp``) decides itself what it keeps.
+    a derivative of its own (``jax.custom_vjp``) decides itself what it keeps. So does one with a maximum over
+    units: the derivative looks for the unit that equals the maximum, and finds none where its numbers are computed
+    again and rounded in another way.
     """
-    if _has_custom_vjp(jax.make_jaxpr(step)(*arguments).jaxpr):
+    if _keeps_what_it_needs(jax.make_jaxpr(step)(*arguments).jaxpr):
         return step
     return jax.checkpoint(step, prevent_cse=False, policy=_is_expensive)
 
 
-def _has_custom_vjp(jaxpr: Any) -> bool:
-    """Whether a function with a derivative of its own is called, also from within other calls such as ``jit``."""
+def _keeps_what_it_needs(jaxpr: Any) -> bool:
+    """Whether it has a derivative of its own or a maximum, also within other calls such as ``jit``."""
     for equation in jaxpr.eqns:
-        if "custom_vjp" in equation.primitive.name:
+        name = equation.primitive.name
+        if "custom_vjp" in name or name in ("reduce_max", "reduce_min"):
             return True
+        if "custom_jvp" in name:  # softmax: the derivative is that of what the rule says
+            continue
         for part in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda part: hasattr(part, "eqns")):
             # A call holds its program with its constants, or the program alone.
             inner = getattr(part, "jaxpr", part)
-            if hasattr(inner, "eqns") and _has_custom_vjp(inner):
+            if hasattr(inner, "eqns") and _keeps_what_it_needs(inner):
                 return True
     return False
 
@@ -271,4 +277,8 @@ _recurrence.defvjp(_forward, _backward)
 def scan_recurrence(
     pointwise: Pointwise, arrays: Recurrence, *, reverse: bool, unroll: int
 ) -> tuple[Carry, Array]:
+    if jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
+        # Every step is then traced apart, and JAX cannot stack the pullbacks of different traces.
+        computed = arrays._replace(xw=projected(arrays.xw))
+        return reference_recurrence(pointwise, computed, reverse=reverse, unroll=unroll)
     return _recurrence(pointwise, reverse, unroll, arrays)

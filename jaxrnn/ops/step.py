@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.sharding import PartitionSpec
 
 
 @functools.partial(
@@ -148,15 +149,23 @@ def matmul(a: Array, b: Array) -> Array:
 
 def kernel_gradient(inputs: Array, doutputs: Array, kernel: Array) -> Array:
     """The gradient of ``kernel`` in ``inputs @ kernel``: inputs.T @ doutputs, summed over all leading axes."""
-    sharding = jax.typeof(kernel).sharding
     if any(jax.typeof(inputs).sharding.spec):
         # On an explicit mesh, a sharded axis cannot be merged with others, and a sum over it needs out_sharding.
+        sharding = _on_mesh_of(inputs, kernel)
         axes = tuple(range(inputs.ndim - 1))
         dtype = accumulation_dtype(inputs.dtype)
         return lax.dot_general(
             inputs, doutputs, ((axes, axes), ((), ())), preferred_element_type=dtype, out_sharding=sharding
         )
     return matmul(inputs.reshape(-1, inputs.shape[-1]).T, doutputs.reshape(-1, doutputs.shape[-1]))
+
+
+def _on_mesh_of(inputs: Array, kernel: Array) -> Any:
+    """The sharding of the gradient of a kernel; whole everywhere if the kernel was not placed on the mesh."""
+    sharding = jax.typeof(kernel).sharding
+    if sharding.mesh.empty:
+        return jax.typeof(inputs).sharding.update(spec=PartitionSpec(*[None] * kernel.ndim))
+    return sharding
 
 
 def heads_of(recurrent_kernel: Any) -> int:
@@ -209,7 +218,7 @@ def recurrent_kernel_gradient(h: Array, drh: Array, recurrent_kernel: Array) -> 
     dtype = accumulation_dtype(h.dtype)
     if any(jax.typeof(h).sharding.spec):  # as in kernel_gradient
         axes, head = tuple(range(h.ndim - 1)), (h.ndim - 1,)
-        sharding = jax.typeof(recurrent_kernel).sharding
+        sharding = _on_mesh_of(h, recurrent_kernel)
         return lax.dot_general(
             left, right, ((axes, axes), (head, head)), preferred_element_type=dtype, out_sharding=sharding
         )

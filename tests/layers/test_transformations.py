@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import jaxrnn
 
@@ -107,3 +109,26 @@ def test_the_gradient_of_a_gradient_equals_finite_differences(make):
         sides = [penalty(jax.tree.map(lambda p, d, e=e: p + e * d, params, direction)) for e in (1e-6, -1e-6)]
         along = sum(jax.tree.leaves(jax.tree.map(lambda g, d: (g * d).sum(), found, direction)))
         np.testing.assert_allclose(along, (sides[0] - sides[1]) / 2e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("implementation", [None, "scan"])
+def test_gradients_with_jit_disabled_as_for_debugging(implementation):
+    layer = jaxrnn.LSTM(2, 4, return_carry=True, implementation=implementation, rngs=nnx.Rngs(0))
+    graphdef, params = nnx.split(layer)
+    loss = jax.grad(loss_of(graphdef), has_aux=True)
+    expected = jax.jit(loss)(params, jnp.asarray(X, jnp.float32))
+    with jax.disable_jit():
+        found = loss(params, jnp.asarray(X, jnp.float32))
+    assert_close(found, expected)
+
+
+@layers("LSTM", "GRU")
+def test_parameters_that_are_on_no_mesh_get_gradients_of_inputs_that_are(make):
+    graphdef, (params,) = seeds_of(lambda rngs: make(rngs, implementation="scan"), 1)
+    gradient = jax.jit(jax.grad(lambda p, x: (nnx.merge(graphdef, p)(x)[1] ** 2).sum()))
+    x = jnp.asarray(X, jnp.float32)
+    expected = gradient(params, x)
+    mesh = jax.sharding.Mesh(np.array(jax.devices("cpu")[:1]), ("data",), axis_types=(AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        found = gradient(params, jax.device_put(x, NamedSharding(mesh, P("data"))))
+    assert_close(found, expected)

@@ -106,3 +106,39 @@ def test_warpgroups_compute_what_the_reference_does(cell, batch, hidden, reverse
     assert_close(found[0], expected[0], 2e-2)
     assert_close(found[1], expected[1], 4e-2)
     assert "RACE" not in "".join(capfd.readouterr())
+
+
+def of_heads(a: Recurrence, heads: int) -> Recurrence:
+    hidden, columns = a.recurrent_kernel.shape
+    units = hidden // heads
+    kernel = a.recurrent_kernel[:units].reshape(units, heads, columns // heads).swapaxes(0, 1)
+    return a._replace(recurrent_kernel=kernel) if heads > 1 else a
+
+
+@interpreted
+@pytest.mark.parametrize("heads", [1, 2])
+@pytest.mark.parametrize("shared", [False, True], ids=["each with weights", "all with the same"])
+def test_runs_of_vmap_are_one_launch(shared, heads):
+    runs = [of_heads(arrays("leaky (a user's)", 3, 17, 40, seed=seed), heads) for seed in range(4)]
+    weights = ("recurrent_kernel", "params")
+    if shared:
+        runs = [run._replace(**{name: getattr(runs[0], name) for name in weights}) for run in runs]
+
+    def kernel(a):
+        def recurrence(a):
+            pointwise = CELLS["leaky (a user's)"].pointwise
+            return pallas_recurrence(MOSAIC_GPU_SM, pointwise, a, reverse=False, interpret=MOSAIC_GPU_RACES)
+
+        return results_and_gradients(recurrence, a)
+
+    # A vmap in another.
+    together = jax.tree.map(lambda *leaves: jnp.stack(leaves).reshape(2, 2, *leaves[0].shape), *runs)
+    axes = jax.tree.map(lambda _: 0, runs[0])
+    if shared:
+        together = together._replace(**{name: getattr(runs[0], name) for name in weights})
+        axes = axes._replace(recurrent_kernel=None, params=None)
+    mapped = jax.jit(jax.vmap(jax.vmap(kernel, (axes,)), (axes,)))
+    found = mapped(together)
+    for number, run in enumerate(runs):
+        of_run = jax.tree.map(lambda a, n=number: a[divmod(n, 2)], found)
+        assert_close(of_run, kernel(run), 1e-2)

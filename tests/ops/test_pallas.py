@@ -226,8 +226,10 @@ def lower(function, a, platform) -> str:
         return jax.jit(function).trace(a).lower(lowering_platforms=(platform,)).as_text()
 
 
-def lowered_kernels(name: str, cell: str, hidden: int, dtype: str, *, reverse: bool) -> int:
-    """How many kernels a forward and a backward pass become on a device."""
+def lowered_kernels(
+    name: str, cell: str, hidden: int, dtype: str, *, reverse: bool, runs: tuple[int, ...] = ()
+) -> int:
+    """How many kernels a forward and a backward pass become on a device, those of all runs of ``vmap``."""
     device, platform = DEVICES[name]
     run = forward_and_backward(device, CELLS[cell], reverse=reverse)
 
@@ -235,7 +237,11 @@ def lowered_kernels(name: str, cell: str, hidden: int, dtype: str, *, reverse: b
         results, gradients = run(a)
         return results, without_masks_gradients(gradients)
 
-    text = lower(program, shapes(CELLS[cell], hidden, dtype, batch=20, time=9), platform)
+    a = shapes(CELLS[cell], hidden, dtype, batch=20, time=9)
+    for _ in runs:
+        program = jax.vmap(program)
+    a = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((*runs, *leaf.shape), leaf.dtype), a)
+    text = lower(program, a, platform)
     return text.count(TARGETS.get(name, "mosaic_gpu"))
 
 
@@ -254,6 +260,11 @@ def test_kernels_lower_without_a_device(name, reverse, cell, hidden, dtype):
 @pytest.mark.parametrize("name", ["triton", "mosaic_gpu_sm", "mosaic_tpu"])
 def test_kernels_with_heads_lower_without_a_device(name):
     assert lowered_kernels(name, "sLSTM, 12 heads", 12 * 20, "bfloat16", reverse=False) >= 2
+
+
+@pytest.mark.parametrize("name", DEVICES)
+def test_runs_of_vmap_lower_without_a_device(name):
+    assert lowered_kernels(name, "LSTM", 64, "bfloat16", reverse=False, runs=(2, 3)) >= 2
 
 
 OPERATIONS = {

@@ -30,6 +30,7 @@ from jaxrnn.ops.pallas.limits import OTHER_DTYPE, other_dtype, rounded_up, too_l
 from jaxrnn.ops.pallas.mosaic_gpu_kernel import Design, call_design
 from jaxrnn.ops.pallas.recurrence import Device
 from jaxrnn.ops.pallas.registers import ROWS, UNITS, store
+from jaxrnn.ops.pallas.runs import with_runs
 from jaxrnn.ops.step import Recurrence, accumulation_dtype, units_of
 
 SHARED = 224 * 1024
@@ -91,23 +92,26 @@ def sizes(batch: int, cell: Cell) -> Sizes:
 def call(
     kernel: Kernel, inputs: Blocks, outputs: Blocks, sizes: Sizes, *, reverse: bool, interpret: Any
 ) -> Blocks:
-    gates, dtype, backward = kernel.cell.recurrent_gates, kernel.cell.kernel_dtype, kernel.backward
+    def launch(inputs: Blocks, outputs: Blocks, sizes: Sizes) -> Blocks:
+        gates, dtype, backward = kernel.cell.recurrent_gates, kernel.cell.kernel_dtype, kernel.backward
 
-    def make(tile, part, weights, exchange, scratch):
-        head = tile // sizes.tiles_of_head if sizes.heads > 1 else 0
-        return Warpgroup(head, part, weights, Scratch(*scratch), sizes, gates)
+        def make(tile, part, weights, exchange, scratch):
+            head = tile // sizes.tiles_of_head if sizes.heads > 1 else 0
+            return Warpgroup(head, part, weights, Scratch(*scratch), sizes, gates)
 
-    design = Design(
-        weights=weight_pieces(inputs.whole["kernels"], sizes),
-        exchange=[],
-        scratch=list(scratch_types(sizes, gates, dtype, backward=backward)),
-        layout=mosaic.Layout.WGMMA,
-        make=make,
-        launch={"num_threads": sizes.parts, "thread_name": "part"},
-        thread_order=not interpret,  # which has no registers
-        waits=False,
-    )
-    return call_design(design, kernel, inputs, outputs, sizes, reverse=reverse, interpret=interpret)
+        design = Design(
+            weights=weight_pieces(inputs.whole["kernels"], sizes),
+            exchange=[],
+            scratch=list(scratch_types(sizes, gates, dtype, backward=backward)),
+            layout=mosaic.Layout.WGMMA,
+            make=make,
+            launch={"num_threads": sizes.parts, "thread_name": "part"},
+            thread_order=not interpret,  # which has no registers
+            waits=False,
+        )
+        return call_design(design, kernel, inputs, outputs, sizes, reverse=reverse, interpret=interpret)
+
+    return with_runs(launch, outputs, sizes)(inputs)
 
 
 class Scratch(NamedTuple):

@@ -18,6 +18,10 @@ EXPENSIVE = {
 }  # fmt: skip
 """The cost of the others."""
 
+ALWAYS_AGAIN = frozenset(("max", "min", "row_max", "row_min"))
+"""Operations whose results are never saved. Their derivative looks for the argument that equals the result, and
+finds none where the argument is computed again by other instructions and rounded in another way."""
+
 INFINITE = 1e9
 
 
@@ -38,6 +42,8 @@ def saved_nodes(graph: Graph, carry: list[Argument], y: Argument, gradients: lis
     free = {node for node in [*carry, y] if isinstance(node, int)}
 
     def save_cost(node: int) -> float:
+        if graph.nodes[node][0] in ALWAYS_AGAIN:
+            return 1e3
         if node in free:
             return 0.0
         if graph.is_input(node):
