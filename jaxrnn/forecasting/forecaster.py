@@ -148,13 +148,11 @@ class Forecaster:
             held = windows.held_out(networks.season, number, settings.seeds)
             networks.params.append(training.train(number, windows.without(held)))
             origins = windows.judged(held)
-            judged_parts.append((origins, networks.quantiles(windows, origins, networks.params[-1:])))
+            judged_parts.append((origins, *networks.quantiles(windows, origins, networks.params[-1:])))
             self.stopped = training.stopped
             if self.stopped:
                 break
-        origins, quantiles, simple = (
-            np.concatenate(parts) for parts in zip(*((places, *both) for places, both in judged_parts))
-        )
+        origins, quantiles, simple = (np.concatenate(parts) for parts in zip(*judged_parts))
         self.calibration = Calibration.of(
             quantiles,
             simple,
@@ -325,7 +323,7 @@ class Forecaster:
         return self._networks.season
 
     def _read(self, frame: Any, *, fresh: bool = True) -> list[OneSeries]:
-        """The series of a frame. A ``fresh`` one that is too short to tell its step has that of the training."""
+        """The series of a frame; a ``fresh`` one may have rows at some steps of the training only."""
         usual = self.known.steps[0] if fresh and self.known.steps else None
         self._read_last = read_panel(frame, columns=self.settings.columns, usual=usual)
         if self.settings.counts:

@@ -6,6 +6,7 @@ import numpy as np
 
 from jaxrnn.checks import shown
 from jaxrnn.data import numbered_dates, read_dates
+from jaxrnn.data.dates import NotADate
 
 
 def with_dates_of_index(frame: Any) -> Any:
@@ -37,7 +38,11 @@ def numbers_of(name: str, values: np.ndarray, ids: np.ndarray) -> np.ndarray:
             )
         values = values.astype(np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"the column {name} must hold numbers: {error}") from error
+        row = next((row for row, one in enumerate(values) if not _is_number(one)), None)
+        where = (
+            str(error) if row is None else f"row {row}, of series {str(ids[row])!r}, holds {str(values[row])!r}"
+        )
+        raise ValueError(f"the column {name} must hold numbers, but {where}") from error
     if values.ndim != 1:
         raise ValueError(f"the column {name} must be [rows], not {values.shape=}")
     if np.isinf(values).any():
@@ -73,7 +78,10 @@ def times_of(times: np.ndarray) -> np.ndarray:
     texts = [str(time) for time in times]
     if all(text.removeprefix("-").isdecimal() for text in texts):
         return _numbered(np.array(texts, np.int64))
-    dates = read_dates(texts)
+    try:
+        dates = read_dates(texts)
+    except NotADate as error:
+        raise ValueError(f"the column ds, in row {error.place}, {error}") from error
     if dates is None:
         raise ValueError(f"the column ds must hold dates or whole numbers, not {shown(texts[0])}")
     return dates
@@ -82,6 +90,14 @@ def times_of(times: np.ndarray) -> np.ndarray:
 def _numbered(numbers: np.ndarray) -> np.ndarray:
     found = numbered_dates(numbers)
     return numbers if found is None else found.dates
+
+
+def _is_number(one: Any) -> bool:
+    try:
+        float(one)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _is_missing(one: Any) -> bool:

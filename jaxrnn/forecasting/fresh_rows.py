@@ -38,8 +38,8 @@ def require_same_step(panel: Sequence[OneSeries], settings: Settings, known: Kno
         more = f", and so have {len(other) - 1} more series" if len(other) > 1 else ""
         raise ValueError(
             f"series {one.name!r} has {has}{more}, but this model was trained on rows that are {known.steps[0]} "
-            f"apart. Give it such rows, or train a model with these (one with season=1 and calendar=False takes "
-            f"rows of any distance)"
+            f"apart. Give it such rows (those of missing steps without a value), or train a model with these (one "
+            f"with season=1 and calendar=False takes rows of any distance)"
         )
 
 

@@ -8,6 +8,7 @@ from the name of each series to its values is taken too.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ COLUMNS = ("unique_id", "ds", "y")
 _REMEDY = f"choose how they are combined with read_panel(aggregate=...) (--aggregate): {', '.join(AGGREGATES)}"
 _FEW = 3
 _MOST_GAPS = 10
+_FARTHER = 1.5
 """More missing steps than so many times the rows are taken for a wrong date."""
 
 
@@ -108,8 +110,9 @@ def read_panel(
         of a series give their values for the steps to forecast.
       rows: the numbers by which an error names the rows; the default counts them from 0.
       with_values: False reads a frame without ``y``, which gives columns that are known in advance.
-      usual: the step of series with up to three rows, if it fits them; the default is the most frequent step of
-        all series.
+      usual: the step that a model was trained with. Series whose rows are farther apart have it too, with steps
+        without a row, if most steps have one. The default is the most frequent step of all series, for those with
+        up to three rows.
 
     Raises:
       ValueError: a column is missing, a value is not a number, a date does not parse, two rows of one series have
@@ -128,6 +131,8 @@ def read_panel(
     listed = getattr(frame, "columns", None)
     if listed is None and not isinstance(frame, Mapping):
         _no_columns(columns)
+        if isinstance(frame, (str, Path)):
+            raise ValueError(f"series are given as a frame or arrays: read the file {str(frame)!r} first")
         return [_of_array("value", np.asarray(frame))]
     table: Any = frame
     names = list(table) if listed is None else list(listed)
@@ -160,6 +165,8 @@ def read_panel(
         parts.append(
             _ordered(str(groups[place]), mine, None if times is None else times[here], rows[here], aggregate)
         )
+    if usual is not None:
+        parts = [_in_known_steps(part, usual) for part in parts]
     usual = _usual_step(parts) if usual is None else usual
     return [_series(part, columns, usual, with_values) for part in parts]
 
@@ -213,6 +220,14 @@ def _usual_step(parts: list[_Part]) -> Step | None:
     """The most frequent step of all series, for those that are too short to tell, or have none in common."""
     steps = Counter(part.step for part in parts if part.step is not None)
     return steps.most_common(1)[0][0] if steps else None
+
+
+def _in_known_steps(part: _Part, known: Step) -> _Part:
+    """A part whose step is the known one, if its own is larger, or it has none, and its rows fit."""
+    if known.seconds is None or not _fits(part.times, known):
+        return part
+    farther = part.step is None or (part.step.seconds or 0) >= _FARTHER * known.seconds
+    return replace(part, step=known) if farther else part
 
 
 def _series(part: _Part, columns: Columns, usual: Step | None, with_values: bool) -> OneSeries:
@@ -308,14 +323,11 @@ def _one_value(series: str, name: str, values: np.ndarray) -> Any:
 
 def _of_array(name: str, values: np.ndarray) -> OneSeries:
     """A series without times. Missing values at its end are steps, too: an array has no other way to say so."""
-    try:
-        values = values.astype(np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"series {name!r}: y must be numbers: {error}") from error
-    if values.ndim != 1 or np.isinf(values).any() or not np.isfinite(values).any():
-        raise ValueError(
-            f"series {name!r}: y must be [time] with a finite value, not {values.shape=}, {values[:5]}"
-        )
+    if values.ndim != 1:
+        raise ValueError(f"series {name!r}: y must be [time], one value for each step, not {values.shape=}")
+    values = numbers_of("y", values, np.full(len(values), name))
+    if not np.isfinite(values).any():
+        raise ValueError(f"series {name!r}: y must have a finite value, not {len(values)} missing ones")
     times = np.arange(len(values))
     kept, far = _without_far(name, values, times)
     return OneSeries(name, filled(kept), np.isfinite(kept), times, Step("steps", 1), repairs=Repairs(far=far))

@@ -8,6 +8,7 @@ from jaxrnn.forecasting.far_values import FAR
 from jaxrnn.forecasting.panel import OneSeries, shown_time
 
 _FAR_CODE = 10
+_LARGE_STEP, _LARGE_TIME = 60, 1e8
 
 
 def describe_panel(panel: Sequence[OneSeries]) -> list[str]:
@@ -64,6 +65,13 @@ def describe_panel(panel: Sequence[OneSeries]) -> list[str]:
         said.append(
             f"series {one.name!r} has the value {value:g} at {time}, more than {FAR} times "
             f"as far from the others as they are from each other: it is left out, as if it were missing{more}"
+        )
+    counted = [one for one in panel if one.step.unit == "steps" and one.step.size >= _LARGE_STEP]
+    if counted and abs(int(counted[0].times[0])) > _LARGE_TIME:
+        one = counted[0]
+        said.append(
+            f"the times of series {one.name!r}, as {one.times[0]}, are read as numbers, {one.step.size} apart: if "
+            f"they count seconds or milliseconds, give them as dates, so that hour, weekday and month are known"
         )
     coded = [(one, code) for one in panel if (code := _code(one)) is not None]
     if coded:

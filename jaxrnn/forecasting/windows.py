@@ -36,6 +36,7 @@ _LEAST_SHARE = 1e-8
 _ENOUGH_CHANGES = 3
 """From so few differences the noise is partly that which is usual for a series of this size."""
 
+_MOST_SCALES = 1000.0
 _LEVEL_SHARE = 0.2
 _LEAST_NOISES, _MOST_NOISES = 0.25, 5.0
 
@@ -122,11 +123,18 @@ class Windows:
         return np.concatenate(places) - window + 1
 
     def judged(self, held: np.ndarray) -> np.ndarray:
-        """The origins after which the whole horizon is held out."""
+        """The origins after which the whole horizon is held out.
+
+        Without those whose scale is nearly nothing beside the largest, as where a pattern of zeros and ones
+        has repeated itself exactly: in such a unit, one error is as large as all others together.
+        """
         horizon, zeros = self.base.shape[1], self.ends - self.lengths + 1
-        return np.concatenate(
-            [np.arange(begin - 1, stop - horizon) + zero for zero, (begin, stop) in zip(zeros, held)]
-        )
+        origins = []
+        for zero, end, (begin, stop) in zip(zeros, self.ends, held):
+            places = np.arange(begin - 1, stop - horizon) + zero
+            largest = self.scale[zero : end + 1].max()
+            origins.append(places[self.scale[places] >= largest / _MOST_SCALES])
+        return np.concatenate(origins)
 
     def without(self, held: np.ndarray) -> np.ndarray:
         """The targets, with NaN for every value that is held out."""

@@ -114,13 +114,17 @@ def _saving_little(step: Callable[..., Any], arguments: Any) -> Callable[..., An
 
 
 def _keeps_what_it_needs(jaxpr: Any) -> bool:
-    """Whether it has a derivative of its own or a maximum, also within other calls such as ``jit``."""
-    for equation in jaxpr.eqns:
+    """Whether it has a derivative of its own, or a maximum with one, also within other calls such as ``jit``."""
+    differentiated = {id(result) for result in jaxpr.outvars}
+    for equation in reversed(jaxpr.eqns):
         name = equation.primitive.name
-        if "custom_vjp" in name or name in ("reduce_max", "reduce_min"):
+        if "custom_vjp" in name:
             return True
-        if "custom_jvp" in name:  # softmax: the derivative is that of what the rule says
-            continue
+        if name == "stop_gradient" or differentiated.isdisjoint(map(id, equation.outvars)):
+            continue  # the maximum that softmax subtracts has no derivative
+        if name in ("reduce_max", "reduce_min"):
+            return True
+        differentiated.update(map(id, equation.invars))
         for part in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda part: hasattr(part, "eqns")):
             # A call holds its program with its constants, or the program alone.
             inner = getattr(part, "jaxpr", part)

@@ -13,7 +13,7 @@ Tree = TypeVar("Tree")
 
 def varying_over(array: Any) -> frozenset[str]:
     """The mesh axes over which an array varies. JAX has renamed the attribute."""
-    of_array: Any = jax.typeof(array)
+    of_array: Any = array if isinstance(array, jax.ShapeDtypeStruct) else jax.typeof(array)
     manual = getattr(of_array, "manual_axis_type", None)
     return getattr(of_array, "vma", frozenset()) if manual is None else manual.varying
 
@@ -33,3 +33,10 @@ def varying_alike(tree: Tree) -> Tree:
     """Arrays that all vary over what one of them varies over."""
     axes = all_axes(tree)
     return jax.tree.map(lambda array: made_to_vary(array, axes), tree) if axes else tree
+
+
+def varying_results(shapes: Tree, arguments: Any) -> Tree:
+    """The shapes of the results of a kernel, which vary as its arguments do. Pallas wants to be told."""
+    axes, kind = all_axes(arguments), getattr(jax.sharding, "ManualAxisType", None)
+    options: Any = {"vma": axes} if kind is None else {"manual_axis_type": kind(varying=axes)}
+    return jax.tree.map(lambda shape: jax.ShapeDtypeStruct(shape.shape, shape.dtype, **options), shapes)

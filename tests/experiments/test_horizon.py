@@ -120,9 +120,14 @@ def test_a_panel_is_forecast_backtested_interrupted_resumed_and_new_rows_are_pre
     ):
         assert predict.main([str(out), *other, *(["--id-column", "store"] if other else [])]) == 2
         assert message in " ".join(capsys.readouterr().err.split())
+    assert forecast.main([*options, "--out", str(out), "--resume"]) == 0
+    assert "is complete: nothing is left to train" in " ".join(capsys.readouterr().out.split())
     for changed, message in (
-        (["--seeds", "2"], "--seeds is 2, but the run to be resumed has 1"),
-        (["--aggregate", "sum"], "--aggregate is 'sum', but the run to be resumed has None"),
+        (["--seeds", "2"], "--seeds is 2, but was 1: resume the run in"),
+        (
+            ["--aggregate", "sum", "--horizon", "6"],
+            "--aggregate is 'sum', but was not given, --horizon is 6, but was 5: resume the run in",
+        ),
     ):
         assert forecast.main([*options, *changed, "--out", str(out), "--resume"]) == 2
         assert message in " ".join(capsys.readouterr().err.split())
@@ -159,7 +164,12 @@ def test_one_series_continues_its_dates_and_backtest_writes_no_forecast(tmp_path
         (["--horizon", "5", "--aggregate", "total"], "unknown aggregate 'total'; available: sum"),
         (["--horizon", "5", "--future-columns", "promo"], "unknown column 'promo'; available in"),
         (["--horizon", "5", "--non-negative", "True"], "series 'a' holds -7 at 2024-01-01, but non_negative says"),
-        (["--horizon", "90"], "--horizon 90 is too long to be judged: the longest series has 90 steps"),
+        (
+            ["--horizon", "90"],
+            "--horizon 90 is too long to be judged: the longest series has 90 steps, and at least ",
+        ),
+        (["--horizon", "90"], "94 are needed: give fewer, or --origins 0 for a forecast without a backtest"),
+        (["--horizon", "5", "--origins", "-1"], "--origins must be at least 0, not -1"),
         (["--horizon", "5", "--season", "90"], "--season 90 must be shorter than the series"),
         (["--horizon", "0"], "horizon must be a positive integer, not 0"),
         (["--horizon", "5", "--origins", "100"], "need series of at least"),
@@ -208,3 +218,26 @@ def test_errors_of_the_operating_system_are_sentences(code, path, message):
 def test_a_forecast_that_cannot_be_written_names_its_file():
     with pytest.raises(OSError, match="/dev/full"):
         pipeline.write_columns(Path("/dev/full"), {"ds": np.arange(2000)})
+
+
+def test_a_long_horizon_is_forecast_without_a_backtest(shops, tmp_path, capsys):
+    out = tmp_path / "run"
+    options = [
+        "--series",
+        str(shops),
+        "--horizon",
+        "90",
+        "--season",
+        "7",
+        "--origins",
+        "0",
+        "--out",
+        str(out),
+        *QUICK,
+    ]
+    assert forecast.main(options) == 0
+    assert "how good this forecast is remains unknown" in " ".join(capsys.readouterr().out.split())
+    assert len(rows_of(out / "forecast.csv")) == 3 * 90 and not (out / "backtest.csv").exists()
+    assert read_json(out / "metrics.json")["origins"] == 0
+    assert backtest.main(options) == 2
+    assert "--origins must be at least 1, not 0" in " ".join(capsys.readouterr().err.split())

@@ -192,7 +192,17 @@ def test_the_long_format_has_dates_gaps_and_missing_values():
         ),
         ({"unique_id": ["a"], "ds": ["soon"], "y": [1.0]}, "ds must hold dates or whole numbers, not 'soon'"),
         ({"a": np.array([1.0, np.inf])}, "series 'a': y must be"),
-        ({"a": np.array(["x"])}, "series 'a': y must be numbers"),
+        ({"a": np.array(["1", "x"])}, "y must hold numbers, but row 1, of series 'a', holds 'x'"),
+        (
+            {"ds": ["2024-01-01"] * 2, "y": ["1", "NA"]},
+            "y must hold numbers, but row 1, of series 'value', holds 'NA'",
+        ),
+        (
+            {"ds": ["2024-01-30", "2024-01-31", "2024-02-30"], "y": [1.0, 2.0, 3.0]},
+            "ds, in row 2, holds '2024-02-30', which is not a date",
+        ),
+        ("sales.csv", "given as a frame or arrays: read the file 'sales.csv' first"),
+        (np.ones((9, 2)), r"'value': y must be \[time\], one value for each step, not values.shape=\(9, 2\)"),
         ({"a": np.array([1.0])}, "no series is long enough to learn from: the longest has 1 steps"),
     ],
 )
@@ -258,3 +268,11 @@ def test_intervals_of_one_series_hold_on_values_that_came_later():
     tested = model.backtest({"a": series}, origins=114, refit=False)["metrics"]["model"]
     assert 0.72 < tested["coverage_80"] < 0.9 and 0.9 < tested["coverage_95"] < 1, tested
     assert model.calibration is not None and model.calibration.origins == 3 * (75 - 6)
+
+
+def test_a_pattern_that_repeats_exactly_for_long_has_intervals_of_its_size():
+    """In windows where nothing has changed for a season, the unit of errors is nearly nothing."""
+    values = (np.sin(np.arange(100) * 2 * np.pi / 7) + 10 > 10).astype(float)  # with a few changes by rounding
+    assert 0 < (values[7:] != values[:-7]).sum() < 10
+    forecast = Forecaster(3, season=7, **SMALL).fit(values).predict()
+    assert np.abs([forecast["lo-95"], forecast["hi-95"]]).max() < 5

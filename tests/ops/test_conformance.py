@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from jax.test_util import check_grads
 
 from jaxrnn.ops import IMPLEMENTATIONS, recurrence
-from jaxrnn.ops.scan import _has_custom_vjp
+from jaxrnn.ops.scan import _keeps_what_it_needs
 from jaxrnn.ops.step import Recurrence
 from tests.ops.interpreted import KERNELS
 from tests.ops.oracle import (
@@ -314,14 +314,14 @@ def test_a_derivative_of_its_own_is_found_within_other_calls(wrap):
         return x
 
     own.defvjp(lambda x: (x, None), lambda _, dy: (dy,))
-    assert _has_custom_vjp(jax.make_jaxpr(wrap(own))(jnp.ones(2)).jaxpr)
+    assert _keeps_what_it_needs(jax.make_jaxpr(wrap(own))(jnp.ones(2)).jaxpr)
     branch = jax.make_jaxpr(lambda x: jax.lax.cond(x[0] > 0, wrap(own), jnp.sin, x))(jnp.ones(2))
-    assert _has_custom_vjp(branch.jaxpr)
+    assert _keeps_what_it_needs(branch.jaxpr)
 
     def custom_vjp_in_name_only(x):
         return jnp.sin(x)
 
-    assert not _has_custom_vjp(jax.make_jaxpr(jax.jit(custom_vjp_in_name_only))(jnp.ones(2)).jaxpr)
+    assert not _keeps_what_it_needs(jax.make_jaxpr(jax.jit(custom_vjp_in_name_only))(jnp.ones(2)).jaxpr)
 
 
 def test_forward_mode_is_refused_by_name():

@@ -14,6 +14,7 @@ from jax import nn
 
 from jaxrnn.ops import recurrence
 from jaxrnn.ops.native import library
+from jaxrnn.ops.scan import _keeps_what_it_needs
 from tests.ops.oracle import Case, assert_close, problem
 
 
@@ -78,10 +79,21 @@ def test_derivatives_are_those_of_plain_autodiff(pointwise, parts, implementatio
             leaves = zip(jax.tree.leaves(results), jax.tree.leaves(weights), strict=True)
             return sum((a * a * b).sum() for a, b in leaves)
 
-        for _ in range(derivatives - 1):
-            function = lambda a, f=function: sum((d**2).sum() for d in jax.tree.leaves(jax.grad(f)(a)))  # noqa: E731
-        return jax.jit(jax.grad(function), compiler_options=FUSED)(arguments)
+        def of_gradient(arguments):
+            return sum((d**2).sum() for d in jax.tree.leaves(jax.grad(function)(arguments)))
+
+        once_or_twice = jax.grad(function if derivatives == 1 else of_gradient)
+        return jax.jit(once_or_twice, compiler_options=FUSED)(arguments)
 
     expected = derivative("reference")
     assert np.abs(np.asarray(expected["xw"])).max() > 0.1
     assert_close(derivative(implementation), expected, 1e-4)
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["plain", "jit"])
+def test_a_softmax_has_no_maximum_in_its_derivative(wrap):
+    def keeps(function):
+        return _keeps_what_it_needs(jax.make_jaxpr(wrap(function))(jnp.ones((2, 3))).jaxpr)
+
+    assert keeps(lambda x: x - x.max(-1, keepdims=True)) and keeps(lambda x: nn.softmax(x) * x.min())
+    assert not any(map(keeps, (nn.softmax, nn.log_softmax, nn.logsumexp)))

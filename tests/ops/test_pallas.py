@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import AbstractMesh, AxisType, use_abstract_mesh
+from jax.sharding import PartitionSpec as P
 
 import benchmarks.aot
 from benchmarks.aot import CELLS, forward_and_backward, shapes, without_masks_gradients
-from benchmarks.common.compilers import known_device
+from benchmarks.common.compilers import KINDS, known_device
 from jaxrnn.ops import (
     IMPLEMENTATIONS,
     LSTMCarry,
@@ -31,6 +33,7 @@ from jaxrnn.ops.pallas.mosaic_gpu_sm import MOSAIC_GPU_SM
 from jaxrnn.ops.pallas.mosaic_tpu import MOSAIC_TPU
 from jaxrnn.ops.pallas.triton import TRITON
 from jaxrnn.ops.step import Recurrence
+from jaxrnn.ops.varying import varying_alike
 from tests.ops.interpreted import KERNELS, RACES
 from tests.ops.oracle import assert_close
 
@@ -265,6 +268,34 @@ def test_kernels_with_heads_lower_without_a_device(name):
 @pytest.mark.parametrize("name", DEVICES)
 def test_runs_of_vmap_lower_without_a_device(name):
     assert lowered_kernels(name, "LSTM", 64, "bfloat16", reverse=False, runs=(2, 3)) >= 2
+
+
+@pytest.mark.parametrize("name", ["triton", "mosaic_gpu_sm", "mosaic_tpu"])
+def test_kernels_within_shard_map_lower_without_a_device(name):
+    device, platform = DEVICES[name]
+    run = forward_and_backward(device, CELLS["LSTM"], reverse=False)
+    mesh = AbstractMesh((1,), ("data",), (AxisType.Auto,), abstract_device=KINDS[platform])
+    a = shapes(CELLS["LSTM"], 64, "bfloat16", batch=20, time=9)
+    of_steps = ("xw", "valid", "resets")
+    weights = ("recurrent_kernel", "recurrent_bias", "params")
+    specs: Any = {
+        name: jax.tree.map(
+            lambda _, n=name: P(None, "data") if n in of_steps else P() if n in weights else P("data"), part
+        )
+        for name, part in a._asdict().items()
+    }
+
+    def program(a):
+        results, gradients = run(varying_alike(a))
+        leaves = jax.tree.leaves((results, without_masks_gradients(gradients)))
+        return sum(jax.lax.psum(leaf.astype(jnp.float32).sum(), "data") for leaf in leaves)
+
+    with use_abstract_mesh(mesh):
+        traced = jax.jit(jax.shard_map(program, mesh=mesh, in_specs=(Recurrence(**specs),), out_specs=P())).trace(
+            a
+        )
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert text.count(TARGETS.get(name, "mosaic_gpu")) >= 2
 
 
 OPERATIONS = {

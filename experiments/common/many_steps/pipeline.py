@@ -82,7 +82,7 @@ class Settings(PanelOptions):
         int | None,
         arg(
             metavar="N",
-            help="Rolling origins of the backtest of each series.",
+            help="Rolling origins of the backtest of each series; 0 forecasts without a backtest.",
             help_behavior_hint=f"(default: up to {MOST_ORIGINS} for one series, 1 for {MANY_SERIES} or more)",
         ),
     ] = None
@@ -114,15 +114,18 @@ def run(settings: Settings, ctrl_c: CtrlC, *, forecast: bool = True) -> int:
             raise ValueError(f"--future {settings.future} needs --future-columns: which of its columns are known?")
         panel = with_future(panel, load_future(str(settings.future), settings), settings.horizon)
     origins = default_origins(settings, panel) if settings.origins is None else settings.origins
-    check_horizon(settings, panel, origins)
+    check_horizon(settings, panel, origins, forecast=forecast)
     if forecast:
         model.require_future(panel)
     folder = settings.out or runs.new_folder_named(f"{Path(settings.series).stem}-horizon{settings.horizon}")
     record.begin(folder, settings, panel)
+    if settings.resume and forecast and record.complete(folder):
+        say(f"the run in {folder} is complete: nothing is left to train")
+        return 0
     claim_devices(None)
     ctrl_c.message = f"interrupted; the checkpoints are in {folder}, and --resume continues from them"
     try:
-        metrics = judge(settings, model, panel, origins, folder)
+        metrics = judge(settings, model, panel, origins, folder) if origins else unjudged(settings, panel)
         if not forecast:
             say(f"everything is in {folder}")
             return 0
@@ -137,6 +140,7 @@ def run(settings: Settings, ctrl_c: CtrlC, *, forecast: bool = True) -> int:
         what = "the forecast is that of the training so far" if model.stopped == "interrupted" else "it was saved"
         fail(f"{model.stopped}: {what}; --resume with --out {folder} continues it")
         return EXIT_CODES[model.stopped]
+    record.finish(folder)
     say(f"everything is in {folder}")
     return 0
 
@@ -183,6 +187,11 @@ def judge(
     return metrics
 
 
+def unjudged(settings: Settings, panel: list[OneSeries]) -> dict[str, Any]:
+    say("no backtest, as --origins 0 says: how good this forecast is remains unknown")
+    return {"series": len(panel), "origins": 0, "horizon": settings.horizon, "mase_by_series": {}}
+
+
 def train(
     settings: Settings, model: Forecaster, panel: list[OneSeries], folder: Path, metrics: dict[str, Any]
 ) -> None:
@@ -203,27 +212,31 @@ def train(
         say(sentence)
     from experiments.common.many_steps import plots
 
-    plots.plot_fans(folder / "forecast.png", panel, columns, settings.horizon or 1, metrics["mase_by_series"])
+    plots.plot_fans(folder / record.PICTURE, panel, columns, settings.horizon or 1, metrics["mase_by_series"])
 
 
-def check_horizon(settings: Settings, panel: list[OneSeries], origins: int) -> None:
+def check_horizon(settings: Settings, panel: list[OneSeries], origins: int, *, forecast: bool = True) -> None:
     """Raise a ValueError if season, horizon or origins do not fit into the longest series."""
     longest = max(len(one.values) for one in panel)
     if settings.season is not None and settings.season >= longest:
         raise ValueError(
             f"--season {settings.season} must be shorter than the series: the longest has {longest} steps"
         )
+    least = 0 if forecast else 1
+    if origins < least:
+        raise ValueError(f"--origins must be at least {least}, not {origins}")
+    if not origins:
+        return
+    remedy = ": give fewer" + (", or --origins 0 for a forecast without a backtest" if forecast else "")
     if (settings.horizon or 0) + 4 > longest:
         raise ValueError(
             f"--horizon {settings.horizon} is too long to be judged: the longest series has {longest} steps, and "
-            f"at least {(settings.horizon or 0) + 4} are needed"
+            f"at least {(settings.horizon or 0) + 4} are needed{remedy}"
         )
-    if origins < 1:
-        raise ValueError(f"--origins must be at least 1, not {origins}")
     if (needed := (settings.horizon or 0) + origins + 2) > longest:
         raise ValueError(
             f"--origins {origins} with --horizon {settings.horizon} need series of at least {needed} steps, but "
-            f"the longest has {longest}"
+            f"the longest has {longest}{remedy}"
         )
 
 

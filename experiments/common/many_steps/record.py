@@ -14,8 +14,9 @@ from jaxrnn.forecasting import OneSeries
 
 CONFIG = "horizon.json"
 CHECKPOINTS = "checkpoints"
-FORECAST = "forecast.csv"
+FORECAST, PICTURE = "forecast.csv", "forecast.png"
 _MAY_CHANGE = ("out", "resume")
+_COMPLETE = "complete"
 
 
 def begin(folder: Path, settings: Any, panel: Sequence[OneSeries]) -> None:
@@ -42,16 +43,33 @@ def begin(folder: Path, settings: Any, panel: Sequence[OneSeries]) -> None:
         other = ", but one that forecasts a single step: resume it without --horizon"
         raise ValueError(f"{folder} holds no run with --horizon{other if (folder / runs.CONFIG).exists() else ''}")
     saved = read(folder)
-    for name, value in record["settings"].items():
-        if saved["settings"].get(name) != value:
-            raise ValueError(
-                f"{option(name)} is {value!r}, but the run to be resumed has {saved['settings'].get(name)!r}: "
-                f"resume it with the same options"
-            )
+    before = saved["settings"]
+    other = [name for name, value in record["settings"].items() if before.get(name) != value]
+    if other:
+        differences = ", ".join(
+            f"{option(name)} is {_given(record['settings'][name])}, but was {_given(before.get(name))}"
+            for name in other
+        )
+        raise ValueError(f"{differences}: resume the run in {folder} with the options that it was begun with")
     if saved["series_sha256"] != record["series_sha256"]:
         raise ValueError(
             f"the series {settings.series} have changed since the run in {folder} began: start a new run"
         )
+
+
+def _given(value: Any) -> str:
+    return "not given" if value is None else repr(value)
+
+
+def finish(folder: Path) -> None:
+    """Note that the training was not stopped before its end."""
+    runs.write_json(folder / CONFIG, {**read(folder), _COMPLETE: True})
+
+
+def complete(folder: Path) -> bool:
+    """Whether the run in a folder came to its end, and its forecast is still there."""
+    record = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    return bool(record.get(_COMPLETE)) and all((folder / name).exists() for name in (FORECAST, PICTURE))
 
 
 def undo(folder: Path) -> None:

@@ -56,6 +56,8 @@ def unable(pointwise: Pointwise, arrays: Recurrence, platform: str) -> str | Non
 
 def not_preferred(pointwise: Pointwise, arrays: Recurrence, platform: str) -> str | None:
     """Why another implementation is preferred although the kernels could run."""
+    if arrays.xw.shape[0] == 1:
+        return "the scan is faster for a single step, which needs no loop"
     device = _device(pointwise, arrays, platform)[0] if platform in BACKENDS else None
     return None if device is None else device.not_preferred(arrays)
 

@@ -41,6 +41,7 @@ from jaxrnn.ops.pallas.mosaic_gpu_product import (
 from jaxrnn.ops.pallas.recurrence import Device
 from jaxrnn.ops.pallas.registers import THREADS, layout
 from jaxrnn.ops.step import Recurrence
+from jaxrnn.ops.varying import all_axes
 
 SHARED = 224 * 1024
 """Bytes of shared memory for one block: of 227 KiB, what barriers and alignment leave."""
@@ -109,6 +110,8 @@ def _shared(batch: int, rows: int, hidden: int, width: Width) -> Sizes | None:
 def unable(a: Recurrence) -> str | None:
     if a.recurrent_kernel.ndim == 3:
         return "several streaming multiprocessors do not share the units of heads, only those of one large kernel"
+    if all_axes(a):
+        return "the kernels of clusters do not run on arrays that vary over a mesh within jax.shard_map"
     (hidden, columns), dtype = a.recurrent_kernel.shape, a.recurrent_kernel.dtype
     gates = columns // hidden
     arrays = gates + a.xw.shape[-1] // hidden + len(jax.tree.leaves((a.initial_carry, a.params)))

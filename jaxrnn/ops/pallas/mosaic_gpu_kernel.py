@@ -23,6 +23,7 @@ from jaxrnn.ops.pallas.registers import (
     store_in_thread_order,
 )
 from jaxrnn.ops.pallas.simplify import IN_HALF_PRECISION, REPLACEMENTS, simplify
+from jaxrnn.ops.varying import all_axes, made_to_vary
 
 
 class Design(NamedTuple):
@@ -133,6 +134,9 @@ def call_design(
         interpret=interpret,
         **design.launch,
     )(*jax.tree.leaves(arguments))
+    # JAX does not know that the results vary over a mesh as the arguments do.
+    axes = all_axes(arguments)
+    found = [made_to_vary(result, axes) for result in found]
     return out_of_tiles(jax.tree.unflatten(jax.tree.structure(results), found)[0], sizes, design.thread_order)
 
 

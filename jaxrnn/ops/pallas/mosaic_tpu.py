@@ -25,6 +25,7 @@ from jaxrnn.ops.pallas.interface import Blocks, Kernel, Sizes, TileOps, in_rows
 from jaxrnn.ops.pallas.limits import other_dtype, rounded_up, too_large
 from jaxrnn.ops.pallas.recurrence import Device
 from jaxrnn.ops.step import Recurrence
+from jaxrnn.ops.varying import varying_results
 
 LANES = 128
 SUBLANES = 16
@@ -121,7 +122,7 @@ def call(
         grid=(sizes.rows // sizes.tile, chunks),
         in_specs=[specs(inputs)],
         out_specs=(specs(outputs),),
-        out_shape=(outputs,),
+        out_shape=(varying_results(outputs, inputs),),
         compiler_params=tpu.CompilerParams(
             dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=vmem() * 3 // 4
         ),

@@ -29,6 +29,7 @@ from jaxrnn.ops.pallas.interface import Blocks, Kernel, Sizes, TileOps, in_rows
 from jaxrnn.ops.pallas.limits import other_dtype, rounded_up, too_large
 from jaxrnn.ops.pallas.recurrence import Device
 from jaxrnn.ops.step import Recurrence
+from jaxrnn.ops.varying import varying_results
 
 ROWS = 16
 
@@ -102,7 +103,7 @@ def call(
         grid=(sizes.rows // sizes.tile,),
         in_specs=[_specs(inputs, sizes)],
         out_specs=(_specs(outputs, sizes),),
-        out_shape=(outputs,),
+        out_shape=(varying_results(outputs, inputs),),
         compiler_params=triton.CompilerParams(num_warps=warps, num_stages=1),
         interpret=interpret,
         name=kernel.name,
