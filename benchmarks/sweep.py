@@ -11,10 +11,9 @@ every rate. Contestants, interleaved in one process on one device (benchmarks/co
     vmap                    the same epoch under jax.vmap over all runs at once; native and scan
     vmap by eights          under jax.lax.map with batch_size=8: one program too, but it keeps less in memory
 
-Under vmap the scan turns its products into batched ones; a native call is a foreign function that is called once
-for each run, so vmap saves only the calls from Python there. Before timing, the losses of two epochs of every run
-must agree. Ratios are a contestant's time divided by that of the native one after the other: below 1, it is
-faster.
+Under vmap the scan turns its products into batched ones; a native call becomes one call for all runs, which its
+threads share. Before timing, the losses of two epochs of every run must agree. Ratios are a contestant's time
+divided by that of the native one after the other: below 1, it is faster.
 """
 
 import functools

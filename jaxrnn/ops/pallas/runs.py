@@ -34,21 +34,24 @@ def with_runs(launch: Callable[[Blocks, Blocks, Sizes], Blocks], outputs: Blocks
     @one.def_vmap
     def all_of_them(count: int, of_arguments: Any, inputs: Blocks) -> tuple[Blocks, Blocks]:
         (has_runs,) = of_arguments
-        together = any(jax.tree.leaves(has_runs.whole))
-        new = sizes._replace(rows=count * sizes.rows, heads=sizes.heads * (count if together else 1))
-        first = 0 if together else 1  # where runs come among heads
+        of_all = jax.tree.map(lambda _: True, outputs)
+        if not count:
+            return jax.tree.map(lambda shape: jnp.zeros((0, *shape.shape), shape.dtype), outputs), of_all
+        # Weights of their own make runs heads, and they come before the heads of a run. Otherwise they come after.
+        own_weights = any(jax.tree.leaves(has_runs.whole))
+        new = sizes._replace(rows=count * sizes.rows, heads=sizes.heads * (count if own_weights else 1))
+        order, place = ((count, sizes.heads), 0) if own_weights else ((sizes.heads, count), 1)
 
         def joined(array: Array, has_runs: bool, axis: int) -> Array:
             if not has_runs:
                 array = jnp.broadcast_to(array, (count, *array.shape))
             split = array.reshape(*array.shape[: axis + 1], sizes.heads, -1, *array.shape[axis + 2 :])
-            split = jnp.moveaxis(split, 0, axis + first)
+            split = jnp.moveaxis(split, 0, axis + place)
             return split.reshape(*split.shape[:axis], -1, *split.shape[axis + 3 :])
 
         def apart(array: Array, axis: int) -> Array:
-            order = (count, sizes.heads) if together else (sizes.heads, count)
             split = array.reshape(*array.shape[:axis], *order, -1, *array.shape[axis + 1 :])
-            split = jnp.moveaxis(split, axis + first, 0)
+            split = jnp.moveaxis(split, axis + place, 0)
             return split.reshape(count, *split.shape[1 : axis + 1], -1, *split.shape[axis + 3 :])
 
         def shape_of_all(shape: Any, axis: int) -> Any:
@@ -66,10 +69,10 @@ def with_runs(launch: Callable[[Blocks, Blocks, Sizes], Blocks], outputs: Blocks
             return Blocks(steps, rows, blocks[0].whole)
 
         joined_inputs = with_axes(joined, inputs, has_runs)
-        if together:
+        if own_weights:
             whole = jax.tree.map(lambda array, has_runs: joined(array, has_runs, 0), inputs.whole, has_runs.whole)
             joined_inputs = joined_inputs._replace(whole=whole)
         found = with_runs(launch, with_axes(shape_of_all, outputs), new)(joined_inputs)
-        return with_axes(apart, found), jax.tree.map(lambda _: True, outputs)
+        return with_axes(apart, found), of_all
 
     return one
