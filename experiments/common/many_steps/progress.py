@@ -47,6 +47,7 @@ def training_progress(what: str) -> Iterator[Report]:
             )
         return
 
+    print(f"{what}: compiling", flush=True)
     printed = time.perf_counter()
 
     def line(share: float, number: int, count: int) -> None:

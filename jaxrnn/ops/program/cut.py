@@ -18,9 +18,9 @@ EXPENSIVE = {
 }  # fmt: skip
 """The cost of the others."""
 
-ALWAYS_AGAIN = frozenset(("max", "min", "row_max", "row_min"))
-"""Operations whose results are never saved. Their derivative looks for the argument that equals the result, and
-finds none where the argument is computed again by other instructions and rounded in another way."""
+MAXIMA = frozenset(("max", "min", "row_max", "row_min"))
+"""Operations whose derivative may look for the argument that equals the result. Then the result is not saved: an
+argument that is computed again by other instructions may be rounded in another way, and equal it no longer."""
 
 INFINITE = 1e9
 
@@ -40,9 +40,11 @@ def saved_nodes(graph: Graph, carry: list[Argument], y: Argument, gradients: lis
     needed = {a for node in wanted & late for a in graph.arguments(node)} - late
     needed |= {node for node in gradients if isinstance(node, int) and node not in late}
     free = {node for node in [*carry, y] if isinstance(node, int)}
+    equals = (a for node in wanted if graph.nodes[node][0] == "eq" for a in graph.arguments(node))
+    compared = {node for node in equals if graph.nodes[node][0] in MAXIMA}
 
     def save_cost(node: int) -> float:
-        if graph.nodes[node][0] in ALWAYS_AGAIN:
+        if node in compared:
             return 1e3
         if node in free:
             return 0.0
