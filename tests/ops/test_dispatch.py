@@ -157,6 +157,17 @@ def test_few_steps_of_few_rows_are_left_to_the_scan(time, batch, few):
         assert "few steps" not in choice.reasons.get("native", "")
 
 
+def test_a_single_step_runs_on_the_scan_on_a_gpu_too():
+    def chosen(steps):
+        xw: Any = jax.ShapeDtypeStruct((steps, 2, 64), "bfloat16")
+        return explain(
+            TANH, jax.ShapeDtypeStruct((64, 64), "bfloat16"), xw, xw.update(shape=(2, 64)), platform="gpu"
+        )
+
+    assert chosen(2).chosen == "pallas" and chosen(1).chosen == "scan"
+    assert "faster for a single step" in chosen(1).reasons["pallas"]
+
+
 def test_a_single_step_is_no_loop():
     """So that it costs nothing inside somebody's own loop, forward or backward."""
 
