@@ -22,7 +22,7 @@ COLUMNS = ("unique_id", "ds", "y")
 _REMEDY = f"choose how they are combined with read_panel(aggregate=...) (--aggregate): {', '.join(AGGREGATES)}"
 _FEW = 3
 _MOST_GAPS = 10
-_FARTHER = 1.5
+_FARTHER = 1.5  # than the rows of the training
 """More missing steps than so many times the rows are taken for a wrong date."""
 
 

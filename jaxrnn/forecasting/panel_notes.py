@@ -9,6 +9,7 @@ from jaxrnn.forecasting.panel import OneSeries, shown_time
 
 _FAR_CODE = 10
 _LARGE_STEP, _LARGE_TIME = 60, 1e8
+"""Numbers as large, and as far apart, may be seconds since 1970: 1e8 was in 1973."""
 
 
 def describe_panel(panel: Sequence[OneSeries]) -> list[str]:

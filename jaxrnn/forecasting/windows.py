@@ -37,6 +37,8 @@ _ENOUGH_CHANGES = 3
 """From so few differences the noise is partly that which is usual for a series of this size."""
 
 _MOST_SCALES = 1000.0
+"""Of the largest scale of a series to that of an origin that is judged."""
+
 _LEVEL_SHARE = 0.2
 _LEAST_NOISES, _MOST_NOISES = 0.25, 5.0
 

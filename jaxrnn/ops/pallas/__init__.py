@@ -5,8 +5,8 @@ keeps the recurrent weights on the chip: fast where a step is small, and possibl
 
 What is where: ``loops.py`` the two loops over time and the derivation of the backward one; ``cell.py`` what a
 cell's derivative needs; ``recurrence.py`` padding, and the products outside the kernels; ``heads.py`` heads as
-rows; ``interface.py`` what the loops need from a device; ``limits.py`` says what does not fit. Each kernel is
-named by its backend:
+rows, ``runs.py`` runs of ``vmap`` as heads; ``interface.py`` what the loops need from a device; ``limits.py`` says
+what does not fit. Each kernel is named by its backend:
 
 - ``mosaic_gpu_sm.py`` runs a tile of the batch on one SM (streaming multiprocessor) of a Hopper GPU, in half
   precision, and ``triton.py`` on one of any GPU, in float32 too.

@@ -22,7 +22,8 @@ MAXIMA = frozenset(("max", "min", "row_max", "row_min"))
 """Operations whose derivative may look for the argument that equals the result. Then the result is not saved: an
 argument that is computed again by other instructions may be rounded in another way, and equal it no longer."""
 
-INFINITE = 1e9
+NEVER, INFINITE = 1e3, 1e9
+"""Costs that no plan pays. The smaller one is added to others, whose last digits must count."""
 
 
 def saved_nodes(graph: Graph, carry: list[Argument], y: Argument, gradients: list[Argument]) -> list[int]:
@@ -45,7 +46,7 @@ def saved_nodes(graph: Graph, carry: list[Argument], y: Argument, gradients: lis
 
     def save_cost(node: int) -> float:
         if node in compared:
-            return 1e3
+            return NEVER
         if node in free:
             return 0.0
         if graph.is_input(node):
