@@ -170,7 +170,8 @@ def execute(program: Program, inputs: dict[Any, Any], derived: Any) -> dict[Any,
         with np.errstate(all="ignore"):
             found = EVALUATED[operation](*given)
         width = 1 if result[0] == "row" else rows_and_hidden[1]
-        places[result] = np.broadcast_to(found, (rows_and_hidden[0], width)).astype(np.float64)
+        found = np.broadcast_to(found, rows_and_hidden)[:, :width]  # a saved number of a row has all units, too
+        places[result] = found.astype(np.float64)
     return {place[1]: array for place, array in places.items() if place[0] == "out"}
 
 

@@ -50,6 +50,7 @@ SHAPES = {
     "one_unit": (5, 4, 1, 1),
     "many_chunks": (1, 700, 4, 20),
     "wide_batch": (600, 3, 17, 64),
+    "sections": (49, 4, 3, 260),
 }
 
 

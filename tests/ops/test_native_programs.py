@@ -28,6 +28,8 @@ SHAPES = {
     "one_unit": (5, 4, 1, 1),
     "many_chunks": (1, 700, 4, 20),
     "wide": (33, 3, 17, 144),
+    "units_apart": (3, 11, 7, 300),
+    "sections": (49, 4, 3, 260),  # two groups of rows, and more units than are computed at once
 }
 
 
@@ -87,6 +89,10 @@ def results_and_gradients(case: Case, smooth: Any, fixed: Any, implementation: s
         ("minimal_gated_unit", "many_chunks", True),
         ("many_operations", "rows_apart", True),
         ("many_operations", "wide", False),
+        ("many_operations", "units_apart", True),
+        ("two_part", "units_apart", False),
+        ("minimal_gated_unit", "sections", True),
+        ("slstm", "sections", False),
     ],
 )
 def test_every_way_of_dividing_the_work_equals_the_scan(cell, shape, masks):

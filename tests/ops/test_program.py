@@ -142,6 +142,24 @@ def test_a_gradient_that_is_not_linear_in_the_sums_is_left_to_the_scan(limit):
     assert "cannot wait for the end of the loop" in reason(of_cell)
 
 
+@pytest.mark.parametrize(
+    ("function", "of_units", "sums"),
+    [
+        (lambda p, h, z: h + jax.nn.sigmoid(p) * (jnp.tanh(z) - h), True, 1),
+        (lambda p, h, z: jnp.exp(p) * h + (1 - jnp.exp(p)) * jnp.tanh(z), True, 2),  # of two exponentials
+        (lambda p, h, z: jnp.tanh(p * h - z * p) + p, True, 1),
+        (lambda p, h, z: jnp.tanh(p * h - z * p), False, 1),
+        (lambda p, h, z: jnp.tanh(p * h - p * z.mean(-1, keepdims=True)), False, 2),  # a number for each row
+        (lambda p, h, z: jnp.tanh(p * h) + jnp.exp(p) * z, True, 2),  # their factors differ from unit to unit
+    ],
+)
+def test_gradients_from_all_uses_of_a_parameter_are_added_within_the_loop(function, of_units, sums):
+    """A difference of two sums over many steps has fewer correct digits."""
+    of_cell = case(simple(function), params=lambda r, hidden: r.randn(*((hidden,) if of_units else ())))
+    assert program(of_cell).sums == sums
+    assert_equal_to_jax(of_cell)
+
+
 def test_batch_axes_and_an_output_of_its_own():
     def pointwise(params, h, xw, rh):
         h = jnp.tanh(xw[0] + rh[0] - xw[0].mean(-1, keepdims=True))

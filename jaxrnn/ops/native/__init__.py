@@ -1,1 +1,1 @@
-"""The optional C++ library of the built-in cells, for CPUs. See :mod:`jaxrnn.ops.native.recurrence`."""
+"""The optional C++ library for CPUs. See :mod:`jaxrnn.ops.native.recurrence`."""

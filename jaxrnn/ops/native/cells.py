@@ -1,5 +1,6 @@
 """The cells of the C++ library, and the recurrences that it can run."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +15,7 @@ from jaxrnn.ops.pointwise import (
     lstm_pointwise,
     simple_rnn_pointwise,
 )
-from jaxrnn.ops.step import Pointwise, Recurrence, dtype_of, recurrent_gates_of, units_of
+from jaxrnn.ops.step import Pointwise, Recurrence, dtype_of, heads_of, recurrent_gates_of, units_of
 
 
 class NativeCell(NamedTuple):
@@ -46,6 +47,20 @@ CELLS: dict[Pointwise, NativeCell] = {
     leaky_pointwise: NativeCell(5, saved=1, parameter_axes=1),
     gru_reset_before_pointwise: NativeCell(6, gates=3, saved=3, recurrent_gates=2, parameter_axes=2),
 }
+
+
+SMALL_CELL, SMALL_STEP = 64, 512
+"""Units of a head, and rows times units, up to which a built-in cell's own code is faster than its program, by up
+to a fifth. Elsewhere the program is as fast, or faster by up to a half: benchmarks/README.md has a table."""
+
+
+def has_own_code(pointwise: Pointwise, arrays: Recurrence) -> bool:
+    """Whether the library runs these equations with code of their own, and not as a program."""
+    if pointwise not in CELLS:
+        return False
+    units = units_of(arrays.recurrent_kernel) // heads_of(arrays.recurrent_kernel)
+    is_small = units <= SMALL_CELL and math.prod(arrays.xw.shape[1:-1]) * units <= SMALL_STEP
+    return is_small or CELLS[pointwise].parameter_axes == 2  # no program has a second product
 
 
 def unable_to_call(arrays: Recurrence, platform: str) -> str | None:

@@ -3,9 +3,10 @@
 ``lax.scan`` on a CPU is slow at every step: it hands a matrix product to threads and waits for them, reads the
 weights in an order that does not suit the caches, and writes all intermediate values to memory. Here the whole
 loop is one call. The weights are packed once, and threads divide the batch (or the units, if the batch is small).
-A step's product, input projection and the equations of a built-in cell stay in registers (recurrence.cpp); those
-of any other cell are a program that is interpreted on blocks of rows (programs.cpp). The weight gradients are
-blocked products over many steps. The equations are those of the scan, and the conformance suite is the same.
+The equations of a cell are a program that is interpreted on blocks of rows and units which stay in the cache
+(programs.cpp). Small built-in cells, and the GRU that resets before its product, have code of their own, whose
+values stay in registers (recurrence.cpp). The weight gradients are blocked products over many steps. The equations
+are those of the scan, and the conformance suite is the same.
 """
 
 import dataclasses
@@ -20,7 +21,7 @@ from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 
 from jaxrnn.ops.native.builtin import BuiltInCall
 from jaxrnn.ops.native.call import Call, residual_flag
-from jaxrnn.ops.native.cells import CELLS
+from jaxrnn.ops.native.cells import CELLS, has_own_code
 from jaxrnn.ops.native.cells import unable as built_in_unable
 from jaxrnn.ops.native.program import ProgramCall
 from jaxrnn.ops.native.program import unable as program_unable
@@ -83,7 +84,7 @@ def _shape_of(leaf: Any) -> Any:
 
 
 def _call(pointwise: Pointwise, reverse: bool, arrays: Recurrence) -> Call:
-    if pointwise in CELLS:
+    if has_own_code(pointwise, arrays):
         return BuiltInCall(CELLS[pointwise], reverse, arrays)
     return ProgramCall(pointwise, reverse, arrays)
 

@@ -20,7 +20,7 @@ from jax import Array
 
 from jaxrnn.ops.program.graph import REDUCTIONS, Argument, Constant, Graph, Unsupported, constant
 from jaxrnn.ops.program.inline import Equation, inline
-from jaxrnn.ops.program.outside import Outside, Sum
+from jaxrnn.ops.program.outside import COMBINED, Outside, Sum, Total
 
 # fmt: off
 SAME = frozenset((
@@ -125,6 +125,8 @@ def equations_of(step: Step, params: Any, sizes: Sizes) -> Equations:
 
     new_carry, (y,), dparams = take(sizes.carries), take(1), take(builder.outside.structure.num_leaves)
     dcarry, dxw, drh = take(sizes.carries), take(sizes.gates), take(sizes.recurrent_gates)
+    for variable in dparams:
+        builder.add_up(variable)
     builder.outside.check_gradients(dparams)
     in_graph = [[builder.argument(v) for v in part] for part in (new_carry, [y], dcarry, dxw, drh)]
     return Equations(
@@ -150,6 +152,7 @@ class _Builder:
         self.graph = Graph()
         self.block, self.batch = block, block.shape[:-1]
         self.sums: list[Argument] = []
+        self._totals: dict[int, Total] = {}
         inputs = self.traced.inputs[len(self.outside.parameters) :]
         self.values: dict[Any, Argument] = {}
         self.values |= {v: self.graph.input(*name) for v, name in zip(inputs, names, strict=True)}
@@ -189,7 +192,7 @@ class _Builder:
         if any(map(self.outside.is_sum, equation.inputs)):
             if in_graph:
                 raise Unsupported("its equations or their derivative use a sum over the batch within the step")
-            self.outside.take_after(equation)
+            self._take_after(equation)
         elif not in_graph:
             self.outside.take_before(equation)
         elif equation.primitive.name == "reduce_sum" and min(equation.params["axes"]) < len(self.batch):
@@ -202,9 +205,37 @@ class _Builder:
         if not axes >= set(range(len(self.batch))):
             raise Unsupported("its equations or their derivative have a sum over a part of the batch")
         per_row = self._shape(variable) != self.block.shape
-        over_units = len(axes) > len(self.batch)
-        self.outside.take_sum(Sum(equation.outputs[0], len(self.sums), over_units, per_row))
-        self.sums.append(self.argument(variable))
+        self._note(equation.outputs[0], Total(self.argument(variable), len(axes) > len(self.batch), per_row))
+
+    def _note(self, variable: int, total: Total) -> None:
+        self._totals[variable] = total
+        self.outside.sums.add(variable)
+
+    def add_up(self, variable: Any) -> None:
+        """Let the loop add up a variable, if that is the sum of a node."""
+        if isinstance(variable, np.ndarray):
+            return
+        if total := self._totals.pop(variable, None):
+            self.outside.take_sum(Sum(variable, len(self.sums), total))
+            self.sums.append(total.argument)
+
+    def _take_after(self, equation: Equation) -> None:
+        totals = [None if isinstance(v, np.ndarray) else self._totals.get(v) for v in equation.inputs]
+        name, found = COMBINED.get(equation.primitive.name), [t for t in totals if t is not None]
+        if len(found) == len(totals) == 1 and self._only_reshapes(equation):
+            return self._note(equation.outputs[0], found[0])
+        if name and len(found) == len(totals) and len({t[1:] for t in found}) == 1:
+            node = self.graph.add(name, *[t.argument for t in found])
+            return self._note(equation.outputs[0], found[0]._replace(argument=node))
+        for variable in equation.inputs:
+            self.add_up(variable)
+        return self.outside.take_after(equation)
+
+    def _only_reshapes(self, equation: Equation) -> bool:
+        name, shape = equation.primitive.name, self._shape(equation.inputs[0])
+        return name in ("reshape", "squeeze", "expand_dims") or (
+            name == "reduce_sum" and all(shape[axis] == 1 for axis in equation.params["axes"])
+        )
 
     def _take_into_graph(self, equation: Equation) -> None:
         name, variable = equation.primitive.name, equation.outputs[0]

@@ -23,17 +23,28 @@ LINEAR = frozenset((
 """Operations that commute with adding up over the steps, if all their arguments are sums over rows."""
 # fmt: on
 
+COMBINED = {"neg": "neg", "sub": "sub", "add": "add", "add_any": "add"}
+"""Operations on sums that the loop does before adding up, and what a graph calls them. A difference of two sums
+over many steps would have fewer correct digits than the sum of differences, and take two sums instead of one."""
+
 LARGEST_KNOWN = 1 << 20
 """Arrays up to this size are computed when the program is made, if they depend on nothing."""
 
 
+class Total(NamedTuple):
+    """A sum over rows: of which node, and what its shape is made from."""
+
+    argument: Any
+    over_units: bool
+    per_row: bool
+
+
 class Sum(NamedTuple):
-    """A variable that is a sum over rows: the index of the sum, and what its shape is made from."""
+    """A variable that is a sum over rows, and the index of the sum."""
 
     variable: int
     index: int
-    over_units: bool
-    per_row: bool
+    total: Total
 
 
 class Outside:
@@ -128,9 +139,9 @@ class Outside:
                 values |= zip(step.outputs, _bind(step, values), strict=True)
                 continue
             total = sums[step.index]
-            if step.per_row:
+            if step.total.per_row:
                 total = total[0]  # the same number for every unit
-            elif step.over_units:
+            elif step.total.over_units:
                 total = total.sum()
             values[step.variable] = total.reshape(self.traced.types[step.variable].shape)
         leaves = [

@@ -84,7 +84,7 @@ void add_product(const Sides<T>& sides, int part, Range columns, const Panel& pa
       for (int i = 0; i < count; i++) {  // they are far apart, and seldom in the cache of level 1
         for (int u = 0; u < N; u += 64 / kVectorBytes) __builtin_prefetch(to + i * out_row + u * L, /*write=*/1);
       }
-      tile(&segment, 1, sums);
+      tile(&segment, 1, sums, N * L, nullptr, 0);
       for (int i = 0; i < count; i++) {
         for (int u = 0; u < N; u++) {
           const int lanes = hidden - (panel.first + u) * L;

@@ -2,8 +2,6 @@
 
 #pragma once
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -75,24 +73,15 @@ struct Plan {
   int64_t patience;  // how many microseconds to wait for the other threads to start: a small part of the work
 };
 
-inline int64_t level_2_cache() {
-#if defined(_SC_LEVEL2_CACHE_SIZE)
-  const int64_t size = sysconf(_SC_LEVEL2_CACHE_SIZE);
-  if (size > 0) return size;
-#endif
-  return 1 << 20;
-}
-
 // How to divide a call. If threads divide the rows of the batch, they need not wait for each other in the forward pass.
 // If they divide the units, they wait for each other at every step, but each reads only its part of the weights. That
 // pays if the weights do not fit into the cache of one core, or the batch is too small to divide. On a busy machine,
 // waiting for a thread that is not running would cost more than a second thread gains.
 template <class T, class ProblemType>
 Plan plan(const ProblemType& p, int gates, bool backward, int available, bool may_divide_units) {
-  static const int64_t cache = level_2_cache();
   const int64_t weights = (int64_t)(p.hidden + (p.x ? p.in_features : 0)) * p.hidden * gates;
   const double step = 2.0 * p.batch * weights;  // operations
-  const bool large = weights * (int64_t)sizeof(T) > cache * 3 / 4;
+  const bool large = exceeds_cache(weights * (int64_t)sizeof(T));
   const int64_t patience = std::clamp<int64_t>((int64_t)(step * p.time / 1e5 / 10), 20, 2000);  // at 100 GFLOP/s
   if (available < 2 || step * p.time < 2e6) return {1, true, 0};
   if (Team::machine_is_busy()) return !backward && p.batch >= available ? Plan{available, true, 0} : Plan{1, true, 0};

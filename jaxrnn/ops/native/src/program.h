@@ -156,7 +156,7 @@ void run_program(const ProgramCode& code, const Operand<T>* operands, int rows, 
   const ptrdiff_t pitch = vectors * kLanes<T>;
   // Rows that follow each other without a gap are one long row.
   auto is_flat = [&](const Operand<T>& o) {
-    return o.step ? o.row == pitch : o.row == 0;
+    return rows == 1 || (o.step ? o.row == pitch : o.row == 0);
   };
   for (int i = 0; i < code.instruction_count; i++) {
     const Instruction& at = code.instructions[i];

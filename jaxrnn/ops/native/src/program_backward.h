@@ -19,43 +19,48 @@ const T* carry_before(const ProgramProblem<T>& p, int s, int b, int i) {
   return slot >= 0 ? p.saved_at(t, slot, b) : p.y + p.row(t, b) * p.row_units;
 }
 
-// Rows b to b + rows of step t of an array [steps, units] as an operand. The last vector of a row may reach into what
-// follows it; rows are copied to a block where that would be past the end of the array.
+// A section of rows b to b + rows of step t of an array [steps, units] as an operand. The last vector of a row may reach
+// into what follows it; rows are copied to a block where that would be past the end of the array.
 template <class T>
-Operand<T> units(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, const T* array, int t, int b, int rows,
-                 T* block) {
+Operand<T> units(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, const Section& section, const T* array, int t,
+                 int b, int rows, T* block) {
   constexpr int L = kLanes<T>;
-  const T* from = array + p.row(t, b) * p.row_units;
+  const int unit = section.unit, end = unit + section.vectors * L;
+  const T* from = array + p.row(t, b) * p.row_units + unit;
   const ptrdiff_t row = p.next_row() * p.row_units, after = (ptrdiff_t)p.time * p.batch - 1 - p.row(t, b + rows - 1);
-  if (after * p.row_units + p.hidden >= w.vectors_of(p.hidden) * L) return {const_cast<T*>(from), row, L};
-  for (int r = 0; r < rows; r++) copy_to_block(block + (ptrdiff_t)r * w.pitch, from + r * row, p.hidden, w.pitch);
-  return {block, w.pitch, L};
+  if (after * p.row_units + p.hidden >= end) return {const_cast<T*>(from), row, L};
+  for (int r = 0; r < rows; r++) copy_to_block(block + (ptrdiff_t)r * w.width, from + r * row, p.hidden - unit, end - unit);
+  return {block, w.width, L};
 }
 
 template <class T>
-Operand<T> carry_operand(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, int s, int b, int rows, int i,
-                         T* block) {
+Operand<T> carry_operand(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, const Section& section, int s, int b,
+                         int rows, int i, T* block) {
+  constexpr int L = kLanes<T>;
   bool together = s > 0;
   for (int r = 0; r < rows && together && (p.valid || p.resets); r++) {
     together = p.is_valid(p.step(s - 1), b + r) && !p.is_reset(p.step(s), b + r);
   }
+  const int unit = section.unit;
   if (together) {
     const int t = p.step(s - 1), slot = (int)p.carry_slots[i];
-    if (slot >= 0) return {p.saved_at(t, slot, b), w.pitch, kLanes<T>};
-    return units(p, w, p.y, t, b, rows, block);
+    if (slot >= 0) return {p.saved_at(t, slot, b) + unit, w.pitch, L};
+    return units(p, w, section, p.y, t, b, rows, block);
   }
   for (int r = 0; r < rows; r++) {
-    copy_to_block(block + (ptrdiff_t)r * w.pitch, carry_before(p, s, b + r, i), p.hidden, w.pitch);
+    const T* from = carry_before(p, s, b + r, i) + unit;
+    copy_to_block(block + (ptrdiff_t)r * w.width, from, p.hidden - unit, section.vectors * L);
   }
-  return {block, w.pitch, kLanes<T>};
+  return {block, w.width, L};
 }
 
 // Asks for what the program will read of these rows, which lie far apart, so that it arrives during the product. As in
 // backward.h, this must be inlined.
 template <class T>
-INLINE void fetch_ahead(const ProgramProblem<T>& p, int t, int b, int rows) {
+INLINE void fetch_ahead(const ProgramProblem<T>& p, const Section& section, int t, int b, int rows) {
+  const int begin = section.unit, end = std::min(begin + section.vectors * kLanes<T>, p.hidden);
   auto fetch = [&](const T* from) __attribute__((always_inline)) {
-    for (int j = 0; j < p.hidden; j += 64 / sizeof(T)) __builtin_prefetch(from + j, 0, /*locality=*/2);
+    for (int j = begin; j < end; j += 64 / sizeof(T)) __builtin_prefetch(from + j, 0, /*locality=*/2);
   };
   for (int r = b; r < b + rows; r++) {
     if (p.dy) fetch(p.dy + p.row(t, r) * p.row_units);
@@ -66,13 +71,14 @@ INLINE void fetch_ahead(const ProgramProblem<T>& p, int t, int b, int rows) {
 
 // dh += (drh of the step after s) @ recurrent_kernel.T * scale, for rows b to b + rows.
 template <class T>
-void add_recurrent_gradient(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, int s, int b, int rows) {
+void add_recurrent_gradient(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, const Section& section, int s, int b,
+                            int rows) {
   constexpr int L = kLanes<T>;
   const int H = p.hidden, width = p.recurrent_gates * H;
   const T* ring = w.ring_at(s + 1, b, p.batch);
   T* dh = w.carry(p, s, p.carries - 1, b);
   alignas(64) T tiles[kMostRows * kProgramVectors * L];
-  for (int i = 0; i < w.panel_count; i++) {
+  for (int i = section.panels.begin; i < section.panels.end; i++) {
     const Panel& panel = w.panels[i];
     const T* packed = w.recurrent + (ptrdiff_t)panel.first * width * L;
     with_vectors<kProgramVectors>(panel.vectors, [&]<int N>() {
@@ -80,14 +86,15 @@ void add_recurrent_gradient(const ProgramProblem<T>& p, const ProgramWorkspace<T
       for (int g = 0; g < p.recurrent_gates; g++) {
         segments[g] = {ring + w.drh_block(p, g) * w.pitch, w.ring_row, packed + (ptrdiff_t)g * H * N * L, H};
       }
+      T* to = dh + panel.first * L;
+      if (!p.scale) return product<T, N>(w.sets, segments, p.recurrent_gates, rows, to, w.pitch, to, w.pitch);
       product<T, N>(w.sets, segments, p.recurrent_gates, rows, tiles);
-      for (int r = 0; r < rows; r++) {
+      for (int r = 0; r < rows; r++, to += w.pitch) {
+        const T* scale = p.scale + (ptrdiff_t)(b + r) * p.row_units;
         for (int u = 0; u < N; u++) {
           const int unit = (panel.first + u) * L;
-          Vector<T> v = load(tiles + (r * N + u) * L);
-          if (p.scale) v *= load(p.scale + (ptrdiff_t)(b + r) * p.row_units + unit, H - unit);
-          T* to = dh + (ptrdiff_t)r * w.pitch + unit;
-          store<T>(to, load(to) + v);
+          const Vector<T> v = load(tiles + (r * N + u) * L) * load(scale + unit, H - unit);
+          store<T>(to + u * L, load(to + u * L) + v);
         }
       }
     });
@@ -96,39 +103,42 @@ void add_recurrent_gradient(const ProgramProblem<T>& p, const ProgramWorkspace<T
 
 // One step of rows b to b + rows. s == -1 is the end of the backward pass: it writes the gradient of the initial carry.
 template <class T>
-void backward_block(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, Operand<T>* operands, int s, int b,
-                    int rows, int part) {
+void backward_block(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, const Section& section,
+                    Operand<T>* operands, int s, int b, int rows, int part) {
   constexpr int L = kLanes<T>;
-  const int H = p.hidden, R = p.row_units;
+  const int unit = section.unit, size = std::min(section.vectors * L, p.hidden - unit), R = p.row_units;
   const bool first = s == p.time - 1;
   for (int r = 0; r < rows && !first && p.resets; r++) {
     if (!p.is_reset(p.step(s + 1), b + r)) continue;
     for (int i = 0; i < p.carries; i++) {
-      T *d = w.carry(p, s, i, b + r), *to = p.dreset_carry[i] + (ptrdiff_t)(b + r) * R;
-      for (int j = 0; j < H; j++) to[j] += d[j];
-      std::fill(d, d + w.pitch, T(0));
+      T *d = w.carry(p, s, i, b + r) + unit, *to = p.dreset_carry[i] + (ptrdiff_t)(b + r) * R + unit;
+      for (int j = 0; j < size; j++) to[j] += d[j];
+      std::fill(d, d + section.vectors * L, T(0));
     }
   }
   if (s < 0) {
     for (int i = 0; i < p.carries; i++) {
-      for (int r = b; r < b + rows; r++) copy_from_block(p.dcarry[i] + (ptrdiff_t)r * R, w.carry(p, s, i, r), H);
+      for (int r = b; r < b + rows; r++) {
+        copy_from_block(p.dcarry[i] + (ptrdiff_t)r * R + unit, w.carry(p, s, i, r) + unit, size);
+      }
     }
     return;
   }
   const int t = p.step(s);
-  T* ring = w.ring_at(s, b, p.batch);
+  T* ring = w.ring_at(s, b, p.batch) + unit;
   for (int i = 0; i < p.code.operand_count; i++) {
     const auto [place, index] = p.code.operands[i];
     Operand<T>& o = operands[i];
     switch (place) {
-      case Place::kDCarry: o = {w.carry(p, s, index, b), w.pitch, L}; break;
-      case Place::kDCarryOut: o = {w.carry(p, s + 1, index, b), w.pitch, L}; break;
-      case Place::kSaved: o = {p.saved_at(t, index, b), w.pitch, L}; break;
-      case Place::kNewCarry: o = {p.saved_at(t, (int)p.carry_slots[index], b), w.pitch, L}; break;
-      case Place::kCarry: o = carry_operand(p, w, s, b, rows, index, w.carry_block(part, index)); break;
-      case Place::kY: o = units(p, w, p.y, t, b, rows, w.y_block(part)); break;
+      case Place::kDerived: o = {w.derived + index * w.pitch + unit, 0, L}; break;
+      case Place::kDCarry: o = {w.carry(p, s, index, b) + unit, w.pitch, L}; break;
+      case Place::kDCarryOut: o = {w.carry(p, s + 1, index, b) + unit, w.pitch, L}; break;
+      case Place::kSaved: o = {p.saved_at(t, index, b) + unit, w.pitch, L}; break;
+      case Place::kNewCarry: o = {p.saved_at(t, (int)p.carry_slots[index], b) + unit, w.pitch, L}; break;
+      case Place::kCarry: o = carry_operand(p, w, section, s, b, rows, index, w.carry_block(part, index)); break;
+      case Place::kY: o = units(p, w, section, p.y, t, b, rows, w.y_block(part)); break;
       case Place::kDY:
-        o = p.dy ? units(p, w, p.dy, t, b, rows, w.dy_block(part)) : Operand<T>{w.zero, 0, 0};
+        o = p.dy ? units(p, w, section, p.dy, t, b, rows, w.dy_block(part)) : Operand<T>{w.zero, 0, 0};
         break;
       case Place::kDXw: o = {ring + index * w.pitch, w.ring_row, L}; break;
       case Place::kDRh: o = {ring + w.drh_block(p, index) * w.pitch, w.ring_row, L}; break;
@@ -136,19 +146,22 @@ void backward_block(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, Op
       default: break;
     }
   }
-  run_program(p.code, operands, rows, w.vectors_of(H), H);
+  run_program(p.code, operands, rows, section.vectors, p.hidden);
   for (int r = 0; r < rows && p.valid; r++) {
     if (p.is_valid(t, b + r)) continue;
-    T* of_row = ring + (ptrdiff_t)r * w.ring_row;
-    std::fill(of_row, of_row + w.ring_blocks * w.pitch, T(0));
+    for (int i = 0; i < w.ring_blocks; i++) {
+      T* of_row = ring + (ptrdiff_t)r * w.ring_row + i * w.pitch;
+      std::fill(of_row, of_row + section.vectors * L, T(0));
+    }
     for (int i = 0; i < p.carries; i++) {
-      std::memcpy(w.carry(p, s + 1, i, b + r), w.carry(p, s, i, b + r), w.pitch * sizeof(T));
+      const T* from = w.carry(p, s, i, b + r) + unit;
+      std::memcpy(w.carry(p, s + 1, i, b + r) + unit, from, section.vectors * sizeof(Vector<T>));
     }
   }
   for (int r = 0; r < rows && p.dxw; r++) {
     for (int g = 0; g < p.gates; g++) {
       const T* from = ring + (ptrdiff_t)r * w.ring_row + g * w.pitch;
-      copy_from_block(p.dxw + (p.row(t, b + r) * p.gates + g) * R, from, H);
+      copy_from_block(p.dxw + (p.row(t, b + r) * p.gates + g) * R + unit, from, size);
     }
   }
 }
@@ -245,6 +258,7 @@ void program_backward(const ProgramProblem<T>& p, const Division& division) {
       pack_panel_transposed(w.input_panels[i], p.kernel, p.in_features, p.gates * H, w.kernel);
     }
     if (part == 0) fill_parameters(p, w);
+    w.set_operands(p, part);
     const Range rows = split(p.batch, part, parts);
     for (int i = 0; i < p.carries; i++) {
       for (int b = rows.begin; b < rows.end; b++) {
@@ -254,33 +268,36 @@ void program_backward(const ProgramProblem<T>& p, const Division& division) {
       }
     }
   });
-  // A chunk's weight gradients need all parts of its steps. So they are computed at the beginning of the next chunk,
-  // whose steps use the other half of the ring.
-  Chunk done{p.time, p.time};
-  auto steps = [&](int part, Chunk chunk) {
+  auto step = [&](int s, int part) {
     Operand<T>* operands = w.operands_of(p, part);
-    const Range rows = split(p.batch, part, parts);
-    for (int s = chunk.end - 1; s >= chunk.begin; s--) {
-      w.each_block(rows, w.group, [&](int begin, int size) {
-        if (s >= 0 && p.batch > 1) fetch_ahead(p, p.step(s), begin, size);
-        if (s != p.time - 1) add_recurrent_gradient(p, w, s, begin, size);
+    w.each_block(w.rows_of(part, p.batch), w.group, [&](int begin, int size) {
+      w.each_section(w.panels_of(part), [&](const Section& section) {
+        if (s >= 0 && p.batch > 1) fetch_ahead(p, section, p.step(s), begin, size);
+        if (s != p.time - 1) add_recurrent_gradient(p, w, section, s, begin, size);
         w.each_block({begin, begin + size}, w.rows, [&](int b, int count) {
-          backward_block(p, w, operands, s, b, count, part);
+          backward_block(p, w, section, operands, s, b, count, part);
         });
       });
-    }
+    });
   };
+  // The weight gradients of a chunk of steps need all parts of them. So they are computed at the beginning of the next
+  // chunk, whose steps use the other half of the ring.
+  Chunk done{p.time, p.time};
   for (int end = p.time; end > 0; end = done.begin) {
     const Chunk chunk{(end - 1) / w.chunk * w.chunk, end};
-    division.each_part([&](int part) {
-      gradients(part, done);
-      steps(part, chunk);
-    });
+    // Parts that are rows do not need each other within a chunk.
+    const int together = division.by_rows ? chunk.end - chunk.begin : 1;
+    for (int last = chunk.end; last > chunk.begin; last -= together) {
+      division.each_part([&](int part) {
+        if (last == chunk.end) gradients(part, done);
+        for (int s = last - 1; s >= last - together; s--) step(s, part);
+      });
+    }
     done = chunk;
   }
   division.each_part([&](int part) {
     gradients(part, done);
-    steps(part, {-1, 0});
+    step(-1, part);
   });
 }
 

@@ -6,127 +6,165 @@
 
 namespace jaxrnn::JAXRNN_ISA {
 
-// out = the products of the segments + bias + rows, for one gate. Rows, which may be null, have only the units.
+// out = the products of the segments + bias + rows, for one gate and section. Rows, which may be null, have only the
+// units of the caller. The segments have the weights of all sections.
 template <class T>
-void gate_product(const ProgramWorkspace<T>& w, const Segment<T>* segments, int count, int rows, int hidden, T* out,
-                  const T* bias, const T* added, ptrdiff_t added_row) {
+void gate_product(const ProgramWorkspace<T>& w, const Section& section, Segment<T>* segments, int count, int rows,
+                  int hidden, T* out, const T* bias, const T* added, ptrdiff_t added_row) {
   constexpr int L = kLanes<T>;
-  alignas(64) T tiles[kMostRows * kProgramVectors * L];
-  for (int i = 0; i < w.panel_count; i++) {
+  for (int s = 0; s < count; s++) segments[s].b += (ptrdiff_t)section.unit * segments[s].depth;
+  for (int i = section.panels.begin; i < section.panels.end; i++) {
     const Panel& panel = w.panels[i];
+    const int first = panel.first * L, in_section = first - section.unit;
     with_vectors<kProgramVectors>(panel.vectors, [&]<int N>() {
-      Segment<T> moved[2];
-      for (int s = 0; s < count; s++) {
-        moved[s] = segments[s];
-        moved[s].b += (ptrdiff_t)panel.first * L * moved[s].depth;
-      }
-      product<T, N>(w.sets, moved, count, rows, tiles);
-      for (int r = 0; r < rows; r++) {
-        for (int u = 0; u < N; u++) {
-          const int unit = (panel.first + u) * L;
-          Vector<T> v = load(tiles + (r * N + u) * L) + load(bias + unit);
-          if (added) v += load(added + r * added_row + unit, hidden - unit);
-          store<T>(out + (ptrdiff_t)r * w.pitch + unit, v);
+      product<T, N>(w.sets, segments, count, rows, out + in_section, w.width, bias + first);
+      for (int s = 0; s < count; s++) segments[s].b += (ptrdiff_t)N * L * segments[s].depth;
+      for (int r = 0; r < rows && added; r++) {
+        for (int unit = first; unit < first + N * L; unit += L) {
+          T* to = out + (ptrdiff_t)r * w.width + unit - section.unit;
+          store<T>(to, load(to) + load(added + r * added_row + unit, hidden - unit));
         }
       }
     });
   }
 }
 
-// x and r of every gate for rows b to b + rows, or their sum where the program takes that.
+// What the recurrent product takes of the group of rows from b on: h, or h * scale.
 template <class T>
-void forward_products(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, int s, int b, int rows, int part) {
-  constexpr int L = kLanes<T>;
-  const int H = p.hidden, R = p.row_units, t = p.step(s);
-  const size_t width = (size_t)w.vectors_of(H) * L;
+const T* left_of_group(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, int s, int b, int rows, int part) {
   const T* h = w.carry(p, s, p.carries - 1, b);
-  if (p.scale) {
-    T* scaled = w.scaled_of(part);
-    for (int r = 0; r < rows; r++) {
-      const T* scale = p.scale + (ptrdiff_t)(b + r) * R;
-      for (int j = 0; j < H; j++) scaled[(ptrdiff_t)r * w.pitch + j] = h[(ptrdiff_t)r * w.pitch + j] * scale[j];
+  if (!p.scale) return h;
+  T* scaled = w.scaled_of(part);
+  for (int r = 0; r < rows; r++) {
+    const T* scale = p.scale + (ptrdiff_t)(b + r) * p.row_units;
+    for (int j = 0; j < p.hidden; j++) {
+      scaled[(ptrdiff_t)r * w.pitch + j] = h[(ptrdiff_t)r * w.pitch + j] * scale[j];
     }
-    h = scaled;
   }
+  return scaled;
+}
+
+// x of every gate for a single row, of w.ahead steps from s on; with the bias of r where the program takes x + r.
+template <class T>
+void products_ahead(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, Range panels, int s) {
+  constexpr int L = kLanes<T>;
+  const int inputs = p.in_features, steps = std::min(w.ahead, p.time - s);
+  const ptrdiff_t row = p.reverse ? -inputs : inputs, units = (ptrdiff_t)w.vectors_of(p.hidden) * L;
+  for (int g = 0; g < p.gates; g++) {
+    const T* bias = (p.summed[g] ? w.sum_bias : w.bias) + g * w.pitch;
+    for (int i = panels.begin; i < panels.end; i++) {
+      const int first = w.panels[i].first * L;
+      const Segment<T> segment{p.x + (ptrdiff_t)p.step(s) * inputs, row, w.kernel + (g * units + first) * inputs, inputs};
+      T* out = w.ahead_at(p, s, g) + first;
+      with_vectors<kProgramVectors>(w.panels[i].vectors, [&]<int N>() {
+        product<T, N>(/*sets=*/1, &segment, 1, steps, out, p.gates * w.pitch, bias + first);
+      });
+    }
+  }
+}
+
+// x and r of every gate for rows b to b + rows, or their sum where the program takes that. h is that of these rows.
+template <class T>
+void forward_products(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, const Section& section, const T* h, int s,
+                      int b, int rows, int part) {
+  const int H = p.hidden, R = p.row_units, t = p.step(s);
+  const size_t units = (size_t)w.vectors_of(H) * kLanes<T>;
   const ptrdiff_t row = p.row(t, b), next = p.next_row();
   for (int g = 0; g < p.gates || g < p.recurrent_gates; g++) {
     Segment<T> segments[2];
     int count = 0;
-    if (p.x && g < p.gates) {
-      const T* packed = w.kernel + g * width * p.in_features;
+    if (p.x && g < p.gates && !w.ahead) {
+      const T* packed = w.kernel + g * units * p.in_features;
       segments[count++] = {p.x + row * p.in_features, next * p.in_features, packed, p.in_features};
     }
-    const Segment<T> recurrent{h, w.pitch, w.recurrent + g * width * H, H};
+    Segment<T> recurrent{h, w.pitch, w.recurrent + g * units * H, H};
     const T* xw = p.xw && g < p.gates ? p.xw + (row * p.gates + g) * R : nullptr;
     const ptrdiff_t xw_row = next * p.gates * R;
     if (g < p.gates && p.summed[g]) {
       segments[count++] = recurrent;
-      gate_product(w, segments, count, rows, H, w.xw_of(part, g), w.sum_bias + g * w.pitch, xw, xw_row);
+      const T* bias = w.ahead ? w.ahead_at(p, s, g) : w.sum_bias + g * w.pitch;
+      gate_product(w, section, segments, count, rows, H, w.xw_of(part, g), bias, xw, xw_row);
       continue;
     }
-    if (g < p.gates) {
-      gate_product(w, segments, count, rows, H, w.xw_of(part, g), w.bias + g * w.pitch, xw, xw_row);
+    if (g < p.gates && !w.ahead) {
+      const T* bias = w.bias + g * w.pitch;
+      gate_product(w, section, segments, count, rows, H, w.xw_of(part, g), bias, xw, xw_row);
     }
     if (g < p.recurrent_gates) {
       const T* bias = w.recurrent_bias + g * w.pitch;
-      gate_product<T>(w, &recurrent, 1, rows, H, w.rh_of(p, part, g), bias, nullptr, 0);
+      gate_product<T>(w, section, &recurrent, 1, rows, H, w.rh_of(p, part, g), bias, nullptr, 0);
     }
   }
 }
 
 // One step of rows b to b + rows, which are in a group from its row `in_group` on.
 template <class T>
-void forward_block(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, Operand<T>* operands, int s, int b,
-                   int rows, int in_group, int part) {
+void forward_block(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, const Section& section, Operand<T>* operands,
+                   int s, int b, int rows, int in_group, int part) {
   constexpr int L = kLanes<T>;
-  const int H = p.hidden, R = p.row_units, t = p.step(s), h = p.carries - 1;
-  const ptrdiff_t first = (ptrdiff_t)in_group * w.pitch;
-  const T* y = w.carry(p, s + 1, h, b);
+  const int unit = section.unit, size = std::min(section.vectors * L, p.hidden - unit), R = p.row_units;
+  const int t = p.step(s), h = p.carries - 1;
+  const ptrdiff_t first = (ptrdiff_t)in_group * w.width;
+  Operand<T> y{w.carry(p, s + 1, h, b) + unit, w.pitch, L};
   for (int i = 0; i < p.code.operand_count; i++) {
     const auto [place, index] = p.code.operands[i];
     Operand<T>& o = operands[i];
-    if (place == Place::kXw || place == Place::kSum) o = {w.xw_of(part, index) + first, w.pitch, L};
-    if (place == Place::kRh) o = {w.rh_of(p, part, index) + first, w.pitch, L};
-    if (place == Place::kCarry) o = {w.carry(p, s, index, b), w.pitch, L};
-    if (place == Place::kCarryOut) o = {w.carry(p, s + 1, index, b), w.pitch, L};
-    if (place == Place::kSaved) o = {p.saved_at(t, index, b), w.pitch, L};
-    if (place == Place::kY) {
-      o = {w.y_block(part), w.pitch, L};
-      y = o.base;
+    switch (place) {
+      case Place::kDerived: o = {w.derived + index * w.pitch + unit, 0, L}; break;
+      case Place::kXw:
+        if (w.ahead) {
+          o = {w.ahead_at(p, s, index) + unit, w.pitch, L};
+          break;
+        }
+        [[fallthrough]];
+      case Place::kSum: o = {w.xw_of(part, index) + first, w.width, L}; break;
+      case Place::kRh: o = {w.rh_of(p, part, index) + first, w.width, L}; break;
+      case Place::kCarry: o = {w.carry(p, s, index, b) + unit, w.pitch, L}; break;
+      case Place::kCarryOut: o = {w.carry(p, s + 1, index, b) + unit, w.pitch, L}; break;
+      case Place::kSaved: o = {p.saved_at(t, index, b) + unit, w.pitch, L}; break;
+      case Place::kY: o = y = {w.y_block(part), w.width, L}; break;
+      default: break;
     }
   }
-  run_program(p.code, operands, rows, w.vectors_of(H), H);
+  run_program(p.code, operands, rows, section.vectors, p.hidden);
   const bool last = s + 1 == p.time;
   for (int r = 0; r < rows; r++) {
-    T* to = p.y + p.row(t, b + r) * R;
+    T* to = p.y + p.row(t, b + r) * R + unit;
     const bool valid = p.is_valid(t, b + r), reset = !last && p.is_reset(p.step(s + 1), b + r);
     if (valid) {
-      copy_from_block(to, y + (ptrdiff_t)r * w.pitch, H);
+      copy_from_block(to, y.base + r * y.row, size);
     } else {
-      std::fill(to, to + H, T(0));
+      std::fill(to, to + size, T(0));
     }
     for (int i = 0; i < p.carries && (!valid || reset || last); i++) {
-      T* carry = w.carry(p, s + 1, i, b + r);
-      if (!valid) std::memcpy(carry, w.carry(p, s, i, b + r), w.pitch * sizeof(T));
-      if (last) copy_from_block(p.last_carry[i] + (ptrdiff_t)(b + r) * R, carry, H);
-      if (reset) copy_to_block(carry, p.reset_carry[i] + (ptrdiff_t)(b + r) * R, H, w.pitch);
+      T* carry = w.carry(p, s + 1, i, b + r) + unit;
+      const ptrdiff_t of_caller = (ptrdiff_t)(b + r) * R + unit;
+      if (!valid) std::memcpy(carry, w.carry(p, s, i, b + r) + unit, section.vectors * sizeof(Vector<T>));
+      if (last) copy_from_block(p.last_carry[i] + of_caller, carry, size);
+      if (reset) copy_to_block(carry, p.reset_carry[i] + of_caller, size, section.vectors * L);
     }
   }
 }
 
-// The weights in the order in which they are read, and all other arrays that do not change from step to step.
+// The weights of these panels, in the order in which they are read.
 template <class T>
-void pack_forward(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w) {
+void pack_weights(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, Range panels) {
   const int H = p.hidden, R = p.row_units;
-  const size_t width = (size_t)w.vectors_of(H) * kLanes<T>;
-  for (int i = 0; i < w.panel_count; i++) {
+  const size_t units = (size_t)w.vectors_of(H) * kLanes<T>;
+  for (int i = panels.begin; i < panels.end; i++) {
     for (int g = 0; p.x && g < p.gates; g++) {
-      pack_panel(w.panels[i], p.kernel + g * R, p.in_features, 1, H, R, p.gates, w.kernel + g * width * p.in_features);
+      pack_panel(w.panels[i], p.kernel + g * R, p.in_features, 1, H, R, p.gates, w.kernel + g * units * p.in_features);
     }
     for (int g = 0; g < p.recurrent_gates; g++) {
-      pack_panel(w.panels[i], p.recurrent_kernel + g * H, H, 1, H, H, p.recurrent_gates, w.recurrent + g * width * H);
+      pack_panel(w.panels[i], p.recurrent_kernel + g * H, H, 1, H, H, p.recurrent_gates, w.recurrent + g * units * H);
     }
   }
+}
+
+// All other arrays that do not change from step to step.
+template <class T>
+void pack_vectors(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w) {
+  const int H = p.hidden, R = p.row_units;
   fill_parameters(p, w);
   auto bias = [&](T* to, const T* from, int gates) {
     std::fill(to, to + (ptrdiff_t)gates * w.pitch, T(0));
@@ -142,27 +180,47 @@ void pack_forward(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w) {
 template <class T>
 void program_forward(const ProgramProblem<T>& p, const Division& division) {
   const ProgramWorkspace<T> w(p, division, /*backward=*/false);
-  const int H = p.hidden, R = p.row_units;
-  // The caller packs alone, so that it need not wait for threads that start late.
-  if (division.packs) pack_forward(p, w);
-  if (!division.runs) return;
-  division.each_part([&](int part) {
-    const Range mine = split(p.batch, part, division.parts);
-    Operand<T>* operands = w.operands_of(p, part);
+  const int H = p.hidden, R = p.row_units, parts = division.parts;
+  auto begin = [&](Range rows) {
     for (int i = 0; i < p.carries; i++) {
-      for (int b = mine.begin; b < mine.end; b++) {
+      for (int b = rows.begin; b < rows.end; b++) {
         const T* from = p.is_reset(p.step(0), b) ? p.reset_carry[i] : p.carry[i];
         copy_to_block(w.carry(p, 0, i, b), from + (ptrdiff_t)b * R, H, w.pitch);
       }
     }
-    for (int s = 0; s < p.time; s++) {
-      w.each_block(mine, w.group, [&](int begin, int rows) {
-        forward_products(p, w, s, begin, rows, part);
-        w.each_block({begin, begin + rows}, w.rows, [&](int b, int count) {
-          forward_block(p, w, operands, s, b, count, b - begin, part);
+  };
+  auto step = [&](int s, int part) {
+    Operand<T>* operands = w.operands_of(p, part);
+    w.each_block(w.rows_of(part, p.batch), w.group, [&](int first, int rows) {
+      if (w.ahead && s % w.ahead == 0) products_ahead(p, w, w.panels_of(part), s);
+      const T* h = left_of_group(p, w, s, first, rows, part);
+      w.each_section(w.panels_of(part), [&](const Section& section) {
+        forward_products(p, w, section, h, s, first, rows, part);
+        w.each_block({first, first + rows}, w.rows, [&](int b, int count) {
+          forward_block(p, w, section, operands, s, b, count, b - first, part);
         });
       });
+    });
+  };
+  if (!division.by_rows) {
+    pack_vectors(p, w);
+    division.each_part([&](int part) {
+      pack_weights(p, w, w.panels_of(part));
+      begin(split(p.batch, part, parts));
+      w.set_operands(p, part);
+    });
+    for (int s = 0; s < p.time; s++) {
+      division.each_part([&](int part) { step(s, part); });
     }
+    return;
+  }
+  // The caller packs alone, so that it need not wait for threads that start late.
+  if (division.packs) pack_weights(p, w, {0, w.panel_count}), pack_vectors(p, w);
+  if (!division.runs) return;
+  division.each_part([&](int part) {
+    w.set_operands(p, part);
+    begin(w.rows_of(part, p.batch));
+    for (int s = 0; s < p.time; s++) step(s, part);
   });
 }
 

@@ -63,6 +63,9 @@ struct ProgramProblem : Sequence {
   T* sums;  // [sum_count, hidden]
   T *const *dcarry, *const *dreset_carry;
 
+  // Whether the program has a sum or maximum over units: only then it has numbers of rows.
+  bool needs_all_units() const { return row_registers > 0; }
+
   // From one row of a block to the next: whole cache lines, so that it is the same for every instruction set.
   static constexpr int kLine = 64 / sizeof(T);
   int pitch() const { return (hidden + kLine - 1) / kLine * kLine; }

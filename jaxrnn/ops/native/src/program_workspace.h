@@ -9,33 +9,50 @@
 
 namespace jaxrnn::JAXRNN_ISA {
 
-// Vectors in a panel of one gate. Tiles of two vectors have the most rows, and so read the weights least often.
-constexpr int kProgramVectors = 2;
+// The most vectors in a panel of one gate. Tiles of two vectors have the most rows, and so read the weights least often.
+// With one row, tiles of four vectors have enough sums side by side that none waits for another.
+constexpr int kProgramVectors = 4;
+constexpr int program_vectors(int batch) { return batch == 1 ? 4 : 2; }
 
 static_assert(kMostGates <= kMostSegments, "a product has a segment for every gate");
 
-// The scratch arrays. All parts share them, except `products`, `blocks` and `operands`, of which each part has its own.
-// They have rows of `pitch` numbers, the units first; what follows them is not used, but may be read. The products of a
-// group of rows are computed together, so that the weights are read once for all; the program then takes blocks of them.
+// Consecutive panels, and the units in them.
+struct Section {
+  Range panels;
+  int unit, vectors;  // the first unit
+};
+
+// The scratch arrays. All parts share them, except `products`, `scaled`, `blocks` and `operands`, of which each part has
+// its own. They have rows of `pitch` numbers, the units first; what follows them is not used, but may be read. Products
+// and blocks have the units of one section, in rows of `width` numbers.
+//
+// The products of a section are computed for a group of rows, so that the weights are read once for all of them; the
+// program then takes blocks of those rows. A section has as many units as leave the products of many rows in the cache of
+// level 2. A program with a sum over units needs all of them, in one section.
 template <class T>
 struct ProgramWorkspace {
   static constexpr int L = kLanes<T>;
-  int pitch, rows, group;  // the most rows of a block, and of a group
+  int pitch, width, rows, group;  // rows: the most of a block; group: the most of a group
   int sets;           // of accumulators, see tile.h
+  int ahead;          // how many steps' x are computed at once, or 0
   T *recurrent, *kernel;  // packed, by gate; backward: transposed
   T *bias, *recurrent_bias, *sum_bias;  // forward, [gates, pitch]; zero where there is none
   T *derived, *constants, *zero;        // [derived, pitch]; a whole vector of each constant; one of zeros
+  T* of_ahead;                          // [ahead, gates, pitch]
   T* carries;                           // of two steps in turn; backward: the gradients; [2, carries, batch, pitch]
   T* ring;            // see workspace.h; of every row: dxw, those drh that differ from dxw, sums; [blocks, pitch]
   Sides<T> sides;
   int ring_row, chunk, ring_blocks;
   Panel *panels, *wide_panels, *input_panels;
   int panel_count, wide_panel_count, input_panel_count;
+  int section_panels;  // the most panels of a section
   int parts;
+  bool by_rows;
 
-  ProgramWorkspace(const ProgramProblem<T>& p, const Division& division, bool backward) : parts(division.parts) {
+  ProgramWorkspace(const ProgramProblem<T>& p, const Division& division, bool backward)
+      : parts(division.parts), by_rows(division.by_rows) {
     lay_out(p, backward, parts, (char*)division.workspace);
-    panel_count = make_panels(vectors_of(p.hidden), kProgramVectors, panels);
+    make_panels(vectors_of(p.hidden), program_vectors(p.batch), panels);
     if (backward) {
       wide_panel_count = make_panels(vectors_of(p.hidden), 4, wide_panels);
       input_panel_count = p.dx ? make_panels(vectors_of(p.in_features), 4, input_panels) : 0;
@@ -49,10 +66,24 @@ struct ProgramWorkspace {
 
   static int vectors_of(int units) { return (units + L - 1) / L; }
 
+  // What a part computes at every step: some rows of all panels, or some panels of all rows.
+  Range rows_of(int part, int batch) const { return by_rows ? split(batch, part, parts) : Range{0, batch}; }
+  Range panels_of(int part) const { return by_rows ? Range{0, panel_count} : split(panel_count, part, parts); }
+
+  // Calls body(section) for these panels.
+  template <class Body>
+  void each_section(Range of, Body&& body) const {
+    each_block(of, section_panels, [&](int first, int count) {
+      const Panel &begin = panels[first], &end = panels[first + count - 1];
+      body(Section{{first, first + count}, begin.first * L, end.first + end.vectors - begin.first});
+    });
+  }
+
   // Calls body(first row, rows) for as few blocks of at most `most` of these rows as possible, with nearly equal numbers.
   template <class Body>
   static void each_block(Range of, int most, Body&& body) {
     const int count = of.end - of.begin, blocks = (count + most - 1) / most;
+    if (blocks == 1) return body(of.begin, count);  // often, and divisions take longer than some steps
     for (int i = 0; i < blocks; i++) {
       const Range r = split(count, i, blocks);
       body(of.begin + r.begin, r.end - r.begin);
@@ -61,6 +92,10 @@ struct ProgramWorkspace {
 
   T* carry(const ProgramProblem<T>& p, int step, int part_of_carry, int b) const {
     return carries + ((ptrdiff_t)((step & 1) * p.carries + part_of_carry) * p.batch + b) * pitch;
+  }
+
+  T* ahead_at(const ProgramProblem<T>& p, int s, int gate) const {
+    return of_ahead + (ptrdiff_t)(s % ahead * p.gates + gate) * pitch;
   }
 
   T* ring_at(int s, int b, int batch) const { return ring + ((ptrdiff_t)(s % (2 * chunk)) * batch + b) * ring_row; }
@@ -74,47 +109,51 @@ struct ProgramWorkspace {
   }
   int sums_block(const ProgramProblem<T>& p, int i) const { return ring_blocks - p.sum_count + i; }
 
-  // The blocks of a part, [rows, pitch] each.
-  T* block_of(int part, int index) const { return blocks + part * blocks_size + (ptrdiff_t)index * rows * pitch; }
-  // Forward: x and r of every gate, and h * scale, of a group.
+  // The blocks of a part, [rows, width] each.
+  T* block_of(int part, int index) const { return blocks + part * blocks_size + (ptrdiff_t)index * rows * width; }
+  // Forward: x and r of every gate, of a group and a section, [group, width].
   T* product_of(int part, int index) const {
-    return products + (ptrdiff_t)(part * product_count + index) * group * pitch;
+    return products + (ptrdiff_t)(part * product_count + index) * group * width;
   }
   T* xw_of(int part, int gate) const { return product_of(part, gate); }
   T* rh_of(const ProgramProblem<T>& p, int part, int gate) const { return product_of(part, p.gates + gate); }
-  T* scaled_of(int part) const { return product_of(part, product_count - 1); }
+  T* scaled_of(int part) const { return scaled + (ptrdiff_t)part * group * pitch; }  // h * scale of a group
 
   T* y_block(int part) const { return block_of(part, first_block); }
   T* dy_block(int part) const { return block_of(part, first_block + 1); }
   T* carry_block(int part, int index) const { return block_of(part, index); }  // backward
 
-  // The operands of a part, with the places of those that are the same at every step.
   Operand<T>* operands_of(const ProgramProblem<T>& p, int part) const {
-    Operand<T>* o = operands + (ptrdiff_t)part * p.code.operand_count;
+    return operands + (ptrdiff_t)part * p.code.operand_count;
+  }
+
+  // Sets the places of those operands that are the same for every block.
+  void set_operands(const ProgramProblem<T>& p, int part) const {
+    Operand<T>* o = operands_of(p, part);
     for (int i = 0; i < p.code.operand_count; i++) {
       const auto [place, index] = p.code.operands[i];
       switch (place) {
         case Place::kConstant: o[i] = {constants + index * L, 0, 0}; break;
-        case Place::kDerived: o[i] = {derived + index * pitch, 0, L}; break;
-        case Place::kRegister: o[i] = {block_of(part, first_block + 2 + index), pitch, L}; break;
+        case Place::kRegister: o[i] = {block_of(part, first_block + 2 + index), width, L}; break;
         case Place::kRow: o[i] = {row_registers + ((ptrdiff_t)part * p.row_registers + index) * rows * L, L, 0}; break;
         default: break;
       }
     }
-    return o;
   }
 
  private:
   ProgramWorkspace() = default;
 
-  T *products, *blocks, *row_registers;
+  T *products, *scaled, *blocks, *row_registers;
   int product_count;
   Operand<T>* operands;
   size_t blocks_size;
   int first_block;
 
+  static int panels_in(int vectors, int most) { return (vectors + most - 1) / most; }
+
   static int make_panels(int vectors, int most, Panel* to) {
-    const int count = (vectors + most - 1) / most;
+    const int count = panels_in(vectors, most);
     for (int i = 0; i < count; i++) {
       const Range r = split(vectors, i, count);
       to[i] = {r.begin, r.end - r.begin};
@@ -122,25 +161,43 @@ struct ProgramWorkspace {
     return count;
   }
 
+  // Larger blocks do not stay in the cache of level 1, for smaller ones interpreting costs more. The products of a group
+  // stay in the cache of level 2, or in that of level 1 if the weights pass through that of level 2 at every step.
+  static constexpr int kBlockBytes = 3072, kGroupBytes = 131072, kBesideWeights = 24576, kAheadBytes = 65536;
+
   size_t lay_out(const ProgramProblem<T>& p, bool backward, int count, char* memory) {
     size_t used = 0;
     auto take = [&](auto*& pointer, size_t count) {
       pointer = (__typeof__(pointer + 0))(memory + used);
       used += (count * sizeof(*pointer) + 63) / 64 * 64;
     };
-    pitch = p.pitch(), sets = sets_of(p.batch);
-    // Some 3 KiB: larger blocks do not stay in the cache of level 1, for smaller ones interpreting costs more.
-    const int tile_rows = kRows[kProgramVectors], wanted = 3072 / (int)(pitch * sizeof(T)) / tile_rows * tile_rows;
+    const int panel = program_vectors(p.batch);
+    pitch = p.pitch(), sets = p.batch <= 3 ? 2 : 1;
+    panel_count = section_panels = panels_in(vectors_of(p.hidden), panel);
+    int gates = p.gates;
+    for (int g = 0; g < p.recurrent_gates; g++) gates += g >= p.gates || !p.summed[g];
+    if (!p.needs_all_units()) {
+      const int64_t weights = (int64_t)(p.hidden + (p.x ? p.in_features : 0)) * p.hidden * gates * sizeof(T);
+      const bool beside_weights = !backward && exceeds_cache(weights);  // the backward pass has no products
+      const int of_panel = gates * std::min(p.batch, kMostRows) * panel * kVectorBytes;
+      const int sections = panels_in(panel_count, std::max((beside_weights ? kBesideWeights : kGroupBytes) / of_panel, 1));
+      section_panels = panels_in(panel_count, sections);
+    }
+    width = std::min(pitch, section_panels * panel * L);
+    const int tile_rows = kRows[panel], wanted = kBlockBytes / (int)(width * sizeof(T)) / tile_rows * tile_rows;
     rows = std::min({std::max(wanted, tile_rows), kMostRows, p.batch});
-    product_count = backward ? 0 : p.gates + p.recurrent_gates + (p.scale ? 1 : 0);
-    // Some 128 KiB, which stay in the cache of level 2.
-    const int kept = 131072 / (int)((p.gates + p.recurrent_gates) * pitch * sizeof(T)) / tile_rows * tile_rows;
+    product_count = backward ? 0 : p.gates + p.recurrent_gates;
+    const int kept = kGroupBytes / (int)(gates * width * sizeof(T)) / tile_rows * tile_rows;
     group = std::min(std::clamp(kept, rows, kMostRows), p.batch);
-    const size_t width = (size_t)vectors_of(p.hidden) * L;
-    take(recurrent, width * p.hidden * p.recurrent_gates);
+    // A single row would read the kernel at every step for one product. Some steps together read it once.
+    const bool is_ahead = !backward && p.batch == 1 && p.x;
+    ahead = is_ahead ? std::clamp(kAheadBytes / (int)(p.gates * pitch * sizeof(T)), 1, std::min(p.time, kMostRows)) : 0;
+    const size_t units = (size_t)vectors_of(p.hidden) * L;
+    take(recurrent, units * p.hidden * p.recurrent_gates);
     take(derived, (size_t)p.derived_count * pitch);
     take(constants, (size_t)p.code.constant_count * L);
     take(zero, L);
+    take(of_ahead, (size_t)ahead * p.gates * pitch);
     take(carries, (size_t)2 * p.carries * p.batch * pitch);
     take(panels, vectors_of(p.hidden));
     if (backward) {
@@ -155,14 +212,15 @@ struct ProgramWorkspace {
       take(input_panels, vectors_of(p.in_features));
       first_block = p.carries;
     } else {
-      take(kernel, p.x ? width * p.in_features * p.gates : 0);
+      take(kernel, p.x ? units * p.in_features * p.gates : 0);
       take(bias, (size_t)p.gates * pitch);
       take(recurrent_bias, (size_t)p.recurrent_gates * pitch);
       take(sum_bias, (size_t)p.gates * pitch);
       first_block = 0;
     }
-    take(products, (size_t)product_count * group * pitch * count);
-    blocks_size = (size_t)(first_block + 2 + p.registers) * rows * pitch;
+    take(products, (size_t)product_count * group * width * count);
+    take(scaled, p.scale && !backward ? (size_t)group * pitch * count : 0);
+    blocks_size = (size_t)(first_block + 2 + p.registers) * rows * width;
     take(blocks, blocks_size * count);
     take(row_registers, (size_t)count * p.row_registers * rows * L);
     take(operands, (size_t)count * p.code.operand_count);

@@ -5,6 +5,8 @@
 
 #pragma once
 
+#include <unistd.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
@@ -16,6 +18,18 @@ enum class Cell : int64_t { kTanh = 0, kRelu = 1, kSigmoid = 2, kLSTM = 3, kGRU 
 inline int gates_of(Cell cell) {
   if (cell == Cell::kGRU || cell == Cell::kGRUBefore) return 3;
   return cell == Cell::kLSTM ? 4 : 1;
+}
+
+// Whether weights of so many bytes do not stay in the level-2 cache of a core, beside what else is in it. Inlined, because
+// files of all instruction sets call it, and the linker would keep any one of their functions.
+__attribute__((always_inline)) inline bool exceeds_cache(int64_t bytes) {
+  static const int64_t cache = [] {
+#if defined(_SC_LEVEL2_CACHE_SIZE)
+    if (const int64_t size = sysconf(_SC_LEVEL2_CACHE_SIZE); size > 0) return size;
+#endif
+    return int64_t{1} << 20;
+  }();
+  return bytes > cache * 3 / 4;
 }
 
 // The sizes of a recurrence, the order of its arrays, and its masks.

@@ -2,8 +2,9 @@
 //
 //     out[m][n] = sum over segments, over k:  a[m][k] * b[k][n]        m < M rows, n < N vectors
 //
-// A panel holds N vectors for every k, in the order of k, so that it is read in order. For every k, a tile of M x N
-// accumulators needs N vector loads of b and M broadcasts of a for M * N multiply-adds.
+// to which `added[m][n]` is added if there is one. A panel holds N vectors for every k, in the order of k, so that it is
+// read in order. For every k, a tile of M x N accumulators needs N vector loads of b and M broadcasts of a for M * N
+// multiply-adds.
 
 #pragma once
 
@@ -67,8 +68,9 @@ struct Transposed {
   }
 };
 
+// out and added have rows of N vectors, which begin `out_row` and `added_row` numbers after each other.
 template <class T, int M, int N, int kSets, class SegmentType>
-void tile(const SegmentType* segments, int count, T* out) {
+void tile(const SegmentType* segments, int count, T* out, ptrdiff_t out_row, const T* added, ptrdiff_t added_row) {
   constexpr int L = kLanes<T>;
   Vector<T> sums[kSets][M][N];
 #pragma GCC unroll 4
@@ -120,13 +122,14 @@ void tile(const SegmentType* segments, int count, T* out) {
       Vector<T> sum = sums[0][m][n];
 #pragma GCC unroll 4
       for (int s = 1; s < kSets; s++) sum += sums[s][m][n];
-      store<T>(out + (m * N + n) * L, sum);
+      if (added) sum += load(added + m * added_row + n * L);
+      store<T>(out + m * out_row + n * L, sum);
     }
   }
 }
 
 template <class T, class SegmentType>
-using Tile = void (*)(const SegmentType*, int, T*);
+using Tile = void (*)(const SegmentType*, int, T*, ptrdiff_t, const T*, ptrdiff_t);
 
 // The tile function for `rows` rows (1 to M).
 template <class T, int N, int kSets, class SegmentType, int M = rows_of_tile<kSets>(N)>
@@ -173,17 +176,19 @@ INLINE void for_each_group(int begin, int end, Body&& body) {
 
 constexpr int kMostSegments = 32;
 
-// out[row][vector][lane] = the sum of the products of the segments, whose `a` are those of the first row.
+// The sum of the products of the segments, whose `a` are those of the first row, for many rows. Without an `out_row`,
+// rows follow each other: out[row][vector][lane].
 template <class T, int N>
-INLINE void product(int sets, const Segment<T>* segments, int count, int rows, T* out) {
+INLINE void product(int sets, const Segment<T>* segments, int count, int rows, T* out,
+                    ptrdiff_t out_row = N * kLanes<T>, const T* added = nullptr, ptrdiff_t added_row = 0) {
   Segment<T> moved[kMostSegments];
   for_each_tile<T, N>(sets, 0, rows, [&](int b, int, Tile<T, Segment<T>> tile) {
-    if (b == 0) return tile(segments, count, out);
+    if (b == 0) return tile(segments, count, out, out_row, added, added_row);
     for (int i = 0; i < count; i++) {
       moved[i] = segments[i];
       moved[i].a += b * moved[i].row;
     }
-    tile(moved, count, out + (ptrdiff_t)b * N * kLanes<T>);
+    tile(moved, count, out + b * out_row, out_row, added ? added + b * added_row : nullptr, added_row);
   });
 }
 

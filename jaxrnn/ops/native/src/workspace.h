@@ -1,7 +1,3 @@
-#ifndef JB1
-#define JB1 128
-#define JB2 256
-#endif
 // Divides the units of a cell into panels and the panels among parts, and lays out the scratch arrays of a call.
 
 #pragma once
