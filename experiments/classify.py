@@ -39,12 +39,11 @@ from experiments.common.command import end_at_once, run_command
 from experiments.common.compilation_cache import use_compilation_cache
 from experiments.common.config import given, read_command_line
 from experiments.common.labelled.datasets import Labelled, load
-from experiments.common.labelled.evaluation import classify_with, evaluate
+from experiments.common.labelled.evaluation import evaluate
 from experiments.common.labelled.options import Settings, resolve
-from experiments.common.labelled.pipeline import Classification, Preparation
+from experiments.common.labelled.pipeline import Classification
 from experiments.common.labelled.recipes import Config
-from experiments.common.labelled.sequences import SequencePreparation
-from experiments.common.labelled.texts import TextPreparation
+from experiments.common.labelled.trained import classify_with, member_folder, parsed
 from experiments.common.report import epoch_progress, fail, say
 from experiments.common.signals import CtrlC, answered
 from jaxrnn.training import EXIT_CODES, CheckpointStore, Run, describe_divergence, fit
@@ -64,8 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
 def run_experiment(settings: Settings) -> int:
     use_compilation_cache(settings.compilation_cache)
     if settings.run is not None:
-        classification, runs_ = load_run(settings.run)
-        classify_with(classification, runs_, settings)
+        classify_with(settings.run, settings)
         return 0
     if settings.resume and settings.out is None:
         raise ValueError("--resume needs --out: give the folder of the run to continue")
@@ -152,10 +150,6 @@ def train(
     return found, 0
 
 
-def member_folder(folder: Path, member: int) -> Path:
-    return folder / runs.CHECKPOINTS / f"network-{member + 1}"
-
-
 def described(data: Labelled) -> dict[str, object]:
     """What identifies a data set, for config.json."""
     contents = hashlib.sha256()
@@ -177,32 +171,6 @@ def check_data(folder: Path, record: dict, data: Labelled) -> None:
             f"{data.name} has changed since the run in {folder} began. Continue with the old data, or choose "
             f"another --out"
         )
-
-
-def parsed(folder: Path, record: dict) -> tuple[Config, Preparation]:
-    """The configuration and the preparation in config.json."""
-    try:
-        config = Config.from_json(record["config"])
-        kind = TextPreparation if record["series"]["is_text"] else SequencePreparation
-        return config, kind.from_json(record["preparation"])
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{folder / runs.CONFIG} is damaged ({type(error).__name__}: {error})") from error
-
-
-def load_run(folder: Path) -> tuple[Classification, list[Run]]:
-    """The classification of a run, with its data, and the runs of its networks."""
-    record = runs.read_record(folder)
-    config, preparation = parsed(folder, record)
-    data = load(config.data, test=config.test, text_column=config.text_column, label_column=config.label_column)
-    check_data(folder, record, data)
-    classification = Classification(config, data, preparation)
-    found = []
-    for member in range(config.members):
-        run, _, _ = classification.start(member)
-        run = run.resumed(CheckpointStore(member_folder(folder, member)))
-        if run.stopping.best_epoch:
-            found.append(run)
-    return classification, found
 
 
 if __name__ == "__main__":

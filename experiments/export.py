@@ -77,6 +77,8 @@ def export(settings: Settings) -> None:
     claim_devices(None)
     run = load_run(settings.run)
     path = settings.out or settings.run / f"model{'-int8' if settings.int8 else ''}.{settings.to}"
+    if path.exists():
+        raise ValueError(f"{path} exists already: choose another --out")
     scale, model = run.forecasting.prepared.scale, quantize(run.model) if settings.int8 else run.model
     if settings.to == "safetensors":
         save_safetensors(model, path)
@@ -90,8 +92,13 @@ def export(settings: Settings) -> None:
     write(model, path, initial_carry=stateful, return_carry=stateful)
     features = run.forecasting.features.shape[1]
     say(f"the model of epoch {run.best_epoch} is in {path}; it reads [batch, time, {features}], float32")
-    if not has_one_unit or run.forecasting.preparation.level_width is not None:
-        say("a forecast is its output plus the baseline, which python -m experiments.export --help explains")
+    if not has_one_unit:
+        share = run.forecasting.choose(run.params).share
+        if share == 0:
+            say("the run does not use this network: its forecasts are the baseline alone")
+        say(f"a forecast is the baseline plus {share:g} x scale x its output, as --help explains")
+    elif run.forecasting.preparation.level_width is not None:
+        say("a forecast is its output plus the baseline, as --help explains")
 
 
 if __name__ == "__main__":

@@ -24,13 +24,22 @@ from experiments.common.report import fail, plain_warnings, say
 from experiments.common.text import prompt_numbers
 from jaxrnn.models import LanguageModel
 
+DEFAULT_PROMPT = "In the "
+
 
 @dataclass(frozen=True)
 class Settings:
     """Which model writes, and how."""
 
     run: Positional[Annotated[Path, arg(metavar="RUN", help="The folder of the run.")]]
-    prompt: Annotated[str, arg(metavar="TEXT", help="What to go on from.")] = "In the "
+    prompt: Annotated[
+        str | None,
+        arg(
+            metavar="TEXT",
+            help="What to go on from.",
+            help_behavior_hint=f"(default: {DEFAULT_PROMPT!r}, or a space if the text of the run lacks a letter)",
+        ),
+    ] = None
     temperature: Annotated[float, arg(metavar="T", help="What the logits are divided by.")] = 0.8
     top_k: Annotated[
         int | None,
@@ -64,11 +73,8 @@ def load_run(folder: Path | str) -> LoadedLanguageRun:
       ValueError: the run is damaged, or is of another experiment.
     """
     folder = Path(folder)
-    if not (folder / runs.CONFIG).exists():
-        raise FileNotFoundError(f"{folder} holds no run: {folder / runs.CONFIG} does not exist")
     record = runs.read_record(folder)
-    if "characters" not in record["preparation"]:
-        raise ValueError(f"{folder} holds a run of another experiment: give one of experiments.language")
+    runs.check_experiment(folder, record, "experiments.language")
     config, characters = LanguageConfig.from_json(record["config"]), record["preparation"]["characters"]
     model = load_best(folder / runs.CHECKPOINTS, config, len(characters) + 1)
     return LoadedLanguageRun(model, characters)
@@ -85,10 +91,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def write(settings: Settings) -> None:
-    if settings.number < 1:
-        raise ValueError(f"--number must be at least 1, not {settings.number}")
+    for name, least in (("number", 1), ("seed", 0)):
+        if getattr(settings, name) < least:
+            raise ValueError(f"--{name} must be at least {least}, not {getattr(settings, name)}")
     run = load_run(settings.run)
-    prompts: list[Any] = [prompt_numbers(settings.prompt, run.characters)] * settings.number
+    prompt = settings.prompt
+    if prompt is None:
+        usual = (DEFAULT_PROMPT, " ", run.characters[0])
+        prompt = next(text for text in usual if set(text) <= set(run.characters))
+    prompts: list[Any] = [prompt_numbers(prompt, run.characters)] * settings.number
     began = time.perf_counter()
     texts = write_text(
         run.model,
@@ -102,7 +113,7 @@ def write(settings: Settings) -> None:
     )
     seconds = time.perf_counter() - began
     for text in texts:
-        say(settings.prompt + text)
+        say(prompt + text)
         say("")
     print(f"{settings.number * settings.length / seconds:,.0f} characters a second", file=sys.stderr)
 

@@ -84,14 +84,19 @@ def read_config(folder: Path) -> tuple[Config, Preparation | Correction]:
       FileNotFoundError: the folder holds no run.
       ValueError: config.json is damaged or of another version.
     """
-    if not (folder / CONFIG).exists():
-        raise FileNotFoundError(f"{folder} holds no run: {folder / CONFIG} does not exist")
     return parse_config(folder, read_record(folder))
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """Read config.json of this folder as plain JSON. Raises a ValueError if it is damaged."""
+    """Read config.json of this folder as plain JSON.
+
+    Raises:
+      FileNotFoundError: the folder holds no run.
+      ValueError: the file is damaged.
+    """
     path = folder / CONFIG
+    if not path.exists():
+        raise FileNotFoundError(f"{folder} holds no run: {path} does not exist")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         record = {name: record[name] for name in ("config", "preparation", "series", "sha256")}
@@ -112,8 +117,19 @@ def how_to_replace(folder: Path) -> str:
     )
 
 
+def check_experiment(folder: Path, record: dict[str, Any], wanted: str) -> None:
+    """Raise a ValueError if a record from :func:`read_record` is of another experiment than the wanted one."""
+    if "characters" in record["preparation"]:
+        found = "experiments.language"
+    else:
+        found = "experiments.classify" if "classes" in record["series"] else "experiments.forecast"
+    if found != wanted:
+        raise ValueError(f"{folder} holds a run of {found}: give one of {wanted}")
+
+
 def parse_config(folder: Path, record: dict[str, Any]) -> tuple[Config, Preparation | Correction]:
     """The configuration and the preparation in a record from :func:`read_record`."""
+    check_experiment(folder, record, "experiments.forecast")
     try:
         config = Config.from_json(record["config"])
         kind = Correction if config.combination else Preparation

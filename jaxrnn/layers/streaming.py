@@ -25,7 +25,7 @@ from jaxrnn import checks
 from jaxrnn.cells.base import steps_on_engine
 from jaxrnn.cells.inference import is_quantized, layer_weights, platform_of
 from jaxrnn.checks import Cell
-from jaxrnn.layers.rnn import RNN
+from jaxrnn.layers.rnn import RNN, Bidirectional
 from jaxrnn.layers.sequence import first_carry
 from jaxrnn.layers.stack import StackedRNN
 from jaxrnn.ops.native.layers import NativeLayer, unable_to_infer
@@ -83,6 +83,7 @@ def streaming_step(
     True
     """
     check_streamable(layer)
+    inputs = inputs if hasattr(inputs, "shape") else jnp.asarray(inputs)
     if implementation not in (None, *IMPLEMENTATIONS):
         raise ValueError(f"unknown {implementation=}; available: {', '.join(IMPLEMENTATIONS)}, or None to choose")
     carry = first_step_carry(layer, inputs)
@@ -175,6 +176,8 @@ def _run_layers(steps: Any, carries: Any, inputs: Any, skip_connections: bool) -
 
 def check_streamable(layer: Any) -> None:
     """Raise a ValueError if the layer needs later steps, or is training with dropout."""
+    if isinstance(layer, (Bidirectional, nnx.Bidirectional)):
+        raise ValueError("a Bidirectional cannot be streamed: it needs the end of the sequence first")
     if not isinstance(layer, (RNN, StackedRNN)):
         checks.cell("a layer that is neither a jaxrnn.RNN nor a stack", layer)
     if getattr(layer, "reverse", False) or getattr(layer, "bidirectional", False):

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import signal
 import tarfile
 from importlib.machinery import ModuleSpec
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import classify
+from experiments import classify, export
 from experiments.common import runs
 from experiments.common.labelled import datasets
 from experiments.common.labelled.baselines import dtw_distances
@@ -116,10 +117,61 @@ def test_new_sequences_are_classified(finished, tmp_path, capsys):
     new.write_text(as_ts("112"))
     assert classify.main(["--data", str(new), "--run", str(finished), "--out", str(out)]) == 0
     assert len((out / "predictions.csv").read_text().splitlines()) == 4
-    new.write_text(as_ts("12", channels=3))
     capsys.readouterr()
-    assert classify.main(["--data", str(new), "--run", str(finished), "--out", str(out)]) == 2
+    again = ["--data", str(new), "--run", str(finished), "--out"]
+    assert classify.main([*again, str(out)]) == 2  # the answers of before are not lost
+    assert "predictions.csv exists already: choose another --out" in " ".join(capsys.readouterr().err.split())
+    new.write_text(as_ts("12", channels=3))
+    assert classify.main([*again, str(tmp_path / "other")]) == 2
     assert "a sequence of shape (6, 3) does not fit the network, which was trained on" in capsys.readouterr().err
+
+
+def test_a_run_classifies_without_its_data_and_with_all_its_networks(finished, sequences, tmp_path, capsys):
+    test = sequences.with_name("Two_TEST.ts")
+    new, elsewhere = tmp_path / "new.ts", tmp_path / "elsewhere"
+    new.write_text(test.read_text())
+    shutil.copytree(finished, elsewhere)
+    whole = sequences.read_text()
+    command = ["--data", str(new), "--run", str(elsewhere), "--out"]
+    sequences.unlink()
+    try:
+        assert classify.main([*command, str(tmp_path / "out")]) == 0
+    finally:
+        sequences.write_text(whole)
+    assert "the mean of 2 networks says" in " ".join(capsys.readouterr().out.split())
+    expected, found = (
+        [row[-3:] for row in csv.reader((folder / "predictions.csv").read_text().splitlines())]
+        for folder in (finished, tmp_path / "out")
+    )
+    assert found == expected  # what is predicted of the test part, and the probabilities
+    shutil.rmtree(elsewhere / "checkpoints" / "network-2")
+    assert classify.main([*command, str(tmp_path / "one")]) == 2
+    text = " ".join(capsys.readouterr().err.split())
+    assert "was evaluated with 2 networks, but has 1: look for network-2 in" in text
+    (elsewhere / "metrics.json").unlink()  # as after an interruption
+    assert classify.main([*command, str(tmp_path / "one")]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "1 of the 2 networks of the run have not finished an epoch what one network says" in text
+
+
+def test_other_experiments_name_the_run_of_this_one(finished, tmp_path, capsys):
+    assert export.main([str(finished), "--to", "onnx"]) == 2
+    assert "holds a run of experiments.classify: give one of experiments.forecast" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    assert classify.main(["--data", "new.ts", "--run", str(tmp_path), "--out", str(tmp_path)]) == 2
+    assert "holds no run" in capsys.readouterr().err
+
+
+def test_every_class_has_an_example_to_test(tmp_path):
+    path = tmp_path / "many.csv"
+    rows = "".join(f"text {n} {i},class {n}\n" for n in range(30) for i in range(3))
+    path.write_text("text,label\n" + rows)
+    found = datasets.load(str(path))
+    assert np.bincount(found.test.labels).tolist() == [1] * 30
+    path.write_text("text,label\n" + "".join(f"text {n} {i},class {n}\n" for n in range(30) for i in range(2)))
+    with pytest.raises(ValueError, match="class 12 and 25 others have fewer than two examples to learn from"):
+        datasets.load(str(path))
 
 
 def test_texts_are_classified(tmp_path):
@@ -130,6 +182,12 @@ def test_texts_are_classified(tmp_path):
     assert classify.main(["--data", str(path), "--out", str(out), *SMALL, *options]) == 0
     metrics = read_json(out / "metrics.json")
     assert metrics["classes"] == ["bad", "good"] and metrics["baselines"]["bag_of_words"] == 1.0
+    new = tmp_path / "new.csv"
+    new.write_text("text\na fine story\n")  # without labels
+    command = ["--data", str(new), "--run", str(out), "--out", str(tmp_path / "answers")]
+    assert classify.main(command) == 0
+    assert (tmp_path / "answers" / "predictions.csv").read_text().count("\n") == 2
+    assert classify.main([*command, "--label-column", "label"]) == 2  # asked for, and not there
 
 
 def test_the_data_sets_of_packages_are_found(tmp_path, monkeypatch, capsys):
@@ -180,6 +238,11 @@ def add(archive, name, content):
             b"text,kind\nfine,good\n",
             "has no column 'label', only text, kind: name it with --label-column",
         ),
+        (
+            "a.csv",
+            b"text;label\nfine;good\n",
+            "only text;label: separate the columns by commas",
+        ),
         ("a.csv", b"text,label\nfine, or so,good\n", "line 2: more cells than the header has"),
         ("a.csv", "text,label\nschön,good\n".encode("latin-1"), "is not UTF-8: it has the byte 0xf6"),
         ("a.csv", b"text,label\n", "has no rows"),
@@ -206,6 +269,9 @@ def test_a_test_part_that_does_not_fit_is_refused(sequences, tmp_path, capsys):
         test.write_text(content)
         assert classify.main(["--data", str(sequences), "--test", str(test), "--out", str(tmp_path / "o")]) == 2
         assert message in " ".join(capsys.readouterr().err.split())
+    test.write_text("@classLabel true good bad\n@data\n1,2,3:good\n1,2:bad\n")
+    assert classify.main(["--data", str(texts(tmp_path / "films.csv")), "--test", str(test)]) == 2
+    assert "holds texts, but its test part holds sequences" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(

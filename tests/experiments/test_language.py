@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments import generate, language
+from experiments import generate, language, predict
 from experiments.common import language as models
 from experiments.common.language_config import LanguageConfig
 from experiments.common.ngram import KneserNey
@@ -156,6 +156,13 @@ def test_generate_writes_and_refuses_prompts_with_unknown_characters(finished, t
         assert message in " ".join(capsys.readouterr().err.split())
     assert generate.main([str(tmp_path)]) == 2
     assert "holds no run" in capsys.readouterr().err
+    assert generate.main([str(finished), "--length", "5"]) == 0  # this text has no capital I to begin with
+    assert generate.main([str(finished), "--seed", "-1"]) == 2
+    assert "--seed must be at least 0, not -1" in capsys.readouterr().err
+    assert predict.main([str(finished)]) == 2
+    assert "holds a run of experiments.language: give one of experiments.forecast" in " ".join(
+        capsys.readouterr().err.split()
+    )
 
 
 def test_prompts_of_different_lengths_keep_their_order(finished):

@@ -122,11 +122,24 @@ def test_weights_are_those_of_the_moment():
     assert_close(step(carry, X[:, 0])[1], before)
 
 
+def both_directions() -> jaxrnn.Bidirectional:
+    forward, backward = (jaxrnn.RNN(jaxrnn.GRUCell(3, 4, rngs=nnx.Rngs(seed))) for seed in (0, 1))
+    return jaxrnn.Bidirectional(forward, backward)
+
+
+def test_inputs_may_be_a_list():
+    cell = jaxrnn.GRUCell(3, 4, rngs=nnx.Rngs(0))
+    step, carry = streaming_step(cell, [[1.0, 2.0, 3.0]])
+    expected = cell(cell.initialize_carry((1, 3)), jnp.array([[1.0, 2.0, 3.0]]))[1]
+    assert_close(step(carry, [[1.0, 2.0, 3.0]])[1], expected)
+
+
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
         (lambda: jaxrnn.GRU(3, 4, bidirectional=True, rngs=nnx.Rngs(0)), "cannot be streamed"),
         (lambda: jaxrnn.RNN(jaxrnn.GRUCell(3, 4, rngs=nnx.Rngs(0)), reverse=True), "cannot be streamed"),
+        (both_directions, "a Bidirectional cannot be streamed"),
         (lambda: jaxrnn.GRU(3, 4, num_layers=2, dropout=0.5, rngs=nnx.Rngs(0)), "eval"),
         (lambda: jaxrnn.GRU(3, 4, recurrent_dropout=0.5, rngs=nnx.Rngs(0)), "eval"),
         (lambda: nnx.Linear(3, 4, rngs=nnx.Rngs(0)), "not a Linear"),

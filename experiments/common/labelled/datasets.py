@@ -6,6 +6,7 @@ Nothing is downloaded when a command runs.
 import importlib.util
 import io
 import tarfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -123,12 +124,12 @@ def load(
     return _own(name, parts, is_text=path.suffix.lower() != ".ts")
 
 
-def read(path: Path, text_column: str, label_column: str) -> Contents:
-    """The sequences or texts of a file, and their labels."""
+def read(path: Path, text_column: str, label_column: str, *, may_lack_labels: bool = False) -> Contents:
+    """The sequences or texts of a file, and their labels: an empty string for a text without one."""
     if path.suffix.lower() == ".ts":
         found = read_ts(path)
         return found.sequences, found.labels
-    return read_texts(path, text_column, label_column)
+    return read_texts(path, text_column, label_column, may_lack_labels=may_lack_labels)
 
 
 def _own(name: str, parts: list[Contents], *, is_text: bool) -> Labelled:
@@ -137,10 +138,13 @@ def _own(name: str, parts: list[Contents], *, is_text: bool) -> Labelled:
     if len(classes) < 2:
         raise ValueError(f"{name} has only the class {', '.join(classes)!r}: two are needed to tell them apart")
     if len(parts) == 2:
+        if isinstance(parts[1][0][0], str) != is_text:
+            kinds = ("texts", "sequences") if is_text else ("sequences", "texts")
+            raise ValueError(f"{name} holds {kinds[0]}, but its test part holds {kinds[1]}")
         unknown = sorted(set(parts[1][1]) - set(classes))
         if unknown:
             raise ValueError(
-                f"the test part has the classes {', '.join(unknown)}, which the training part does not have, so "
+                f"the test part has the classes {shortened(unknown)}, which the training part does not have, so "
                 f"they cannot be learned: remove them from the test part, or add examples to {name}"
             )
         channels = [None if is_text else inputs[0].shape[1] for inputs, _ in parts]
@@ -154,15 +158,29 @@ def _own(name: str, parts: list[Contents], *, is_text: bool) -> Labelled:
     few = [one for number, one in enumerate(classes) if (train.labels == number).sum() < 2]
     if few:
         raise ValueError(
-            f"the classes {', '.join(few)} have fewer than two examples to learn from and, in a file without a "
+            f"the classes {shortened(few)} have fewer than two examples to learn from and, in a file without a "
             f"test part, one to test: add examples, or remove them"
         )
     return Labelled(Path(name).stem, is_text, classes, train, test, name)
 
 
+def shortened(names: Sequence[str], most: int = 5) -> str:
+    """A list of names, of which there may be thousands.
+
+    >>> shortened(["a", "b", "c"], most=1)
+    'a and 2 others'
+    """
+    text = ", ".join(name if len(name) <= 40 else f"{name[:40]}..." for name in names[:most])
+    return text if len(names) <= most else f"{text} and {len(names) - most} others"
+
+
 def divided(examples: Examples) -> tuple[Examples, Examples]:
-    """A training part, and a test part of about a fifth of each class."""
+    """A training part, and a test part of about a fifth of each class, but at least one example."""
     of_fold = folds(examples.labels, round(1 / TEST_SHARE), SPLIT_SEED)
+    for one in np.unique(examples.labels):
+        rows = np.flatnonzero(examples.labels == one)
+        if (of_fold[rows] > 0).all():
+            of_fold[rows[0]] = 0
     return examples.take(np.flatnonzero(of_fold > 0)), examples.take(np.flatnonzero(of_fold == 0))
 
 

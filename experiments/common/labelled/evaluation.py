@@ -12,8 +12,6 @@ from rich.text import Text
 
 from experiments.common import runs
 from experiments.common.labelled.baselines import NAMES, baselines
-from experiments.common.labelled.datasets import read
-from experiments.common.labelled.options import Settings
 from experiments.common.labelled.pipeline import Classification
 from experiments.common.report import console, say
 from jaxrnn.training import Run, accuracy, confusion_matrix, macro_f1
@@ -104,26 +102,3 @@ def write_predictions(
         for number, row in enumerate(probabilities):
             label = [] if labels is None else [classes[labels[number]]]
             writer.writerow([number, *label, classes[row.argmax()], *(f"{p:.6f}" for p in row)])
-
-
-def classify_with(classification: Classification, found: Sequence[Run], settings: Settings) -> None:
-    """Classify the examples of a file with the networks of a run, and write predictions.csv."""
-    if settings.data is None or settings.out is None:
-        raise ValueError("--run needs --data, the file to classify, and --out, the folder for predictions.csv")
-    if not found:
-        raise ValueError(f"{settings.run} holds no network that has finished an epoch: continue it with --resume")
-    config, data = classification.config, classification.data
-    text_column = settings.text_column or config.text_column
-    inputs, labels = read(Path(settings.data), text_column, settings.label_column or config.label_column)
-    if isinstance(inputs[0], str) != data.is_text:
-        kinds = ("texts", "sequences") if data.is_text else ("sequences", "texts")
-        raise ValueError(f"the run was trained on {kinds[0]}, but {settings.data} holds {kinds[1]}")
-    features = [classification.features(one) for one in inputs]
-    probabilities = np.mean([classification.probabilities(run.best_params, features) for run in found], axis=0)
-    runs.make_folder(settings.out)
-    path = settings.out / "predictions.csv"
-    write_predictions(path, data.classes, probabilities)
-    right = [data.classes[p] == one for p, one in zip(probabilities.argmax(axis=1), labels) if one in data.classes]
-    if right:
-        say(f"{100 * np.mean(right):.1f} % of the {len(right)} examples with a known label are right")
-    say(f"the classes of {len(inputs)} examples are in {path}")

@@ -33,6 +33,46 @@ from jaxrnn.training import (
 Preparation = SequencePreparation | TextPreparation
 
 
+def make_model(config: Config, preparation: Preparation, classes: int, seed: Any) -> SequenceClassifier:
+    """The network of a configuration, with new parameters."""
+    is_text = isinstance(preparation, TextPreparation)
+    return SequenceClassifier(
+        config.embedding if is_text else preparation.num_features,
+        config.hidden,
+        num_classes=classes,
+        vocabulary=len(preparation.words) + 1 if is_text else None,
+        cell=config.cell,
+        bidirectional=config.bidirectional,
+        pooling=config.pooling,  # pyright: ignore[reportArgumentType]
+        dropout=config.dropout,
+        input_dropout=config.input_dropout,
+        dtype=None if config.dtype == "float32" else jnp.dtype(config.dtype),
+        rngs=nnx.Rngs(seed),
+    )
+
+
+def make_optimizer_of(config: Config, steps: int) -> optax.GradientTransformation:
+    """The optimiser of a training of so many steps."""
+    warmup = int(config.warmup * steps)
+    rate = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, max(steps, warmup + 1))
+    options = {"weight_decay": config.weight_decay} if config.optimizer == "adamw" else {}
+    return make_optimizer(config.optimizer, rate, clip_norm=config.clip_norm or None, **options)
+
+
+def features_of(preparation: Preparation, one: Any) -> np.ndarray:
+    """What the network reads of a sequence or a text."""
+    if isinstance(preparation, TextPreparation):
+        return preparation.features(one)
+    return preparation.features(preparation.scaled(one))
+
+
+def probabilities_of(logits: np.ndarray) -> np.ndarray:
+    """Float64 ``[examples, classes]``."""
+    logits = logits.astype(np.float64)
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return odds / odds.sum(axis=1, keepdims=True)
+
+
 class Classification:
     """One configured classification of one data set, by the mean of several networks.
 
@@ -67,10 +107,7 @@ class Classification:
         self.apply, _ = pure_apply(nnx.eval_shape(partial(self.make_model, 0)))
         self._parameters = make_initializer(self.make_model)
         steps = config.epochs * self._buckets_of(self.learned(0)).num_batches
-        warmup = int(config.warmup * steps)
-        rate = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, max(steps, warmup + 1))
-        options = {"weight_decay": config.weight_decay} if config.optimizer == "adamw" else {}
-        self.optimizer = make_optimizer(config.optimizer, rate, clip_norm=config.clip_norm or None, **options)
+        self.optimizer = make_optimizer_of(config, steps)
         classes = len(data.classes)
         weights = balanced_class_weights(data.train.labels, classes) if config.balanced else None
         self.loss = cross_entropy(label_smoothing=config.label_smoothing, class_weights=weights)
@@ -85,27 +122,10 @@ class Classification:
 
     def features(self, one: Any) -> np.ndarray:
         """What the network reads of a sequence or a text."""
-        preparation = self.preparation
-        if isinstance(preparation, TextPreparation):
-            return preparation.features(one)
-        return preparation.features(preparation.scaled(one))
+        return features_of(self.preparation, one)
 
     def make_model(self, seed: Any) -> SequenceClassifier:
-        config, preparation = self.config, self.preparation
-        is_text = isinstance(preparation, TextPreparation)
-        return SequenceClassifier(
-            config.embedding if is_text else self.train[0].shape[1],
-            config.hidden,
-            num_classes=len(self.data.classes),
-            vocabulary=len(preparation.words) + 1 if is_text else None,
-            cell=config.cell,
-            bidirectional=config.bidirectional,
-            pooling=config.pooling,  # pyright: ignore[reportArgumentType]
-            dropout=config.dropout,
-            input_dropout=config.input_dropout,
-            dtype=None if config.dtype == "float32" else jnp.dtype(config.dtype),
-            rngs=nnx.Rngs(seed),
-        )
+        return make_model(self.config, self.preparation, len(self.data.classes), seed)
 
     def learned(self, member: int) -> np.ndarray:
         """The examples that a member learns from."""
@@ -175,6 +195,4 @@ class Classification:
 
     def probabilities(self, params: Any, features: list[np.ndarray]) -> np.ndarray:
         """A network's probabilities of the classes, float64 ``[examples, classes]``."""
-        logits = bucketed_outputs(self.apply, params, self.buckets.of(features)).astype(np.float64)
-        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return odds / odds.sum(axis=1, keepdims=True)
+        return probabilities_of(bucketed_outputs(self.apply, params, self.buckets.of(features)))

@@ -23,6 +23,11 @@ class SequencePreparation:
     differences: bool
     frame: int
 
+    @property
+    def num_features(self) -> int:
+        """How many numbers the network reads at a step."""
+        return len(self.means) * (2 if self.differences else 1) * self.frame
+
     @classmethod
     def fit(cls, sequences: Sequence[np.ndarray], *, differences: bool, frame: int) -> "SequencePreparation":
         """Fit to the sequences ``[time, channels]`` of the training part."""

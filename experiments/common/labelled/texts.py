@@ -15,8 +15,12 @@ UNKNOWN = 0
 """The number of every word that is not in the vocabulary."""
 
 
-def read_texts(path: Path, text_column: str, label_column: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def read_texts(
+    path: Path, text_column: str, label_column: str, *, may_lack_labels: bool = False
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The texts and labels of a CSV file with a header, or of a JSONL file with one object per line.
+
+    With ``may_lack_labels``, a label that is not there is an empty string.
 
     Raises:
       ValueError: the file is not UTF-8, lacks a column, has an empty text or label, or no rows.
@@ -29,13 +33,12 @@ def read_texts(path: Path, text_column: str, label_column: str) -> tuple[tuple[s
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = _json_lines(path, file) if suffix == ".jsonl" else _csv_lines(path, file, suffix)
             for number, row in rows:
-                for column in (text_column, label_column):
+                for column in (text_column,) if may_lack_labels else (text_column, label_column):
                     if column not in row:
-                        known = ", ".join(str(name) for name in row)
-                        option = "--text-column" if column == text_column else "--label-column"
-                        raise ValueError(f"{path} has no column {column!r}, only {known}: name it with {option}")
-                text, label = (str("" if row[c] is None else row[c]).strip() for c in (text_column, label_column))
-                if not text or not label:
+                        raise ValueError(_without(path, column, row, text_column))
+                cells = (row.get(column) for column in (text_column, label_column))
+                text, label = (str("" if cell is None else cell).strip() for cell in cells)
+                if not text or (not label and not may_lack_labels):
                     which = "text" if not text else "label"
                     raise ValueError(f"{path}, line {number}: the {which} is empty: remove the line or fill it in")
                 texts.append(text)
@@ -48,6 +51,14 @@ def read_texts(path: Path, text_column: str, label_column: str) -> tuple[tuple[s
     if not texts:
         raise ValueError(f"{path} has no rows")
     return tuple(texts), tuple(labels)
+
+
+def _without(path: Path, column: str, row: dict[str, Any], text_column: str) -> str:
+    known = ", ".join(str(name) for name in row)
+    if path.suffix.lower() == ".csv" and ";" in known and column in known:
+        return f"{path} has no column {column!r}, only {known}: separate the columns by commas, or save it as .tsv"
+    option = "--text-column" if column == text_column else "--label-column"
+    return f"{path} has no column {column!r}, only {known}: name it with {option}"
 
 
 def _csv_lines(path: Path, file: Any, suffix: str):
