@@ -40,7 +40,8 @@ def to_stablehlo(
 
     Args:
       model: :class:`jaxrnn.RNN`, :class:`jaxrnn.Bidirectional`, a stack of layers, :class:`jaxrnn.RNNForecaster`,
-        or any module that is called with ``inputs [batch, time, features]``.
+        or any module that is called with ``inputs [batch, time, features]``; or a
+        :class:`jaxrnn.LanguageModel` or :class:`jaxrnn.SequenceClassifier` of tokens ``[batch, time]``.
       path: of the file to write; None only returns the bytes.
       batch, time: fixed sizes of these axes; with None the program takes any size of at least 1.
       features: size of the last axis of the inputs, or a sequence of sizes of several; None takes that of the
@@ -56,7 +57,7 @@ def to_stablehlo(
     Returns:
       The serialised program. Loaded, it is called as ``program.call(inputs)``, with ``seq_lengths`` and
       ``initial_carry`` as keyword arguments where they were asked for. The inputs are float32, or float64 where a
-      parameter is.
+      parameter is; tokens are int32.
 
     Raises:
       ValueError: an argument is invalid or does not fit the model, the model is training with dropout, or the path
@@ -87,7 +88,10 @@ def to_stablehlo(
     batch_size, steps = _sizes(batch, time)
     lead = (steps, batch_size) if getattr(model, "time_major", False) else (batch_size, steps)
     graphdef, state = nnx.split(model)
-    inputs = jax.ShapeDtypeStruct((*lead, *_features(model, features)), _dtype(state))
+    if features is None and reads_tokens(model):
+        inputs = jax.ShapeDtypeStruct(lead, jnp.int32)
+    else:
+        inputs = jax.ShapeDtypeStruct((*lead, *_features(model, features)), _dtype(state))
     program = _Program(graphdef, state, return_carry)
     options: dict[str, Any] = {}
     with exported_programs(True):
@@ -131,6 +135,11 @@ class _Program:
         if "return_carry" in inspect.signature(model).parameters:
             options["return_carry"] = self.return_carry
         return model(inputs, **options)
+
+
+def reads_tokens(model: Any) -> bool:
+    """Whether the inputs are numbers of tokens, which the model looks up in a table."""
+    return any(isinstance(getattr(model, name, None), int) for name in ("vocabulary", "vocabulary_size"))
 
 
 def layers_of(model: nnx.Module) -> Iterator[Any]:

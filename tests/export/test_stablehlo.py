@@ -150,6 +150,23 @@ def test_sizes_may_be_fixed_and_time_may_come_first():
     assert str(program.in_avals[0]) == "float32[batch,5,3]"
 
 
+def test_models_of_tokens():
+    tokens = np.random.RandomState(0).randint(0, 7, (3, 5)).astype(np.int32)
+    lengths = np.array([5, 2, 4], np.int32)
+    language = jaxrnn.LanguageModel(7, (6, 6), embedding_features=4, rngs=nnx.Rngs(0))
+    program = jax.export.deserialize(bytearray(to_stablehlo(language, initial_carry=True, return_carry=True)))
+    carry = jax.tree.map(lambda a: a + 0.5, language.initialize_carry(3))
+    last, logits = program.call(tokens, initial_carry=tuple(jax.tree.leaves(carry)))
+    expected = language(tokens, initial_carry=carry, return_carry=True)
+    for found, wanted in zip((*last, logits), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+    words = jaxrnn.SequenceClassifier(4, 6, num_classes=2, vocabulary=7, dropout=0.5, rngs=nnx.Rngs(0))
+    words.eval()
+    program = jax.export.deserialize(bytearray(to_stablehlo(words, seq_lengths=True)))
+    found = program.call(tokens, seq_lengths=lengths)
+    np.testing.assert_allclose(found, words(tokens, seq_lengths=lengths), rtol=1e-5, atol=1e-6)
+
+
 def test_what_cannot_be_exported_is_said(tmp_path):
     rngs = nnx.Rngs(0)
     layer = jaxrnn.LSTM(3, 4, num_layers=2, dropout=0.5, rngs=rngs)

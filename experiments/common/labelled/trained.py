@@ -64,8 +64,7 @@ class TrainedClassifier:
         self.networks = [run.best_params for run in found if run.stopping.best_epoch]
         if not self.networks:
             raise ValueError(f"{folder} holds no network that has finished an epoch: continue it with --resume")
-        metrics = folder / "metrics.json"
-        evaluated = json.loads(metrics.read_text(encoding="utf-8"))["networks"] if metrics.exists() else 0
+        evaluated = _evaluated(folder)
         if len(self.networks) < evaluated:
             missing = [member_folder(folder, n).name for n, r in enumerate(found) if not r.stopping.best_epoch]
             raise ValueError(
@@ -82,6 +81,15 @@ class TrainedClassifier:
         apply, _ = pure_apply(nnx.eval_shape(partial(self.make_model, 0)))
         logits = [bucketed_outputs(apply, params, buckets) for params in self.networks]
         return np.mean([probabilities_of(one) for one in logits], axis=0)
+
+
+def _evaluated(folder: Path) -> int:
+    """With how many networks the run was evaluated; 0 before that."""
+    path = folder / "metrics.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["networks"] if path.exists() else 0
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}): remove it") from error
 
 
 def classify_with(folder: Path, settings: Settings) -> None:
