@@ -143,7 +143,8 @@ class _Translation:
             known = [not isinstance(value, str) for value in inputs]
             result = self._within_rows(name, names, params, shapes, known, equation.outvars[0].aval.shape)
         if result is None:
-            raise UntranslatableError(name)
+            over_batch = name in _REDUCTIONS and 0 in params["axes"]
+            raise UntranslatableError(f"{name} over the batch" if over_batch else name)
         return [result]
 
     def _elementwise(self, name: str, names: list[str], params: dict[str, Any]) -> str | None:
@@ -162,6 +163,18 @@ class _Translation:
                 return add("Log", add("Add", x, constant(1)))
             case "expm1", [x]:
                 return add("Sub", add("Exp", x), constant(1))
+            case "erfc", [x]:
+                return add("Sub", constant(1), add("Erf", x))
+            case "cbrt", [x]:
+                return add("Mul", add("Sign", x), add("Pow", add("Abs", x), constant(1 / 3)))
+            case "rem", [x, y]:
+                return add("Mod", x, y, fmod=1)  # the sign is that of x
+            case "round", [x] if params["rounding_method"] == jax.lax.RoundingMethod.TO_NEAREST_EVEN:
+                return add("Round", x)
+            case "round", [x]:
+                return add("Mul", add("Sign", x), add("Floor", add("Add", add("Abs", x), constant(0.5))))
+            case "is_finite", [x]:
+                return add("Not", add("Or", add("IsInf", x), add("IsNaN", x)))
             case "ne", [x, y]:
                 return add("Not", add("Equal", x, y))
             case "clamp", [low, x, high]:
@@ -201,9 +214,14 @@ class _Translation:
             return x if tuple(middle) == result else body.add("Expand", x, body.integers(1, *result[1:]))
         if name == "concatenate" and params["dimension"] != 0 and not any(known):
             return body.add("Concat", *names, axis=params["dimension"])
-        if name == "slice" and params["strides"] is None:
+        if name == "slice":
             bounds = [body.integers(*params[bound][1:]) for bound in ("start_indices", "limit_indices")]
-            return body.add("Slice", x, *bounds, body.integers(*range(1, len(shape))))
+            steps = [] if params["strides"] is None else [body.integers(*params["strides"][1:])]
+            return body.add("Slice", x, *bounds, body.integers(*range(1, len(shape))), *steps)
+        if name == "rev" and 0 not in params["dimensions"]:
+            axes, lowest = params["dimensions"], np.iinfo(np.int64).min
+            minus = body.integers(*[-1] * len(axes))
+            return body.add("Slice", x, minus, body.integers(*[lowest] * len(axes)), body.integers(*axes), minus)
         plain = name == "dot_general" and params["dimension_numbers"] == (((1,), (0,)), ((), ()))
         if plain and known == [False, True] and len(shape) == len(shapes[1]) == 2:
             return body.add("MatMul", *names)
@@ -211,7 +229,7 @@ class _Translation:
 
     def constant(self, value: np.ndarray) -> str:
         if value.ndim and len(value) == self.batch:
-            if (value != value[:1]).any():
+            if not np.array_equal(value, np.broadcast_to(value[:1], value.shape), equal_nan=True):
                 raise UntranslatableError("an array that differs from row to row of the batch")
             value = value[:1]
         floating = jnp.issubdtype(value.dtype, jnp.floating)

@@ -95,9 +95,30 @@ class WithActivation(jaxrnn.SimpleRNNCell):
         super().__init__(*arguments, activation_fn=jax.nn.gelu, **options)
 
 
+class MoreOperations(jaxrnn.RecurrentCell):
+    def pointwise(self, h, xw, rh):
+        z = xw[0] + rh[0]
+        ends = jax.lax.erfc(z) + jnp.cbrt(2 + h) + z.std(-1, keepdims=True)
+        ends -= jax.nn.logsumexp(z, axis=-1, keepdims=True)
+        whole = jnp.round(2 * z) + jax.lax.round(3 * z) + jnp.mod(z, 0.7) + jnp.fmod(z, 0.3)
+        finite = jnp.where(jnp.isfinite(1 / jnp.maximum(z, 0)), z, h)
+        moved = jnp.roll(z, 1, axis=-1) + z[:, ::-1] + jnp.repeat(z[:, ::2], 2, axis=-1)
+        h = jnp.tanh(0.1 * (ends + finite + moved) + 0.01 * whole)  # jumps make small differences large
+        return h, h
+
+
 @pytest.mark.parametrize(
     "kind",
-    [LeakyOfReadme, MinimalGatedCell, LayerNormCell, Louder, ManyOperations, ConstantOutput, WithActivation],
+    [
+        LeakyOfReadme,
+        MinimalGatedCell,
+        LayerNormCell,
+        Louder,
+        ManyOperations,
+        MoreOperations,
+        ConstantOutput,
+        WithActivation,
+    ],
 )
 def test_equations_of_one_s_own(kind, randomized):
     rngs = nnx.Rngs(0)
@@ -152,13 +173,20 @@ class RowNumber(jaxrnn.RecurrentCell):
         return h, h
 
 
+class Sorted(jaxrnn.RecurrentCell):
+    def pointwise(self, h, xw, rh):
+        h = jnp.sort(xw[0] + rh[0], axis=-1)
+        return h, h
+
+
 @pytest.mark.parametrize(
     ("kind", "operation"),
     [
-        (MeanOfBatch, "reduce_sum"),
+        (MeanOfBatch, "reduce_sum over the batch"),
         (Accumulated, "cumsum"),
         (Transposed, "transpose"),
         (FirstRow, "slice"),
+        (Sorted, "sort"),
         (RowNumber, "an array that differs from row to row"),
     ],
 )
