@@ -151,8 +151,8 @@ def test_sizes_may_be_fixed_and_time_may_come_first():
 
 
 def test_models_of_tokens():
-    tokens = np.random.RandomState(0).randint(0, 7, (3, 5)).astype(np.int32)
-    lengths = np.array([5, 2, 4], np.int32)
+    tokens = jnp.asarray(np.random.RandomState(0).randint(0, 7, (3, 5)), jnp.int32)
+    lengths = jnp.array([5, 2, 4], jnp.int32)
     language = jaxrnn.LanguageModel(7, (6, 6), embedding_features=4, rngs=nnx.Rngs(0))
     program = jax.export.deserialize(bytearray(to_stablehlo(language, initial_carry=True, return_carry=True)))
     carry = jax.tree.map(lambda a: a + 0.5, language.initialize_carry(3))
