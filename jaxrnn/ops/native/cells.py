@@ -51,8 +51,8 @@ CELLS: dict[Pointwise, NativeCell] = {
 
 SMALL_CELL, SMALL_STEP = 64, 512
 """Units of a head, and rows times units, up to which a built-in cell's own code is faster than its program, by up
-to a fifth. Elsewhere the program is as fast or faster, by up to a half, but for very few units: with 20 a training
-step is a tenth slower. benchmarks/README.md has a table."""
+to a fifth. Elsewhere the program is faster in most cases, by up to a half, and up to a tenth slower in a few:
+benchmarks/README.md has a table."""
 
 
 def has_own_code(pointwise: Pointwise, arrays: Recurrence) -> bool:
