@@ -76,10 +76,12 @@ def run_experiment(settings: Settings) -> int:
         check_data(folder, record, data)
     say(f"{data.name}: {len(data.train.labels)} examples to learn from, {len(data.test.labels)} to test")
     classification = Classification(config, data, preparation)
+    for note in classification.notes():
+        say(note)
     write = partial(runs.write_record, folder, vars(config), classification.preparation.to_json(), described(data))
     runs.make_folder(folder)
     write(new=record is None)
-    ctrl_c.message = f"interrupted; the checkpoints are in {folder}, and --resume continues from them"
+    ctrl_c.message = f"interrupted; what is saved of the run is in {folder}, and --resume continues it"
     found, code = train(classification, folder, settings, partial(write, new=False))
     found = [run for run in found if run.stopping.best_epoch]  # the last one may have been stopped too early
     if code == EXIT_CODES["terminated"] or not found:  # after SIGTERM there is no time to draw

@@ -4,28 +4,45 @@
     python -m experiments.export runs/first --to onnx              # runs/first/model.onnx
     python -m experiments.export runs/first --to stablehlo         # runs/first/model.stablehlo: for JAX alone
     python -m experiments.export runs/first --to safetensors       # runs/first/model.safetensors: the parameters
-    python -m experiments.export runs/first --to stablehlo --int8  # with int8 weights, about a quarter of the size
+    python -m experiments.export runs/first --to onnx --int8       # with int8 weights, about a quarter of the size
 
-The ONNX and StableHLO models read windows [batch, time, features], float32, as the network was trained on them,
-and return forecasts in the units of the series. With the course recipe the windows are raw values, and the outputs
-are the forecasts themselves. The network of the tuned recipe corrects a moving average: load_run, of
-experiments.predict, gives the windows (forecasting.features) and the baseline to which the outputs are added
-(forecasting.prepared.baseline). On a CSV file the outputs have a unit of their own at each step: multiply them by
-forecasting.prepared.scale and by forecasting.choose(params).share before they are added. A stateful network also
-takes the carry that it begins with, zeros at first, and returns the next one.
+Of a forecast, the ONNX and StableHLO models read windows [batch, time, features], float32, as the network was
+trained on them, and return forecasts in the units of the series. With the course recipe the windows are raw
+values, and the outputs are the forecasts themselves. The network of the tuned recipe corrects a moving average:
+load_run, of experiments.predict, gives the windows (forecasting.features) and the baseline to which the outputs
+are added (forecasting.prepared.baseline). On a CSV file the outputs have a unit of their own at each step:
+multiply them by forecasting.prepared.scale and by forecasting.choose(params).share before they are added. A
+stateful network also takes the carry that it begins with, zeros at first, and returns the next one. A run with
+--horizon is not exported: jaxrnn.forecasting.Forecaster.load reads its model.
+
+Of a classification, the model reads sequences [batch, time, features], float32, or the numbers of words
+[batch, time], int32, and seq_lengths [batch], int32: steps beyond a row's length are padding. It returns the mean
+of the probabilities of all networks of the run, in the order of "classes" in the run's config.json, whose
+"preparation" says how sequences are scaled and which words have which number, from 1; 0 is every other word.
+
+Of a language model, it reads the numbers of characters [batch, time], int32, and the carry, and returns the logits
+of the character that follows each of them and the next carry. The characters of "preparation" in config.json are
+numbered from 1; 0 is every other one.
 """
 
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
+from flax import nnx
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
+from experiments.common import runs
 from experiments.common.config import read_command_line
 from experiments.common.devices import claim_devices
+from experiments.common.labelled.mean import MeanOfNetworks, mean_to_onnx
+from experiments.common.labelled.sequences import SequencePreparation
+from experiments.common.labelled.trained import TrainedClassifier
+from experiments.common.many_steps import pipeline, record
 from experiments.common.report import fail, plain_warnings, say
+from experiments.generate import load_run as load_language_run
 from experiments.predict import load_run
 from jaxrnn.export import quantize, save_safetensors, to_onnx, to_stablehlo
 
@@ -34,7 +51,10 @@ from jaxrnn.export import quantize, save_safetensors, to_onnx, to_stablehlo
 class Settings:
     """Which run, and which format."""
 
-    run: Annotated[Positional[Path], arg(metavar="RUN", help="Folder of a run of experiments.forecast.")]
+    run: Annotated[
+        Positional[Path],
+        arg(metavar="RUN", help="Folder of a run of experiments.forecast, classify or language."),
+    ]
     to: Annotated[
         Literal["onnx", "stablehlo", "safetensors"],
         arg(
@@ -49,13 +69,29 @@ class Settings:
             metavar="FILE",
             help="Where to write it; a file that exists is not replaced.",
             help_behavior_hint="(default: model.onnx, model.stablehlo or model.safetensors in RUN; with --int8, "
-            "model-int8.stablehlo or model-int8.safetensors)",
+            "model-int8.onnx and so on)",
         ),
     ] = None
     int8: Annotated[
         FlagCreatePairsOff[bool],
-        arg(help="Int8 weights, a scale for each unit of each gate (stablehlo and safetensors)."),
+        arg(help="Int8 weights, a scale for each unit of each gate."),
     ] = False
+
+
+class Exported(NamedTuple):
+    """What is exported of a run.
+
+    Attributes:
+      model: the best one.
+      options: of to_onnx and to_stablehlo.
+      reads: what the exported model reads.
+      notes: what its user must know.
+    """
+
+    model: Any
+    options: dict[str, Any]
+    reads: str
+    notes: tuple[str, ...] = ()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -69,36 +105,70 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def export(settings: Settings) -> None:
-    if settings.int8 and settings.to == "onnx":
-        raise ValueError(
-            "--int8 is not supported with --to onnx, whose recurrent operators have float weights: export without "
-            "it, and quantise the file with onnxruntime.quantization.quantize_dynamic"
-        )
     claim_devices(None)
-    run = load_run(settings.run)
+    if (settings.run / record.CONFIG).exists() or (settings.run / pipeline.MODEL).exists():
+        raise ValueError(
+            f"{settings.run} is a run with --horizon, whose forecasts are more than the outputs of a network: "
+            f"load {settings.run / pipeline.MODEL} with jaxrnn.forecasting.Forecaster.load"
+        )
     path = settings.out or settings.run / f"model{'-int8' if settings.int8 else ''}.{settings.to}"
     if path.exists():
         raise ValueError(f"{path} exists already: choose another --out")
-    scale, model = run.forecasting.prepared.scale, quantize(run.model) if settings.int8 else run.model
+    loaders = {
+        "experiments.forecast": _forecaster,
+        "experiments.classify": _classifier,
+        "experiments.language": _language_model,
+    }
+    exported = loaders[runs.experiment_of(runs.read_record(settings.run))](settings.run)
+    model: nnx.Module = quantize(exported.model) if settings.int8 else exported.model
     if settings.to == "safetensors":
         save_safetensors(model, path)
-        say(f"the parameters of epoch {run.best_epoch} are in {path}")
+        say(f"the parameters are in {path}")
         return
-    has_one_unit = not isinstance(scale, np.ndarray)
-    if has_one_unit:
-        model.output_scale *= scale  # from the network's units to those of the series
-    write = to_onnx if settings.to == "onnx" else to_stablehlo
-    stateful = run.forecasting.stateful
-    write(model, path, initial_carry=stateful, return_carry=stateful)
-    features = run.forecasting.features.shape[1]
-    say(f"the model of epoch {run.best_epoch} is in {path}; it reads [batch, time, {features}], float32")
-    if not has_one_unit:
+    if settings.to == "stablehlo":
+        to_stablehlo(model, path, **exported.options)
+    elif isinstance(model, MeanOfNetworks):
+        runs.write_file(path, mean_to_onnx(model))
+    else:
+        to_onnx(model, path, **exported.options)
+    say(f"the model is in {path}; it reads {exported.reads}")
+    for note in exported.notes:
+        say(note)
+
+
+def _forecaster(folder: Path) -> Exported:
+    run = load_run(folder)
+    scale = run.forecasting.prepared.scale
+    notes = []
+    if not isinstance(scale, np.ndarray):
+        run.model.output_scale *= scale  # from the network's units to those of the series
+        if run.forecasting.preparation.level_width is not None:
+            notes.append("a forecast is its output plus the baseline, as --help explains")
+    else:
         share = run.forecasting.choose(run.params).share
         if share == 0:
-            say("the run does not use this network: its forecasts are the baseline alone")
-        say(f"a forecast is the baseline plus {share:g} x scale x its output, as --help explains")
-    elif run.forecasting.preparation.level_width is not None:
-        say("a forecast is its output plus the baseline, as --help explains")
+            notes.append("the run does not use this network: its forecasts are the baseline alone")
+        notes.append(f"a forecast is the baseline plus {share:g} x scale x its output, as --help explains")
+    stateful = run.forecasting.stateful
+    features = run.forecasting.features.shape[1]
+    options = {"initial_carry": stateful, "return_carry": stateful}
+    return Exported(run.model, options, f"[batch, time, {features}], float32", tuple(notes))
+
+
+def _classifier(folder: Path) -> Exported:
+    trained = TrainedClassifier(folder)
+    reads = "[batch, time], int32"
+    if isinstance(trained.preparation, SequencePreparation):
+        reads = f"[batch, time, {trained.preparation.num_features}], float32"
+    note = f"it returns the probabilities of the classes in {folder / runs.CONFIG}, in their order"
+    mean = MeanOfNetworks(trained.modules())
+    return Exported(mean, {"seq_lengths": True}, f"{reads}, and the lengths", (note,))
+
+
+def _language_model(folder: Path) -> Exported:
+    run = load_language_run(folder)
+    options = {"initial_carry": True, "return_carry": True}
+    return Exported(run.model, options, "[batch, time], int32, and the carry")
 
 
 if __name__ == "__main__":

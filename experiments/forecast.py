@@ -144,7 +144,7 @@ def run_experiment(settings: Settings) -> int:
         processes.on_main(lambda: claim(folder, store, forecasting, new=record is None))
         if record is not None:
             run = restore(run, store)
-        ctrl_c.message = f"interrupted; the checkpoints are in {folder}, and --resume continues from them"
+        ctrl_c.message = f"interrupted; what is saved of the run is in {folder}, and --resume continues it"
         guard = runs.FolderGuard(folder, partial(write_config, folder, forecasting, new=False)) if main else None
         train(forecasting, run, train_epoch, store, settings, guard)
         if guard is not None:

@@ -98,7 +98,7 @@ def run_experiment(settings: Settings) -> int:
         write_config()
         if record is not None:
             run = restore(run, store)
-        ctrl_c.message = f"interrupted; the checkpoints are in {folder}, and --resume continues from them"
+        ctrl_c.message = f"interrupted; what is saved of the run is in {folder}, and --resume continues it"
         guard = runs.FolderGuard(folder, write_config)
         train(modelling, run, train_epoch, store, settings, guard)
         guard.check()

@@ -49,6 +49,9 @@ def check_known(kind: str, name: str, available: Iterable[str]) -> None:
         raise ValueError(f"unknown {kind} {name!r}; available: {', '.join(available)}")
 
 
+_ZERO_IS_NONE = ("clip_norm", "patience", "season")
+
+
 def check_network(config: Any, positive: Iterable[str], seeds: int = 2**32) -> None:
     """Check the cell, the hidden sizes, the seed and the numbers that must be positive of a configuration.
 
@@ -60,7 +63,8 @@ def check_network(config: Any, positive: Iterable[str], seeds: int = 2**32) -> N
     for name in positive:
         value = getattr(config, name)
         if value is not None and not 0 < value < math.inf:
-            raise ValueError(f"{option(name)} must be positive and finite, not {value}")
+            none = ", or 0 for none" if name in _ZERO_IS_NONE else ""
+            raise ValueError(f"{option(name)} must be positive and finite{none}, not {value}")
     if not config.hidden or min(config.hidden) < 1:
         raise ValueError(
             f"--hidden must have at least one layer, each with at least one unit, not {config.hidden}"

@@ -87,16 +87,21 @@ def epoch_progress(
             yield lambda run: bar.update(task, completed=run.epochs_run, description=describe(run))
         return
 
-    printed = began
+    printed, unprinted = began, None
 
     def line(run: Run) -> None:
-        nonlocal printed
+        nonlocal printed, unprinted
         now = time.perf_counter()
-        if run.epochs_run == done + 1 or now - printed >= LINE_EVERY or run.stopped:
-            printed = now
+        unprinted = run
+        if run.epochs_run == done + 1 or now - printed >= LINE_EVERY:
+            printed, unprinted = now, None
             print(describe(run), flush=True)
 
-    yield line
+    try:
+        yield line
+    finally:
+        if unprinted is not None:  # the last epoch
+            print(describe(unprinted), flush=True)
 
 
 def baselines(forecasting: Forecasting) -> dict[str, np.ndarray]:

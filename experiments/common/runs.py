@@ -44,10 +44,14 @@ def new_folder_named(name: str) -> Path:
 
 
 def write_json(path: Path, content: Any) -> None:
+    write_file(path, (json.dumps(_finite(content), indent=2, allow_nan=False) + "\n").encode())
+
+
+def write_file(path: Path, data: bytes) -> None:
     """Write to a temporary name and rename, so that a reader sees the old file or the new one, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(json.dumps(_finite(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_bytes(data)
         fsync(temporary)  # without it, a power cut may leave an empty file
         os.replace(temporary, path)
     except OSError:
@@ -117,13 +121,16 @@ def how_to_replace(folder: Path) -> str:
     )
 
 
+def experiment_of(record: dict[str, Any]) -> str:
+    """The experiment that a record from :func:`read_record` is of."""
+    if "characters" in record["preparation"]:
+        return "experiments.language"
+    return "experiments.classify" if "classes" in record["series"] else "experiments.forecast"
+
+
 def check_experiment(folder: Path, record: dict[str, Any], wanted: str) -> None:
     """Raise a ValueError if a record from :func:`read_record` is of another experiment than the wanted one."""
-    if "characters" in record["preparation"]:
-        found = "experiments.language"
-    else:
-        found = "experiments.classify" if "classes" in record["series"] else "experiments.forecast"
-    if found != wanted:
+    if (found := experiment_of(record)) != wanted:
         raise ValueError(f"{folder} holds a run of {found}: give one of {wanted}")
 
 

@@ -22,10 +22,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn.cells.base import steps_on_engine
+from jaxrnn.cells.inference import is_quantized
 from jaxrnn.cells.linear import steps_linearly
 from jaxrnn.checks import Cell
 from jaxrnn.export.onnx_equations import UntranslatableError
-from jaxrnn.export.onnx_graph import OLDEST_OPSET, Graph
+from jaxrnn.export.onnx_graph import OLDEST_OPSET, Graph, Kernel
 from jaxrnn.export.onnx_linear import linear_equations
 from jaxrnn.export.onnx_scan import ExportedCell, append_equations, append_step, input_projection, scan_cell
 from jaxrnn.layers.flax_cells import carry_for_engine, translated
@@ -110,7 +111,14 @@ def exported_cell(cell: Cell) -> ExportedCell:
         recurrent_kernel = _block_diagonal(recurrent_kernel)
         params = jax.tree.map(lambda p: _block_diagonal(p) if jnp.ndim(p) == 3 else p, params)
     weights = projection.kernel, recurrent_kernel, projection.bias, recurrent_bias
-    return _checked(kind, carry, pointwise, params, weights)
+    exported = _checked(kind, carry, pointwise, params, weights)
+    if is_quantized(engine_cell):
+        columns = np.asarray(engine_cell.kernel.integers.scale, np.float32)
+        recurrent = np.asarray(engine_cell.recurrent_kernel.integers.scale, np.float32)
+        if recurrent.ndim == 2:  # of heads: [heads, gates, units] becomes [gates, heads, units], as in the matrix
+            recurrent = recurrent.reshape(len(recurrent), engine_cell.num_gates, -1).swapaxes(0, 1).ravel()
+        exported = exported._replace(kernel_scale=columns, recurrent_kernel_scale=recurrent)
+    return exported
 
 
 def _checked(kind: str, carry: Any, pointwise: Any, params: Any, weights: tuple[Any, ...]) -> ExportedCell:
@@ -229,7 +237,8 @@ def _run_operator(
         name: value * len(cells) if isinstance(value, list) else value
         for name, value in operator.attributes.items()
     }
-    kernels, recurrent_kernels, biases = (np.stack(arrays) for arrays in zip(*map(_operator_weights, cells)))
+    kernels, recurrent_kernels, biases = zip(*map(_operator_weights, cells))
+    biases = np.stack(biases)
     initial = dict.fromkeys(parts, "")
     if any(carry is not None for carry in carries):
         given = [_zeros(graph, cell, x) if carry is None else carry for cell, carry in zip(cells, carries)]
@@ -238,8 +247,8 @@ def _run_operator(
             initial[part] = rows[0] if len(rows) == 1 else graph.add("Concat", *rows, axis=0)
     inputs = [
         x,
-        graph.constant(kernels, name=f"{operator.name}_kernel"),
-        graph.constant(recurrent_kernels, name=f"{operator.name}_recurrent_kernel"),
+        graph.kernel(_stacked(kernels), f"{operator.name}_kernel"),
+        graph.kernel(_stacked(recurrent_kernels), f"{operator.name}_recurrent_kernel"),
         graph.constant(biases, name=f"{operator.name}_bias") if biases.any() else "",
         lengths or "",
         *(initial[part] for part in ("h", "c") if part in initial),
@@ -265,7 +274,14 @@ def _run_operator(
     return results
 
 
-def _operator_weights(cell: ExportedCell) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _stacked(kernels: Sequence[Kernel]) -> Kernel:
+    """Those of both directions in one array, int8 only if both are."""
+    scales = [kernel.scale for kernel in kernels if kernel.scale is not None]
+    whole = len(scales) == len(kernels)
+    return Kernel(np.stack([kernel.values for kernel in kernels]), np.stack(scales) if whole else None)
+
+
+def _operator_weights(cell: ExportedCell) -> tuple[Kernel, Kernel, np.ndarray]:
     """Kernel, recurrent kernel and both biases of one direction, in the operator's order."""
     gates = OPERATORS[cell.pointwise].gates
     hidden = cell.hidden
@@ -279,9 +295,13 @@ def _operator_weights(cell: ExportedCell) -> tuple[np.ndarray, np.ndarray, np.nd
     if cell.pointwise is gru_reset_before_pointwise:
         recurrent_kernel = np.concatenate([recurrent_kernel, _single(cell.params)], axis=-1)
     biases = [zeros if bias is None else bias for bias in (cell.bias, cell.recurrent_bias)]
+    scales = [
+        None if scale is None else ordered(scale[None])
+        for scale in (cell.kernel_scale, cell.recurrent_kernel_scale)
+    ]
     return (
-        ordered(cell.kernel),
-        ordered(recurrent_kernel),
+        Kernel(ordered(cell.kernel), scales[0]),
+        Kernel(ordered(recurrent_kernel), scales[1]),
         np.concatenate([ordered(bias[None])[:, 0] for bias in biases]),
     )
 

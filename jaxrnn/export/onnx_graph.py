@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,18 @@ OLDEST_OPSET = 14
 
 Dim = int | str
 """A size, or the name of one that is known when the model runs."""
+
+
+class Kernel(NamedTuple):
+    """Weights that inputs are multiplied with.
+
+    Attributes:
+      values: float32.
+      scale: of int8 weights, in a shape that fits ``values``: these are whole numbers times it. None otherwise.
+    """
+
+    values: np.ndarray
+    scale: np.ndarray | None = None
 
 
 class Graph:
@@ -59,6 +71,27 @@ class Graph:
             )
         return root._constants[key]
 
+    def kernel(self, kernel: Kernel, name: str) -> str:
+        """Weights as they are stored, and for int8 the product with their scale, outside of all loops.
+
+        It is a cast and a product: ONNX Runtime computes these once, when it loads a model.
+        """
+        if kernel.scale is None:
+            return self.constant(kernel.values, name=name)
+        return self._root._scaled(self._whole(kernel, name), kernel.scale, name)
+
+    def rows(self, table: Kernel, numbers: str, name: str) -> str:
+        """Rows of a table: ``[..., features]`` for whole numbers ``[...]``."""
+        if table.scale is None:
+            return self.add("Gather", self.constant(table.values, name=name), numbers, axis=0)
+        return self._scaled(self.add("Gather", self._whole(table, name), numbers, axis=0), table.scale, name)
+
+    def maximum(self, values: str, axis: int) -> str:
+        """The largest along an axis, which is gone afterwards."""
+        if self.opset >= 18:
+            return self.add("ReduceMax", values, self.integers(axis), keepdims=0)
+        return self.add("ReduceMax", values, axes=[axis], keepdims=0)
+
     def integers(self, *values: int) -> str:
         """A constant of axes, sizes or indices."""
         return self.constant(values, np.int64)
@@ -77,6 +110,14 @@ class Graph:
         counts = self._root._counts
         counts[name] = counts.get(name, 0) + 1
         return name if counts[name] == 1 else f"{name}_{counts[name]}"
+
+    def _whole(self, kernel: Kernel, name: str) -> str:
+        assert kernel.scale is not None
+        return self.constant(np.rint(kernel.values / np.where(kernel.scale > 0, kernel.scale, 1)), np.int8, name)
+
+    def _scaled(self, whole: str, scale: np.ndarray, name: str) -> str:
+        values = self.add("Cast", whole, to=1)  # 1: float32
+        return self.add("Mul", values, self.constant(scale, name=f"{name}_scale"))
 
     def loop_body(self) -> "Graph":
         """A new graph, for the body of a loop in this one."""

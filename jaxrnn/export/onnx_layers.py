@@ -1,11 +1,10 @@
-"""Layers and models as ONNX graphs: what their calls do, operator by operator."""
+"""Layers as ONNX graphs: what their calls do, operator by operator."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from jaxrnn.checks import Cell
 from jaxrnn.export.onnx_cells import exported_cell, run_layer
@@ -15,7 +14,6 @@ from jaxrnn.layers import RNN, Bidirectional, StackedRNN
 from jaxrnn.layers.arguments import errors_of
 from jaxrnn.layers.rnn import concatenate_features
 from jaxrnn.layers.stack import add_features, average_features
-from jaxrnn.models import RNNForecaster
 
 Outputs = Callable[[Graph, Sequence[str]], str]
 """Appends the merge of the outputs of a layer's cells."""
@@ -52,59 +50,46 @@ class Layer(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What a model computes.
+    """What layers compute.
 
     Attributes:
       layers: the lowest first.
       return_sequences: whether the outputs of every step are returned.
       time_major: of inputs and outputs.
-      head: kernel ``[hidden, features]``, bias or None, and scale of a forecaster; None for layers alone.
     """
 
     layers: tuple[Layer, ...]
     return_sequences: bool = True
     time_major: bool = False
-    head: tuple[np.ndarray, np.ndarray | None, np.ndarray] | None = None
+
+    @property
+    def width(self) -> int:
+        """Size of the last axis of the outputs."""
+        return self.layers[-1].width
 
 
-def plan_of(model: Any) -> Plan:
-    """The plan of a layer or model, or a ValueError that says what cannot be exported."""
-    for kind, plan in _PLANS.items():
-        if isinstance(model, kind):
-            if type(model).__call__ is not kind.__call__:
-                raise ValueError(
-                    f"a {type(model).__name__} has a __call__ of its own, which cannot be exported to ONNX"
-                )
-            return plan(model)
-    kinds = ", ".join(f"jaxrnn.{kind.__name__}" for kind in _PLANS)
-    raise ValueError(f"to_onnx exports cells, {kinds} and their kinds, not a {type(model).__name__}")
-
-
-def run_plan(
+def run_layers(
     graph: Graph,
     plan: Plan,
-    inputs: str,
+    sequence: str,
     lengths: str | None,
     carries: list[list[Any]],
     resets: str | None = None,
 ) -> tuple[str, list[list[tuple[str, ...]]]]:
-    """Append a model.
+    """Append layers.
 
     Args:
       graph: what to append to.
-      plan: of the model.
-      inputs: as the model takes them.
+      plan: of the layers.
+      sequence: ``[time, batch, in_features]``.
       lengths: int32 ``[batch]``, or None.
       carries: of each layer, for each cell, the parts of its first carry or None.
-      resets: bool, as the model takes them, or None.
+      resets: bool ``[time, batch, 1]``, or None.
 
     Returns:
-      The outputs as the model returns them, and the final carries.
+      The outputs, ``[time, batch, features]`` or, of the last step alone, ``[batch, features]``, and the final
+      carries.
     """
-    sequence = inputs if plan.time_major else graph.add("Transpose", inputs, perm=[1, 0, 2])
-    if resets is not None:
-        steps = resets if plan.time_major else graph.add("Transpose", resets, perm=[1, 0])
-        resets = graph.add("Unsqueeze", steps, graph.integers(2))
     finals, result = [], sequence
     for number, (layer, carry) in enumerate(zip(plan.layers, carries, strict=True)):
         cells = run_layer(graph, layer.cells, sequence, lengths, carry, reverses=layer.reverses, resets=resets)
@@ -123,28 +108,15 @@ def run_plan(
         if layer.flip:
             result = _flipped(graph, result, lengths)
         sequence = result
-    if plan.return_sequences and not plan.time_major:
-        result = graph.add("Transpose", result, perm=[1, 0, 2])
-    if plan.head is not None:
-        kernel, bias, scale = plan.head
-        result = graph.add("MatMul", result, graph.constant(kernel, name="head_kernel"))
-        if bias is not None:
-            result = graph.add("Add", result, graph.constant(bias, name="head_bias"))
-        result = graph.add("Mul", result, graph.constant(scale, name="output_scale"))
     return result, finals
 
 
-def width_of(plan: Plan) -> int:
-    """Size of the last axis of the outputs."""
-    return plan.layers[-1].width if plan.head is None else plan.head[0].shape[1]
-
-
-def _plan_of_rnn(rnn: RNN) -> Plan:
+def plan_of_rnn(rnn: RNN) -> Plan:
     layer = _layer_of_cell(rnn.cell, rnn.reverse)._replace(flip=rnn.reverse and not rnn.keep_order)
     return Plan((layer,), time_major=rnn.time_major)
 
 
-def _plan_of_bidirectional(layers: Bidirectional) -> Plan:
+def plan_of_bidirectional(layers: Bidirectional) -> Plan:
     return Plan((_layer_of_bidirectional(layers),), time_major=layers.time_major)
 
 
@@ -164,7 +136,7 @@ def _layer_of_bidirectional(layers: Bidirectional) -> Layer:
     return _pair(*members, merge=_merge_of(layers.merge_fn))
 
 
-def _plan_of_stack(stack: StackedRNN) -> Plan:
+def plan_of_stack(stack: StackedRNN) -> Plan:
     if stack.zoneout is not None:
         raise ValueError(
             "a stack with zoneout cannot be exported to ONNX: after eval(), a step is not a cell's alone"
@@ -184,26 +156,6 @@ def _plan_of_stack(stack: StackedRNN) -> Plan:
         layers.append(layer._replace(name=str(number), skip=stack.skip_connections and number > 0))
     layers[-1] = layers[-1]._replace(flip=stack.reverse and not stack.keep_order)
     return Plan(tuple(layers), return_sequences=stack.return_sequences, time_major=stack.time_major)
-
-
-def _plan_of_forecaster(model: RNNForecaster) -> Plan:
-    head = model.head
-    if type(model.layers).__call__ is not StackedRNN.__call__ or type(head) is not nnx.Linear:
-        raise ValueError(
-            f"a forecaster of a {type(model.layers).__name__} and a {type(head).__name__} cannot be exported to "
-            "ONNX, only of a StackedRNN and an nnx.Linear"
-        )
-    bias = None if head.bias is None else np.asarray(head.bias[...], np.float32)
-    kernel, scale = np.asarray(head.kernel[...], np.float32), np.asarray(model.output_scale, np.float32)
-    return _plan_of_stack(model.layers)._replace(head=(kernel, bias, scale))
-
-
-_PLANS: dict[Any, Callable[[Any], Plan]] = {
-    RNN: _plan_of_rnn,
-    Bidirectional: _plan_of_bidirectional,
-    StackedRNN: _plan_of_stack,
-    RNNForecaster: _plan_of_forecaster,
-}
 
 
 def _layer_of_cell(cell: Cell, reverse: bool) -> Layer:

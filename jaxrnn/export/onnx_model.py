@@ -11,7 +11,7 @@ from jaxrnn import checks
 from jaxrnn.export.files import PathLike, free_path, package, version, write_file
 from jaxrnn.export.onnx_cells import run_step
 from jaxrnn.export.onnx_graph import OLDEST_OPSET, Dim, Graph
-from jaxrnn.export.onnx_layers import plan_of, run_plan, width_of
+from jaxrnn.export.onnx_models import plan_of, run_model
 from jaxrnn.export.stablehlo import require_evaluation, require_parameters
 from jaxrnn.layers import RNN
 
@@ -29,28 +29,31 @@ def to_onnx(
     opset: int = 17,
     overwrite: bool = False,
 ) -> bytes:
-    """Export layers or a forecaster as an ONNX model, weights included.
+    """Export layers or a model as an ONNX model, weights included.
 
     A layer of SimpleRNN, LSTM or GRU becomes one operator, both directions included. Every other layer becomes a
     ``Scan`` over its cell's equations, which are translated operation by operation; so does every layer of a model
     that takes ``resets``, for which ONNX has no operators. A cell alone becomes one step. The model computes in
-    float32: half-precision weights are widened, and nothing is rounded in between.
+    float32: half-precision weights are widened, and nothing is rounded in between. Int8 weights, of a model that
+    went through :func:`quantize`, stay int8 in the file; a runtime turns them into float32 when it loads it.
 
     Inputs and outputs of the ONNX model, float32 where nothing else is said; time comes first with ``time_major``:
 
-    - ``inputs [batch, time, in_features]``, of a cell ``[batch, in_features]``;
+    - ``inputs [batch, time, in_features]``, of a cell ``[batch, in_features]``, of a model of tokens int32
+      ``[batch, time]``;
     - ``seq_lengths``, int32 ``[batch]``, and ``resets``, bool ``[batch, time]``, if asked for;
     - ``initial_carry_0_h [batch, hidden]`` and so on, if asked for: the layer's number in a stack, ``forward`` or
       ``backward`` where it runs both ways (of a :class:`jaxrnn.Bidirectional` in another one,
       both words: ``backward_forward``), and ``h`` (an LSTM's: ``c``, then ``h``), in the order of
       ``jax.tree.leaves`` of the model's carry;
-    - ``outputs``, of a forecaster ``forecasts``; ``carry_0_h`` and so on, if the carry is returned.
+    - ``outputs``, of a forecaster ``forecasts``, of a classifier or a language model ``logits``; ``carry_0_h``
+      and so on, if the carry is returned.
 
     Args:
       model: :class:`jaxrnn.RNN`, :class:`jaxrnn.Bidirectional`, :class:`jaxrnn.SimpleRNN`, :class:`jaxrnn.LSTM`,
-        :class:`jaxrnn.GRU`, :class:`jaxrnn.StackedRNN` or :class:`jaxrnn.RNNForecaster`, of built-in cells,
-        of cells of your own whose equations are elementwise or work within a row, or of Flax's own cells; or such
-        a cell.
+        :class:`jaxrnn.GRU`, :class:`jaxrnn.StackedRNN`, :class:`jaxrnn.RNNForecaster`,
+        :class:`jaxrnn.SequenceClassifier` or :class:`jaxrnn.LanguageModel`, of built-in cells, of cells of your
+        own whose equations are elementwise or work within a row, or of Flax's own cells; or such a cell.
       path: of the file to write; None only returns the bytes.
       batch, time: fixed sizes of these axes; with None the model takes any size of at least 1. There is no guard
         against an empty one: ONNX Runtime 1.32 ends the process at a GRU without steps or rows and at an LSTM
@@ -102,43 +105,48 @@ def to_onnx(
     if is_cell and time is not None:
         raise ValueError(f"{time=} does not fit a {type(model).__name__}, which computes one step: leave it out")
     plan = plan_of(RNN(model) if is_cell else model)
-    require_parameters(model, seq_lengths=seq_lengths, resets=resets)
+    of_carry = {} if is_cell else {"initial_carry": initial_carry, "return_carry": return_carry}
+    require_parameters(model, seq_lengths=seq_lengths, resets=resets, **of_carry)
     if any(getattr(leaf, "dtype", None) == jnp.float64 for leaf in jax.tree.leaves(nnx.state(model))):
         raise ValueError("the model has float64 parameters, but an ONNX export computes in float32: convert them")
     batch_size: Dim = "batch" if batch is None else checks.positive_integer("batch", batch)
     steps: Dim = "time" if time is None else checks.positive_integer("time", time)
-    lead: list[Dim] = [steps, batch_size] if plan.time_major else [batch_size, steps]
+    layers = plan.layers.layers
+    lead: list[Dim] = [steps, batch_size] if plan.layers.time_major else [batch_size, steps]
     if is_cell:
         lead = [batch_size]
 
     graph = Graph(opset)
-    inputs = graph.input("inputs", [*lead, plan.layers[0].cells[0].in_features])
+    if plan.table is None:
+        inputs = graph.input("inputs", [*lead, layers[0].cells[0].in_features])
+    else:
+        inputs = graph.input("inputs", lead, np.int32)
     lengths = graph.input("seq_lengths", [batch_size], np.int32) if seq_lengths else None
     reset = graph.input("resets", lead, np.bool_) if resets else None
-    carries: list[list[Any]] = [[None] * len(layer.cells) for layer in plan.layers]
+    carries: list[list[Any]] = [[None] * len(layer.cells) for layer in layers]
     if initial_carry:
         carries = [
             [
                 tuple(graph.input(f"initial_carry_{name}", [batch_size, cell.hidden]) for name in names)
                 for names, cell in zip(layer.carry_names, layer.cells)
             ]
-            for layer in plan.layers
+            for layer in layers
         ]
     if is_cell:
-        step = run_step(graph, plan.layers[0].cells[0], inputs, carries[0][0])
+        step = run_step(graph, layers[0].cells[0], inputs, carries[0][0])
         outputs, finals = step.outputs, [[step.carry]]
     else:
-        outputs, finals = run_plan(graph, plan, inputs, lengths, carries, reset)
-    shape = [*lead, width_of(plan)] if plan.return_sequences else [batch_size, width_of(plan)]
-    graph.output("outputs" if plan.head is None else "forecasts", outputs, shape)
+        outputs, finals = run_model(graph, plan, inputs, lengths, carries, reset)
+    shape = [*lead, plan.width] if plan.returns_sequences else [batch_size, plan.width]
+    graph.output(plan.outputs, outputs, shape)
     if return_carry:
-        for layer, directions in zip(plan.layers, finals):
+        for layer, directions in zip(layers, finals):
             for names, cell, parts in zip(layer.carry_names, layer.cells, directions):
                 for name, part in zip(names, parts):
                     graph.output(f"carry_{name}", part, [batch_size, cell.hidden])
     description = {
         "model": type(model).__name__,
-        "cells": [[f"{c.kind} {c.in_features} -> {c.hidden}" for c in layer.cells] for layer in plan.layers],
+        "cells": [[f"{c.kind} {c.in_features} -> {c.hidden}" for c in layer.cells] for layer in layers],
         "jaxrnn_version": version(),
         "jax_version": jax.__version__,
     }

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from jaxrnn.export.onnx_equations import translate
-from jaxrnn.export.onnx_graph import Graph
+from jaxrnn.export.onnx_graph import Graph, Kernel
 from jaxrnn.ops.step import Pointwise
 
 
@@ -28,6 +28,7 @@ class ExportedCell(NamedTuple):
       initial_carry: leaves ``[hidden]`` of the cell's own first carry; None for zeros.
       carry: one, for its structure.
       parts: names of the leaves of its carry.
+      kernel_scale, recurrent_kernel_scale: of the columns of kernels that are int8; None otherwise.
     """
 
     kind: str
@@ -40,6 +41,8 @@ class ExportedCell(NamedTuple):
     initial_carry: tuple[np.ndarray, ...] | None
     carry: Any
     parts: tuple[str, ...]
+    kernel_scale: np.ndarray | None = None
+    recurrent_kernel_scale: np.ndarray | None = None
 
     @property
     def in_features(self) -> int:
@@ -90,7 +93,7 @@ def _gates(body: Graph, joined: str, width: int, hidden: int) -> tuple[str, ...]
 
 def input_projection(graph: Graph, cell: ExportedCell, x: str) -> str:
     """``[..., gates * hidden]`` of ``x [..., in_features]``."""
-    xw = graph.add("MatMul", x, graph.constant(cell.kernel, name="kernel"))
+    xw = graph.add("MatMul", x, graph.kernel(Kernel(cell.kernel, cell.kernel_scale), "kernel"))
     return xw if cell.bias is None else graph.add("Add", xw, graph.constant(cell.bias, name="bias"))
 
 
@@ -98,7 +101,10 @@ def append_step(body: Graph, cell: ExportedCell, carry: tuple[str, ...], xw: str
     """Append the recurrent product and the equations: the parts of the new carry, and the output."""
     if not cell.recurrent_kernel.size:
         return append_equations(body, cell, carry, xw, "")
-    rh = body.add("MatMul", carry[-1], body.constant(cell.recurrent_kernel, name="recurrent_kernel"))
+    width = cell.recurrent_kernel.shape[1]
+    scale = None if cell.recurrent_kernel_scale is None else cell.recurrent_kernel_scale[:width]
+    kernel = body.kernel(Kernel(cell.recurrent_kernel, scale), "recurrent_kernel")
+    rh = body.add("MatMul", carry[-1], kernel)
     if cell.recurrent_bias is not None:
         rh = body.add("Add", rh, body.constant(cell.recurrent_bias, name="recurrent_bias"))
     return append_equations(body, cell, carry, xw, rh)
@@ -123,7 +129,7 @@ def scan_cell(
         carry = (zeros,) * len(cell.parts)
     sequences = [xw]
     if lengths is not None:
-        sequences.append(_valid_steps(graph, shape, lengths))
+        sequences.append(valid_steps(graph, shape, lengths))
     if resets is not None:
         sequences.append(resets)
     body = graph.loop_body()
@@ -153,7 +159,7 @@ def scan_cell(
     return outputs, tuple(last)
 
 
-def _valid_steps(graph: Graph, shape: str, lengths: str) -> str:
+def valid_steps(graph: Graph, shape: str, lengths: str) -> str:
     """bool ``[time, batch, 1]``: which steps lie within each row's length."""
     steps = graph.add(
         "Range",

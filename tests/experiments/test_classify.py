@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import classify, export
+from experiments import classify, export, predict
 from experiments.common import runs
 from experiments.common.labelled import datasets
-from experiments.common.labelled.baselines import dtw_distances
-from experiments.common.labelled.sequences import Augmentation, SequencePreparation
-from tests.experiments.runs_of_tests import read_json
+from experiments.common.labelled.pipeline import features_of
+from experiments.common.labelled.trained import TrainedClassifier
+from tests.experiments.runs_of_tests import read_json, without_jax
 
 SMALL = ["--hidden", "4", "--epochs", "3", "--members", "2"]
 RNG = np.random.default_rng(0)
@@ -154,8 +154,39 @@ def test_a_run_classifies_without_its_data_and_with_all_its_networks(finished, s
     assert "1 of the 2 networks of the run have not finished an epoch what one network says" in text
 
 
+def test_a_run_is_exported_with_all_its_networks(finished, sequences, tmp_path, capsys):
+    """A process without JAX finds the probabilities of every example of the test part."""
+    for package in ("onnx", "onnxruntime", "safetensors"):
+        pytest.importorskip(package, reason=f"{package} is not installed: pip install 'jaxrnn[export]'")
+    import jax.export
+    import safetensors.numpy
+
+    trained, run = TrainedClassifier(finished), tmp_path / "run"
+    shutil.copytree(finished, run)
+    features = [features_of(trained.preparation, one) for one in datasets.load(str(sequences)).test.inputs]
+    lengths = np.array([len(one) for one in features], np.int32)
+    inputs = np.zeros((len(features), 2 + max(lengths), features[0].shape[1]), np.float32)
+    for row, one in zip(inputs, features):
+        row[: len(one)] = one
+    with (run / "predictions.csv").open() as file:
+        expected = [[float(row[f"probability of {n}"]) for n in trained.classes] for row in csv.DictReader(file)]
+    feed = {"inputs": inputs, "seq_lengths": lengths}
+    for name, options in (("model", []), ("model-int8", ["--int8"])):
+        assert export.main([str(run), "--to", "onnx", *options]) == 0
+        found = without_jax(run / f"{name}.onnx", feed, tmp_path, "probabilities")
+        np.testing.assert_allclose(found, expected, atol=0.02 if options else 2e-6)
+        assert export.main([str(run), "--to", "stablehlo", *options]) == 0
+        program = jax.export.deserialize(bytearray((run / f"{name}.stablehlo").read_bytes()))
+        np.testing.assert_allclose(program.call(inputs, seq_lengths=lengths), found, atol=1e-6)
+    assert "[batch, time, 2], float32, and the lengths" in capsys.readouterr().out
+    assert export.main([str(run), "--to", "safetensors"]) == 0
+    stored = safetensors.numpy.load_file(run / "model.safetensors")
+    kernel = trained.networks[1]["head"]["kernel"][...]
+    np.testing.assert_array_equal(stored["networks.1.head.kernel"], kernel)
+
+
 def test_other_experiments_name_the_run_of_this_one(finished, tmp_path, capsys):
-    assert export.main([str(finished), "--to", "onnx"]) == 2
+    assert predict.main([str(finished)]) == 2
     assert "holds a run of experiments.classify: give one of experiments.forecast" in " ".join(
         capsys.readouterr().err.split()
     )
@@ -163,15 +194,10 @@ def test_other_experiments_name_the_run_of_this_one(finished, tmp_path, capsys):
     assert "holds no run" in capsys.readouterr().err
 
 
-def test_every_class_has_an_example_to_test(tmp_path):
-    path = tmp_path / "many.csv"
-    rows = "".join(f"text {n} {i},class {n}\n" for n in range(30) for i in range(3))
-    path.write_text("text,label\n" + rows)
-    found = datasets.load(str(path))
-    assert np.bincount(found.test.labels).tolist() == [1] * 30
-    path.write_text("text,label\n" + "".join(f"text {n} {i},class {n}\n" for n in range(30) for i in range(2)))
-    with pytest.raises(ValueError, match="class 12 and 25 others have fewer than two examples to learn from"):
-        datasets.load(str(path))
+def test_options_of_a_training_are_refused_where_nothing_is_trained(finished, tmp_path, capsys):
+    command = ["--data", "new.ts", "--run", str(finished), "--out", str(tmp_path / "out")]
+    assert classify.main([*command, "--epochs", "3", "--resume"]) == 2
+    assert "--run trains nothing, so it does not take --epochs, --resume" in capsys.readouterr().err
 
 
 def test_texts_are_classified(tmp_path):
@@ -291,54 +317,3 @@ def test_options_that_do_not_fit_are_refused(options, message, sequences, tmp_pa
     data = [] if "--data" in options or not options else ["--data", str(sequences)]
     assert classify.main([*data, *options]) == 2
     assert message in " ".join(capsys.readouterr().err.split())
-
-
-def test_dynamic_time_warping_is_that_of_a_loop():
-    train = [RNG.normal(size=(n, 2)) for n in (4, 7, 1)]
-    test = [RNG.normal(size=(n, 2)) for n in (5, 1)]
-
-    def by_loop(a, b):
-        total = np.full((len(a) + 1, len(b) + 1), np.inf)
-        total[0, 0] = 0
-        for i in range(len(a)):
-            for j in range(len(b)):
-                best = min(total[i, j], total[i, j + 1], total[i + 1, j])
-                total[i + 1, j + 1] = best + ((a[i] - b[j]) ** 2).sum()
-        return total[-1, -1]
-
-    np.testing.assert_allclose(dtw_distances(train, test), [[by_loop(a, b) for a in train] for b in test])
-
-
-def test_augmentation_keeps_to_its_limits():
-    ramp = np.linspace(0, 1, 40)[:, None].astype(np.float32)
-    slower = Augmentation(crop=0.2, stretch=0.5, warp=0.5)
-    lengths = set()
-    for seed in range(50):
-        changed = slower(np.random.default_rng(seed), ramp, 45)
-        lengths.add(len(changed))
-        assert (np.diff(changed[:, 0]) > -1e-6).all() and changed.min() >= 0 and changed.max() <= 1 + 1e-6
-        assert changed[-1, 0] - changed[0, 0] > 0.79
-    assert max(lengths) == 45 and min(lengths) < 32
-    nothing = Augmentation()(np.random.default_rng(0), ramp, 40)
-    np.testing.assert_array_equal(nothing, ramp)
-    louder = Augmentation(scale=0.5)(np.random.default_rng(0), ramp, 40)
-    np.testing.assert_allclose(louder, ramp * louder[-1], rtol=1e-5)
-    one = Augmentation(crop=0.5, stretch=0.5, warp=0.5)(np.random.default_rng(0), ramp[:1], 1)
-    np.testing.assert_array_equal(one, ramp[:1])
-
-
-@pytest.mark.parametrize("differences", [False, True])
-def test_frames_hold_every_step(differences):
-    sequences = [RNG.normal(3, 2, size=(n, 2)) for n in (7, 8)]
-    fitted = SequencePreparation.fit(sequences, differences=differences, frame=4)
-    preparation = SequencePreparation.from_json(json.loads(json.dumps(fitted.to_json())))
-    assert preparation == fitted
-    scaled = preparation.scaled(sequences[0])
-    np.testing.assert_allclose(np.concatenate([fitted.scaled(s) for s in sequences]).std(axis=0), 1, rtol=1e-5)
-    features = preparation.features(scaled)
-    assert features.shape == (2, 16 if differences else 8)
-    restored = preparation.from_features(features)
-    np.testing.assert_array_equal(restored, np.concatenate([scaled, scaled[-1:]]))
-    if differences:
-        steps = features.reshape(8, 4)
-        np.testing.assert_allclose(steps[1:7, 2:], np.diff(scaled, axis=0), atol=1e-6)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import backtest, forecast, predict
+from experiments import backtest, export, forecast, predict
 from experiments.common.command import error_message
 from experiments.common.many_steps import pipeline
 from tests.experiments.runs_of_tests import read_json
@@ -120,6 +120,8 @@ def test_a_panel_is_forecast_backtested_interrupted_resumed_and_new_rows_are_pre
     ):
         assert predict.main([str(out), *other, *(["--id-column", "store"] if other else [])]) == 2
         assert message in " ".join(capsys.readouterr().err.split())
+    assert export.main([str(out), "--to", "onnx"]) == 2
+    assert f"load {out / 'model'} with jaxrnn.forecasting.Forecaster.load" in capsys.readouterr().err
     assert forecast.main([*options, "--out", str(out), "--resume"]) == 0
     assert "is complete: nothing is left to train" in " ".join(capsys.readouterr().out.split())
     for changed, message in (

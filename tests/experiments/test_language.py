@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments import generate, language, predict
+from experiments import export, generate, language, predict
 from experiments.common import language as models
 from experiments.common.language_config import LanguageConfig
 from experiments.common.ngram import KneserNey
 from experiments.common.text import divide_text, load_text, numbers_of
+from tests.experiments.runs_of_tests import without_jax
 
 SMALL = ["--hidden", "12", "--window", "8", "--batch-size", "4", "--validations", "3", "--learning-rate", "0.02"]
 
@@ -163,6 +164,19 @@ def test_generate_writes_and_refuses_prompts_with_unknown_characters(finished, t
     assert "holds a run of experiments.language: give one of experiments.forecast" in " ".join(
         capsys.readouterr().err.split()
     )
+
+
+def test_a_run_is_exported_and_goes_on_with_a_text(finished, tmp_path):
+    for package in ("onnx", "onnxruntime"):
+        pytest.importorskip(package, reason=f"{package} is not installed: pip install 'jaxrnn[export]'")
+    path = tmp_path / "model.onnx"
+    assert export.main([str(finished), "--to", "onnx", "--out", str(path)]) == 0
+    loaded: Any = generate.load_run(finished)
+    tokens = numbers_of("the cat sat", loaded.characters)[None].astype(np.int32)
+    carry, _ = loaded.model(tokens[:, :4], return_carry=True)
+    feed = {"inputs": tokens[:, 4:], "initial_carry_0_c": carry[0].c, "initial_carry_0_h": carry[0].h}
+    found = without_jax(path, {name: np.asarray(value) for name, value in feed.items()}, tmp_path, "logits")
+    np.testing.assert_allclose(found, loaded.model(tokens)[:, 4:], atol=1e-5)
 
 
 def test_prompts_of_different_lengths_keep_their_order(finished):

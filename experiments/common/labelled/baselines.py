@@ -122,9 +122,11 @@ def bag_of_words(train: Sequence[str], labels: np.ndarray, test: Sequence[str]) 
     steps = Pipeline([("words", words), ("regression", LogisticRegression(max_iter=1000))])
     choices = {"words__ngram_range": [(1, 1), (1, 2)], "regression__C": STRENGTHS}
     folds = min(3, np.bincount(labels).min())
-    if folds < 2:
-        return steps.fit(train, labels).predict(test)
-    return GridSearchCV(steps, choices, cv=int(folds)).fit(train, labels).predict(test)
+    method = steps if folds < 2 else GridSearchCV(steps, choices, cv=int(folds))
+    with warnings.catch_warnings():
+        # With many classes scikit-learn asks whether the labels are numbers to be regressed.
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+        return method.fit(train, labels).predict(test)
 
 
 def vader(texts: Sequence[str], negative: int, positive: int) -> np.ndarray | None:

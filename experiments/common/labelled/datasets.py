@@ -35,16 +35,19 @@ class Examples(NamedTuple):
     Attributes:
       inputs: sequences ``[time, channels]``, or texts.
       labels: int ``[examples]``.
+      numbers: the place of each in its file, from 0; None for all, in their order.
       ratings: for the movie reviews, the mean rating of each snippet, from -4 to 4; otherwise None.
     """
 
     inputs: tuple[Any, ...]
     labels: np.ndarray
     ratings: np.ndarray | None = None
+    numbers: np.ndarray | None = None
 
     def take(self, rows: np.ndarray) -> "Examples":
         ratings = None if self.ratings is None else self.ratings[rows]
-        return Examples(tuple(self.inputs[row] for row in rows), self.labels[rows], ratings)
+        numbers = rows if self.numbers is None else self.numbers[rows]
+        return Examples(tuple(self.inputs[row] for row in rows), self.labels[rows], ratings, numbers)
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,15 @@ class Labelled:
     train: Examples
     test: Examples
     source: str
+
+    def num_repeated(self) -> int:
+        """How many examples of the test part are in the training part, too."""
+        known = {_contents(one) for one in self.train.inputs}
+        return sum(_contents(one) in known for one in self.test.inputs)
+
+
+def _contents(one: Any) -> Any:
+    return one if isinstance(one, str) else (one.shape, one.tobytes())
 
 
 ARCHIVE = {

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from experiments.common import runs
 from experiments.common.labelled.baselines import NAMES, baselines
+from experiments.common.labelled.datasets import Examples
 from experiments.common.labelled.pipeline import Classification
 from experiments.common.report import console, say
 from jaxrnn.training import Run, accuracy, confusion_matrix, macro_f1
@@ -55,7 +56,7 @@ def evaluate(classification: Classification, found: Sequence[Run], folder: Path)
         say(f"these methods without a network are better: {', '.join(better)}")
     runs.write_json(folder / "metrics.json", metrics)
     runs.write_json(folder / "history.json", [run.history for run in found])
-    write_predictions(folder / "predictions.csv", data.classes, probabilities, labels)
+    write_predictions(folder / "predictions.csv", data.classes, probabilities, data.test)
 
     from experiments.common.labelled import plots
 
@@ -92,13 +93,18 @@ def results_table(classification: Classification, compared: dict[str, float], me
 
 
 def write_predictions(
-    path: Path, classes: Sequence[str], probabilities: np.ndarray, labels: np.ndarray | None = None
+    path: Path, classes: Sequence[str], probabilities: np.ndarray, examples: Examples | None = None
 ) -> None:
-    """Write a row for each example: its number, its class if known, the predicted one, and all probabilities."""
+    """Write a row for each example.
+
+    It holds its place in its file, from 0, its class if known, the predicted one, and all probabilities.
+    """
+    numbers = None if examples is None else examples.numbers
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        known = [] if labels is None else ["label"]
+        known = [] if examples is None else ["label"]
         writer.writerow(["example", *known, "predicted", *(f"probability of {name}" for name in classes)])
-        for number, row in enumerate(probabilities):
-            label = [] if labels is None else [classes[labels[number]]]
+        for place, row in enumerate(probabilities):
+            label = [] if examples is None else [classes[examples.labels[place]]]
+            number = place if numbers is None else numbers[place]
             writer.writerow([number, *label, classes[row.argmax()], *(f"{p:.6f}" for p in row)])

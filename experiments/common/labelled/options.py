@@ -25,6 +25,8 @@ _POSITIVE = ("learning_rate", "batch_size", "epochs", "members")
 def _default(name: str) -> str:
     """The recipes' values of a field, for the help text."""
     values = {data: getattr(config, name) for data, config in RECIPES.items()}
+    for data, is_text in (("own sequences", False), ("own texts", True)):
+        values[data] = getattr(recipe("", is_text=is_text), name)
     if len(set(values.values())) == 1:
         return f"(default: {_short(next(iter(values.values())))})"
     return f"(default: {', '.join(f'{data} {_short(value)}' for data, value in values.items())})"

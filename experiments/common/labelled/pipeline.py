@@ -120,6 +120,24 @@ class Classification:
             )
         return SequencePreparation.fit(inputs, differences=config.differences, frame=config.frame)
 
+    def notes(self) -> list[str]:
+        """What a user should know of the data."""
+        notes, preparation, data = [], self.preparation, self.data
+        if isinstance(preparation, TextPreparation):
+            cut = sum(map(preparation.is_cut, (*data.train.inputs, *data.test.inputs)))
+            if cut:
+                longer = "one text is" if cut == 1 else f"{cut} texts are"
+                notes.append(
+                    f"{longer} longer than {preparation.longest} words; the words after these are not read"
+                )
+        repeated = data.num_repeated()
+        if repeated:
+            notes.append(
+                f"{repeated} of the {len(data.test.inputs)} test examples are in the training part, too: on new "
+                "examples the accuracy may be lower than on these"
+            )
+        return notes
+
     def features(self, one: Any) -> np.ndarray:
         """What the network reads of a sequence or a text."""
         return features_of(self.preparation, one)

@@ -31,7 +31,7 @@ class SequencePreparation:
     @classmethod
     def fit(cls, sequences: Sequence[np.ndarray], *, differences: bool, frame: int) -> "SequencePreparation":
         """Fit to the sequences ``[time, channels]`` of the training part."""
-        steps = np.concatenate(sequences)
+        steps = np.concatenate(sequences).astype(np.float64)  # squares of large values are no float32
         scales = steps.std(axis=0)
         return cls(
             tuple(steps.mean(axis=0).tolist()),

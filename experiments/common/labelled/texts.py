@@ -118,6 +118,10 @@ class TextPreparation:
         numbers = [self._numbers.get(word, UNKNOWN) for word in self._tokens(text)[: self.longest]]
         return np.array(numbers or [UNKNOWN], np.int32)
 
+    def is_cut(self, text: str) -> bool:
+        """Whether a text is longer than what is read of it."""
+        return len(text) > self.longest and len(self._tokens(text)) > self.longest
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 
 from experiments.common import runs
+from experiments.common.config import given
 from experiments.common.labelled.datasets import read
 from experiments.common.labelled.evaluation import write_predictions
 from experiments.common.labelled.options import Settings
@@ -23,8 +24,10 @@ from experiments.common.labelled.pipeline import (
 from experiments.common.labelled.recipes import Config
 from experiments.common.labelled.sequences import SequencePreparation
 from experiments.common.labelled.texts import TextPreparation
+from experiments.common.options import option
 from experiments.common.report import say
 from jaxrnn.data import bucket_by_length
+from jaxrnn.models import SequenceClassifier
 from jaxrnn.training import CheckpointStore, Run, TrainState, bucketed_outputs, make_initializer, pure_apply
 
 
@@ -72,6 +75,16 @@ class TrainedClassifier:
                 f"{', '.join(missing)} in {folder / runs.CHECKPOINTS}"
             )
 
+    def modules(self) -> list[SequenceClassifier]:
+        """The networks themselves, without dropout."""
+        made = []
+        for params in self.networks:
+            model = self.make_model(0)
+            nnx.update(model, params)
+            model.eval()
+            made.append(model)
+        return made
+
     def probabilities(self, inputs: tuple[Any, ...]) -> np.ndarray:
         """The mean probabilities of the networks, float64 ``[examples, classes]``."""
         features = [features_of(self.preparation, one) for one in inputs]
@@ -94,6 +107,11 @@ def _evaluated(folder: Path) -> int:
 
 def classify_with(folder: Path, settings: Settings) -> None:
     """Classify the examples of a file with the networks of a run, and write predictions.csv."""
+    unused = [option(name) for name in given(settings) if name not in ("data", "text_column", "label_column")]
+    if settings.resume:
+        unused.append("--resume")
+    if unused:
+        raise ValueError(f"--run trains nothing, so it does not take {', '.join(unused)}")
     if settings.data is None or settings.out is None:
         raise ValueError("--run needs --data, the file to classify, and --out, the folder for predictions.csv")
     path = settings.out / "predictions.csv"

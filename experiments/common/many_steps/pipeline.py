@@ -123,7 +123,7 @@ def run(settings: Settings, ctrl_c: CtrlC, *, forecast: bool = True) -> int:
         say(f"the run in {folder} is complete: nothing is left to train")
         return 0
     claim_devices(None)
-    ctrl_c.message = f"interrupted; the checkpoints are in {folder}, and --resume continues from them"
+    ctrl_c.message = f"interrupted; what is saved of the run is in {folder}, and --resume continues it"
     try:
         metrics = judge(settings, model, panel, origins, folder) if origins else unjudged(settings, panel)
         if not forecast:
