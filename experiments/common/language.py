@@ -34,6 +34,7 @@ def make_model(config: LanguageConfig, vocabulary_size: int) -> LanguageModel:
         embedding_features=config.embedding,
         cell=config.cell,
         tie_head=config.tie_head,
+        dropout=config.dropout,
         rngs=nnx.Rngs(config.seed),
     )
 
@@ -91,7 +92,9 @@ class Modelling:
     def make_model(self) -> LanguageModel:
         return make_model(self.config, self.text.vocabulary_size)
 
-    def train_apply(self, params: Any, inputs: Array, carry: Any) -> tuple[Any, Array]:
+    def train_apply(
+        self, params: Any, inputs: Array, carry: Any, *, key: Array | None = None
+    ) -> tuple[Any, Array]:
         """The model on ``inputs [batch, time, 2]``: the tokens, and 1 where the carry returns to zeros first."""
         model = nnx.merge(self._graphdef, params)
         return model(
@@ -100,6 +103,7 @@ class Modelling:
             resets=inputs[..., 1] == 1,
             reset_carry="zeros",
             return_carry=True,
+            dropout_key=key,
         )
 
     def _training_starts(self) -> np.ndarray:

@@ -30,6 +30,7 @@ class LanguageConfig:
       hidden: units of every layer.
       embedding: size of a character's vector.
       tie_head: whether the head uses the embedding.
+      dropout: share of the outputs of the embedding and of every layer that are dropped in training.
       window: characters through which gradients flow back; the carry goes on from window to window.
       batch_size: places of the text that are read side by side.
       passes: how often the training part is read.
@@ -44,6 +45,7 @@ class LanguageConfig:
     hidden: tuple[int, ...] = (256, 256)
     embedding: int = 64
     tie_head: bool = False
+    dropout: float = 0.0
     window: int = 64
     batch_size: int = 16
     passes: int = 3
@@ -54,6 +56,8 @@ class LanguageConfig:
 
     def __post_init__(self) -> None:
         check_network(self, _POSITIVE)
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"--dropout must be at least 0 and below 1, not {self.dropout}")
         if self.tie_head and self.embedding != self.hidden[-1]:
             raise ValueError(
                 f"--tie-head needs --embedding {self.hidden[-1]}, the size of the top layer, not {self.embedding}"
@@ -61,6 +65,7 @@ class LanguageConfig:
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "LanguageConfig":
+        record = {"dropout": 0.0, **record}  # which runs from before this option do not have
         names = {f.name for f in fields(cls)}
         if set(record) != names:
             wrong = ", ".join(sorted(set(record) ^ names))
@@ -105,6 +110,15 @@ class Settings:
         FlagCreatePairsOff[bool],
         arg(help="Use the characters' vectors in the head, too.", help_behavior_hint=""),
     ] = False
+    dropout: Annotated[
+        float | None,
+        arg(
+            metavar="SHARE",
+            help="Share of the characters' vectors and of every layer's outputs that is dropped in training. It "
+            "helps where a text is read many times.",
+            help_behavior_hint=default("dropout"),
+        ),
+    ] = None
     window: Annotated[
         int | None,
         arg(

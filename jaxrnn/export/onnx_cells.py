@@ -28,7 +28,14 @@ from jaxrnn.checks import Cell
 from jaxrnn.export.onnx_equations import UntranslatableError
 from jaxrnn.export.onnx_graph import OLDEST_OPSET, Graph, Kernel
 from jaxrnn.export.onnx_linear import linear_equations
-from jaxrnn.export.onnx_scan import ExportedCell, append_equations, append_step, input_projection, scan_cell
+from jaxrnn.export.onnx_scan import (
+    ExportedCell,
+    Resets,
+    append_equations,
+    append_step,
+    input_projection,
+    scan_cell,
+)
 from jaxrnn.layers.flax_cells import carry_for_engine, translated
 from jaxrnn.layers.sequence import first_carry
 from jaxrnn.ops.activations import ACTIVATIONS
@@ -170,7 +177,7 @@ def run_layer(
     carries: Sequence[Any],
     *,
     reverses: Sequence[bool],
-    resets: str | None = None,
+    resets: Resets | None = None,
 ) -> list[Direction]:
     """Append one layer.
 
@@ -184,7 +191,7 @@ def run_layer(
       lengths: int32 ``[batch]``, or None.
       carries: for each cell the parts of its first carry, each ``[batch, hidden]``; None for the cell's own.
       reverses: whether each cell runs from the last step to the first.
-      resets: bool ``[time, batch, 1]``, or None.
+      resets: where the carry returns to its first one, or None.
 
     Returns:
       What each cell computes.

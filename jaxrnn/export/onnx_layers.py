@@ -9,7 +9,7 @@ import numpy as np
 from jaxrnn.checks import Cell
 from jaxrnn.export.onnx_cells import exported_cell, run_layer
 from jaxrnn.export.onnx_graph import Graph
-from jaxrnn.export.onnx_scan import ExportedCell
+from jaxrnn.export.onnx_scan import ExportedCell, Resets
 from jaxrnn.layers import RNN, Bidirectional, StackedRNN
 from jaxrnn.layers.arguments import errors_of
 from jaxrnn.layers.rnn import concatenate_features
@@ -74,7 +74,7 @@ def run_layers(
     sequence: str,
     lengths: str | None,
     carries: list[list[Any]],
-    resets: str | None = None,
+    resets: Resets | None = None,
 ) -> tuple[str, list[list[tuple[str, ...]]]]:
     """Append layers.
 
@@ -84,7 +84,7 @@ def run_layers(
       sequence: ``[time, batch, in_features]``.
       lengths: int32 ``[batch]``, or None.
       carries: of each layer, for each cell, the parts of its first carry or None.
-      resets: bool ``[time, batch, 1]``, or None.
+      resets: where the carry returns to its first one, or None.
 
     Returns:
       The outputs, ``[time, batch, features]`` or, of the last step alone, ``[batch, features]``, and the final

@@ -12,7 +12,8 @@ from jaxrnn.export.files import PathLike, free_path, package, version, write_fil
 from jaxrnn.export.onnx_cells import run_step
 from jaxrnn.export.onnx_graph import OLDEST_OPSET, Dim, Graph
 from jaxrnn.export.onnx_models import plan_of, run_model
-from jaxrnn.export.stablehlo import require_evaluation, require_parameters
+from jaxrnn.export.onnx_scan import Resets
+from jaxrnn.export.stablehlo import require_evaluation, require_parameters, returns_to_zeros
 from jaxrnn.layers import RNN
 
 
@@ -24,6 +25,7 @@ def to_onnx(
     time: int | None = None,
     seq_lengths: bool = False,
     resets: bool = False,
+    reset_carry: str | None = None,
     initial_carry: bool = False,
     return_carry: bool | None = None,
     opset: int = 17,
@@ -61,6 +63,7 @@ def to_onnx(
       seq_lengths: whether the model also takes ``seq_lengths``, from 0 to time.
       resets: whether the model also takes ``resets``: before a step where one is true, that row
         returns to its first carry.
+      reset_carry: ``"zeros"`` lets it return to zeros instead, as in :class:`jaxrnn.RNN`.
       initial_carry: whether the model also takes the first carry; a cell always does.
       return_carry: whether it returns the final carry; None does what the model does. A cell returns it.
       opset: version of ONNX's operators, 14 or later; runtimes know those up to their own.
@@ -96,6 +99,7 @@ def to_onnx(
     onnx = package("onnx")
     free = None if path is None else free_path(path, overwrite)
     seq_lengths, resets = checks.flag("seq_lengths", seq_lengths), checks.flag("resets", resets)
+    to_zeros = returns_to_zeros(reset_carry, resets)
     initial_carry = checks.flag("initial_carry", initial_carry) or is_cell
     return_carry = checks.flag("return_carry", return_carry, bool(getattr(model, "return_carry", is_cell)))
     opset, newest = checks.positive_integer("opset", opset), onnx.defs.onnx_opset_version()
@@ -122,7 +126,7 @@ def to_onnx(
     else:
         inputs = graph.input("inputs", lead, np.int32)
     lengths = graph.input("seq_lengths", [batch_size], np.int32) if seq_lengths else None
-    reset = graph.input("resets", lead, np.bool_) if resets else None
+    reset = Resets(graph.input("resets", lead, np.bool_), to_zeros) if resets else None
     carries: list[list[Any]] = [[None] * len(layer.cells) for layer in layers]
     if initial_carry:
         carries = [

@@ -10,7 +10,7 @@ from flax import nnx
 from jaxrnn.cells.inference import QuantizedKernel
 from jaxrnn.export.onnx_graph import Graph, Kernel
 from jaxrnn.export.onnx_layers import Plan, plan_of_bidirectional, plan_of_rnn, plan_of_stack, run_layers
-from jaxrnn.export.onnx_scan import valid_steps
+from jaxrnn.export.onnx_scan import Resets, valid_steps
 from jaxrnn.layers import RNN, Bidirectional, StackedRNN
 from jaxrnn.models import LanguageModel, RNNForecaster, SequenceClassifier
 
@@ -59,7 +59,7 @@ def run_model(
     inputs: str,
     lengths: str | None,
     carries: list[list[Any]],
-    resets: str | None = None,
+    resets: Resets | None = None,
 ) -> tuple[str, list[list[tuple[str, ...]]]]:
     """Append a model.
 
@@ -69,7 +69,7 @@ def run_model(
       inputs: as the model takes them.
       lengths: int32 ``[batch]``, or None.
       carries: of each layer, for each cell, the parts of its first carry or None.
-      resets: bool, as the model takes them, or None.
+      resets: bool, in the shape in which the model takes them, or None.
 
     Returns:
       The outputs as the model returns them, and the final carries.
@@ -81,8 +81,8 @@ def run_model(
         steps = inputs if time_major else graph.add("Transpose", inputs, perm=[1, 0])
         sequence = graph.rows(plan.table, steps, "embedding")
     if resets is not None:
-        steps = resets if time_major else graph.add("Transpose", resets, perm=[1, 0])
-        resets = graph.add("Unsqueeze", steps, graph.integers(2))
+        steps = resets.steps if time_major else graph.add("Transpose", resets.steps, perm=[1, 0])
+        resets = resets._replace(steps=graph.add("Unsqueeze", steps, graph.integers(2)))
     result, finals = run_layers(graph, plan.layers, sequence, lengths, carries, resets)
     if plan.pooling is not None:
         result = plan.pooling(graph, result, lengths)

@@ -53,6 +53,18 @@ class ExportedCell(NamedTuple):
         return self.recurrent_kernel.shape[0]
 
 
+class Resets(NamedTuple):
+    """Where the carry of a row returns to its first one.
+
+    Attributes:
+      steps: bool ``[time, batch, 1]``.
+      to_zeros: whether it returns to zeros instead.
+    """
+
+    steps: str
+    to_zeros: bool = False
+
+
 def append_equations(
     body: Graph, cell: ExportedCell, carry: tuple[str, ...], xw: str, rh: str
 ) -> tuple[tuple[str, ...], str]:
@@ -118,7 +130,7 @@ def scan_cell(
     carry: tuple[str, ...] | None,
     *,
     reverse: bool,
-    resets: str | None = None,
+    resets: Resets | None = None,
 ) -> tuple[str, tuple[str, ...]]:
     """Append one direction of a layer: its outputs ``[time, batch, hidden]`` and the parts of its final carry."""
     xw = input_projection(graph, cell, x)
@@ -131,7 +143,7 @@ def scan_cell(
     if lengths is not None:
         sequences.append(valid_steps(graph, shape, lengths))
     if resets is not None:
-        sequences.append(resets)
+        sequences.append(resets.steps)
     body = graph.loop_body()
     before = tuple(body.input(graph.new_name(f"{part}_before"), ["batch", cell.hidden]) for part in cell.parts)
     xw_t = body.input(graph.new_name("xw"), ["batch", cell.kernel.shape[1]])
@@ -139,7 +151,8 @@ def scan_cell(
     start = before
     if resets is not None:
         reset = body.input(graph.new_name("reset"), ["batch", 1], np.bool_)
-        start = tuple(body.add("Where", reset, first, old) for first, old in zip(carry, before))
+        firsts = [body.constant(0.0)] * len(carry) if resets.to_zeros else carry
+        start = tuple(body.add("Where", reset, first, old) for first, old in zip(firsts, before))
     after, y = append_step(body, cell, start, xw_t)
     if valid is not None:
         after = tuple(body.add("Where", valid, new, old) for new, old in zip(after, before))

@@ -27,6 +27,8 @@ def to_stablehlo(
     time: int | None = None,
     features: int | Sequence[int] | None = None,
     seq_lengths: bool = False,
+    resets: bool = False,
+    reset_carry: str | None = None,
     initial_carry: bool = False,
     return_carry: bool | None = None,
     platforms: Sequence[str] = PLATFORMS,
@@ -47,6 +49,8 @@ def to_stablehlo(
       features: size of the last axis of the inputs, or a sequence of sizes of several; None takes that of the
         model's first cell.
       seq_lengths: whether the program also takes ``seq_lengths``, int32 ``[batch]``.
+      resets: whether the program also takes ``resets``, bool ``[batch, time]``.
+      reset_carry: ``"zeros"``, or None for the first carry: what they return to, as in :class:`jaxrnn.RNN`.
       initial_carry: whether the program also takes ``initial_carry``, a tuple of arrays in the order of
         ``jax.tree.leaves`` of the model's carry.
       return_carry: whether the program returns ``(carry, outputs)``, the carry as such a tuple; None does what
@@ -55,9 +59,9 @@ def to_stablehlo(
       overwrite: whether a file that exists may be replaced.
 
     Returns:
-      The serialised program. Loaded, it is called as ``program.call(inputs)``, with ``seq_lengths`` and
-      ``initial_carry`` as keyword arguments where they were asked for. The inputs are float32, or float64 where a
-      parameter is; tokens are int32.
+      The serialised program. Loaded, it is called as ``program.call(inputs)``, with ``seq_lengths``, ``resets``
+      and ``initial_carry`` as keyword arguments where they were asked for. The inputs are float32, or float64
+      where a parameter is; tokens are int32.
 
     Raises:
       ValueError: an argument is invalid or does not fit the model, the model is training with dropout, or the path
@@ -78,13 +82,19 @@ def to_stablehlo(
     if not isinstance(model, nnx.Module):
         raise ValueError(f"model must be a Flax module, not {checks.shown(model)}")
     free = None if path is None else free_path(path, overwrite)
-    seq_lengths, initial_carry = (
-        checks.flag("seq_lengths", seq_lengths),
-        checks.flag("initial_carry", initial_carry),
-    )
+    seq_lengths, resets = checks.flag("seq_lengths", seq_lengths), checks.flag("resets", resets)
+    to_zeros = returns_to_zeros(reset_carry, resets)
+    initial_carry = checks.flag("initial_carry", initial_carry)
     return_carry = checks.flag("return_carry", return_carry, default=bool(getattr(model, "return_carry", False)))
     require_evaluation(model)
-    require_parameters(model, seq_lengths=seq_lengths, initial_carry=initial_carry, return_carry=return_carry)
+    require_parameters(
+        model,
+        seq_lengths=seq_lengths,
+        resets=resets,
+        reset_carry=to_zeros,
+        initial_carry=initial_carry,
+        return_carry=return_carry,
+    )
     batch_size, steps = _sizes(batch, time)
     lead = (steps, batch_size) if getattr(model, "time_major", False) else (batch_size, steps)
     graphdef, state = nnx.split(model)
@@ -92,11 +102,13 @@ def to_stablehlo(
         inputs = jax.ShapeDtypeStruct(lead, jnp.int32)
     else:
         inputs = jax.ShapeDtypeStruct((*lead, *_features(model, features)), _dtype(state))
-    program = _Program(graphdef, state, return_carry)
+    program = _Program(graphdef, state, return_carry, {"reset_carry": reset_carry} if to_zeros else {})
     options: dict[str, Any] = {}
     with exported_programs(True):
         if seq_lengths:
             options["seq_lengths"] = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
+        if resets:
+            options["resets"] = jax.ShapeDtypeStruct(lead, jnp.bool_)
         if initial_carry:
             carry = jax.eval_shape(_Program(graphdef, state, True).carry, inputs)
             program.treedef = jax.tree.structure(carry)
@@ -111,8 +123,10 @@ def to_stablehlo(
 class _Program:
     """A model as a function of its inputs alone: the weights are constants, the carry is a plain tuple."""
 
-    def __init__(self, graphdef: Any, state: Any, return_carry: bool):
+    def __init__(self, graphdef: Any, state: Any, return_carry: bool, fixed: dict[str, Any] | None = None):
         self.graphdef, self.state, self.return_carry = graphdef, state, return_carry
+        self.fixed = fixed or {}
+        """Arguments of every call."""
         self.treedef: Any = None
         """Of the carry that the model takes; None where it takes none."""
         self.__name__ = "model"
@@ -134,7 +148,7 @@ class _Program:
             layers.remat_every = None  # for training: blocks of steps need a known number of them
         if "return_carry" in inspect.signature(model).parameters:
             options["return_carry"] = self.return_carry
-        return model(inputs, **options)
+        return model(inputs, **options, **self.fixed)
 
 
 def reads_tokens(model: Any) -> bool:
@@ -166,6 +180,18 @@ def require_parameters(model: nnx.Module, **wanted: bool) -> None:
             raise ValueError(
                 f"{name}=True needs a model that is called with {name}: a {type(model).__name__} is not"
             )
+
+
+def returns_to_zeros(reset_carry: Any, resets: bool) -> bool:
+    """Whether the carry returns to zeros where it is reset; a ValueError for anything that cannot be exported."""
+    if reset_carry not in (None, "zeros"):
+        raise ValueError(
+            f'reset_carry must be "zeros", or None for the first carry, not {checks.shown(reset_carry)}: an '
+            "exported model has no other"
+        )
+    if reset_carry and not resets:
+        raise ValueError("reset_carry is what resets return to: add resets=True")
+    return reset_carry is not None
 
 
 def _sizes(batch: int | None, time: int | None) -> tuple[Any, Any]:

@@ -16,7 +16,8 @@ from jaxrnn.ops.compilation import options_for_one_call
 Apply = Callable[[Any, Array, Any], tuple[Any, Array]]
 """``(params, inputs, carry) -> (carry, predictions)``; a carry of None means the model's own initial carry.
 
-Functions of :func:`pure_apply` take an array of inputs, or :class:`Sequences`.
+Functions of :func:`pure_apply` take an array of inputs, or :class:`Sequences`. A function that also has a keyword
+``key=None`` gets a random key at every training step, for dropout, and none where nothing is to be dropped.
 """
 
 Model = nnx.Module | Callable[[], nnx.Module]
@@ -98,7 +99,13 @@ class _ModelApply:
 
 def with_key(apply: Apply, key: Array) -> Apply:
     """The function of a model that is training: what is random in it, such as dropout, comes from this key."""
-    return partial(apply, key=key) if isinstance(apply, _ModelApply) else apply
+    try:
+        parameter = inspect.signature(apply).parameters.get("key")
+    except (TypeError, ValueError):  # a callable whose parameters are not known
+        return apply
+    takes_key = parameter is not None and parameter.kind is parameter.KEYWORD_ONLY and parameter.default is None
+    call: Any = apply
+    return partial(call, key=key) if takes_key else apply
 
 
 def pure_apply(model: Model) -> tuple[Apply, Any]:

@@ -5,9 +5,11 @@ import json
 import os
 import re
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from flax import nnx
@@ -92,9 +94,23 @@ def test_a_run_that_ctrl_c_stops_keeps_its_best_and_goes_on_exactly(finished, te
     assert (out / "sample.txt").read_bytes() == (finished / "sample.txt").read_bytes()
 
 
+def test_dropout_changes_the_training_alone(finished, text):
+    config = LanguageConfig.from_json(json.loads((finished / "config.json").read_text())["config"])
+    plain, dropping = (models.Modelling(replace(config, dropout=rate), load_text(str(text))) for rate in (0, 0.5))
+    trained = []
+    for modelling in (plain, dropping, dropping):
+        state, epoch = modelling.start()
+        trained.append(epoch(state)[0])
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), trained[1].params, trained[2].params))
+    assert not jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), trained[0].params, trained[1].params))
+    end = len(plain.text.tokens)
+    assert plain.bits(plain.params, end - 50, end) == dropping.bits(plain.params, end - 50, end)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--dropout", "1"], "--dropout must be at least 0 and below 1, not 1.0"),
         (["--text", "nowhere.txt"], "--text nowhere.txt: there is no such file, and the only named text is kjv"),
         (["--cell", "lstn"], "unknown cell 'lstn'; available:"),
         (["--tie-head", "--embedding", "3"], "--tie-head needs --embedding 256"),

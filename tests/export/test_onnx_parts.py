@@ -39,7 +39,15 @@ def test_resets_in_every_cell(cell, randomized):
         options: dict[str, Any] = dict(seq_lengths=lengths, initial_carry=carry, resets=RESETS)
         return model(X, **options, return_carry=True)
 
+    @jax.jit
+    def to_zeros(carry):
+        options: dict[str, Any] = dict(initial_carry=carry, resets=RESETS, reset_carry="zeros")
+        return model(X, **options, return_carry=True)
+
     given = random_like(jax.eval_shape(lambda: model.initialize_carry((4, 3))))
+    finals, outputs = to_zeros(given)
+    data = to_onnx(model, initial_carry=True, resets=True, reset_carry="zeros", return_carry=True)
+    assert_close(run(data, X, None, given, RESETS), outputs, finals, setup="zeros")
     for with_lengths, with_carry in ((False, True), (True, False), (True, True)):
         lengths = LENGTHS if with_lengths else np.full(4, 6, np.int32)
         carry = given if with_carry else jax.tree.map(np.zeros_like, given)

@@ -150,6 +150,18 @@ def test_sizes_may_be_fixed_and_time_may_come_first():
     assert str(program.in_avals[0]) == "float32[batch,5,3]"
 
 
+@pytest.mark.parametrize("reset_carry", [None, "zeros"])
+def test_resets(reset_carry):
+    model = jaxrnn.GRU(3, 4, return_carry=True, rngs=nnx.Rngs(0))
+    x, resets = jnp.ones((2, 5, 3)), jnp.arange(10).reshape(2, 5) % 4 == 2
+    carry = (jnp.full((2, 4), 0.5),)
+    data = to_stablehlo(model, resets=True, reset_carry=reset_carry, initial_carry=True)
+    (last,), outputs = jax.export.deserialize(bytearray(data)).call(x, resets=resets, initial_carry=carry)
+    expected = model(x, resets=resets, reset_carry=reset_carry, initial_carry=carry)
+    for ours, theirs in zip((last, outputs), (expected[0][0], expected[1])):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
 def test_models_of_tokens():
     tokens = jnp.asarray(np.random.RandomState(0).randint(0, 7, (3, 5)), jnp.int32)
     lengths = jnp.array([5, 2, 4], jnp.int32)
@@ -177,6 +189,8 @@ def test_what_cannot_be_exported_is_said(tmp_path):
         (jaxrnn.GRU(3, 4, rngs=rngs), dict(batch=0), "batch must be a positive integer, not 0"),
         (jaxrnn.GRU(3, 4, rngs=rngs), dict(platforms=["gpu"]), "platforms must be one or more of cpu, cuda"),
         (jaxrnn.GRU(3, 4, rngs=rngs), dict(path=tmp_path), "is a folder"),
+        (jaxrnn.GRU(3, 4, rngs=rngs), dict(reset_carry="zeros"), "reset_carry is what resets return to: add"),
+        (jaxrnn.GRU(3, 4, rngs=rngs), dict(resets=True, reset_carry=0), 'must be "zeros", or None for .* not 0'),
         (3, {}, "model must be a Flax module, not 3"),
     ]
     for model, options, message in refused:

@@ -1,8 +1,10 @@
 """Which models can be trained, what is said of those that cannot, and the way back from parameters to a model."""
 
 import math
+from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -121,6 +123,31 @@ def test_an_epoch_says_that_it_needs_a_function_of_parameters(apply):
         windowed(apply)
     with pytest.raises(ValueError, match=r"pure_apply\(model\)"):
         training.make_train_step(apply, training.make_optimizer("sgd", 0.1))
+
+
+def test_a_function_of_ones_own_gets_a_key_for_its_dropout():
+    def noisy(params, inputs, carry, *, key=None):
+        return carry, params * inputs + (0 if key is None else jax.random.normal(key, inputs.shape))
+
+    optimizer = training.make_optimizer("sgd", 1e-12)  # of which a parameter of 1 does not change
+    batch = training.Batch(SERIES[None, :9], SERIES[None, 1:10], jnp.ones(1))
+
+    def losses(apply: Any) -> list[float]:
+        step, state = (
+            training.make_train_step(apply, optimizer),
+            training.TrainState.create(jnp.ones(1), optimizer),
+        )
+        found = []
+        for _ in range(2):
+            state, metrics = step(state, batch)
+            found.append(float(metrics.loss))
+        return found
+
+    first, second = losses(noisy)
+    assert first != second  # another key at each step
+    assert losses(noisy) == [first, second]
+    bound = losses(partial(noisy, key=jax.random.key(0)))  # a key that is given stays
+    assert bound[0] == bound[1] != first
 
 
 def test_keyword_arguments_that_a_wrapper_passes_on_reach_the_model():
