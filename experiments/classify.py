@@ -15,8 +15,8 @@ source distribution. Without it, the command says how to get it.) Your own data:
 
 A network reads a sequence in both directions, the outputs of all steps are pooled into one vector, and a dense
 layer turns it into probabilities of the classes. --members networks are trained, each without another fold of the
-training part, which decides which of its epochs is best; their mean probability decides. Nothing is chosen on the
-test part.
+training part: its epoch with the lowest loss there is the best one. Their mean probability decides. Nothing is
+chosen on the test part.
 
 Everything is written into one run folder: config.json, metrics.json, history.json, predictions.csv, confusion.png,
 learning_curve.png and the checkpoints. Ctrl-C, SIGTERM and closing the terminal save the run and stop it (exit
@@ -85,6 +85,9 @@ def run_experiment(settings: Settings) -> int:
     found, code = train(classification, folder, settings, partial(write, new=False))
     found = [run for run in found if run.stopping.best_epoch]  # the last one may have been stopped too early
     if code == EXIT_CODES["terminated"] or not found:  # after SIGTERM there is no time to draw
+        if code in EXIT_CODES.values():
+            what = "stopped by a signal" if found else "stopped before a network had finished an epoch"
+            say(f"{what}: --resume continues the run in {folder}")
         return code
     evaluate(classification, found, folder)
     say(f"everything is in {folder}")

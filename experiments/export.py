@@ -8,23 +8,36 @@
 
 Of a forecast, the ONNX and StableHLO models read windows [batch, time, features], float32, as the network was
 trained on them, and return forecasts in the units of the series. With the course recipe the windows are raw
-values, and the outputs are the forecasts themselves. The network of the tuned recipe corrects a moving average:
-load_run, of experiments.predict, gives the windows (forecasting.features) and the baseline to which the outputs
-are added (forecasting.prepared.baseline). On a CSV file the outputs have a unit of their own at each step:
-multiply them by forecasting.prepared.scale and by forecasting.choose(params).share before they are added. A
-stateful network also takes the carry that it begins with, zeros at first, and returns the next one. A run with
+values, and the outputs are the forecasts themselves. With the tuned recipe the network corrects a forecast without
+a network, its baseline, so windows and baseline must be made in Python, where jaxrnn is installed:
+
+    run = experiments.predict.load_run("runs/first")
+    run.forecasting.features                  # what the windows are cut from
+    run.forecasting.prepared.baseline         # what the outputs are added to
+    run.forecasting.prepared.scale            # on a CSV file the outputs are first multiplied by this
+    run.forecasting.choose(run.params).share  # and by this, which is printed, too
+
+A stateful network also takes the carry that it begins with, zeros at first, and returns the next one. A run with
 --horizon is not exported: jaxrnn.forecasting.Forecaster.load reads its model.
 
-Of a classification, the model reads sequences [batch, time, features], float32, or the numbers of words
-[batch, time], int32, and seq_lengths [batch], int32: steps beyond a row's length are padding. It returns the mean
-of the probabilities of all networks of the run, in the order of "classes" in the run's config.json, whose
-"preparation" says how sequences are scaled and which words have which number, from 1; 0 is every other word.
+Of a classification, the model is the mean of all networks of the run. It reads seq_lengths [batch], int32, beside
+the inputs, of which steps beyond a row's length are padding, and returns the probabilities of the classes. How the
+inputs are made is in "preparation" in config.json, and in the metadata of the ONNX model:
+
+    texts      the numbers of the words [batch, time], int32: "words" are numbered from 1, 0 is any other word. A
+               text in lower case is cut into words by the regular expression "pattern", and after "longest" of
+               them. A text without words is one 0.
+    sequences  [batch, time, features], float32: (values - "means") / "scales". If "differences", then the change
+               of every channel since the step before, 0 at the first step, follows as so many more channels. Then
+               each "frame" steps become one, side by side; an incomplete one repeats the last step. The lengths
+               count frames.
 
 Of a language model, it reads the numbers of characters [batch, time], int32, and the carry, and returns the logits
-of the character that follows each of them and the next carry. The characters of "preparation" in config.json are
-numbered from 1; 0 is every other one.
+of the character that follows each of them and the next carry. The characters of "preparation" in config.json,
+"characters" in the metadata, are numbered from 1; 0 is any other one.
 """
 
+import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,12 +99,14 @@ class Exported(NamedTuple):
       options: of to_onnx and to_stablehlo.
       reads: what the exported model reads.
       notes: what its user must know.
+      metadata: of an ONNX model.
     """
 
     model: Any
     options: dict[str, Any]
     reads: str
     notes: tuple[str, ...] = ()
+    metadata: dict[str, str] | None = None
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -128,9 +143,9 @@ def export(settings: Settings) -> None:
     if settings.to == "stablehlo":
         to_stablehlo(model, path, **exported.options)
     elif isinstance(model, MeanOfNetworks):
-        runs.write_file(path, mean_to_onnx(model))
+        runs.write_file(path, mean_to_onnx(model, exported.metadata or {}))
     else:
-        to_onnx(model, path, **exported.options)
+        to_onnx(model, path, metadata=exported.metadata, **exported.options)
     say(f"the model is in {path}; it reads {exported.reads}")
     for note in exported.notes:
         say(note)
@@ -148,7 +163,8 @@ def _forecaster(folder: Path) -> Exported:
         share = run.forecasting.choose(run.params).share
         if share == 0:
             notes.append("the run does not use this network: its forecasts are the baseline alone")
-        notes.append(f"a forecast is the baseline plus {share:g} x scale x its output, as --help explains")
+        else:
+            notes.append(f"a forecast is the baseline plus {share:g} x scale x its output, as --help explains")
     stateful = run.forecasting.stateful
     features = run.forecasting.features.shape[1]
     options = {"initial_carry": stateful, "return_carry": stateful}
@@ -162,13 +178,18 @@ def _classifier(folder: Path) -> Exported:
         reads = f"[batch, time, {trained.preparation.num_features}], float32"
     note = f"it returns the probabilities of the classes in {folder / runs.CONFIG}, in their order"
     mean = MeanOfNetworks(trained.modules())
-    return Exported(mean, {"seq_lengths": True}, f"{reads}, and the lengths", (note,))
+    metadata = {
+        "classes": json.dumps(trained.classes),
+        "preparation": json.dumps(trained.preparation.to_json()),
+    }
+    return Exported(mean, {"seq_lengths": True}, f"{reads}, and the lengths", (note,), metadata)
 
 
 def _language_model(folder: Path) -> Exported:
     run = load_language_run(folder)
     options = {"initial_carry": True, "return_carry": True}
-    return Exported(run.model, options, "[batch, time], int32, and the carry")
+    metadata = {"characters": run.characters}
+    return Exported(run.model, options, "[batch, time], int32, and the carry", metadata=metadata)
 
 
 if __name__ == "__main__":

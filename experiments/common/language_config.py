@@ -166,7 +166,10 @@ class Settings:
     out: Out = None
     resume: Annotated[
         FlagCreatePairsOff[bool],
-        arg(help="Continue the run in --out, or start it in an empty folder.", help_behavior_hint=""),
+        arg(
+            help="Continue the run in --out with its settings, or start it in an empty folder.",
+            help_behavior_hint="",
+        ),
     ] = False
     save_every: SaveEvery = 30.0
     save_every_steps: SaveEverySteps = None

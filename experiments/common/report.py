@@ -70,7 +70,7 @@ def epoch_progress(
         row = run.history[-1]
         text = (
             f"{before}epoch {run.epochs_run}/{epochs} loss {row['loss']:.4g} {name} {row[metric]:.4g} "
-            f"best {run.best_row.get(metric, float('nan')):.4g} ({run.stopping.best_epoch})"
+            f"best {run.best_row.get(metric, float('nan')):.4g} (epoch {run.stopping.best_epoch})"
         )
         # The first epoch of this process includes the compilation, so it does not count.
         seconds = [row["seconds"] for row in run.history[done + 1 :]]

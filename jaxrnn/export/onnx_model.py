@@ -1,5 +1,6 @@
 """Models as ONNX files."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -29,6 +30,7 @@ def to_onnx(
     initial_carry: bool = False,
     return_carry: bool | None = None,
     opset: int = 17,
+    metadata: Mapping[str, str] | None = None,
     overwrite: bool = False,
 ) -> bytes:
     """Export layers or a model as an ONNX model, weights included.
@@ -42,7 +44,7 @@ def to_onnx(
     Inputs and outputs of the ONNX model, float32 where nothing else is said; time comes first with ``time_major``:
 
     - ``inputs [batch, time, in_features]``, of a cell ``[batch, in_features]``, of a model of tokens int32
-      ``[batch, time]``;
+      ``[batch, time]``, from 0 to the number of tokens - 1;
     - ``seq_lengths``, int32 ``[batch]``, and ``resets``, bool ``[batch, time]``, if asked for;
     - ``initial_carry_0_h [batch, hidden]`` and so on, if asked for: the layer's number in a stack, ``forward`` or
       ``backward`` where it runs both ways (of a :class:`jaxrnn.Bidirectional` in another one,
@@ -67,6 +69,7 @@ def to_onnx(
       initial_carry: whether the model also takes the first carry; a cell always does.
       return_carry: whether it returns the final carry; None does what the model does. A cell returns it.
       opset: version of ONNX's operators, 14 or later; runtimes know those up to their own.
+      metadata: more texts by name, to be stored in the model, such as its classes or how inputs are prepared.
       overwrite: whether a file that exists may be replaced.
 
     Returns:
@@ -105,6 +108,10 @@ def to_onnx(
     opset, newest = checks.positive_integer("opset", opset), onnx.defs.onnx_opset_version()
     if not OLDEST_OPSET <= opset <= newest:
         raise ValueError(f"opset must be from {OLDEST_OPSET} to {newest}, the newest of onnx {onnx.__version__}")
+    texts = dict(metadata or {})
+    for name, text in texts.items():
+        if not isinstance(name, str) or not isinstance(text, str):
+            raise ValueError(f"metadata must be texts by name, not {checks.shown(text)} by {checks.shown(name)}")
     require_evaluation(model)
     if is_cell and time is not None:
         raise ValueError(f"{time=} does not fit a {type(model).__name__}, which computes one step: leave it out")
@@ -153,6 +160,7 @@ def to_onnx(
         "cells": [[f"{c.kind} {c.in_features} -> {c.hidden}" for c in layer.cells] for layer in layers],
         "jaxrnn_version": version(),
         "jax_version": jax.__version__,
+        **texts,
     }
     data = graph.finish(type(model).__name__, version(), description)
     if free is not None:

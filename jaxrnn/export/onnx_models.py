@@ -1,5 +1,6 @@
 """Models as ONNX graphs: the vectors of tokens, recurrent layers, a pooling over time, a head."""
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -100,7 +101,7 @@ def _plan_of_forecaster(model: RNNForecaster) -> ModelPlan:
     def scaled(graph: Graph, hidden: str) -> str:
         return graph.add("Mul", head(graph, hidden), graph.constant(scale, name="output_scale"))
 
-    return ModelPlan(_stack_of(model, model.layers), model.head.out_features, "forecasts", head=scaled)
+    return ModelPlan(_stack_of(model, model.layers), _width(model.head), "forecasts", head=scaled)
 
 
 def _plan_of_classifier(model: SequenceClassifier) -> ModelPlan:
@@ -113,9 +114,9 @@ def _plan_of_classifier(model: SequenceClassifier) -> ModelPlan:
         )
     return ModelPlan(
         plans[-1]._replace(layers=layers),
-        model.num_classes,
+        _width(model.head),
         "logits",
-        None if model.embedding is None else _kernel_of(model.embedding.embedding),
+        None if model.embedding is None else _table(model, model.embedding),
         poolings[model.pooling],
         _dense(model, model.head),
     )
@@ -124,7 +125,7 @@ def _plan_of_classifier(model: SequenceClassifier) -> ModelPlan:
 def _plan_of_language_model(model: LanguageModel) -> ModelPlan:
     if type(model).logits is not LanguageModel.logits:
         raise ValueError(f"a {type(model).__name__} has logits of its own, which cannot be exported to ONNX")
-    table, bias = _kernel_of(model.embedding.embedding), np.asarray(model.bias[...], np.float32)
+    table, bias = _table(model, model.embedding), np.asarray(model.bias[...], np.float32)
     product = None if model.head is None else _dense(model, model.head)
 
     def logits(graph: Graph, hidden: str) -> str:
@@ -159,11 +160,7 @@ def _stack_of(model: Any, layers: Any) -> Plan:
 
 def _dense(model: Any, linear: Any) -> Callable[[Graph, str], str]:
     """Appends ``x @ kernel + bias``."""
-    if type(linear) is not nnx.Linear:
-        raise ValueError(
-            f"a {type(model).__name__} with a {type(linear).__name__} cannot be exported to ONNX, only with an "
-            "nnx.Linear"
-        )
+    _require(model, linear, nnx.Linear, "dot_general", "promote_dtype")
     kernel = _kernel_of(linear.kernel)
     bias = None if linear.bias is None else np.asarray(linear.bias[...], np.float32)
 
@@ -172,6 +169,30 @@ def _dense(model: Any, linear: Any) -> Callable[[Graph, str], str]:
         return products if bias is None else graph.add("Add", products, graph.constant(bias, name="head_bias"))
 
     return append
+
+
+def _table(model: Any, embedding: Any) -> Kernel:
+    _require(model, embedding, nnx.Embed, "promote_dtype")
+    return _kernel_of(embedding.embedding)
+
+
+def _width(linear: Any) -> int:
+    return linear.kernel.shape[1]
+
+
+def _require(model: Any, part: Any, kind: type, *functions: str) -> None:
+    """A ValueError unless a part of a model is of this kind, and has the functions that it has by default."""
+    if type(part) is not kind:
+        raise ValueError(
+            f"a {type(model).__name__} with a {type(part).__name__} cannot be exported to ONNX, only with an "
+            f"nnx.{kind.__name__}"
+        )
+    usual = inspect.signature(kind.__init__).parameters
+    for name in functions:
+        if getattr(part, name) is not usual[name].default:
+            raise ValueError(
+                f"a {type(model).__name__} whose nnx.{kind.__name__} has its own {name} cannot be exported to ONNX"
+            )
 
 
 def _kernel_of(parameter: Any) -> Kernel:

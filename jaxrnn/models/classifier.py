@@ -124,7 +124,8 @@ class SequenceClassifier(nnx.Module):
         """Classify sequences.
 
         Args:
-          inputs: ``[batch, time, in_features]``; with ``vocabulary``, integers ``[batch, time]``.
+          inputs: ``[batch, time, in_features]``; with ``vocabulary``, integers ``[batch, time]`` from 0 to
+            ``vocabulary - 1``.
           seq_lengths: integers ``[batch]``; steps beyond a row's length are padding.
           dropout_key: a random key for the dropout masks. Without one, nothing is dropped.
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import shutil
 import signal
 import tarfile
@@ -209,10 +210,23 @@ def test_texts_are_classified(tmp_path):
     metrics = read_json(out / "metrics.json")
     assert metrics["classes"] == ["bad", "good"] and metrics["baselines"]["bag_of_words"] == 1.0
     new = tmp_path / "new.csv"
-    new.write_text("text\na fine story\n")  # without labels
+    odd = "A Fine story, isn\u2019t it? " + "\u00dcber " * 30_000
+    new.write_text(f'text\na fine story\n"{odd}"\n', encoding="utf-8")  # without labels
     command = ["--data", str(new), "--run", str(out), "--out", str(tmp_path / "answers")]
     assert classify.main(command) == 0
-    assert (tmp_path / "answers" / "predictions.csv").read_text().count("\n") == 2
+    answers = list(csv.DictReader((tmp_path / "answers" / "predictions.csv").read_text().splitlines()))
+    assert len(answers) == 2
+    onnxruntime = pytest.importorskip("onnxruntime", reason="pip install 'jaxrnn[export]'")
+    assert export.main([str(out), "--to", "onnx"]) == 0
+    session = onnxruntime.InferenceSession(out / "model.onnx", providers=["CPUExecutionProvider"])
+    metadata = session.get_modelmeta().custom_metadata_map
+    of = json.loads(metadata["preparation"])  # all that a program needs to know
+    for text, answer in zip(("a fine story", odd), answers):
+        words = re.findall(of["pattern"], text.lower())[: of["longest"]]
+        numbers = np.array([[of["words"].index(w) + 1 if w in of["words"] else 0 for w in words]], np.int32)
+        feed = {"inputs": numbers, "seq_lengths": np.array([len(words)], np.int32)}
+        expected = [float(answer[f"probability of {name}"]) for name in json.loads(metadata["classes"])]
+        np.testing.assert_allclose(session.run(None, feed)[0][0], expected, atol=0.01)  # here in float32
     assert classify.main([*command, "--label-column", "label"]) == 2  # asked for, and not there
 
 

@@ -11,7 +11,7 @@ from experiments.common.labelled.baselines import dtw_distances
 from experiments.common.labelled.datasets import Examples
 from experiments.common.labelled.options import Settings, resolve
 from experiments.common.labelled.pipeline import Classification
-from experiments.common.labelled.sequences import Augmentation, SequencePreparation
+from experiments.common.labelled.sequences import Augmentation, SequencePreparation, far_values
 
 RNG = np.random.default_rng(0)
 
@@ -39,6 +39,14 @@ def test_large_values_of_sequences_are_scaled():
     sequences = [np.full((3, 1), value, np.float32) for value in (1e38, -1e38)]
     preparation = SequencePreparation.fit(sequences, differences=False, frame=1)
     np.testing.assert_allclose(preparation.scaled(sequences[0]), 1)
+    assert dtw_distances(sequences, sequences)[0, 1] > dtw_distances(sequences, sequences)[0, 0] == 0
+
+
+def test_a_value_that_hides_all_others_is_named():
+    sequences = [np.arange(6.0).reshape(3, 2), np.array([[1.0, 2.0], [0.5, 1e6]])]
+    (note,) = far_values(sequences, [4, 9])
+    assert note.startswith("sequence 9 holds 1e+06 in channel 1: beside it the other values of this channel look")
+    assert far_values(sequences[:1], [4]) == []
 
 
 def test_every_class_has_an_example_to_test(tmp_path):

@@ -12,7 +12,7 @@ from flax import nnx
 import jaxrnn
 from jaxrnn.export import quantize, to_onnx
 from jaxrnn.models import LanguageModel, SequenceClassifier
-from tests.export.onnx_runs import TOLERANCE, distance, run
+from tests.export.onnx_runs import TOLERANCE, distance, run, session
 from tests.export.test_onnx_parts import LENGTHS, RESETS, X, random_like
 
 NEEDS = ("onnx", "onnxruntime")
@@ -96,6 +96,36 @@ def test_what_cannot_be_exported_is_named():
     model: Any = SequenceClassifier(3, 4, num_classes=2, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="initial_carry=True needs a model that is called with initial_carry"):
         to_onnx(model, initial_carry=True)
-    model.head = nnx.Einsum("bh,hc->bc", (4, 2), rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match="a SequenceClassifier with a Einsum cannot be exported to ONNX"):
-        to_onnx(model)
+
+    def tripled(*arguments: Any, **options: Any) -> Any:
+        return 3 * jax.lax.dot_general(*arguments, **options)
+
+    class Doubled(nnx.Embed):
+        def __call__(self, inputs):
+            return 2 * super().__call__(inputs)
+
+    r = nnx.Rngs(0)
+    words: Any = SequenceClassifier(3, 4, num_classes=2, vocabulary=5, rngs=r)
+    for changed, name, part, message in (
+        (model, "head", nnx.Einsum("bh,hc->bc", (4, 2), rngs=r), "a SequenceClassifier with a Einsum cannot be"),
+        (model, "head", nnx.Linear(4, 2, dot_general=tripled, rngs=r), "whose nnx.Linear has its own dot_general"),
+        (
+            words,
+            "embedding",
+            Doubled(5, 3, rngs=r),
+            "with a Doubled cannot be exported to ONNX, only with",
+        ),
+    ):
+        setattr(changed, name, part)
+        with pytest.raises(ValueError, match=message):
+            to_onnx(changed)
+    with pytest.raises(ValueError, match="metadata must be texts by name, not 1 by 'one'"):
+        to_onnx(jaxrnn.GRU(3, 4, rngs=r), metadata={"one": 1})  # pyright: ignore[reportArgumentType]
+
+
+def test_a_head_in_place_of_another_decides_how_many_outputs_there_are():
+    model = SequenceClassifier(3, 4, num_classes=2, rngs=nnx.Rngs(0))
+    model.head = nnx.Linear(4, 7, rngs=nnx.Rngs(1))
+    opened = session(to_onnx(model, metadata={"classes": "a to g"}))
+    assert opened.get_modelmeta().custom_metadata_map["classes"] == "a to g"
+    assert distance(opened.run(None, {"inputs": X})[0], model(jnp.asarray(X))) <= TOLERANCE

@@ -40,7 +40,7 @@ def baselines(data: Labelled) -> dict[str, float]:
 
 def _scaled(train: Sequence[np.ndarray], test: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Both parts with each channel scaled by the mean and the deviation of the training part."""
-    steps = np.concatenate(train)
+    steps = np.concatenate(train).astype(np.float64)  # squares of large values are no float32
     mean, scale = steps.mean(axis=0), steps.std(axis=0)
     scale = np.where(scale > 0, scale, 1)
     first, second = ([(one - mean) / scale for one in part] for part in (train, test))
@@ -58,7 +58,7 @@ def dtw_distances(train: Sequence[np.ndarray], test: Sequence[np.ndarray]) -> np
     >>> dtw_distances([up, flat], [np.array([[0.0], [0.0], [1.0], [2.0]])]).tolist()
     [[0.0, 5.0]]
     """
-    return np.stack([_dtw_to_all(train, one) for one in test])
+    return np.stack([_dtw_to_all(train, one.astype(np.float64)) for one in test])
 
 
 def _dtw_to_all(train: Sequence[np.ndarray], one: np.ndarray) -> np.ndarray:

@@ -29,8 +29,12 @@ class MeanOfNetworks(nnx.Module):
         return jnp.mean(jnp.stack([jax.nn.softmax(one) for one in logits]), axis=0)
 
 
-def mean_to_onnx(mean: MeanOfNetworks) -> bytes:
+def mean_to_onnx(mean: MeanOfNetworks, metadata: dict[str, str]) -> bytes:
     """An ONNX model with the inputs ``inputs`` and ``seq_lengths`` and the output ``probabilities``.
+
+    Args:
+      mean: of the networks.
+      metadata: texts to be stored in the model.
 
     Raises:
       ValueError: a network cannot be exported.
@@ -61,7 +65,7 @@ def mean_to_onnx(mean: MeanOfNetworks) -> bytes:
         producer_version=first.producer_version,
     )
     properties = {entry.key: entry.value for entry in first.metadata_props}
-    properties |= {"model": type(mean).__name__, "networks": str(len(files))}
+    properties |= {"model": type(mean).__name__, "networks": str(len(files)), **metadata}
     properties["outputs"] = json.dumps([{"name": "probabilities", "shape": ["batch", mean.num_classes]}])
     helper.set_model_props(model, properties)
     onnx.checker.check_model(model, full_check=True)

@@ -12,7 +12,7 @@ from flax import nnx
 
 from experiments.common.labelled.datasets import Labelled, folds
 from experiments.common.labelled.recipes import Config
-from experiments.common.labelled.sequences import Augmentation, SequencePreparation
+from experiments.common.labelled.sequences import Augmentation, SequencePreparation, far_values
 from experiments.common.labelled.texts import UNKNOWN, TextPreparation
 from jaxrnn.data import Buckets, bucket_by_length
 from jaxrnn.models import SequenceClassifier
@@ -130,6 +130,9 @@ class Classification:
                 notes.append(
                     f"{longer} longer than {preparation.longest} words; the words after these are not read"
                 )
+        else:
+            numbers = range(len(self.train)) if data.train.numbers is None else data.train.numbers.tolist()
+            notes += far_values(data.train.inputs, numbers)
         repeated = data.num_repeated()
         if repeated:
             notes.append(

@@ -76,6 +76,36 @@ class SequencePreparation:
         return cls(means, scales, record["differences"], record["frame"])
 
 
+FAR = 1e4
+"""A value is far from the others if it is so many times as far from the middle as three quarters of them."""
+
+
+def far_values(sequences: Sequence[np.ndarray], numbers: Sequence[int]) -> list[str]:
+    """Sentences about values that are so far from all others that these look alike to a network.
+
+    Args:
+      sequences: ``[time, channels]``.
+      numbers: what to call each.
+
+    >>> far_values([np.array([[0.0], [1.0], [2.0]]), np.array([[1.0], [1e6], [0.0]])], [4, 7])[0][:37]
+    'sequence 7 holds 1e+06 in channel 0: '
+    """
+    notes = []
+    for channel in range(sequences[0].shape[1]):
+        values = [one[:, channel].astype(np.float64) for one in sequences]
+        middle = np.median(np.concatenate(values))
+        usual = np.quantile(np.abs(np.concatenate(values) - middle), 0.75)
+        furthest = [np.abs(one - middle).max() for one in values]
+        place = int(np.argmax(furthest))
+        if furthest[place] > FAR * usual > 0:
+            value = values[place][np.abs(values[place] - middle).argmax()]
+            notes.append(
+                f"sequence {numbers[place]} holds {value:g} in channel {channel}: beside it the other values of "
+                "this channel look alike to the network, so remove it if it is an error"
+            )
+    return notes
+
+
 @dataclass(frozen=True)
 class Augmentation:
     """Changes a sequence at random each time that the network learns from it. Zero turns a part off.

@@ -62,6 +62,7 @@ def _without(path: Path, column: str, row: dict[str, Any], text_column: str) -> 
 
 
 def _csv_lines(path: Path, file: Any, suffix: str):
+    csv.field_size_limit(2**31 - 1)  # by default a cell with more than 128 KiB is an error
     reader = csv.DictReader(file, delimiter="\t" if suffix == ".tsv" else ",", restkey="further cells")
     for row in reader:
         if "further cells" in row:
@@ -123,7 +124,7 @@ class TextPreparation:
         return len(text) > self.longest and len(self._tokens(text)) > self.longest
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return asdict(self) | {"pattern": WORDS, "lower_case": True}
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "TextPreparation":
