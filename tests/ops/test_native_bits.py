@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import multiprocessing
 import os
 import re
 import subprocess
@@ -75,24 +74,17 @@ def test_the_number_of_threads_does_not_matter(cell, shape, masks, monkeypatch):
             assert a.tobytes() == b.tobytes(), (threads, jax.tree_util.keystr(path))
 
 
-def _spin() -> None:
-    while True:
-        pass
-
-
 @contextlib.contextmanager
 def busy_machine():
     """Twice as many processes that compute as there are processors. What compiles does so before."""
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_spin, daemon=True) for _ in range(2 * (os.cpu_count() or 1))]
-    for process in processes:
-        process.start()
+    command = [sys.executable, "-I", "-S", "-c", "while True: pass"]
+    processes = [subprocess.Popen(command) for _ in range(2 * (os.cpu_count() or 1))]
     try:
         yield
     finally:
         for process in processes:
             process.kill()
-            process.join()
+            process.wait()
 
 
 @needs_library

@@ -40,13 +40,19 @@ file = data.SeriesFile(sys.argv[1])
 series = jnp.asarray(file.take_windows(np.array([0]), 205)[0])
 targets = jnp.roll(series, -1, axis=0)
 mesh = jax.make_mesh((8,), ("batch",))
+shapes = {every: nnx.eval_shape(lambda every=every: Model(return_sequences=every)) for every in (False, True)}
+# The weights are drawn here, because the initialisers of so many layers take longer to compile than the training.
+random = np.random.default_rng(0)
+params = jax.tree.map(
+    lambda leaf: (random.normal(size=leaf.shape) / np.sqrt(leaf.shape[0])).astype(leaf.dtype),
+    nnx.state(shapes[False], nnx.Param),
+)
 
 def train(kind, mesh):
     stateful = kind == "stateful"
-    make = lambda: Model(return_sequences=stateful)
-    apply, params = training.pure_apply(make)
+    apply = training.pure_apply(shapes[stateful])[0]
     optimizer = training.make_optimizer("sgd", 0.05)
-    carry = make().initialize_carry(batch) if stateful else None
+    carry = shapes[True].initialize_carry(batch) if stateful else None
     common = dict(window=window)
     if stateful:
         starts = jnp.asarray(data.sequential_starts(200, window, batch))            # 5 steps an epoch
