@@ -22,7 +22,7 @@ step. The derivation is backpropagation through time (Werbos 1990, doi:10.1109/5
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -155,6 +155,8 @@ def _forward(
 
     def body(carry, inputs):
         xw_t, valid_t, reset_t = inputs
+        if one_feature is not None:
+            xw_t = projected_by_gate(replace(one_feature, inputs=xw_t), hidden)
         if reset_t is not None:
             carry = select(reset_t, a.reset_carry, carry)
         rh = recurrent_projection(carry, a.recurrent_kernel, a.recurrent_bias, a.recurrent_scale)
@@ -179,12 +181,18 @@ def _forward(
             saved = (*saved, y)
         return new_carry, (out, saved)
 
-    # An array for each gate: on a CPU, XLA would cut one for all gates into gates at every step, which is slow.
-    single = a.xw.shape[0] == 1
-    xw = by_gate(projected(a.xw), hidden) if single else projected_by_gate(a.xw, hidden)
-    inputs = (xw, a.valid, a.resets)
-    carry, (ys, saved) = _loop(body, a.initial_carry, inputs, reverse, unroll)
     projection = a.xw if isinstance(a.xw, Projection) else None
+    # The projection of one feature is no product but a multiplication, which XLA fuses with the equations: that is
+    # faster than to write it for all steps, and to read it.
+    one_feature = None if projection is None or projection.inputs.shape[-1] != 1 else projection
+    if one_feature is not None:
+        xw = one_feature.inputs
+    elif a.xw.shape[0] == 1:
+        xw = by_gate(projected(a.xw), hidden)
+    else:
+        # An array for each gate: on a CPU, XLA would cut one for all gates at every step, which is slow.
+        xw = projected_by_gate(a.xw, hidden)
+    carry, (ys, saved) = _loop(body, a.initial_carry, (xw, a.valid, a.resets), reverse, unroll)
     return (carry, ys), (a._replace(xw=projection), ys, saved)
 
 
