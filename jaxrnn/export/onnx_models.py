@@ -106,7 +106,8 @@ def _plan_of_forecaster(model: RNNForecaster) -> ModelPlan:
 
 def _plan_of_classifier(model: SequenceClassifier) -> ModelPlan:
     plans = [_stack_of(model, stack) for stack in model.layers]
-    layers = tuple(plan.layers[0]._replace(name=str(number)) for number, plan in enumerate(plans))
+    layers = [layer for plan in plans for layer in plan.layers]
+    layers = tuple(layer._replace(name=str(number)) for number, layer in enumerate(layers))
     poolings: dict[str, Any] = {"last": None, "mean": _mean, "max": _maximum}
     if model.pooling == "attention":
         poolings["attention"] = partial(
