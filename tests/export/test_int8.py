@@ -115,6 +115,19 @@ def test_older_instruction_sets_compute_the_same():
 
 
 @needs_library
+@needs_library
+@pytest.mark.parametrize("name", ["tanh", "lstm", "gru"])
+def test_many_rows_have_the_bits_of_each_alone(name):
+    """They have their products in other tiles; one, two, three and four vectors to a panel."""
+    for hidden in (5, 13, 40):
+        cell = quantize(CELLS[name](3, hidden))
+        for rows in (7, 12, 19, 61):
+            inputs = np.random.default_rng(rows).normal(size=(rows, 3)).astype(np.float32)
+            together = jaxrnn.Streams(cell, rows, implementation="native").step(inputs)
+            alone = [jaxrnn.Streams(cell, 1, implementation="native").step(row[None])[0] for row in inputs]
+            assert together.tobytes() == np.stack(alone).tobytes(), (hidden, rows)
+
+
 def test_a_state_that_is_not_finite_stays_visible():
     cell = quantize(jaxrnn.LSTMCell(3, 8, rngs=nnx.Rngs(0)))
     streams = jaxrnn.Streams(cell, 3)

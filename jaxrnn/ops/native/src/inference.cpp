@@ -14,6 +14,7 @@ namespace jaxrnn::JAXRNN_ISA {
 namespace {
 
 constexpr int L = kLanes<float>;
+constexpr int kFewRows = 6;  // for which int8 columns are not widened before the product
 constexpr int kLine = 64 / sizeof(float);  // of the cache
 
 int vectors_of_hidden(const Layer& l) { return (l.hidden + L - 1) / L; }
@@ -79,6 +80,7 @@ struct Arrays {
   float* h[2];
   int16_t *integers_x, *integers_h;
   float *scale_x, *scale_h;
+  Shorts* columns;  // of a panel, as int16
   RowOfStep* rows;
   size_t size;
 
@@ -93,6 +95,8 @@ struct Arrays {
     take(integers_h, l.quantized ? most * padded(l.hidden) : 0);
     take(scale_x, most);
     take(scale_h, most);
+    const int deepest = std::max(padded(l.in_features), padded(l.hidden)) / 2;
+    take(columns, l.quantized && kWidenedRows[1] ? deepest * kMostVectors : 0);
     take(rows, most);
   }
 };
@@ -178,6 +182,30 @@ INLINE void integers(int rows, const int16_t* a, ptrdiff_t row, const int8_t* b,
   }
 }
 
+template <int N, int M = kWidenedRows[N]>
+INLINE void shorts(int rows, const int16_t* a, ptrdiff_t row, const Shorts* b, int depth, float* out) {
+  if constexpr (M > 0) {
+    if (rows == M) return tile_of_shorts<M, N>(a, row, b, padded(depth) / 2, out);
+    shorts<N, M - 1>(rows, a, row, b, depth, out);
+  }
+}
+
+// The products of all rows of a block and a panel of columns. With many rows the columns are widened once for all.
+template <int N>
+INLINE void products_of_integers(int rows, const int16_t* a, ptrdiff_t row, const int8_t* b, int depth, Shorts* columns,
+                                 float* out) {
+  constexpr int M = kIntegerRows<N>, kWidened = kWidenedRows[N];
+  if (kWidened && rows > kFewRows) {
+    const int count = padded(depth) / 2 * N;
+    for (int i = 0; i < count; i++) columns[i] = widen(b + i * (kVectorBytes / 2));
+    for (int m = 0; m < rows; m += kWidened) {
+      shorts<N>(std::min(kWidened, rows - m), a + m * row, row, columns, depth, out + m * N * L);
+    }
+    return;
+  }
+  for (int m = 0; m < rows; m += M) integers<N>(std::min(M, rows - m), a + m * row, row, b, depth, out + m * N * L);
+}
+
 // One panel of units at one step, for all rows of a block.
 template <class CellType, int kVectors>
 void step_panel_in_float(const Layer& l, const Panel& panel, const float* x, ptrdiff_t x_row, const float* h,
@@ -198,17 +226,14 @@ void step_panel_in_float(const Layer& l, const Panel& panel, const float* x, ptr
 template <class CellType, int kVectors>
 void step_panel_in_integers(const Layer& l, const Panel& panel, const Arrays& arrays, const RowOfStep* of_rows,
                             int rows) {
-  constexpr int N = CellType::kGates * kVectors, M = kIntegerRows<N>;
+  constexpr int N = CellType::kGates * kVectors;
   const ptrdiff_t first = (ptrdiff_t)panel.first * L * CellType::kGates;
   const int depth_x = padded(l.in_features), depth_h = padded(l.hidden);
   const int8_t* kernel = (const int8_t*)l.packed_kernel + first * depth_x;
   const int8_t* recurrent = (const int8_t*)l.packed_recurrent + first * depth_h;
   alignas(64) float of_x[kMostRows * N * L], of_h[kMostRows * N * L];
-  for (int b = 0; b < rows; b += M) {
-    const int count = std::min(M, rows - b);
-    integers<N>(count, arrays.integers_x + (ptrdiff_t)b * depth_x, depth_x, kernel, depth_x, of_x + b * N * L);
-    integers<N>(count, arrays.integers_h + (ptrdiff_t)b * depth_h, depth_h, recurrent, depth_h, of_h + b * N * L);
-  }
+  products_of_integers<N>(rows, arrays.integers_x, depth_x, kernel, depth_x, arrays.columns, of_x);
+  products_of_integers<N>(rows, arrays.integers_h, depth_h, recurrent, depth_h, arrays.columns, of_h);
   finish<CellType, kVectors, true>(l, panel, {of_x, of_h, arrays.scale_x, arrays.scale_h}, of_rows, rows);
 }
 

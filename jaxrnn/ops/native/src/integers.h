@@ -127,4 +127,50 @@ void tile_of_integers(const int16_t* a, ptrdiff_t row, const int8_t* b, int pair
   }
 }
 
+// Rows in a tile of N vectors of columns that are int16 already; 0 if it is never worth while to widen them first.
+#if defined(__AVX2__) && !defined(__AVX512BW__)
+constexpr int kWidenedRows[5] = {0, 6, 5, 3, 3};
+#else
+constexpr int kWidenedRows[5] = {};
+#endif
+
+// The product of a column in memory with a row: the accumulators of three rows and four vectors, the rows and this
+// product just fit into the 16 registers if the columns are read from memory where they are multiplied. A compiler
+// would load each once, and has no register for it.
+INLINE Shorts madd_from_memory(const Shorts* column, Shorts row) {
+#if defined(__AVX2__) && !defined(__AVX512BW__)
+  __m256i product;
+  asm("vpmaddwd %1, %2, %0" : "=x"(product) : "m"(*(const __m256i*)column), "x"((__m256i)row));
+  return (Shorts)product;
+#else
+  return *column * row;  // never called
+#endif
+}
+
+// As tile_of_integers, for a panel of columns as int16.
+template <int M, int N>
+void tile_of_shorts(const int16_t* a, ptrdiff_t row, const Shorts* b, int pairs, float* out) {
+  constexpr int L = kLanes<float>;
+  Ints sums[M][N];
+#pragma GCC unroll 12
+  for (int m = 0; m < M; m++)
+#pragma GCC unroll 4
+    for (int n = 0; n < N; n++) sums[m][n] = Ints{};
+  for (int k = 0; k < pairs; k++, b += N) {
+    Shorts left[M];
+#pragma GCC unroll 12
+    for (int m = 0; m < M; m++) left[m] = broadcast_pair(a + m * row + 2 * k);
+#pragma GCC unroll 4
+    for (int n = 0; n < N; n++) {
+#pragma GCC unroll 12
+      for (int m = 0; m < M; m++) sums[m][n] += (Ints)madd_from_memory(b + n, left[m]);
+    }
+  }
+#pragma GCC unroll 12
+  for (int m = 0; m < M; m++) {
+#pragma GCC unroll 4
+    for (int n = 0; n < N; n++) store<float>(out + (m * N + n) * L, __builtin_convertvector(sums[m][n], Vector<float>));
+  }
+}
+
 }  // namespace jaxrnn::JAXRNN_ISA
