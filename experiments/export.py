@@ -96,6 +96,7 @@ class Exported(NamedTuple):
 
     Attributes:
       model: the best one.
+      name: what to call it.
       options: of to_onnx and to_stablehlo.
       reads: what the exported model reads.
       notes: what its user must know.
@@ -103,6 +104,7 @@ class Exported(NamedTuple):
     """
 
     model: Any
+    name: str
     options: dict[str, Any]
     reads: str
     notes: tuple[str, ...] = ()
@@ -138,7 +140,7 @@ def export(settings: Settings) -> None:
     model: nnx.Module = quantize(exported.model) if settings.int8 else exported.model
     if settings.to == "safetensors":
         save_safetensors(model, path)
-        say(f"the parameters are in {path}")
+        say(f"the parameters of {exported.name} are in {path}")
         return
     if settings.to == "stablehlo":
         to_stablehlo(model, path, **exported.options)
@@ -146,7 +148,7 @@ def export(settings: Settings) -> None:
         runs.write_file(path, mean_to_onnx(model, exported.metadata or {}))
     else:
         to_onnx(model, path, metadata=exported.metadata, **exported.options)
-    say(f"the model is in {path}; it reads {exported.reads}")
+    say(f"{exported.name} is in {path}; it reads {exported.reads}")
     for note in exported.notes:
         say(note)
 
@@ -168,7 +170,8 @@ def _forecaster(folder: Path) -> Exported:
     stateful = run.forecasting.stateful
     features = run.forecasting.features.shape[1]
     options = {"initial_carry": stateful, "return_carry": stateful}
-    return Exported(run.model, options, f"[batch, time, {features}], float32", tuple(notes))
+    name = f"the model of epoch {run.best_epoch}"
+    return Exported(run.model, name, options, f"[batch, time, {features}], float32", tuple(notes))
 
 
 def _classifier(folder: Path) -> Exported:
@@ -182,14 +185,16 @@ def _classifier(folder: Path) -> Exported:
         "classes": json.dumps(trained.classes),
         "preparation": json.dumps(trained.preparation.to_json()),
     }
-    return Exported(mean, {"seq_lengths": True}, f"{reads}, and the lengths", (note,), metadata)
+    count = len(trained.networks)
+    name = "the network" if count == 1 else f"the mean of {count} networks"
+    return Exported(mean, name, {"seq_lengths": True}, f"{reads}, and the lengths", (note,), metadata)
 
 
 def _language_model(folder: Path) -> Exported:
     run = load_language_run(folder)
     options = {"initial_carry": True, "return_carry": True}
     metadata = {"characters": run.characters}
-    return Exported(run.model, options, "[batch, time], int32, and the carry", metadata=metadata)
+    return Exported(run.model, "the best model", options, "[batch, time], int32, and the carry", metadata=metadata)
 
 
 if __name__ == "__main__":
