@@ -199,10 +199,7 @@ class _Translation:
         if shape[:1] != (self.batch,) or result[:1] != (self.batch,):
             return None
         if name in _REDUCTIONS and 0 not in params["axes"]:
-            # The axes of all three are an input from version 18 on, those of the sum from 13 on.
-            if name == "reduce_sum" or body.opset >= 18:
-                return body.add(_REDUCTIONS[name], x, body.integers(*params["axes"]), keepdims=0)
-            return body.add(_REDUCTIONS[name], x, axes=list(params["axes"]), keepdims=0)
+            return body.reduced(_REDUCTIONS[name], x, *params["axes"])
         if name in ("reshape", "squeeze", "expand_dims"):
             return body.add("Reshape", x, body.integers(0, *result[1:]))  # 0: as it is
         if name == "broadcast_in_dim" and params["broadcast_dimensions"][0] == 0:

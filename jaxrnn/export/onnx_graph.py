@@ -86,11 +86,12 @@ class Graph:
             return self.add("Gather", self.constant(table.values, name=name), numbers, axis=0)
         return self._scaled(self.add("Gather", self._whole(table, name), numbers, axis=0), table.scale, name)
 
-    def maximum(self, values: str, axis: int) -> str:
-        """The largest along an axis, which is gone afterwards."""
-        if self.opset >= 18:
-            return self.add("ReduceMax", values, self.integers(axis), keepdims=0)
-        return self.add("ReduceMax", values, axes=[axis], keepdims=0)
+    def reduced(self, operator: str, values: str, *axes: int) -> str:
+        """ReduceSum, ReduceMax or ReduceMin over axes, which are gone afterwards."""
+        # The axes of all three are an input from version 18 on, those of the sum from 13 on.
+        if operator == "ReduceSum" or self.opset >= 18:
+            return self.add(operator, values, self.integers(*axes), keepdims=0)
+        return self.add(operator, values, axes=list(axes), keepdims=0)
 
     def integers(self, *values: int) -> str:
         """A constant of axes, sizes or indices."""

@@ -206,7 +206,7 @@ def _kernel_of(parameter: Any) -> Kernel:
 
 def _mean(graph: Graph, outputs: str, lengths: str | None) -> str:
     """The mean over the steps; outputs past the lengths are zero."""
-    total = graph.add("ReduceSum", outputs, graph.integers(0), keepdims=0)
+    total = graph.reduced("ReduceSum", outputs, 0)
     if lengths is None:
         steps = graph.add("Gather", graph.add("Shape", outputs), graph.integers(0))
     else:
@@ -218,10 +218,10 @@ def _mean(graph: Graph, outputs: str, lengths: str | None) -> str:
 def _maximum(graph: Graph, outputs: str, lengths: str | None) -> str:
     """The largest of each output; zero for a row without steps."""
     if lengths is None:
-        return graph.maximum(outputs, 0)
+        return graph.reduced("ReduceMax", outputs, 0)
     real = valid_steps(graph, graph.add("Shape", outputs), lengths)
     lowest = graph.constant(np.finfo(np.float32).min)
-    largest = graph.maximum(graph.add("Where", real, outputs, lowest), 0)
+    largest = graph.reduced("ReduceMax", graph.add("Where", real, outputs, lowest), 0)
     any_step = graph.add("Unsqueeze", graph.add("Less", graph.constant(0, np.int32), lengths), graph.integers(1))
     return graph.add("Where", any_step, largest, graph.constant(0.0))
 
@@ -242,4 +242,4 @@ def _attention(
         lowest = graph.constant(np.finfo(np.float32).min)
         weights = graph.add("Softmax", graph.add("Where", real, scores, lowest), axis=0)
         weights = graph.add("Where", real, weights, graph.constant(0.0))
-    return graph.add("ReduceSum", graph.add("Mul", weights, outputs), graph.integers(0), keepdims=0)
+    return graph.reduced("ReduceSum", graph.add("Mul", weights, outputs), 0)

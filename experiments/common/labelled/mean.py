@@ -17,12 +17,8 @@ class MeanOfNetworks(nnx.Module):
 
     def __init__(self, networks: Sequence[SequenceClassifier]):
         self.networks = nnx.List(networks)
-        first = networks[0]
-        self.in_features, self.vocabulary, self.num_classes = (
-            first.in_features,
-            first.vocabulary,
-            first.num_classes,
-        )
+        self.in_features, self.vocabulary = networks[0].in_features, networks[0].vocabulary
+        self.num_classes = networks[0].num_classes
 
     def __call__(self, inputs: Array, *, seq_lengths: Array | None = None) -> Array:
         logits = [network(inputs, seq_lengths=seq_lengths) for network in self.networks]
@@ -40,7 +36,7 @@ def mean_to_onnx(mean: MeanOfNetworks, metadata: dict[str, str]) -> bytes:
       ValueError: a network cannot be exported.
       ImportError: the package onnx is not installed.
     """
-    files = [to_onnx(network, seq_lengths=True) for network in mean.networks]
+    files = [to_onnx(network, seq_lengths=True, metadata=metadata) for network in mean.networks]
     import onnx
     from onnx import compose, helper
 
@@ -65,7 +61,7 @@ def mean_to_onnx(mean: MeanOfNetworks, metadata: dict[str, str]) -> bytes:
         producer_version=first.producer_version,
     )
     properties = {entry.key: entry.value for entry in first.metadata_props}
-    properties |= {"model": type(mean).__name__, "networks": str(len(files)), **metadata}
+    properties |= {"model": type(mean).__name__, "networks": str(len(files))}
     properties["outputs"] = json.dumps([{"name": "probabilities", "shape": ["batch", mean.num_classes]}])
     helper.set_model_props(model, properties)
     onnx.checker.check_model(model, full_check=True)
