@@ -21,7 +21,7 @@ step. The derivation is backpropagation through time (Werbos 1990, doi:10.1109/5
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -88,27 +88,40 @@ class _Pullback:
 
 # fmt: off
 CHEAP = frozenset((
-    "abs", "add", "add_any", "broadcast_in_dim", "concatenate", "convert_element_type", "copy", "div", "eq", "ge",
-    "gt", "integer_pow", "le", "lt", "max", "min", "mul", "ne", "neg", "reshape", "select_n", "sign", "slice",
-    "split", "square", "squeeze", "stop_gradient", "sub",
+    "abs", "add", "add_any", "and", "broadcast_in_dim", "clamp", "concatenate", "convert_element_type", "copy",
+    "div", "eq", "ge", "gt", "integer_pow", "le", "lt", "max", "min", "mul", "ne", "neg", "not",
+    "one_minus_square", "or", "reshape", "select_n", "sign", "slice", "split", "square", "squeeze",
+    "stop_gradient", "sub",
 ))
 # fmt: on
 """Operations that the backward loop computes again, since saving their results at every step would cost more."""
 
 
 def _is_expensive(operation: Any, *arguments: Any, **options: Any) -> bool:
-    return operation.name not in CHEAP
+    """Whether an operation is not cheap; a call, such as that of ``jax.nn.relu``, if one within it is not."""
+    within = list(_programs_within(options))
+    if not within:
+        return operation.name not in CHEAP
+    return any(_is_expensive(equation.primitive, **equation.params) for jaxpr in within for equation in jaxpr.eqns)
 
 
-def _saving_little(step: Callable[..., Any], arguments: Any) -> Callable[..., Any]:
-    """The same function, whose pullback keeps only the results of expensive operations: tanh, sums, products.
+def _programs_within(options: dict[str, Any]) -> Iterator[Any]:
+    """The programs that an operation calls. It holds a program with its constants, or the program alone."""
+    for part in jax.tree.leaves(list(options.values()), is_leaf=lambda part: hasattr(part, "eqns")):
+        inner = getattr(part, "jaxpr", part)
+        if hasattr(inner, "eqns"):
+            yield inner
+
+
+def _saving_little(step: Callable[..., Any], jaxpr: Any) -> Callable[..., Any]:
+    """The function of that program; its pullback keeps only results of expensive operations: tanh, sums, products.
 
     By itself ``jax.vjp`` keeps the factors of every multiplication, and of tanh both y and 1 - y. A function with
     a derivative of its own (``jax.custom_vjp``) decides itself what it keeps. So does one with a maximum over
     units: the derivative looks for the unit that equals the maximum, and finds none where its numbers are computed
     again and rounded in another way.
     """
-    if _keeps_what_it_needs(jax.make_jaxpr(step)(*arguments).jaxpr):
+    if _keeps_what_it_needs(jaxpr):
         return step
     return jax.checkpoint(step, prevent_cse=False, policy=_is_expensive)
 
@@ -125,12 +138,19 @@ def _keeps_what_it_needs(jaxpr: Any) -> bool:
         if name in ("reduce_max", "reduce_min"):
             return True
         differentiated.update(map(id, equation.invars))
-        for part in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda part: hasattr(part, "eqns")):
-            # A call holds its program with its constants, or the program alone.
-            inner = getattr(part, "jaxpr", part)
-            if hasattr(inner, "eqns") and _keeps_what_it_needs(inner):
-                return True
+        if any(map(_keeps_what_it_needs, _programs_within(equation.params))):
+            return True
     return False
+
+
+def _output_is_hidden_state(jaxpr: Any) -> bool:
+    """Whether the last two results of a step, h and the output, are one array, or one array cast to one dtype."""
+    h, y = jaxpr.outvars[-2:]
+    made = {id(result): equation for equation in jaxpr.eqns for result in equation.outvars}
+    casts = [made.get(id(v)) for v in (h, y)]
+    if all(cast is not None and cast.primitive.name == "convert_element_type" for cast in casts):
+        return casts[0].invars[0] is casts[1].invars[0] and h.aval.dtype == y.aval.dtype
+    return h is y
 
 
 def _loop(body: Callable[..., Any], carry: Any, inputs: Any, reverse: bool, unroll: int) -> tuple[Any, Any]:
@@ -164,13 +184,16 @@ def _forward(
         step = functools.partial(apply_pointwise, pointwise)
         saved: Any = None
         if save:
-            step = _saving_little(step, (a.params, carry, xw_t, rh))
+            jaxpr = jax.make_jaxpr(step)(a.params, carry, xw_t, rh).jaxpr
+            step = _saving_little(step, jaxpr)
             (new_carry, y), pullback = jax.vjp(step, a.params, carry, xw_t, rh)
             carry_in = jax.tree.leaves(carry)
             known = {"output": [y], "carry": carry_in, "params": jax.tree.leaves(a.params)}
             pullback = _Pullback.save(pullback, known)
-            h = len(carry_in) - 1
-            used = [c if i == h or pullback.uses("carry", i) else None for i, c in enumerate(carry_in)]
+            used = [c if pullback.uses("carry", i) else None for i, c in enumerate(carry_in)]
+            masked = valid_t is not None or reset_t is not None
+            if masked or not a.xw.shape[0] or not _output_is_hidden_state(jaxpr):
+                used[-1] = carry_in[-1]
             saved = (pullback, used)
         else:
             new_carry, y = step(a.params, carry, xw_t, rh)
@@ -243,7 +266,11 @@ def _backward(pointwise: Pointwise, reverse: bool, unroll: int, residuals: Any, 
     (dcarry, dreset, dparams), out = _loop(body, state, inputs, not reverse, unroll)
     drh = out["drh"]
     dxw = out.get("dxw", drh)
-    h = scaled_hidden(carries_in[-1], kernel, a.recurrent_scale)
+    h = carries_in[-1]
+    if h is None:  # it is the output of the step before
+        first = hidden_state(a.initial_carry)[None]
+        h = jnp.concatenate([ys[1:], first] if reverse else [first, ys[:-1]])
+    h = scaled_hidden(h, kernel, a.recurrent_scale)
     dkernel = recurrent_kernel_gradient(h, drh, kernel)
     dbias = None
     if a.recurrent_bias is not None:
