@@ -17,8 +17,14 @@ a network, its baseline, so windows and baseline must be made in Python, where j
     run.forecasting.prepared.scale            # on a CSV file the outputs are first multiplied by this
     run.forecasting.choose(run.params).share  # and by this, which is printed, too
 
-A stateful network also takes the carry that it begins with, zeros at first, and returns the next one. A run with
---horizon is not exported: jaxrnn.forecasting.Forecaster.load reads its model.
+A stateful network also takes the carry that it begins with, zeros at first, and returns the next one.
+
+Of a run with --horizon, the model is all networks with their calibration. It returns the columns of forecast.csv,
+yhat, lo-80 and so on, [batch, horizon, columns], in the units of the series. It reads windows of the series, what
+forecasts are differences to, and seasonal naive forecasts, all of which are made where jaxrnn is installed:
+
+    model = jaxrnn.forecasting.Forecaster.load("runs/shops/model")
+    jaxrnn.forecasting.CalibratedNetworks(model).inputs(frame)      # of a frame with unique_id, ds and y
 
 Of a classification, the model is the mean of all networks of the run. It reads seq_lengths [batch], int32, beside
 the inputs, of which steps beyond a row's length are padding, and returns the probabilities of the classes. How the
@@ -58,6 +64,7 @@ from experiments.common.report import fail, plain_warnings, say
 from experiments.generate import load_run as load_language_run
 from experiments.predict import load_run
 from jaxrnn.export import quantize, save_safetensors, to_onnx, to_stablehlo
+from jaxrnn.forecasting import CalibratedNetworks, Forecaster
 
 
 @dataclass(frozen=True)
@@ -123,11 +130,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 def export(settings: Settings) -> None:
     claim_devices(None)
-    if (settings.run / record.CONFIG).exists() or (settings.run / pipeline.MODEL).exists():
-        raise ValueError(
-            f"{settings.run} is a run with --horizon, whose forecasts are more than the outputs of a network: "
-            f"load {settings.run / pipeline.MODEL} with jaxrnn.forecasting.Forecaster.load"
-        )
     path = settings.out or settings.run / f"model{'-int8' if settings.int8 else ''}.{settings.to}"
     if path.exists():
         raise ValueError(f"{path} exists already: choose another --out")
@@ -136,7 +138,9 @@ def export(settings: Settings) -> None:
         "experiments.classify": _classifier,
         "experiments.language": _language_model,
     }
-    exported = loaders[runs.experiment_of(runs.read_record(settings.run))](settings.run)
+    many_steps = (settings.run / record.CONFIG).exists() or (settings.run / pipeline.MODEL).exists()
+    load = _many_steps if many_steps else loaders[runs.experiment_of(runs.read_record(settings.run))]
+    exported = load(settings.run)
     model: nnx.Module = quantize(exported.model) if settings.int8 else exported.model
     if settings.to == "safetensors":
         save_safetensors(model, path)
@@ -172,6 +176,16 @@ def _forecaster(folder: Path) -> Exported:
     options = {"initial_carry": stateful, "return_carry": stateful}
     name = f"the model of epoch {run.best_epoch}"
     return Exported(run.model, name, options, f"[batch, time, {features}], float32", tuple(notes))
+
+
+def _many_steps(folder: Path) -> Exported:
+    networks = CalibratedNetworks(Forecaster.load(folder / pipeline.MODEL))
+    (window, features), count = networks.input_shape, len(networks.networks)
+    name = "the network" if count == 1 else f"the mean of {count} networks"
+    further = " and ".join(f"{one} [batch, {sizes[0]}]" for one, sizes in networks.further_inputs.items())
+    reads = f"[batch, {window}, {features}], {further}, float32, which --help says how to make"
+    note = f"it returns {', '.join(networks.columns)} of every step, in the units of the series"
+    return Exported(networks, name, {}, reads, (note,))
 
 
 def _classifier(folder: Path) -> Exported:

@@ -93,6 +93,19 @@ class Graph:
             return self.add(operator, values, self.integers(*axes), keepdims=0)
         return self.add(operator, values, axes=list(axes), keepdims=0)
 
+    def sliced(self, values: str, axis: int, start: int, stop: int | None) -> str:
+        """A part of an axis, as ``start:stop`` in Python."""
+        end = np.iinfo(np.int64).max if stop is None else stop
+        return self.add("Slice", values, *(self.integers(one) for one in (start, end, axis)))
+
+    def with_axis(self, values: str, axis: int) -> str:
+        """With a new axis of size 1."""
+        return self.add("Unsqueeze", values, self.integers(axis))
+
+    def sorted(self, values: str, size: int) -> str:
+        """Sorted along the last axis, which has this size, the smallest first."""
+        return self.add_many("TopK", (values, self.integers(size)), 2, axis=-1, largest=0, sorted=1)[0]
+
     def integers(self, *values: int) -> str:
         """A constant of axes, sizes or indices."""
         return self.constant(values, np.int64)

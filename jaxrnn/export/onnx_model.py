@@ -1,6 +1,7 @@
 """Models as ONNX files."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from jaxrnn.export.onnx_graph import OLDEST_OPSET, Dim, Graph
 from jaxrnn.export.onnx_models import plan_of, run_model
 from jaxrnn.export.onnx_scan import Resets
 from jaxrnn.export.stablehlo import require_evaluation, require_parameters, returns_to_zeros
+from jaxrnn.export.whole import append_whole
 from jaxrnn.layers import RNN
 
 
@@ -57,7 +59,8 @@ def to_onnx(
       model: :class:`jaxrnn.RNN`, :class:`jaxrnn.Bidirectional`, :class:`jaxrnn.SimpleRNN`, :class:`jaxrnn.LSTM`,
         :class:`jaxrnn.GRU`, :class:`jaxrnn.StackedRNN`, :class:`jaxrnn.RNNForecaster`,
         :class:`jaxrnn.SequenceClassifier` or :class:`jaxrnn.LanguageModel`, of built-in cells, of cells of your
-        own whose equations are elementwise or work within a row, or of Flax's own cells; or such a cell.
+        own whose equations are elementwise or work within a row, or of Flax's own cells; or such a cell; or
+        :class:`jaxrnn.forecasting.CalibratedNetworks`, whose page names its inputs.
       path: of the file to write; None only returns the bytes.
       batch, time: fixed sizes of these axes; with None the model takes any size of at least 1. There is no guard
         against an empty one: ONNX Runtime 1.32 ends the process at a GRU without steps or rows and at an LSTM
@@ -115,19 +118,22 @@ def to_onnx(
     require_evaluation(model)
     if is_cell and time is not None:
         raise ValueError(f"{time=} does not fit a {type(model).__name__}, which computes one step: leave it out")
-    plan = plan_of(RNN(model) if is_cell else model)
     of_carry = {} if is_cell else {"initial_carry": initial_carry, "return_carry": return_carry}
     require_parameters(model, seq_lengths=seq_lengths, resets=resets, **of_carry)
+    batch_size: Dim = "batch" if batch is None else checks.positive_integer("batch", batch)
+    graph, description = Graph(opset), {"jaxrnn_version": version(), "jax_version": jax.__version__, **texts}
+    if hasattr(model, "append_to_onnx"):
+        description |= append_whole(graph, model, batch_size, time)
+        return _finished(graph, model, description, free)
+    plan = plan_of(RNN(model) if is_cell else model)
     if any(getattr(leaf, "dtype", None) == jnp.float64 for leaf in jax.tree.leaves(nnx.state(model))):
         raise ValueError("the model has float64 parameters, but an ONNX export computes in float32: convert them")
-    batch_size: Dim = "batch" if batch is None else checks.positive_integer("batch", batch)
     steps: Dim = "time" if time is None else checks.positive_integer("time", time)
     layers = plan.layers.layers
     lead: list[Dim] = [steps, batch_size] if plan.layers.time_major else [batch_size, steps]
     if is_cell:
         lead = [batch_size]
 
-    graph = Graph(opset)
     if plan.table is None:
         inputs = graph.input("inputs", [*lead, layers[0].cells[0].in_features])
     else:
@@ -155,14 +161,14 @@ def to_onnx(
             for names, cell, parts in zip(layer.carry_names, layer.cells, directions):
                 for name, part in zip(names, parts):
                     graph.output(f"carry_{name}", part, [batch_size, cell.hidden])
-    description = {
-        "model": type(model).__name__,
-        "cells": [[f"{c.kind} {c.in_features} -> {c.hidden}" for c in layer.cells] for layer in layers],
-        "jaxrnn_version": version(),
-        "jax_version": jax.__version__,
-        **texts,
-    }
-    data = graph.finish(type(model).__name__, version(), description)
-    if free is not None:
-        write_file(free, data)
+    cells = [[f"{c.kind} {c.in_features} -> {c.hidden}" for c in layer.cells] for layer in layers]
+    return _finished(graph, model, {"cells": cells, **description}, free)
+
+
+def _finished(graph: Graph, model: nnx.Module, description: dict[str, Any], path: Path | None) -> bytes:
+    """The checked model as bytes, which are also written to the path if there is one."""
+    name = type(model).__name__
+    data = graph.finish(name, version(), {"model": name, **description})
+    if path is not None:
+        write_file(path, data)
     return data

@@ -95,7 +95,7 @@ def run_model(
 
 
 def _plan_of_forecaster(model: RNNForecaster) -> ModelPlan:
-    head = _dense(model, model.head)
+    head = dense(model, model.head)
     scale = np.asarray(model.output_scale, np.float32)
 
     def scaled(graph: Graph, hidden: str) -> str:
@@ -111,7 +111,7 @@ def _plan_of_classifier(model: SequenceClassifier) -> ModelPlan:
     poolings: dict[str, Any] = {"last": None, "mean": _mean, "max": _maximum}
     if model.pooling == "attention":
         poolings["attention"] = partial(
-            _attention, _dense(model, model.attention_hidden), _dense(model, model.attention_score)
+            _attention, dense(model, model.attention_hidden), dense(model, model.attention_score)
         )
     return ModelPlan(
         plans[-1]._replace(layers=layers),
@@ -119,7 +119,7 @@ def _plan_of_classifier(model: SequenceClassifier) -> ModelPlan:
         "logits",
         None if model.embedding is None else _table(model, model.embedding),
         poolings[model.pooling],
-        _dense(model, model.head),
+        dense(model, model.head),
     )
 
 
@@ -127,7 +127,7 @@ def _plan_of_language_model(model: LanguageModel) -> ModelPlan:
     if type(model).logits is not LanguageModel.logits:
         raise ValueError(f"a {type(model).__name__} has logits of its own, which cannot be exported to ONNX")
     table, bias = _table(model, model.embedding), np.asarray(model.bias[...], np.float32)
-    product = None if model.head is None else _dense(model, model.head)
+    product = None if model.head is None else dense(model, model.head)
 
     def logits(graph: Graph, hidden: str) -> str:
         if product is None:
@@ -159,7 +159,7 @@ def _stack_of(model: Any, layers: Any) -> Plan:
     return plan_of_stack(layers)
 
 
-def _dense(model: Any, linear: Any) -> Callable[[Graph, str], str]:
+def dense(model: Any, linear: Any) -> Callable[[Graph, str], str]:
     """Appends ``x @ kernel + bias``."""
     _require(model, linear, nnx.Linear, "dot_general", "promote_dtype")
     kernel = _kernel_of(linear.kernel)

@@ -12,6 +12,7 @@ from jax import Array
 
 from jaxrnn import checks
 from jaxrnn.export.files import PathLike, free_path, write_file
+from jaxrnn.export.whole import require_time
 from jaxrnn.layers import RNN, Bidirectional, StackedRNN
 from jaxrnn.layers.zoneout import Zoneout
 from jaxrnn.ops.dispatch import exported_programs
@@ -43,7 +44,8 @@ def to_stablehlo(
     Args:
       model: :class:`jaxrnn.RNN`, :class:`jaxrnn.Bidirectional`, a stack of layers, :class:`jaxrnn.RNNForecaster`,
         or any module that is called with ``inputs [batch, time, features]``; or a
-        :class:`jaxrnn.LanguageModel` or :class:`jaxrnn.SequenceClassifier` of tokens ``[batch, time]``.
+        :class:`jaxrnn.LanguageModel` or :class:`jaxrnn.SequenceClassifier` of tokens ``[batch, time]``; or
+        :class:`jaxrnn.forecasting.CalibratedNetworks`, whose further inputs are keyword arguments.
       path: of the file to write; None only returns the bytes.
       batch, time: fixed sizes of these axes; with None the program takes any size of at least 1.
       features: size of the last axis of the inputs, or a sequence of sizes of several; None takes that of the
@@ -95,6 +97,10 @@ def to_stablehlo(
         initial_carry=initial_carry,
         return_carry=return_carry,
     )
+    whole: Any = model if hasattr(model, "further_inputs") else None
+    if whole is not None:
+        require_time(whole, time)
+        time, features = whole.input_shape
     batch_size, steps = _sizes(batch, time)
     lead = (steps, batch_size) if getattr(model, "time_major", False) else (batch_size, steps)
     graphdef, state = nnx.split(model)
@@ -103,7 +109,10 @@ def to_stablehlo(
     else:
         inputs = jax.ShapeDtypeStruct((*lead, *_features(model, features)), _dtype(state))
     program = _Program(graphdef, state, return_carry, {"reset_carry": reset_carry} if to_zeros else {})
-    options: dict[str, Any] = {}
+    further = {} if whole is None else whole.further_inputs
+    options: dict[str, Any] = {
+        name: jax.ShapeDtypeStruct((batch_size, *sizes), jnp.float32) for name, sizes in further.items()
+    }
     with exported_programs(True):
         if seq_lengths:
             options["seq_lengths"] = jax.ShapeDtypeStruct((batch_size,), jnp.int32)

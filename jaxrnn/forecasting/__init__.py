@@ -1,5 +1,6 @@
 """Forecasts that people act on: many steps ahead with intervals, and networks that correct simple forecasts."""
 
+from jaxrnn.forecasting.calibrated import CalibratedNetworks
 from jaxrnn.forecasting.combination import Combination, Method
 from jaxrnn.forecasting.correction import Correction
 from jaxrnn.forecasting.covariates import with_future
@@ -11,6 +12,7 @@ from jaxrnn.forecasting.season import SeasonChoice, choose_season
 from jaxrnn.forecasting.watch import TrainingStopped, Watch
 
 __all__ = [
+    "CalibratedNetworks",
     "Columns",
     "Combination",
     "Correction",

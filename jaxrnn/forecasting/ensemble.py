@@ -63,6 +63,13 @@ class Ensemble:
         """Makes the network of this number."""
         return lambda: self.make(nnx.Rngs(self._settings.seed + number))
 
+    def modules(self) -> list[QuantileNetwork]:
+        """The networks."""
+        networks = [self.maker(number)() for number in range(len(self.params))]
+        for network, params in zip(networks, self.params):
+            nnx.update(network, params)
+        return networks
+
     def quantiles(
         self, windows: Windows, origins: np.ndarray, params: Sequence[Any] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:

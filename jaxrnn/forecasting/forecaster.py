@@ -107,7 +107,7 @@ class Forecaster:
         self.season_choice: SeasonChoice | None = None
         self.stopped: str | None = None
         self.known = Known.nothing()
-        self._networks = Ensemble(self.settings, self.known)
+        self.networks = Ensemble(self.settings, self.known)
         self._panel: list[OneSeries] = []
         self._read_last: list[OneSeries] = []
         self._frame: Any = None
@@ -129,7 +129,7 @@ class Forecaster:
         """
         self._frame, self._panel = frame, self._read(frame, fresh=False)
         self.settings, self.season_choice, self.known = settle(self._given, self._panel)
-        networks = self._networks = Ensemble(self.settings, self.known)
+        networks = self.networks = Ensemble(self.settings, self.known)
         settings, windows = self.settings, self.windows(self._panel)
         if windows.offset is not None:
             windows = self.windows(self._panel, until=np.maximum(windows.lengths - settings.horizon, 1))
@@ -179,7 +179,7 @@ class Forecaster:
           ValueError: the model is not fitted, the frame is invalid, or a column that is known in advance has no
             value at a step to forecast.
         """
-        panel, windows = self._to_forecast(frame, future)
+        panel, windows = self.windows_to_forecast(frame, future)
         values = self.quantiles(windows, windows.ends)
         horizon = self.settings.horizon
         columns = {
@@ -210,7 +210,7 @@ class Forecaster:
           ValueError: as in :meth:`predict`.
         """
         checks.positive_integer("count", count)
-        panel, windows = self._to_forecast(frame, future)
+        panel, windows = self.windows_to_forecast(frame, future)
         values = self.quantiles(windows, windows.ends)
         correlation = self._require_fit().correlation
         paths = sample_paths(values, correlation, LEVELS, count, np.random.default_rng(seed))
@@ -220,7 +220,7 @@ class Forecaster:
     def quantiles(self, windows: Windows, origins: np.ndarray) -> np.ndarray:
         """The calibrated quantiles in the units of the series, float64 ``[origins, horizon, levels]``."""
         calibration = self._require_fit()
-        relative = calibration.apply(*self._networks.quantiles(windows, origins), LEVELS)
+        relative = calibration.apply(*self.networks.quantiles(windows, origins), LEVELS)
         values = windows.last[origins][:, None, None] + windows.scale[origins][:, None, None] * relative
         values = values if windows.offset is None else values + windows.offset[origins][..., None]
         values = np.round(values) if self.settings.counts else values
@@ -273,8 +273,8 @@ class Forecaster:
     def save(self, folder: str | Path) -> None:
         """Write the model into a folder, which is made. The series of :meth:`fit` are not kept."""
         calibration = self._require_fit()
-        stored = Stored(self.settings, calibration, self.known, self.season_choice, len(self._networks.params))
-        stored.write(Path(folder), self._networks.maker, self._networks.params)
+        stored = Stored(self.settings, calibration, self.known, self.season_choice, len(self.networks.params))
+        stored.write(Path(folder), self.networks.maker, self.networks.params)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Forecaster":
@@ -287,11 +287,11 @@ class Forecaster:
         stored = Stored.read(Path(folder))
         model = cls(**vars(stored.settings))
         model.known, model.season_choice, model.calibration = stored.known, stored.season, stored.calibration
-        model._networks = Ensemble(model.settings, model.known)
-        model._networks.params = stored.networks_of(Path(folder), model._networks.maker)
+        model.networks = Ensemble(model.settings, model.known)
+        model.networks.params = stored.networks_of(Path(folder), model.networks.maker)
         return model
 
-    def _to_forecast(self, frame: Any, future: Any) -> tuple[list[OneSeries], Windows]:
+    def windows_to_forecast(self, frame: Any, future: Any) -> tuple[list[OneSeries], Windows]:
         """The series to forecast, checked, and their windows."""
         self._require_fit()
         panel = self._panel if frame is None else self._read(frame)
@@ -320,7 +320,7 @@ class Forecaster:
     @property
     def settled_season(self) -> int:
         """The season, given or found in :meth:`fit`."""
-        return self._networks.season
+        return self.networks.season
 
     def _read(self, frame: Any, *, fresh: bool = True) -> list[OneSeries]:
         """The series of a frame; a ``fresh`` one may have rows at some steps of the training only."""
@@ -342,8 +342,8 @@ class Forecaster:
         """
         return self.known.windows(
             panel,
-            window=self._networks.window,
+            window=self.networks.window,
             horizon=self.settings.horizon,
-            season=self._networks.season,
+            season=self.networks.season,
             until=until,
         )

@@ -26,7 +26,9 @@ from jaxrnn.forecasting.panel_smoothing import smoothing_forecasts
 from jaxrnn.forecasting.windows import FEATURES
 from jaxrnn.layers import GRU, LSTM
 
-_LARGEST = 20.0
+LARGEST = 20.0
+"""Of what the linear path reads, in units of the window."""
+
 _READ = 5
 _SEASONS = 3
 _UNITS = 40
@@ -66,6 +68,7 @@ class QuantileNetwork(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.window, self.horizon, self.season = window, horizon, season
+        self.num_features = FEATURES + past + future
         outputs = tuple((LOCATION, NormalDist().inv_cdf(level)) for level in levels)
         self.outputs = outputs if distribution is None else distribution.outputs
         self.known = KnownAhead(past, future, horizon, hidden[-1], len(self.outputs), rngs) if past else None
@@ -74,7 +77,7 @@ class QuantileNetwork(nnx.Module):
         )
         zeros = nnx.initializers.zeros_init()
         self.linear = nnx.Linear(2 * window, horizon, kernel_init=zeros, rngs=rngs)
-        lags = _lag_places(window, horizon, season).shape[1]
+        lags = lag_places(window, horizon, season).shape[1]
         self.state = nnx.Linear(hidden[-1], _UNITS, rngs=rngs)
         self.lag = nnx.Linear(2 * lags + 2, _UNITS, use_bias=False, rngs=rngs)
         self.place = nnx.Param(0.3 * jax.random.normal(rngs.params(), (horizon, _UNITS)))
@@ -99,7 +102,7 @@ class QuantileNetwork(nnx.Module):
         smooth, apart = smooth_forecast(inputs, self.horizon, self.season)
         level = jnp.arcsinh(smooth + (inputs[:, -1:, 0] - center) / scale)
         exists = (inputs[..., 4] > 0).astype(values.dtype)
-        places = _lag_places(self.window, self.horizon, self.season)
+        places = lag_places(self.window, self.horizon, self.season)
         lags = [values[:, places], exists[:, places], level[..., None], jnp.log1p(apart)[..., None]]
         units = self.state(hidden)[:, None] + self.lag(jnp.concatenate(lags, axis=-1)) + self.place[...]
         corrections = self.out(jnp.tanh(units))
@@ -120,10 +123,10 @@ def linear_inputs(inputs: Array) -> Array:
     """What the linear path reads: values and differences in units of the window, ``[batch, 2 window]``."""
     center, scale = inputs[:, -1:, 3], inputs[:, -1:, 4]
     values = (inputs[..., 0] - center) / scale
-    both = jnp.clip(jnp.stack([values, inputs[..., 1] / scale], axis=1), -_LARGEST, _LARGEST)
+    both = jnp.clip(jnp.stack([values, inputs[..., 1] / scale], axis=1), -LARGEST, LARGEST)
     # Steps before the first value of a series have no scale.
     both = both * (inputs[:, None, :, 2] * (inputs[:, None, :, 4] > 0))
-    return both.reshape(len(inputs), 2 * inputs.shape[1])  # also of no windows, if the series are very short
+    return both.reshape(inputs.shape[0], 2 * inputs.shape[1])  # also of no windows, if the series are very short
 
 
 def pinball(levels: tuple[float, ...]):
@@ -144,7 +147,7 @@ def pinball(levels: tuple[float, ...]):
     return loss
 
 
-def _lag_places(window: int, horizon: int, season: int) -> np.ndarray:
+def lag_places(window: int, horizon: int, season: int) -> np.ndarray:
     """Where in a window the values lie one or more seasons before each step, and beside these."""
     ahead = np.arange(1, horizon + 1)
     first = window - 1 + ahead - season * -(-ahead // season)

@@ -14,7 +14,8 @@ import pytest
 from experiments import backtest, export, forecast, predict
 from experiments.common.command import error_message
 from experiments.common.many_steps import pipeline
-from tests.experiments.runs_of_tests import read_json
+from jaxrnn.forecasting import CalibratedNetworks, Forecaster
+from tests.experiments.runs_of_tests import read_json, without_jax
 
 QUICK = ["--steps", "30", "--seeds", "1"]
 HEADER = ["unique_id", "ds", "yhat", "lo-80", "hi-80", "lo-95", "hi-95"]
@@ -120,8 +121,22 @@ def test_a_panel_is_forecast_backtested_interrupted_resumed_and_new_rows_are_pre
     ):
         assert predict.main([str(out), *other, *(["--id-column", "store"] if other else [])]) == 2
         assert message in " ".join(capsys.readouterr().err.split())
-    assert export.main([str(out), "--to", "onnx"]) == 2
-    assert f"load {out / 'model'} with jaxrnn.forecasting.Forecaster.load" in capsys.readouterr().err
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'jaxrnn[export]'")
+    for options_of_export, file, tolerance in (([], "model", 1e-5), (["--int8"], "model-int8", 0.01)):
+        assert export.main([str(out), "--to", "onnx", *options_of_export]) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert f"the network is in {out / file}.onnx; it reads [batch, " in said
+        assert "anchors [batch, 5] and naive [batch, 5], float32" in said
+        assert "it returns yhat, lo-80, hi-80, lo-95, hi-95, q-0.05 of every step" in said
+        feed = CalibratedNetworks(Forecaster.load(out / "model")).inputs(
+            {
+                name: np.array([row[name] for row in rows_of(shops)], kind)
+                for name, kind in (("unique_id", str), ("ds", "M8[D]"), ("y", float))
+            }
+        )
+        found = without_jax(out / f"{file}.onnx", feed, tmp_path, "forecasts").reshape(-1, 6)
+        expected = [[float(row[name]) for name in (*HEADER[2:], "q-0.05")] for row in rows]
+        np.testing.assert_allclose(found, expected, rtol=tolerance)
     assert forecast.main([*options, "--out", str(out), "--resume"]) == 0
     assert "is complete: nothing is left to train" in " ".join(capsys.readouterr().out.split())
     for changed, message in (

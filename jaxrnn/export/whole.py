@@ -1,0 +1,46 @@
+"""Models that append themselves to an ONNX graph."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from jaxrnn.export.onnx_graph import Dim, Graph
+
+
+class Whole(Protocol):
+    """A model with windows of one size as its inputs, which knows its own operators.
+
+    Attributes:
+      input_shape: steps and features of a window, which both exports need.
+      further_inputs: the sizes of its further inputs, all float32 ``[batch, ...]``, by the names of the arguments.
+      output_shape: sizes of its outputs, without the batch.
+      columns: what the last axis of the outputs is.
+    """
+
+    input_shape: tuple[int, int]
+    further_inputs: Mapping[str, tuple[int, ...]]
+    output_shape: tuple[int, ...]
+    columns: tuple[str, ...]
+
+    def append_to_onnx(self, graph: Graph, inputs: str, **further: str) -> str:
+        """Append what a call computes."""
+        ...
+
+
+def append_whole(graph: Graph, model: Any, batch: Dim, time: int | None) -> dict[str, Any]:
+    """Append such a model with its inputs and outputs; returns what else describes it.
+
+    Raises:
+      ValueError: ``time`` is not that of its windows.
+    """
+    whole: Whole = model
+    require_time(whole, time)
+    inputs = graph.input("inputs", [batch, *whole.input_shape])
+    further = {name: graph.input(name, [batch, *sizes]) for name, sizes in whole.further_inputs.items()}
+    graph.output("forecasts", whole.append_to_onnx(graph, inputs, **further), [batch, *whole.output_shape])
+    return {"columns": list(whole.columns)}
+
+
+def require_time(whole: Whole, time: int | None) -> None:
+    """A ValueError unless the size of the axis of time is left to the model."""
+    if time not in (None, whole.input_shape[0]):
+        raise ValueError(f"a {type(whole).__name__} reads windows of {whole.input_shape[0]} steps, not {time=}")
