@@ -87,7 +87,9 @@ class CalibratedNetworks(nnx.Module):
         return self.networks[0].horizon, len(self.columns)
 
     def inputs(self, frame: Any = None, *, future: Any = None) -> dict[str, Any]:
-        """The arguments of a call, NumPy arrays of float32, for the steps after the series of a frame, in their order.
+        """The arguments of a call for the steps after the series of a frame: NumPy arrays, float32.
+
+        Rows are in the order of the series.
 
         Args:
           frame, future: as in :meth:`Forecaster.predict`.
