@@ -21,10 +21,15 @@ A stateful network also takes the carry that it begins with, zeros at first, and
 
 Of a run with --horizon, the model is all networks with their calibration. It returns the columns of forecast.csv,
 yhat, lo-80 and so on, [batch, horizon, columns], in the units of the series. It reads windows of the series, what
-forecasts are differences to, and seasonal naive forecasts, all of which are made where jaxrnn is installed:
+forecasts are differences to, and seasonal naive forecasts, all of which are made where jaxrnn is installed, from a
+frame with the columns unique_id, ds and y, and with future= where columns are known in advance:
 
-    model = jaxrnn.forecasting.Forecaster.load("runs/shops/model")
-    jaxrnn.forecasting.CalibratedNetworks(model).inputs(frame)      # of a frame with unique_id, ds and y
+    networks = jaxrnn.forecasting.CalibratedNetworks(jaxrnn.forecasting.Forecaster.load("runs/shops/model"))
+    inputs = networks.inputs(frame)                         # arrays "inputs", "anchors" and "naive"
+    session.run(None, inputs)                               # an onnxruntime.InferenceSession
+    program.call(inputs.pop("inputs"), **inputs)            # StableHLO
+
+A run with --distribution is not exported, since SciPy computes its quantiles.
 
 Of a classification, the model is the mean of all networks of the run. It reads seq_lengths [batch], int32, beside
 the inputs, of which steps beyond a row's length are padding, and returns the probabilities of the classes. How the

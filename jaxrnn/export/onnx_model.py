@@ -16,7 +16,7 @@ from jaxrnn.export.onnx_graph import OLDEST_OPSET, Dim, Graph
 from jaxrnn.export.onnx_models import plan_of, run_model
 from jaxrnn.export.onnx_scan import Resets
 from jaxrnn.export.stablehlo import require_evaluation, require_parameters, returns_to_zeros
-from jaxrnn.export.whole import append_whole
+from jaxrnn.export.whole import append_whole, not_a_module
 from jaxrnn.layers import RNN
 
 
@@ -100,7 +100,7 @@ def to_onnx(
     True
     """
     if not isinstance(model, nnx.Module):
-        raise ValueError(f"model must be a layer, cell or model, not {checks.shown(model)}")
+        raise ValueError(not_a_module(model, "a layer, cell or model"))
     is_cell = isinstance(model, nnx.RNNCellBase)
     onnx = package("onnx")
     free = None if path is None else free_path(path, overwrite)

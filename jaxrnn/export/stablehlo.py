@@ -12,7 +12,7 @@ from jax import Array
 
 from jaxrnn import checks
 from jaxrnn.export.files import PathLike, free_path, write_file
-from jaxrnn.export.whole import require_time
+from jaxrnn.export.whole import not_a_module, require_time
 from jaxrnn.layers import RNN, Bidirectional, StackedRNN
 from jaxrnn.layers.zoneout import Zoneout
 from jaxrnn.ops.dispatch import exported_programs
@@ -82,7 +82,7 @@ def to_stablehlo(
     (5, 1)
     """
     if not isinstance(model, nnx.Module):
-        raise ValueError(f"model must be a Flax module, not {checks.shown(model)}")
+        raise ValueError(not_a_module(model, "a Flax module"))
     free = None if path is None else free_path(path, overwrite)
     seq_lengths, resets = checks.flag("seq_lengths", seq_lengths), checks.flag("resets", resets)
     to_zeros = returns_to_zeros(reset_carry, resets)
@@ -100,6 +100,8 @@ def to_stablehlo(
     whole: Any = model if hasattr(model, "further_inputs") else None
     if whole is not None:
         require_time(whole, time)
+        if features not in (None, whole.input_shape[1]):
+            raise ValueError(f"a {type(model).__name__} reads {whole.input_shape[1]} features, not {features=}")
         time, features = whole.input_shape
     batch_size, steps = _sizes(batch, time)
     lead = (steps, batch_size) if getattr(model, "time_major", False) else (batch_size, steps)

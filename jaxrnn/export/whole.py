@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from jaxrnn import checks
 from jaxrnn.export.onnx_graph import Dim, Graph
 
 
@@ -16,10 +17,16 @@ class Whole(Protocol):
       columns: what the last axis of the outputs is.
     """
 
-    input_shape: tuple[int, int]
-    further_inputs: Mapping[str, tuple[int, ...]]
-    output_shape: tuple[int, ...]
     columns: tuple[str, ...]
+
+    @property
+    def input_shape(self) -> tuple[int, int]: ...
+
+    @property
+    def further_inputs(self) -> Mapping[str, tuple[int, ...]]: ...
+
+    @property
+    def output_shape(self) -> tuple[int, ...]: ...
 
     def append_to_onnx(self, graph: Graph, inputs: str, **further: str) -> str:
         """Append what a call computes."""
@@ -41,6 +48,14 @@ def append_whole(graph: Graph, model: Any, batch: Dim, time: int | None) -> dict
 
 
 def require_time(whole: Whole, time: int | None) -> None:
-    """A ValueError unless the size of the axis of time is left to the model."""
+    """A ValueError if the axis of time shall have another size than the model's windows."""
     if time not in (None, whole.input_shape[0]):
         raise ValueError(f"a {type(whole).__name__} reads windows of {whole.input_shape[0]} steps, not {time=}")
+
+
+def not_a_module(model: Any, wanted: str) -> str:
+    """Why something else than a module cannot be exported."""
+    remedy = (
+        ": export jaxrnn.forecasting.CalibratedNetworks(model)" if type(model).__name__ == "Forecaster" else ""
+    )
+    return f"model must be {wanted}, not {checks.shown(model)}{remedy}"

@@ -1,5 +1,6 @@
 """What a fitted forecaster computes from windows, as one module of JAX: for other programs."""
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,10 +9,13 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
+from jaxrnn import checks
 from jaxrnn.forecasting.forecaster import Forecaster
 from jaxrnn.forecasting.network import smooth_forecast
 from jaxrnn.forecasting.network_onnx import Shared, append_network
-from jaxrnn.forecasting.quantile_columns import COLUMNS, LEVELS, forecast_columns
+from jaxrnn.forecasting.quantile_columns import LEVELS, forecast_columns
+
+_MEDIAN = LEVELS.index(0.5)
 
 
 class CalibratedNetworks(nnx.Module):
@@ -29,13 +33,15 @@ class CalibratedNetworks(nnx.Module):
 
     it returns ``[batch, horizon, columns]``, in the units of the series: the columns ``yhat``, ``lo-80``,
     ``hi-80``, ``lo-95``, ``hi-95`` and those of the forecaster's ``quantiles``, which ``columns`` names. It
-    computes in float32, where the forecaster takes float64 for all that follows the networks.
+    computes in float32, where the forecaster takes float64 for all that follows the networks: a forecast that is
+    far smaller than the last value has fewer exact digits. To fill a batch, repeat a row, because the forecasts of
+    a row of zeros are NaN. ONNX Runtime ends the process at an empty batch.
 
     Args:
-      model: a fitted forecaster.
+      model: a fitted forecaster. It may be fitted again afterwards, this module stays as it is.
 
     Raises:
-      ValueError: it is not fitted, or has a ``distribution``, whose quantiles SciPy computes.
+      ValueError: it is no fitted forecaster, or it has a ``distribution``, whose quantiles SciPy computes.
 
     >>> import jaxrnn.export
     >>> import onnxruntime
@@ -53,6 +59,8 @@ class CalibratedNetworks(nnx.Module):
     """
 
     def __init__(self, model: Forecaster):
+        if not isinstance(model, Forecaster):
+            raise ValueError(f"model must be a fitted Forecaster, not {checks.shown(model)}")
         settings, calibration = model.settings, model.calibration
         if calibration is None:
             raise ValueError("the model is not fitted: call fit first, or load a saved one")
@@ -61,25 +69,30 @@ class CalibratedNetworks(nnx.Module):
                 f"distribution={settings.distribution!r} cannot be exported, since SciPy computes its quantiles: "
                 "fit a model without one"
             )
-        self._model = model
+        self._model = copy.copy(model)  # whose parts stay, since fit replaces them
         self.networks = nnx.List(model.networks.modules())
-        network = self.networks[0]
-        self.further_inputs: Mapping[str, tuple[int, ...]] = dict.fromkeys(
-            ("anchors", "naive"), (network.horizon,)
-        )
         self.non_negative = bool(settings.non_negative)
         self.shares = nnx.Variable(jnp.asarray(calibration.shares, jnp.float32))
         self.shifts = nnx.Variable(jnp.asarray(calibration.shifts, jnp.float32))
-        # What each column takes of the quantiles.
         columns = forecast_columns(np.eye(len(LEVELS)), settings.quantiles)
-        self.columns = (*COLUMNS, *list(columns)[len(COLUMNS) :])
-        self.of_quantiles = nnx.Variable(jnp.asarray(np.stack(list(columns.values()), axis=1), jnp.float32))
+        self.columns = tuple(columns)
+        # Of which quantiles each column is a sum, and how much of each it takes.
+        self._parts = tuple(
+            tuple((int(place), float(share[place])) for place in np.flatnonzero(share))
+            for share in columns.values()
+        )
 
     @property
     def input_shape(self) -> tuple[int, int]:
         """Of a window: steps and features."""
         network = self.networks[0]
         return network.window, network.num_features
+
+    @property
+    def further_inputs(self) -> Mapping[str, tuple[int, ...]]:
+        """The sizes of the other arguments, without the batch."""
+        horizon = self.networks[0].horizon
+        return {"anchors": (horizon,), "naive": (horizon,)}
 
     @property
     def output_shape(self) -> tuple[int, int]:
@@ -108,27 +121,38 @@ class CalibratedNetworks(nnx.Module):
         return {name: np.asarray(array, np.float32) for name, array in arrays.items()}
 
     def __call__(self, inputs: Array, *, anchors: Array, naive: Array) -> Array:
+        """The forecasts. Raises a ValueError if a shape is not as the class says."""
+        self._check(inputs, anchors, naive)
         network, scale = self.networks[0], inputs[:, -1:, 4]
         smooth, _ = smooth_forecast(inputs, network.horizon, network.season)
         outputs = [one(inputs) for one in self.networks]
         quantiles = jnp.sort(sum(outputs[1:], outputs[0]) / len(outputs), axis=-1)
-        middle = quantiles[..., LEVELS.index(0.5)]
+        middle = quantiles[..., _MEDIAN]
         parts = (middle, smooth, (naive - anchors) / scale)
         mixed = sum(share * part for share, part in zip(self.shares[...], parts))
         quantiles = jnp.sort(quantiles + (mixed - middle)[..., None] + self.shifts[...], axis=-1)
         values = anchors[..., None] + scale[..., None] * quantiles
         values = jnp.maximum(values, 0.0) if self.non_negative else values
-        return values @ self.of_quantiles[...]
+        return jnp.stack([sum(values[..., place] * share for place, share in of) for of in self._parts], axis=-1)
+
+    def _check(self, inputs: Array, anchors: Array, naive: Array) -> None:
+        shapes = {"inputs": self.input_shape, **self.further_inputs}
+        for (name, wanted), array in zip(shapes.items(), (inputs, anchors, naive)):
+            if array.ndim != 1 + len(wanted) or array.shape[1:] != wanted or array.shape[0] != inputs.shape[0]:
+                sizes = ", ".join(map(str, ("batch", *wanted)))
+                raise ValueError(f"{name} must have the shape [{sizes}], not {list(array.shape)}")
 
     def append_to_onnx(self, graph: Any, inputs: str, *, anchors: str, naive: str) -> str:
         """Append what a call computes to an ONNX graph."""
         network = self.networks[0]
         shared = Shared.of(graph, network, inputs)
+        # The same shape again: a runtime would repeat a batch of one for all rows of the windows.
+        anchors, naive = (graph.add("Reshape", one, graph.add("Shape", shared.smooth)) for one in (anchors, naive))
         total = append_network(graph, network, shared)
         for one in list(self.networks)[1:]:
             total = graph.add("Add", total, append_network(graph, one, shared))
         quantiles = graph.sorted(graph.add("Div", total, graph.constant(float(len(self.networks)))), len(LEVELS))
-        middle = graph.add("Gather", quantiles, graph.constant(LEVELS.index(0.5), np.int64), axis=2)
+        middle = graph.add("Gather", quantiles, graph.constant(_MEDIAN, np.int64), axis=2)
         change = graph.add("Sub", naive, anchors)
         parts = middle, shared.smooth, graph.add("Div", change, shared.scale)
         shares = np.asarray(self.shares[...])
@@ -140,4 +164,11 @@ class CalibratedNetworks(nnx.Module):
         values = graph.add("Mul", graph.with_axis(shared.scale, 2), quantiles)
         values = graph.add("Add", graph.with_axis(anchors, 2), values)
         values = graph.add("Max", values, graph.constant(0.0)) if self.non_negative else values
-        return graph.add("MatMul", values, graph.constant(np.asarray(self.of_quantiles[...]), name="columns"))
+        columns = []
+        for of in self._parts:
+            taken = [
+                graph.add("Mul", graph.sliced(values, 2, place, place + 1), graph.constant(share))
+                for place, share in of
+            ]
+            columns.append(taken[0] if len(taken) == 1 else graph.add("Sum", *taken))
+        return graph.add("Concat", *columns, axis=2)

@@ -192,7 +192,7 @@ def _forward(
             pullback = _Pullback.save(pullback, known)
             used = [c if pullback.uses("carry", i) else None for i, c in enumerate(carry_in)]
             masked = valid_t is not None or reset_t is not None
-            if masked or not a.xw.shape[0] or not _output_is_hidden_state(jaxpr):
+            if masked or a.xw.shape[0] < 2 or not _output_is_hidden_state(jaxpr):
                 used[-1] = carry_in[-1]
             saved = (pullback, used)
         else:
@@ -243,7 +243,7 @@ def _backward(pointwise: Pointwise, reverse: bool, unroll: int, residuals: Any, 
         if a.recurrent_scale is not None:
             dh = dh * a.recurrent_scale
         leaves, treedef = jax.tree.flatten(widen(dcarry))
-        leaves[-1] = leaves[-1] + dh
+        leaves[-1] = leaves[-1] + cast(dh, leaves[-1].dtype)
         dcarry = jax.tree.unflatten(treedef, leaves)
         if valid_t is not None:
             dcarry = jax.tree.map(jnp.add, dcarry, dfrozen)

@@ -5,6 +5,7 @@ from typing import Any
 import jax.export
 import numpy as np
 import pytest
+from flax import nnx
 
 from jaxrnn.export import load_safetensors, quantize, save_safetensors, to_onnx, to_stablehlo
 from jaxrnn.forecasting import CalibratedNetworks, Forecaster
@@ -103,6 +104,30 @@ def test_no_forecast_of_what_is_never_negative_is_negative():
     assert (found[..., networks.columns.index("lo-95")] == 0).any() and (found >= 0).all()
 
 
+def test_it_stays_as_it_is_when_the_forecaster_is_fitted_again():
+    frame = only_values(panel())
+    model = Forecaster(HORIZON, 7, steps=5, seeds=1, hidden=(4,)).fit(frame)
+    networks, expected = CalibratedNetworks(model), model.predict()
+    model.fit({"other": np.arange(40.0)})
+    found = networks(**networks.inputs())
+    np.testing.assert_allclose(found[..., 0].ravel(), expected["yhat"], rtol=1e-5)
+    hash(nnx.split(networks)[0])  # of the graph definition, which jit needs
+
+
+def test_rows_that_do_not_fit_are_refused_here_and_elsewhere():
+    networks = CalibratedNetworks(Forecaster(HORIZON, 7, steps=5, seeds=1, hidden=(4,)).fit(only_values(panel())))
+    inputs = networks.inputs()
+    session = onnxruntime.InferenceSession(to_onnx(networks), providers=["CPUExecutionProvider"])
+    with pytest.raises(
+        ValueError, match=rf"anchors must have the shape \[batch, {HORIZON}\], not \[1, {HORIZON}\]"
+    ):
+        networks(**{**inputs, "anchors": inputs["anchors"][:1]})
+    with pytest.raises(ValueError, match=r"inputs must have the shape \[batch, "):
+        networks(**{**inputs, "inputs": inputs["inputs"][:, 1:]})
+    with pytest.raises(Exception, match="Reshape"):
+        session.run(None, {**inputs, "anchors": inputs["anchors"][:1]})
+
+
 def test_what_cannot_be_exported_is_named():
     with pytest.raises(ValueError, match="not fitted"):
         CalibratedNetworks(Forecaster(HORIZON))
@@ -110,9 +135,16 @@ def test_what_cannot_be_exported_is_named():
     model = Forecaster(HORIZON, 1, steps=5, seeds=1, hidden=(4,), distribution="negative-binomial").fit(counts)
     with pytest.raises(ValueError, match="distribution='negative-binomial' cannot be exported"):
         CalibratedNetworks(model)
-    networks = CalibratedNetworks(Forecaster(HORIZON, 1, steps=5, seeds=1, hidden=(4,)).fit(counts))
+    with pytest.raises(ValueError, match="must be a fitted Forecaster, not "):
+        CalibratedNetworks("model")  # pyright: ignore[reportArgumentType]
+    model: Any = Forecaster(HORIZON, 1, steps=5, seeds=1, hidden=(4,)).fit(counts)
+    networks = CalibratedNetworks(model)
+    with pytest.raises(ValueError, match="features, not features=99"):
+        to_stablehlo(networks, features=99)
     for export in (to_onnx, to_stablehlo):
         with pytest.raises(ValueError, match=rf"reads windows of {networks.input_shape[0]} steps, not time=99"):
             export(networks, time=99)
         with pytest.raises(ValueError, match="seq_lengths=True needs a model that is called with seq_lengths"):
             export(networks, seq_lengths=True)
+        with pytest.raises(ValueError, match=r"export jaxrnn\.forecasting\.CalibratedNetworks\(model\)"):
+            export(model)

@@ -147,3 +147,17 @@ def test_layers_spread_over_two_devices_equal_layers_on_one():
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("compared") == len(layers()) + 4
+
+
+def test_one_step_may_begin_with_a_carry_that_is_not_spread():
+    def own_tanh(params, h, xw, rh):
+        h = jnp.tanh(xw[0] + rh[0])
+        return h, h
+
+    def total(kernel, xw):
+        return jaxrnn.ops.recurrence(own_tanh, kernel, xw, jnp.ones((4, 3)), implementation="scan")[1].sum()
+
+    expected = jax.grad(total)(jnp.eye(3), jnp.ones((1, 4, 3)))
+    with jax.set_mesh(jax.make_mesh((1,), ("rows",))):
+        xw = jax.device_put(jnp.ones((1, 4, 3)), P(None, "rows"))
+        np.testing.assert_allclose(jax.grad(total)(jnp.eye(3), xw), expected, rtol=1e-6)

@@ -324,6 +324,17 @@ def test_a_derivative_of_its_own_is_found_within_other_calls(wrap):
     assert not _keeps_what_it_needs(jax.make_jaxpr(jax.jit(custom_vjp_in_name_only))(jnp.ones(2)).jaxpr)
 
 
+def test_a_carry_may_be_narrower_than_the_kernel():
+    arguments = jax.tree.map(jnp.asarray, problem(CASES[0], 3, (2,))[0])
+    arguments["initial_carry"] = arguments["initial_carry"].astype(jnp.float32)
+
+    def total(arguments, implementation):
+        return recurrence(CASES[0].pointwise, **arguments, implementation=implementation)[1].sum()
+
+    found, expected = (jax.grad(total)(arguments, name) for name in ("scan", "reference"))
+    assert_close(found, expected, 1e-6)
+
+
 def test_forward_mode_is_refused_by_name():
     arguments, _ = problem(CASES[0], 2)
     with pytest.raises(TypeError, match="forward-mode"):
