@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from jax.test_util import check_grads
 
 from jaxrnn.ops import IMPLEMENTATIONS, recurrence
-from jaxrnn.ops.scan import _keeps_what_it_needs
 from jaxrnn.ops.step import Recurrence
 from tests.ops.interpreted import KERNELS
 from tests.ops.oracle import (
@@ -303,57 +302,3 @@ def test_half_precision_stays_near_float64_and_keeps_the_stated_dtypes(case, imp
     tolerance, gradient_tolerance = HALF_PRECISION[dtype, carry_dtype]
     assert_close(results, wide[0], tolerance)
     assert_close(gradients, wide[1], gradient_tolerance)
-
-
-@pytest.mark.parametrize(
-    "wrap", [lambda f: f, jax.jit, lambda f: jax.jit(jax.vmap(f))], ids=["plain", "jit", "vmap"]
-)
-def test_a_derivative_of_its_own_is_found_within_other_calls(wrap):
-    @jax.custom_vjp
-    def own(x):
-        return x
-
-    own.defvjp(lambda x: (x, None), lambda _, dy: (dy,))
-    assert _keeps_what_it_needs(jax.make_jaxpr(wrap(own))(jnp.ones(2)).jaxpr)
-    branch = jax.make_jaxpr(lambda x: jax.lax.cond(x[0] > 0, wrap(own), jnp.sin, x))(jnp.ones(2))
-    assert _keeps_what_it_needs(branch.jaxpr)
-
-    def custom_vjp_in_name_only(x):
-        return jnp.sin(x)
-
-    assert not _keeps_what_it_needs(jax.make_jaxpr(jax.jit(custom_vjp_in_name_only))(jnp.ones(2)).jaxpr)
-
-
-def test_a_carry_may_be_narrower_than_the_kernel():
-    arguments = jax.tree.map(jnp.asarray, problem(CASES[0], 3, (2,))[0])
-    arguments["initial_carry"] = arguments["initial_carry"].astype(jnp.float32)
-
-    def total(arguments, implementation):
-        return recurrence(CASES[0].pointwise, **arguments, implementation=implementation)[1].sum()
-
-    found, expected = (jax.grad(total)(arguments, name) for name in ("scan", "reference"))
-    assert_close(found, expected, 1e-6)
-
-
-def test_forward_mode_is_refused_by_name():
-    arguments, _ = problem(CASES[0], 2)
-    with pytest.raises(TypeError, match="forward-mode"):
-        jax.jvp(
-            lambda xw: recurrence(CASES[0].pointwise, **arguments | {"xw": xw}, implementation="scan")[1],
-            (jnp.asarray(arguments["xw"]),),
-            (jnp.ones_like(arguments["xw"]),),
-        )
-
-
-@pytest.mark.parametrize("name", ["tanh", "relu"])
-def test_of_every_step_only_the_output_is_saved(name):
-    case = next(case for case in CASES if case.name == name)
-    arguments = jax.tree.map(jnp.asarray, problem(case, 5, (4,))[0])
-    (_, outputs), pullback = jax.vjp(
-        lambda arguments: recurrence(case.pointwise, **arguments, implementation="scan"), arguments
-    )
-    stacked = [leaf for leaf in jax.tree.leaves(pullback) if leaf.shape[:1] == (5,)]
-    # xw is the caller's, and there anyway.
-    own = [leaf for leaf in stacked if not jnp.array_equal(leaf, arguments["xw"])]
-    assert len(own) == 1
-    np.testing.assert_array_equal(own[0], outputs)
