@@ -23,7 +23,7 @@ from experiments.common.config import read_command_line, resolve
 from experiments.common.devices import batch_mesh, claim_devices
 from experiments.common.pipeline import Forecasting, load
 from experiments.common.recipes import TASKS, Config
-from experiments.common.report import BASELINE_NAMES, baselines, console, fail, say
+from experiments.common.report import BASELINE_NAMES, baselines, console, ended_early, fail, say
 from jaxrnn.data import available_series
 from jaxrnn.training import Run, fit
 
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         return fail(str(error))
     except KeyboardInterrupt:
-        fail("interrupted; no results were written")
+        ended_early("interrupted; no results were written")
         return 130
     return 0
 

@@ -21,7 +21,7 @@ from experiments.common.config import read_command_line, resolve
 from experiments.common.devices import batch_mesh, claim_devices
 from experiments.common.pipeline import Forecasting, load
 from experiments.common.recipes import TASKS, Task
-from experiments.common.report import console, fail, say
+from experiments.common.report import console, ended_early, fail, say
 from jaxrnn.training import LRRangeTest, exponential_rates, lr_range_test
 
 # The lowest rate, and the epochs per factor of ten. These are the lesson's values, so the plots can be compared.
@@ -83,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         return fail(str(error))
     except KeyboardInterrupt:
-        fail("interrupted; no results were written")
+        ended_early("interrupted; no results were written")
         return 130
     return 0
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from experiments.common.report import fail, plain_warnings
+from experiments.common.report import ended_early, fail, plain_warnings
 from experiments.common.signals import CtrlC
 from jaxrnn.training import EXIT_CODES
 
@@ -54,7 +54,7 @@ def run_command(ctrl_c: CtrlC, run: Callable[[], int]) -> int:
     except (ValueError, OSError) as error:
         return fail(error_message(error))
     except KeyboardInterrupt:
-        fail(ctrl_c.message)
+        ended_early(ctrl_c.message)
         return EXIT_CODES["interrupted"]
 
 

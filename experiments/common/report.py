@@ -33,6 +33,11 @@ def fail(message: str) -> int:
     return 2
 
 
+def ended_early(message: str) -> None:
+    """Print to stderr why a command ended before it was done, as after Ctrl-C: that is no error."""
+    Console(stderr=True, highlight=False).print(message, soft_wrap=True, markup=False)
+
+
 def say(message: object) -> None:
     """Print a message without wrapping and without markup, because a path may look like markup."""
     console.print(str(message), soft_wrap=True, markup=False)

@@ -33,7 +33,7 @@ class CtrlC:
     """Tells :func:`answered` that this may be called while JAX compiles."""
 
     def __call__(self, *_: Any) -> None:
-        os.write(2, f"error: {self.message}\n".encode())
+        os.write(2, f"{self.message}\n".encode())
         os._exit(EXIT_CODES["interrupted"])
 
 

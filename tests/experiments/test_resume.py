@@ -112,7 +112,7 @@ runpy.run_module("experiments.forecast", run_name="__main__")
 def test_ctrl_c_is_not_lost_where_python_ignores_exceptions(tmp_path):
     command = [sys.executable, "-c", CTRL_C_IN_THE_GARBAGE_COLLECTOR, str(tmp_path / "run")]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (run.returncode, run.stderr) == (130, "error: interrupted before there was anything to save\n")
+    assert (run.returncode, run.stderr) == (130, "interrupted before there was anything to save\n")
 
 
 def test_a_folder_with_another_run_is_refused(finished, capsys):

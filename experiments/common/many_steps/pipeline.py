@@ -27,7 +27,7 @@ from experiments.common.many_steps.panel_file import PanelOptions, load_future, 
 from experiments.common.many_steps.progress import training_progress
 from experiments.common.many_steps.report import choices, explain, report_backtest
 from experiments.common.options import Out
-from experiments.common.report import fail, say
+from experiments.common.report import ended_early, say
 from experiments.common.signals import CtrlC
 from jaxrnn.forecasting import Forecaster, OneSeries, TrainingStopped, Watch, with_future
 from jaxrnn.training import EXIT_CODES
@@ -134,11 +134,11 @@ def run(settings: Settings, ctrl_c: CtrlC, *, forecast: bool = True) -> int:
         record.undo(folder)
         raise
     except TrainingStopped as stopped:
-        fail(f"{stopped.reason} in the backtest; --resume with --out {folder} continues")
+        ended_early(f"{stopped.reason} in the backtest; --resume with --out {folder} continues")
         return EXIT_CODES[stopped.reason]
     if model.stopped:
         what = "the forecast is that of the training so far" if model.stopped == "interrupted" else "it was saved"
-        fail(f"{model.stopped}: {what}; --resume with --out {folder} continues it")
+        ended_early(f"{model.stopped}: {what}; --resume with --out {folder} continues it")
         return EXIT_CODES[model.stopped]
     record.finish(folder)
     say(f"everything is in {folder}")
