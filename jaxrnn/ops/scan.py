@@ -146,10 +146,14 @@ def _keeps_what_it_needs(jaxpr: Any) -> bool:
 def _output_is_hidden_state(jaxpr: Any) -> bool:
     """Whether the last two results of a step, h and the output, are one array, or one array cast to one dtype."""
     h, y = jaxpr.outvars[-2:]
-    made = {id(result): equation for equation in jaxpr.eqns for result in equation.outvars}
-    casts = [made.get(id(v)) for v in (h, y)]
-    if all(cast is not None and cast.primitive.name == "convert_element_type" for cast in casts):
-        return casts[0].invars[0] is casts[1].invars[0] and h.aval.dtype == y.aval.dtype
+    casts = {
+        id(result): equation
+        for equation in jaxpr.eqns
+        if equation.primitive.name == "convert_element_type"
+        for result in equation.outvars
+    }
+    if id(h) in casts and id(y) in casts:
+        return casts[id(h)].invars[0] is casts[id(y)].invars[0] and h.aval.dtype == y.aval.dtype
     return h is y
 
 
