@@ -30,6 +30,14 @@ def version() -> str:
     return sys.modules[__name__.partition(".")[0]].__version__
 
 
+def not_a_module(model: Any, wanted: str) -> str:
+    """Why something else than a module cannot be exported."""
+    remedy = (
+        ": export jaxrnn.forecasting.CalibratedNetworks(model)" if type(model).__name__ == "Forecaster" else ""
+    )
+    return f"model must be {wanted}, not {checks.shown(model)}{remedy}"
+
+
 def free_path(path: PathLike, overwrite: bool) -> Path:
     """The path as one that a file may be written to, or a ValueError."""
     overwrite = checks.flag("overwrite", overwrite)

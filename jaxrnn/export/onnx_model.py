@@ -10,13 +10,13 @@ import numpy as np
 from flax import nnx
 
 from jaxrnn import checks
-from jaxrnn.export.files import PathLike, free_path, package, version, write_file
+from jaxrnn.export.files import PathLike, free_path, not_a_module, package, version, write_file
 from jaxrnn.export.onnx_cells import run_step
 from jaxrnn.export.onnx_graph import OLDEST_OPSET, Dim, Graph
 from jaxrnn.export.onnx_models import plan_of, run_model
 from jaxrnn.export.onnx_scan import Resets
 from jaxrnn.export.stablehlo import require_evaluation, require_parameters, returns_to_zeros
-from jaxrnn.export.whole import append_whole, not_a_module
+from jaxrnn.export.whole import append_whole
 from jaxrnn.layers import RNN
 
 

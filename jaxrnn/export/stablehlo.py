@@ -11,8 +11,8 @@ from flax import nnx
 from jax import Array
 
 from jaxrnn import checks
-from jaxrnn.export.files import PathLike, free_path, write_file
-from jaxrnn.export.whole import not_a_module, require_time
+from jaxrnn.export.files import PathLike, free_path, not_a_module, write_file
+from jaxrnn.export.whole import require_time
 from jaxrnn.layers import RNN, Bidirectional, StackedRNN
 from jaxrnn.layers.zoneout import Zoneout
 from jaxrnn.ops.dispatch import exported_programs

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from jaxrnn import checks
 from jaxrnn.export.onnx_graph import Dim, Graph
 
 
@@ -51,11 +50,3 @@ def require_time(whole: Whole, time: int | None) -> None:
     """A ValueError if the axis of time shall have another size than the model's windows."""
     if time not in (None, whole.input_shape[0]):
         raise ValueError(f"a {type(whole).__name__} reads windows of {whole.input_shape[0]} steps, not {time=}")
-
-
-def not_a_module(model: Any, wanted: str) -> str:
-    """Why something else than a module cannot be exported."""
-    remedy = (
-        ": export jaxrnn.forecasting.CalibratedNetworks(model)" if type(model).__name__ == "Forecaster" else ""
-    )
-    return f"model must be {wanted}, not {checks.shown(model)}{remedy}"
