@@ -53,13 +53,12 @@ void run(void (*kernel)(const ProgramProblem<float>&, const Division&), ProgramP
   std::vector<std::thread> threads;
   {
     Team team(parts - 1, [&](auto task) { threads.emplace_back(std::move(task)); });
-    // A program with a sum over units is never divided by units.
-    const bool units = by_units && !p.needs_all_units(), apart = !backward && !units;
+    const bool apart = !backward && !by_units;
     const auto patience = generator() % 2000;  // drawn in any case, so that what is drawn after it is the same
     if (!apart) team.close(std::chrono::microseconds(patience));
     auto share = [](void* t, int n, Team::Body body, void* c) { static_cast<Team*>(t)->share(n, body, c); };
     auto each = [](void* t, int n, Team::Body body, void* c) { static_cast<Team*>(t)->each(n, body, c); };
-    kernel(p, Division{parts, !units, true, true, workspace, apart ? share : each, &team});
+    kernel(p, Division{parts, !by_units, true, true, workspace, apart ? share : each, &team});
   }
   for (auto& thread : threads) thread.join();
   std::free(workspace);

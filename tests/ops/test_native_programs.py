@@ -30,6 +30,9 @@ SHAPES = {
     "wide": (33, 3, 17, 144),
     "units_apart": (3, 11, 7, 300),
     "sections": (49, 4, 3, 260),  # two groups of rows, and more units than are computed at once
+    # With a sum over units, threads divide the units of the products, and then the rows.
+    "stages": (5, 11, 7, 300),
+    "stages_of_groups": (100, 3, 3, 520),  # its weights fit no cache
 }
 
 
@@ -93,6 +96,8 @@ def results_and_gradients(case: Case, smooth: Any, fixed: Any, implementation: s
         ("two_part", "units_apart", False),
         ("minimal_gated_unit", "sections", True),
         ("slstm", "sections", False),
+        ("layer_norm", "stages", True),
+        ("layer_norm", "stages_of_groups", True),
     ],
 )
 def test_every_way_of_dividing_the_work_equals_the_scan(cell, shape, masks):
@@ -117,10 +122,11 @@ def test_float32_is_as_near_to_float64_as_the_scan_is(cell):
     assert error("native") < max(4 * error("scan"), 1e-6)  # it adds up products in another order
 
 
-def test_the_bits_do_not_depend_on_the_number_of_threads(monkeypatch):
+@pytest.mark.parametrize("shape", [(130, 40, 3, 50), SHAPES["stages"]])
+def test_the_bits_do_not_depend_on_the_number_of_threads(shape, monkeypatch):
     # Within jit a call like an earlier one takes over its program, and that one's number of threads.
     monkeypatch.setattr(dispatch, "_run", getattr(dispatch._run, "__wrapped__"))  # noqa: B009
-    smooth, fixed = arguments(CELLS["layer_norm"], (130, 40, 3, 50), jnp.float32, masks=True)
+    smooth, fixed = arguments(CELLS["layer_norm"], shape, jnp.float32, masks=True)
     found = []
     for threads in (1, 2):
         monkeypatch.setattr(call, "MOST_THREADS", threads)

@@ -75,18 +75,19 @@ struct Plan {
 
 // How to divide a call. If threads divide the rows of the batch, they need not wait for each other in the forward pass.
 // If they divide the units, they wait for each other at every step, but each reads only its part of the weights. That
-// pays if the weights do not fit into the cache of one core, or the batch is too small to divide. On a busy machine,
-// waiting for a thread that is not running would cost more than a second thread gains.
+// pays if the weights do not fit into the cache of one core, or the batch is too small to divide. With a sum over units
+// they wait twice, and one row's equations cannot be divided. On a busy machine, waiting for a thread that is not running
+// would cost more than a second thread gains.
 template <class T, class ProblemType>
-Plan plan(const ProblemType& p, int gates, bool backward, int available, bool may_divide_units) {
+Plan plan(const ProblemType& p, int gates, bool backward, int available, int waits) {
   const int64_t weights = (int64_t)(p.hidden + (p.x ? p.in_features : 0)) * p.hidden * gates;
   const double step = 2.0 * p.batch * weights;  // operations
   const bool large = exceeds_cache(weights * (int64_t)sizeof(T));
   const int64_t patience = std::clamp<int64_t>((int64_t)(step * p.time / 1e5 / 10), 20, 2000);  // at 100 GFLOP/s
   if (available < 2 || step * p.time < 2e6) return {1, true, 0};
   if (Team::machine_is_busy()) return !backward && p.batch >= available ? Plan{available, true, 0} : Plan{1, true, 0};
-  if (p.batch >= 4 * available && (!large || !may_divide_units)) return {available, true, patience};
-  if (step > 3e5 && may_divide_units) return {available, false, patience};
+  if (p.batch >= 4 * available && !large) return {available, true, patience};
+  if (step > 3e5 * waits && (waits == 1 || p.batch >= available)) return {available, false, patience};
   if (p.batch >= available) return {available, true, patience};
   return {1, true, 0};
 }
@@ -94,10 +95,10 @@ Plan plan(const ProblemType& p, int gates, bool backward, int available, bool ma
 // Runs a call on as many threads as it is worth, with the kernels of this processor.
 template <class T, class KernelsType, class ProblemType>
 ffi::Error launch(ffi::ThreadPool& pool, const KernelsType& k, const ProblemType& p, int gates, bool backward,
-                  int most_threads, bool may_divide_units) {
+                  int most_threads, int waits) {
   int available = (int)pool.num_threads();
   if (most_threads > 0 && most_threads < available) available = most_threads;
-  const Plan wanted = plan<T>(p, gates, backward, available, may_divide_units);
+  const Plan wanted = plan<T>(p, gates, backward, available, waits);
   // If threads do not wait for each other, more parts than threads let a late or slow thread do fewer of them.
   const bool apart = wanted.by_rows && !backward;
   const bool finely = apart && wanted.threads > 1 && p.batch >= 32 * wanted.threads;
@@ -131,7 +132,7 @@ const ProgramProblem<T>& problem_of(const ProgramOfHead<T>& of_head) {
 // after the other.
 template <class T, class KernelsType, class RecurrenceOf>
 ffi::Error launch_all(ffi::ThreadPool& pool, const KernelsType& k, int64_t count, RecurrenceOf&& recurrence, int gates,
-                      bool backward, int most_threads, bool may_divide_units) {
+                      bool backward, int most_threads, int waits) {
   if (count == 0) return ffi::Error::Success();
   int available = (int)pool.num_threads();
   if (most_threads > 0 && most_threads < available) available = most_threads;
@@ -158,7 +159,7 @@ ffi::Error launch_all(ffi::ThreadPool& pool, const KernelsType& k, int64_t count
   }
   for (int64_t number = apart; number < count; number++) {
     auto one = recurrence(number);
-    auto error = launch<T>(pool, k, problem_of(one), gates, backward, most_threads, may_divide_units);
+    auto error = launch<T>(pool, k, problem_of(one), gates, backward, most_threads, waits);
     if (error.failure()) return error;
   }
   return ffi::Error::Success();

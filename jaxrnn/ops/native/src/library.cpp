@@ -64,7 +64,7 @@ ffi::Error run(ffi::ThreadPool& pool, const Arrays<T>& arrays, const Options& o)
     return head_of(kBackward ? backward_problem(a, o) : forward_problem(a, o), (int)(number % o.heads), saved);
   };
   return launch_all<T>(pool, kernels<T>(), arrays.runs() * o.heads, recurrence, (int)o.gates, kBackward,
-                       (int)o.threads, /*may_divide_units=*/true);
+                       (int)o.threads, /*waits=*/1);
 }
 
 template <bool kBackward>

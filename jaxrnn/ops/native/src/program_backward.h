@@ -268,16 +268,25 @@ void program_backward(const ProgramProblem<T>& p, const Division& division) {
       }
     }
   });
+  auto equations = [&](const Section& section, int s, Range rows, int part) {
+    w.each_block(rows, w.rows, [&](int b, int count) {
+      backward_block(p, w, section, w.operands_of(p, part), s, b, count, part);
+    });
+  };
+  // In stages, the equations follow when all parts have done this.
   auto step = [&](int s, int part) {
-    Operand<T>* operands = w.operands_of(p, part);
     w.each_block(w.rows_of(part, p.batch), w.group, [&](int begin, int size) {
       w.each_section(w.panels_of(part), [&](const Section& section) {
         if (s >= 0 && p.batch > 1) fetch_ahead(p, section, p.step(s), begin, size);
         if (s != p.time - 1) add_recurrent_gradient(p, w, section, s, begin, size);
-        w.each_block({begin, begin + size}, w.rows, [&](int b, int count) {
-          backward_block(p, w, section, operands, s, b, count, part);
-        });
+        if (!w.in_stages) equations(section, s, {begin, begin + size}, part);
       });
+    });
+  };
+  auto stage_of_equations = [&](int s) {
+    division.each_part([&](int part) {
+      const Range rows = split(p.batch, part, parts);
+      if (rows.begin < rows.end) equations(w.whole(), s, rows, part);
     });
   };
   // The weight gradients of a chunk of steps need all parts of them. So they are computed at the beginning of the next
@@ -292,6 +301,7 @@ void program_backward(const ProgramProblem<T>& p, const Division& division) {
         if (last == chunk.end) gradients(part, done);
         for (int s = last - 1; s >= last - together; s--) step(s, part);
       });
+      if (w.in_stages) stage_of_equations(last - 1);
     }
     done = chunk;
   }
@@ -299,6 +309,7 @@ void program_backward(const ProgramProblem<T>& p, const Division& division) {
     gradients(part, done);
     step(-1, part);
   });
+  if (w.in_stages) stage_of_equations(-1);
 }
 
 }  // namespace jaxrnn::JAXRNN_ISA

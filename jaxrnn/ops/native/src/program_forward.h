@@ -15,13 +15,13 @@ void gate_product(const ProgramWorkspace<T>& w, const Section& section, Segment<
   for (int s = 0; s < count; s++) segments[s].b += (ptrdiff_t)section.unit * segments[s].depth;
   for (int i = section.panels.begin; i < section.panels.end; i++) {
     const Panel& panel = w.panels[i];
-    const int first = panel.first * L, in_section = first - section.unit;
+    const int first = panel.first * L, column = first - section.unit + section.column;
     with_vectors<kProgramVectors>(panel.vectors, [&]<int N>() {
-      product<T, N>(w.sets, segments, count, rows, out + in_section, w.width, bias + first);
+      product<T, N>(w.sets, segments, count, rows, out + column, w.width, bias + first);
       for (int s = 0; s < count; s++) segments[s].b += (ptrdiff_t)N * L * segments[s].depth;
       for (int r = 0; r < rows && added; r++) {
         for (int unit = first; unit < first + N * L; unit += L) {
-          T* to = out + (ptrdiff_t)r * w.width + unit - section.unit;
+          T* to = out + (ptrdiff_t)r * w.width + column + unit - first;
           store<T>(to, load(to) + load(added + r * added_row + unit, hidden - unit));
         }
       }
@@ -189,16 +189,34 @@ void program_forward(const ProgramProblem<T>& p, const Division& division) {
       }
     }
   };
+  auto equations = [&](const Section& section, int s, Range rows, int group, int part) {
+    w.each_block(rows, w.rows, [&](int b, int count) {
+      forward_block(p, w, section, w.operands_of(p, part), s, b, count, b - group, part);
+    });
+  };
+  // Calls after(section) when its products are computed.
+  auto products = [&](int s, int first, int rows, int part, auto&& after) {
+    if (w.ahead && s % w.ahead == 0) products_ahead(p, w, w.panels_of(part), s);
+    const T* h = left_of_group(p, w, s, first, rows, part);
+    w.each_section(w.panels_of(part), [&](Section section) {
+      if (w.in_stages) section.column = section.unit;
+      forward_products(p, w, section, h, s, first, rows, part);
+      after(section);
+    });
+  };
   auto step = [&](int s, int part) {
-    Operand<T>* operands = w.operands_of(p, part);
     w.each_block(w.rows_of(part, p.batch), w.group, [&](int first, int rows) {
-      if (w.ahead && s % w.ahead == 0) products_ahead(p, w, w.panels_of(part), s);
-      const T* h = left_of_group(p, w, s, first, rows, part);
-      w.each_section(w.panels_of(part), [&](const Section& section) {
-        forward_products(p, w, section, h, s, first, rows, part);
-        w.each_block({first, first + rows}, w.rows, [&](int b, int count) {
-          forward_block(p, w, section, operands, s, b, count, b - first, part);
-        });
+      products(s, first, rows, part, [&](const Section& section) {
+        equations(section, s, {first, first + rows}, first, part);
+      });
+    });
+  };
+  auto step_in_stages = [&](int s) {
+    w.each_block({0, p.batch}, w.group, [&](int first, int rows) {
+      division.each_part([&](int part) { products(s, first, rows, part, [](const Section&) {}); });
+      division.each_part([&](int part) {
+        const Range mine = split(rows, part, parts);
+        if (mine.begin < mine.end) equations(w.whole(), s, {first + mine.begin, first + mine.end}, first, part);
       });
     });
   };
@@ -210,7 +228,11 @@ void program_forward(const ProgramProblem<T>& p, const Division& division) {
       w.set_operands(p, part);
     });
     for (int s = 0; s < p.time; s++) {
-      division.each_part([&](int part) { step(s, part); });
+      if (w.in_stages) {
+        step_in_stages(s);
+      } else {
+        division.each_part([&](int part) { step(s, part); });
+      }
     }
     return;
   }

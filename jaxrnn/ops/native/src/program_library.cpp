@@ -53,7 +53,7 @@ ffi::Error run(ffi::ThreadPool& pool, const Arrays<T>& arrays, const ProgramNumb
     return recurrence_of(arrays.of_run(number / heads), n, (int)(number % heads), backward);
   };
   return launch_all<T>(pool, program_kernels<T>(), arrays.runs() * heads, recurrence, gates, backward,
-                       (int)n.sizes[kThreads], /*may_divide_units=*/!program_problem<T>(n).needs_all_units());
+                       (int)n.sizes[kThreads], /*waits=*/program_problem<T>(n).needs_all_units() ? 2 : 1);
 }
 
 using Numbers = ffi::Span<const int64_t>;

@@ -20,6 +20,7 @@ static_assert(kMostGates <= kMostSegments, "a product has a segment for every ga
 struct Section {
   Range panels;
   int unit, vectors;  // the first unit
+  int column = 0;     // where its products begin in their rows
 };
 
 // The scratch arrays. All parts share them, except `products`, `scaled`, `blocks` and `operands`, of which each part has
@@ -28,7 +29,8 @@ struct Section {
 //
 // The products of a section are computed for a group of rows, so that the weights are read once for all of them; the
 // program then takes blocks of those rows. A section has as many units as leave the products of many rows in the cache of
-// level 2. A program with a sum over units needs all of them, in one section.
+// level 2. A program with a sum over units needs all of them, in one section. If parts that are units run such a program,
+// a step has two stages: every part computes the products of its units, and then the equations of some rows.
 template <class T>
 struct ProgramWorkspace {
   static constexpr int L = kLanes<T>;
@@ -47,10 +49,10 @@ struct ProgramWorkspace {
   int panel_count, wide_panel_count, input_panel_count;
   int section_panels;  // the most panels of a section
   int parts;
-  bool by_rows;
+  bool by_rows, in_stages;
 
   ProgramWorkspace(const ProgramProblem<T>& p, const Division& division, bool backward)
-      : parts(division.parts), by_rows(division.by_rows) {
+      : parts(division.parts), by_rows(division.by_rows), in_stages(!by_rows && p.needs_all_units()) {
     lay_out(p, backward, parts, (char*)division.workspace);
     make_panels(vectors_of(p.hidden), program_vectors(p.batch), panels);
     if (backward) {
@@ -78,6 +80,9 @@ struct ProgramWorkspace {
       body(Section{{first, first + count}, begin.first * L, end.first + end.vectors - begin.first});
     });
   }
+
+  // All panels, for a program that needs them.
+  Section whole() const { return {{0, panel_count}, 0, panels[panel_count - 1].first + panels[panel_count - 1].vectors}; }
 
   // Calls body(first row, rows) for as few blocks of at most `most` of these rows as possible, with nearly equal numbers.
   template <class Body>
@@ -111,8 +116,9 @@ struct ProgramWorkspace {
 
   // The blocks of a part, [rows, width] each.
   T* block_of(int part, int index) const { return blocks + part * blocks_size + (ptrdiff_t)index * rows * width; }
-  // Forward: x and r of every gate, of a group and a section, [group, width].
+  // Forward: x and r of every gate, of a group and a section, [group, width]. In stages, those of all parts.
   T* product_of(int part, int index) const {
+    if (in_stages) part = 0;
     return products + (ptrdiff_t)(part * product_count + index) * group * width;
   }
   T* xw_of(int part, int gate) const { return product_of(part, gate); }
@@ -176,9 +182,9 @@ struct ProgramWorkspace {
     panel_count = section_panels = panels_in(vectors_of(p.hidden), panel);
     int gates = p.gates;
     for (int g = 0; g < p.recurrent_gates; g++) gates += g >= p.gates || !p.summed[g];
+    const int64_t weights = (int64_t)(p.hidden + (p.x ? p.in_features : 0)) * p.hidden * gates * sizeof(T);
+    const bool beside_weights = !backward && exceeds_cache(weights);  // the backward pass has no products
     if (!p.needs_all_units()) {
-      const int64_t weights = (int64_t)(p.hidden + (p.x ? p.in_features : 0)) * p.hidden * gates * sizeof(T);
-      const bool beside_weights = !backward && exceeds_cache(weights);  // the backward pass has no products
       const int of_panel = gates * std::min(p.batch, kMostRows) * panel * kVectorBytes;
       const int sections = panels_in(panel_count, std::max((beside_weights ? kBesideWeights : kGroupBytes) / of_panel, 1));
       section_panels = panels_in(panel_count, sections);
@@ -187,7 +193,9 @@ struct ProgramWorkspace {
     const int tile_rows = kRows[panel], wanted = kBlockBytes / (int)(width * sizeof(T)) / tile_rows * tile_rows;
     rows = std::min({std::max(wanted, tile_rows), kMostRows, p.batch});
     product_count = backward ? 0 : p.gates + p.recurrent_gates;
-    const int kept = kGroupBytes / (int)(gates * width * sizeof(T)) / tile_rows * tile_rows;
+    // Weights that fit no cache are read for as many rows as possible.
+    const bool most = beside_weights && p.needs_all_units();
+    const int kept = most ? kMostRows : kGroupBytes / (int)(gates * width * sizeof(T)) / tile_rows * tile_rows;
     group = std::min(std::clamp(kept, rows, kMostRows), p.batch);
     // A single row would read the kernel at every step for one product. Some steps together read it once.
     const bool is_ahead = !backward && p.batch == 1 && p.x;
