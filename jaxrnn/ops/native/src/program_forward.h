@@ -196,7 +196,7 @@ void program_forward(const ProgramProblem<T>& p, const Division& division) {
   };
   // Calls after(section) when its products are computed.
   auto products = [&](int s, int first, int rows, int part, auto&& after) {
-    if (w.ahead && s % w.ahead == 0) products_ahead(p, w, w.panels_of(part), s);
+    if (w.ahead && (s & (w.ahead - 1)) == 0) products_ahead(p, w, w.panels_of(part), s);
     const T* h = left_of_group(p, w, s, first, rows, part);
     w.each_section(w.panels_of(part), [&](Section section) {
       if (w.in_stages) section.column = section.unit;

@@ -36,7 +36,7 @@ struct ProgramWorkspace {
   static constexpr int L = kLanes<T>;
   int pitch, width, rows, group;  // rows: the most of a block; group: the most of a group
   int sets;           // of accumulators, see tile.h
-  int ahead;          // how many steps' x are computed at once, or 0
+  int ahead;          // how many steps' x are computed at once, a power of 2, or 0
   T *recurrent, *kernel;  // packed, by gate; backward: transposed
   T *bias, *recurrent_bias, *sum_bias;  // forward, [gates, pitch]; zero where there is none
   T *derived, *constants, *zero;        // [derived, pitch]; a whole vector of each constant; one of zeros
@@ -87,8 +87,9 @@ struct ProgramWorkspace {
   // Calls body(first row, rows) for as few blocks of at most `most` of these rows as possible, with nearly equal numbers.
   template <class Body>
   static void each_block(Range of, int most, Body&& body) {
-    const int count = of.end - of.begin, blocks = (count + most - 1) / most;
-    if (blocks == 1) return body(of.begin, count);  // often, and divisions take longer than some steps
+    const int count = of.end - of.begin;
+    if (count <= most) return body(of.begin, count);  // often, and divisions take longer than some steps
+    const int blocks = (count + most - 1) / most;
     for (int i = 0; i < blocks; i++) {
       const Range r = split(count, i, blocks);
       body(of.begin + r.begin, r.end - r.begin);
@@ -100,7 +101,7 @@ struct ProgramWorkspace {
   }
 
   T* ahead_at(const ProgramProblem<T>& p, int s, int gate) const {
-    return of_ahead + (ptrdiff_t)(s % ahead * p.gates + gate) * pitch;
+    return of_ahead + (ptrdiff_t)((s & (ahead - 1)) * p.gates + gate) * pitch;
   }
 
   T* ring_at(int s, int b, int batch) const { return ring + ((ptrdiff_t)(s % (2 * chunk)) * batch + b) * ring_row; }
@@ -199,7 +200,8 @@ struct ProgramWorkspace {
     group = std::min(std::clamp(kept, rows, kMostRows), p.batch);
     // A single row would read the kernel at every step for one product. Some steps together read it once.
     const bool is_ahead = !backward && p.batch == 1 && p.x;
-    ahead = is_ahead ? std::clamp(kAheadBytes / (int)(p.gates * pitch * sizeof(T)), 1, std::min(p.time, kMostRows)) : 0;
+    const int most_ahead = std::clamp(kAheadBytes / (int)(p.gates * pitch * sizeof(T)), 1, std::min(p.time, kMostRows));
+    for (ahead = is_ahead; is_ahead && 2 * ahead <= most_ahead;) ahead *= 2;
     const size_t units = (size_t)vectors_of(p.hidden) * L;
     take(recurrent, units * p.hidden * p.recurrent_gates);
     take(derived, (size_t)p.derived_count * pitch);

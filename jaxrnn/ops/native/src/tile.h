@@ -147,6 +147,7 @@ template <class T, int N, int kSets, class SegmentType, class Body>
 INLINE void for_each_tile(int begin, int end, Body&& body) {
   constexpr int kMost = rows_of_tile<kSets>(N);
   const int rows = end - begin, tiles = (rows + kMost - 1) / kMost;
+  if (tiles == 1) return body(begin, rows, tile_of<T, N, kSets, SegmentType>(rows));
   for (int i = 0, b = begin; i < tiles; i++) {
     const int next = begin + (int)((int64_t)rows * (i + 1) / tiles);
     body(b, next - b, tile_of<T, N, kSets, SegmentType>(next - b));
