@@ -78,8 +78,7 @@ void add_recurrent_gradient(const ProgramProblem<T>& p, const ProgramWorkspace<T
   const T* ring = w.ring_at(s + 1, b, p.batch);
   T* dh = w.carry(p, s, p.carries - 1, b);
   alignas(64) T tiles[kMostRows * kProgramVectors * L];
-  for (int i = section.panels.begin; i < section.panels.end; i++) {
-    const Panel& panel = w.panels[i];
+  w.each_panel(section.panels, s, [&](const Panel& panel) {
     const T* packed = w.recurrent + (ptrdiff_t)panel.first * width * L;
     with_vectors<kProgramVectors>(panel.vectors, [&]<int N>() {
       Segment<T> segments[kMostGates];
@@ -98,7 +97,7 @@ void add_recurrent_gradient(const ProgramProblem<T>& p, const ProgramWorkspace<T
         }
       }
     });
-  }
+  });
 }
 
 // One step of rows b to b + rows. s == -1 is the end of the backward pass: it writes the gradient of the initial carry.
@@ -276,7 +275,7 @@ void program_backward(const ProgramProblem<T>& p, const Division& division) {
   // In stages, the equations follow when all parts have done this.
   auto step = [&](int s, int part) {
     w.each_block(w.rows_of(part, p.batch), w.group, [&](int begin, int size) {
-      w.each_section(w.panels_of(part), [&](const Section& section) {
+      w.each_section(w.panels_of(part), s, [&](const Section& section) {
         if (s >= 0 && p.batch > 1) fetch_ahead(p, section, p.step(s), begin, size);
         if (s != p.time - 1) add_recurrent_gradient(p, w, section, s, begin, size);
         if (!w.in_stages) equations(section, s, {begin, begin + size}, part);

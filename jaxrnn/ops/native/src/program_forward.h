@@ -9,16 +9,18 @@ namespace jaxrnn::JAXRNN_ISA {
 // out = the products of the segments + bias + rows, for one gate and section. Rows, which may be null, have only the
 // units of the caller. The segments have the weights of all sections.
 template <class T>
-void gate_product(const ProgramWorkspace<T>& w, const Section& section, Segment<T>* segments, int count, int rows,
-                  int hidden, T* out, const T* bias, const T* added, ptrdiff_t added_row) {
+void gate_product(const ProgramWorkspace<T>& w, const Section& section, int s, const Segment<T>* segments, int count,
+                  int rows, int hidden, T* out, const T* bias, const T* added, ptrdiff_t added_row) {
   constexpr int L = kLanes<T>;
-  for (int s = 0; s < count; s++) segments[s].b += (ptrdiff_t)section.unit * segments[s].depth;
-  for (int i = section.panels.begin; i < section.panels.end; i++) {
-    const Panel& panel = w.panels[i];
+  w.each_panel(section.panels, s, [&](const Panel& panel) {
     const int first = panel.first * L, column = first - section.unit + section.column;
     with_vectors<kProgramVectors>(panel.vectors, [&]<int N>() {
-      product<T, N>(w.sets, segments, count, rows, out + column, w.width, bias + first);
-      for (int s = 0; s < count; s++) segments[s].b += (ptrdiff_t)N * L * segments[s].depth;
+      Segment<T> of_panel[2];
+      for (int i = 0; i < count; i++) {
+        of_panel[i] = segments[i];
+        of_panel[i].b += (ptrdiff_t)first * segments[i].depth;
+      }
+      product<T, N>(w.sets, of_panel, count, rows, out + column, w.width, bias + first);
       for (int r = 0; r < rows && added; r++) {
         for (int unit = first; unit < first + N * L; unit += L) {
           T* to = out + (ptrdiff_t)r * w.width + column + unit - first;
@@ -26,7 +28,7 @@ void gate_product(const ProgramWorkspace<T>& w, const Section& section, Segment<
         }
       }
     });
-  }
+  });
 }
 
 // What the recurrent product takes of the group of rows from b on: h, or h * scale.
@@ -83,16 +85,16 @@ void forward_products(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, 
     if (g < p.gates && p.summed[g]) {
       segments[count++] = recurrent;
       const T* bias = w.ahead ? w.ahead_at(p, s, g) : w.sum_bias + g * w.pitch;
-      gate_product(w, section, segments, count, rows, H, w.xw_of(part, g), bias, xw, xw_row);
+      gate_product(w, section, s, segments, count, rows, H, w.xw_of(part, g), bias, xw, xw_row);
       continue;
     }
     if (g < p.gates && !w.ahead) {
       const T* bias = w.bias + g * w.pitch;
-      gate_product(w, section, segments, count, rows, H, w.xw_of(part, g), bias, xw, xw_row);
+      gate_product(w, section, s, segments, count, rows, H, w.xw_of(part, g), bias, xw, xw_row);
     }
     if (g < p.recurrent_gates) {
       const T* bias = w.recurrent_bias + g * w.pitch;
-      gate_product<T>(w, section, &recurrent, 1, rows, H, w.rh_of(p, part, g), bias, nullptr, 0);
+      gate_product<T>(w, section, s, &recurrent, 1, rows, H, w.rh_of(p, part, g), bias, nullptr, 0);
     }
   }
 }
@@ -198,7 +200,7 @@ void program_forward(const ProgramProblem<T>& p, const Division& division) {
   auto products = [&](int s, int first, int rows, int part, auto&& after) {
     if (w.ahead && (s & (w.ahead - 1)) == 0) products_ahead(p, w, w.panels_of(part), s);
     const T* h = left_of_group(p, w, s, first, rows, part);
-    w.each_section(w.panels_of(part), [&](Section section) {
+    w.each_section(w.panels_of(part), s, [&](Section section) {
       if (w.in_stages) section.column = section.unit;
       forward_products(p, w, section, h, s, first, rows, part);
       after(section);

@@ -72,13 +72,24 @@ struct ProgramWorkspace {
   Range rows_of(int part, int batch) const { return by_rows ? split(batch, part, parts) : Range{0, batch}; }
   Range panels_of(int part) const { return by_rows ? Range{0, panel_count} : split(panel_count, part, parts); }
 
-  // Calls body(section) for these panels.
+  // Calls body(section) for these panels, from the last one on in every other step: what the cache still has of the
+  // weights is what was read last.
   template <class Body>
-  void each_section(Range of, Body&& body) const {
-    each_block(of, section_panels, [&](int first, int count) {
+  void each_section(Range of, int s, Body&& body) const {
+    auto section = [&](int first, int count) {
       const Panel &begin = panels[first], &end = panels[first + count - 1];
       body(Section{{first, first + count}, begin.first * L, end.first + end.vectors - begin.first});
-    });
+    };
+    each_block(of, section_panels, section, is_backwards(s));
+  }
+
+  static bool is_backwards(int s) { return s & 1; }
+
+  // Calls body(panel) for these panels, in the order of step s.
+  template <class Body>
+  void each_panel(Range of, int s, Body&& body) const {
+    const int count = of.end - of.begin;
+    for (int i = 0; i < count; i++) body(panels[is_backwards(s) ? of.end - 1 - i : of.begin + i]);
   }
 
   // All panels, for a program that needs them.
@@ -86,12 +97,12 @@ struct ProgramWorkspace {
 
   // Calls body(first row, rows) for as few blocks of at most `most` of these rows as possible, with nearly equal numbers.
   template <class Body>
-  static void each_block(Range of, int most, Body&& body) {
+  static void each_block(Range of, int most, Body&& body, bool backwards = false) {
     const int count = of.end - of.begin;
     if (count <= most) return body(of.begin, count);  // often, and divisions take longer than some steps
     const int blocks = (count + most - 1) / most;
     for (int i = 0; i < blocks; i++) {
-      const Range r = split(count, i, blocks);
+      const Range r = split(count, backwards ? blocks - 1 - i : i, blocks);
       body(of.begin + r.begin, r.end - r.begin);
     }
   }
