@@ -94,6 +94,7 @@ def results_and_gradients(case: Case, smooth: Any, fixed: Any, implementation: s
         ("many_operations", "wide", False),
         ("many_operations", "units_apart", True),
         ("two_part", "units_apart", False),
+        ("slstm", "units_apart", True),
         ("minimal_gated_unit", "sections", True),
         ("slstm", "sections", False),
         ("layer_norm", "stages", True),

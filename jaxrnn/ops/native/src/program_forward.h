@@ -6,11 +6,13 @@
 
 namespace jaxrnn::JAXRNN_ISA {
 
-// out = the products of the segments + bias + rows, for one gate and section. Rows, which may be null, have only the
-// units of the caller. The segments have the weights of all sections.
+// out = the products of the segments + bias + rows, for one gate and section. The bias is the same for all rows if
+// `bias_row` is 0. Rows, which may be null, have only the units of the caller. The segments have the weights of all
+// sections.
 template <class T>
 void gate_product(const ProgramWorkspace<T>& w, const Section& section, int s, const Segment<T>* segments, int count,
-                  int rows, int hidden, T* out, const T* bias, const T* added, ptrdiff_t added_row) {
+                  int rows, int hidden, T* out, const T* bias, ptrdiff_t bias_row, const T* added,
+                  ptrdiff_t added_row) {
   constexpr int L = kLanes<T>;
   w.each_panel(section.panels, s, [&](const Panel& panel) {
     const int first = panel.first * L, column = first - section.unit + section.column;
@@ -20,7 +22,7 @@ void gate_product(const ProgramWorkspace<T>& w, const Section& section, int s, c
         of_panel[i] = segments[i];
         of_panel[i].b += (ptrdiff_t)first * segments[i].depth;
       }
-      product<T, N>(w.sets, of_panel, count, rows, out + column, w.width, bias + first);
+      product<T, N>(w.sets, of_panel, count, rows, out + column, w.width, bias + first, bias_row);
       for (int r = 0; r < rows && added; r++) {
         for (int unit = first; unit < first + N * L; unit += L) {
           T* to = out + (ptrdiff_t)r * w.width + column + unit - first;
@@ -46,20 +48,25 @@ const T* left_of_group(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w,
   return scaled;
 }
 
-// x of every gate for a single row, of w.ahead steps from s on; with the bias of r where the program takes x + r.
+// x of every gate for some rows, of w.ahead steps from s on; with the bias of r where the program takes x + r.
 template <class T>
-void products_ahead(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, Range panels, int s) {
+void products_ahead(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, Range panels, int s, int b, int rows) {
   constexpr int L = kLanes<T>;
   const int inputs = p.in_features, steps = std::min(w.ahead, p.time - s);
-  const ptrdiff_t row = p.reverse ? -inputs : inputs, units = (ptrdiff_t)w.vectors_of(p.hidden) * L;
+  const bool single = p.batch == 1;  // then the steps are the rows of one product
+  const ptrdiff_t row = single ? (p.reverse ? -inputs : inputs) : p.next_row() * inputs;
+  const ptrdiff_t units = (ptrdiff_t)w.vectors_of(p.hidden) * L;
   for (int g = 0; g < p.gates; g++) {
     const T* bias = (p.summed[g] ? w.sum_bias : w.bias) + g * w.pitch;
     for (int i = panels.begin; i < panels.end; i++) {
       const int first = w.panels[i].first * L;
-      const Segment<T> segment{p.x + (ptrdiff_t)p.step(s) * inputs, row, w.kernel + (g * units + first) * inputs, inputs};
-      T* out = w.ahead_at(p, s, g) + first;
+      const T* packed = w.kernel + (g * units + first) * inputs;
       with_vectors<kProgramVectors>(w.panels[i].vectors, [&]<int N>() {
-        product<T, N>(/*sets=*/1, &segment, 1, steps, out, p.gates * w.pitch, bias + first);
+        for (int at = s; at < (single ? s + 1 : s + steps); at++) {
+          const Segment<T> segment{p.x + p.row(p.step(at), b) * inputs, row, packed, inputs};
+          product<T, N>(/*sets=*/1, &segment, 1, single ? steps : rows, w.ahead_at(p, at, b, g) + first,
+                        p.gates * w.pitch, bias + first);
+        }
       });
     }
   }
@@ -84,17 +91,18 @@ void forward_products(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, 
     const ptrdiff_t xw_row = next * p.gates * R;
     if (g < p.gates && p.summed[g]) {
       segments[count++] = recurrent;
-      const T* bias = w.ahead ? w.ahead_at(p, s, g) : w.sum_bias + g * w.pitch;
-      gate_product(w, section, s, segments, count, rows, H, w.xw_of(part, g), bias, xw, xw_row);
+      const T* bias = w.ahead ? w.ahead_at(p, s, b, g) : w.sum_bias + g * w.pitch;
+      const ptrdiff_t bias_row = w.ahead ? p.gates * w.pitch : 0;
+      gate_product(w, section, s, segments, count, rows, H, w.xw_of(part, g), bias, bias_row, xw, xw_row);
       continue;
     }
     if (g < p.gates && !w.ahead) {
       const T* bias = w.bias + g * w.pitch;
-      gate_product(w, section, s, segments, count, rows, H, w.xw_of(part, g), bias, xw, xw_row);
+      gate_product(w, section, s, segments, count, rows, H, w.xw_of(part, g), bias, 0, xw, xw_row);
     }
     if (g < p.recurrent_gates) {
       const T* bias = w.recurrent_bias + g * w.pitch;
-      gate_product<T>(w, section, s, &recurrent, 1, rows, H, w.rh_of(p, part, g), bias, nullptr, 0);
+      gate_product<T>(w, section, s, &recurrent, 1, rows, H, w.rh_of(p, part, g), bias, 0, nullptr, 0);
     }
   }
 }
@@ -115,7 +123,7 @@ void forward_block(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, con
       case Place::kDerived: o = {w.derived + index * w.pitch + unit, 0, L}; break;
       case Place::kXw:
         if (w.ahead) {
-          o = {w.ahead_at(p, s, index) + unit, w.pitch, L};
+          o = {w.ahead_at(p, s, b, index) + unit, p.gates * w.pitch, L};
           break;
         }
         [[fallthrough]];
@@ -198,7 +206,7 @@ void program_forward(const ProgramProblem<T>& p, const Division& division) {
   };
   // Calls after(section) when its products are computed.
   auto products = [&](int s, int first, int rows, int part, auto&& after) {
-    if (w.ahead && (s & (w.ahead - 1)) == 0) products_ahead(p, w, w.panels_of(part), s);
+    if (w.ahead && (s & (w.ahead - 1)) == 0) products_ahead(p, w, w.panels_of(part), s, first, rows);
     const T* h = left_of_group(p, w, s, first, rows, part);
     w.each_section(w.panels_of(part), s, [&](Section section) {
       if (w.in_stages) section.column = section.unit;

@@ -40,7 +40,7 @@ struct ProgramWorkspace {
   T *recurrent, *kernel;  // packed, by gate; backward: transposed
   T *bias, *recurrent_bias, *sum_bias;  // forward, [gates, pitch]; zero where there is none
   T *derived, *constants, *zero;        // [derived, pitch]; a whole vector of each constant; one of zeros
-  T* of_ahead;                          // [ahead, gates, pitch]
+  T* of_ahead;                          // [ahead, batch, gates, pitch]
   T* carries;                           // of two steps in turn; backward: the gradients; [2, carries, batch, pitch]
   T* ring;            // see workspace.h; of every row: dxw, those drh that differ from dxw, sums; [blocks, pitch]
   Sides<T> sides;
@@ -111,8 +111,8 @@ struct ProgramWorkspace {
     return carries + ((ptrdiff_t)((step & 1) * p.carries + part_of_carry) * p.batch + b) * pitch;
   }
 
-  T* ahead_at(const ProgramProblem<T>& p, int s, int gate) const {
-    return of_ahead + (ptrdiff_t)((s & (ahead - 1)) * p.gates + gate) * pitch;
+  T* ahead_at(const ProgramProblem<T>& p, int s, int b, int gate) const {
+    return of_ahead + (((ptrdiff_t)(s & (ahead - 1)) * p.batch + b) * p.gates + gate) * pitch;
   }
 
   T* ring_at(int s, int b, int batch) const { return ring + ((ptrdiff_t)(s % (2 * chunk)) * batch + b) * ring_row; }
@@ -181,7 +181,8 @@ struct ProgramWorkspace {
 
   // Larger blocks do not stay in the cache of level 1, for smaller ones interpreting costs more. The products of a group
   // stay in the cache of level 2, or in that of level 1 if the weights pass through that of level 2 at every step.
-  static constexpr int kBlockBytes = 3072, kGroupBytes = 131072, kBesideWeights = 24576, kAheadBytes = 65536;
+  static constexpr int kBlockBytes = 3072, kGroupBytes = 131072, kBesideWeights = 24576, kAheadBytes = 65536,
+                       kAheadOfRows = 524288;
 
   size_t lay_out(const ProgramProblem<T>& p, bool backward, int count, char* memory) {
     size_t used = 0;
@@ -209,16 +210,19 @@ struct ProgramWorkspace {
     const bool most = beside_weights && p.needs_all_units();
     const int kept = most ? kMostRows : kGroupBytes / (int)(gates * width * sizeof(T)) / tile_rows * tile_rows;
     group = std::min(std::clamp(kept, rows, kMostRows), p.batch);
-    // A single row would read the kernel at every step for one product. Some steps together read it once.
-    const bool is_ahead = !backward && p.batch == 1 && p.x;
-    const int most_ahead = std::clamp(kAheadBytes / (int)(p.gates * pitch * sizeof(T)), 1, std::min(p.time, kMostRows));
-    for (ahead = is_ahead; is_ahead && 2 * ahead <= most_ahead;) ahead *= 2;
+    // A single row would read the kernel at every step for one product, and so would a few rows if the weights fit no
+    // cache. Some steps together read it once.
+    const bool few = p.batch == 1 || (beside_weights && 2 * p.batch <= kMostRows);
+    const int64_t of_step = (int64_t)p.batch * p.gates * pitch * sizeof(T);
+    const int64_t most_ahead = std::min<int64_t>(kMostRows, (p.batch == 1 ? kAheadBytes : kAheadOfRows) / of_step);
+    ahead = p.x && !backward && few && (p.batch == 1 || most_ahead > 1);
+    while (ahead && 2 * ahead <= std::min<int64_t>(p.time, most_ahead)) ahead *= 2;
     const size_t units = (size_t)vectors_of(p.hidden) * L;
     take(recurrent, units * p.hidden * p.recurrent_gates);
     take(derived, (size_t)p.derived_count * pitch);
     take(constants, (size_t)p.code.constant_count * L);
     take(zero, L);
-    take(of_ahead, (size_t)ahead * p.gates * pitch);
+    take(of_ahead, (size_t)ahead * p.batch * p.gates * pitch);
     take(carries, (size_t)2 * p.carries * p.batch * pitch);
     take(panels, vectors_of(p.hidden));
     if (backward) {
