@@ -78,7 +78,8 @@ void add_recurrent_gradient(const ProgramProblem<T>& p, const ProgramWorkspace<T
   const T* ring = w.ring_at(s + 1, b, p.batch);
   T* dh = w.carry(p, s, p.carries - 1, b);
   alignas(64) T tiles[kMostRows * kProgramVectors * L];
-  w.each_panel(section.panels, s, [&](const Panel& panel) {
+  for (int i = 0; i < section.panels.end - section.panels.begin; i++) {
+    const Panel& panel = w.panel_of(section.panels, s, i);
     const T* packed = w.recurrent + (ptrdiff_t)panel.first * width * L;
     with_vectors<kProgramVectors>(panel.vectors, [&]<int N>() {
       Segment<T> segments[kMostGates];
@@ -97,7 +98,7 @@ void add_recurrent_gradient(const ProgramProblem<T>& p, const ProgramWorkspace<T
         }
       }
     });
-  });
+  }
 }
 
 // One step of rows b to b + rows. s == -1 is the end of the backward pass: it writes the gradient of the initial carry.

@@ -10,19 +10,17 @@ namespace jaxrnn::JAXRNN_ISA {
 // `bias_row` is 0. Rows, which may be null, have only the units of the caller. The segments have the weights of all
 // sections.
 template <class T>
-void gate_product(const ProgramWorkspace<T>& w, const Section& section, int s, const Segment<T>* segments, int count,
-                  int rows, int hidden, T* out, const T* bias, ptrdiff_t bias_row, const T* added,
-                  ptrdiff_t added_row) {
+void gate_product(const ProgramWorkspace<T>& w, const Section& section, int s, Segment<T>* segments, int count, int rows,
+                  int hidden, T* out, const T* bias, ptrdiff_t bias_row, const T* added, ptrdiff_t added_row) {
   constexpr int L = kLanes<T>;
-  w.each_panel(section.panels, s, [&](const Panel& panel) {
+  int before = 0;  // the unit at which the weights of the segments begin
+  for (int i = 0; i < section.panels.end - section.panels.begin; i++) {
+    const Panel& panel = w.panel_of(section.panels, s, i);
     const int first = panel.first * L, column = first - section.unit + section.column;
+    for (int k = 0; k < count; k++) segments[k].b += (ptrdiff_t)(first - before) * segments[k].depth;
+    before = first;
     with_vectors<kProgramVectors>(panel.vectors, [&]<int N>() {
-      Segment<T> of_panel[2];
-      for (int i = 0; i < count; i++) {
-        of_panel[i] = segments[i];
-        of_panel[i].b += (ptrdiff_t)first * segments[i].depth;
-      }
-      product<T, N>(w.sets, of_panel, count, rows, out + column, w.width, bias + first, bias_row);
+      product<T, N>(w.sets, segments, count, rows, out + column, w.width, bias + first, bias_row);
       for (int r = 0; r < rows && added; r++) {
         for (int unit = first; unit < first + N * L; unit += L) {
           T* to = out + (ptrdiff_t)r * w.width + column + unit - first;
@@ -30,7 +28,7 @@ void gate_product(const ProgramWorkspace<T>& w, const Section& section, int s, c
         }
       }
     });
-  });
+  }
 }
 
 // What the recurrent product takes of the group of rows from b on: h, or h * scale.
@@ -79,7 +77,9 @@ void forward_products(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, 
   const int H = p.hidden, R = p.row_units, t = p.step(s);
   const size_t units = (size_t)w.vectors_of(H) * kLanes<T>;
   const ptrdiff_t row = p.row(t, b), next = p.next_row();
-  for (int g = 0; g < p.gates || g < p.recurrent_gates; g++) {
+  const int gates = std::max(p.gates, p.recurrent_gates);
+  for (int i = 0; i < gates; i++) {
+    const int g = w.is_backwards(s) ? gates - 1 - i : i;
     Segment<T> segments[2];
     int count = 0;
     if (p.x && g < p.gates && !w.ahead) {

@@ -85,11 +85,9 @@ struct ProgramWorkspace {
 
   static bool is_backwards(int s) { return s & 1; }
 
-  // Calls body(panel) for these panels, in the order of step s.
-  template <class Body>
-  void each_panel(Range of, int s, Body&& body) const {
-    const int count = of.end - of.begin;
-    for (int i = 0; i < count; i++) body(panels[is_backwards(s) ? of.end - 1 - i : of.begin + i]);
+  // Number i of these panels, in the order of step s.
+  const Panel& panel_of(Range of, int s, int i) const {
+    return panels[is_backwards(s) ? of.end - 1 - i : of.begin + i];
   }
 
   // All panels, for a program that needs them.
