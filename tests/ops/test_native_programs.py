@@ -28,7 +28,7 @@ SHAPES = {
     "one_unit": (5, 4, 1, 1),
     "many_chunks": (1, 700, 4, 20),
     "wide": (33, 3, 17, 144),
-    "units_apart": (3, 11, 7, 300),
+    "units_apart": (3, 11, 7, 320),  # of the weights of four gates, x is computed for several steps at once
     "sections": (49, 4, 3, 260),  # two groups of rows, and more units than are computed at once
     # With a sum over units, threads divide the units of the products, and then the rows.
     "stages": (5, 11, 7, 300),

@@ -78,8 +78,8 @@ void add_recurrent_gradient(const ProgramProblem<T>& p, const ProgramWorkspace<T
   const T* ring = w.ring_at(s + 1, b, p.batch);
   T* dh = w.carry(p, s, p.carries - 1, b);
   alignas(64) T tiles[kMostRows * kProgramVectors * L];
-  for (int i = 0; i < section.panels.end - section.panels.begin; i++) {
-    const Panel& panel = w.panel_of(section.panels, s, i);
+  for (int i = section.panels.begin; i < section.panels.end; i++) {
+    const Panel& panel = w.panels[i];
     const T* packed = w.recurrent + (ptrdiff_t)panel.first * width * L;
     with_vectors<kProgramVectors>(panel.vectors, [&]<int N>() {
       Segment<T> segments[kMostGates];
@@ -276,7 +276,7 @@ void program_backward(const ProgramProblem<T>& p, const Division& division) {
   // In stages, the equations follow when all parts have done this.
   auto step = [&](int s, int part) {
     w.each_block(w.rows_of(part, p.batch), w.group, [&](int begin, int size) {
-      w.each_section(w.panels_of(part), s, [&](const Section& section) {
+      w.each_section(w.panels_of(part), [&](const Section& section) {
         if (s >= 0 && p.batch > 1) fetch_ahead(p, section, p.step(s), begin, size);
         if (s != p.time - 1) add_recurrent_gradient(p, w, section, s, begin, size);
         if (!w.in_stages) equations(section, s, {begin, begin + size}, part);

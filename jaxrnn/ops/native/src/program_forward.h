@@ -10,17 +10,16 @@ namespace jaxrnn::JAXRNN_ISA {
 // `bias_row` is 0. Rows, which may be null, have only the units of the caller. The segments have the weights of all
 // sections.
 template <class T>
-void gate_product(const ProgramWorkspace<T>& w, const Section& section, int s, Segment<T>* segments, int count, int rows,
+void gate_product(const ProgramWorkspace<T>& w, const Section& section, Segment<T>* segments, int count, int rows,
                   int hidden, T* out, const T* bias, ptrdiff_t bias_row, const T* added, ptrdiff_t added_row) {
   constexpr int L = kLanes<T>;
-  int before = 0;  // the unit at which the weights of the segments begin
-  for (int i = 0; i < section.panels.end - section.panels.begin; i++) {
-    const Panel& panel = w.panel_of(section.panels, s, i);
+  for (int s = 0; s < count; s++) segments[s].b += (ptrdiff_t)section.unit * segments[s].depth;
+  for (int i = section.panels.begin; i < section.panels.end; i++) {
+    const Panel& panel = w.panels[i];
     const int first = panel.first * L, column = first - section.unit + section.column;
-    for (int k = 0; k < count; k++) segments[k].b += (ptrdiff_t)(first - before) * segments[k].depth;
-    before = first;
     with_vectors<kProgramVectors>(panel.vectors, [&]<int N>() {
       product<T, N>(w.sets, segments, count, rows, out + column, w.width, bias + first, bias_row);
+      for (int s = 0; s < count; s++) segments[s].b += (ptrdiff_t)N * L * segments[s].depth;
       for (int r = 0; r < rows && added; r++) {
         for (int unit = first; unit < first + N * L; unit += L) {
           T* to = out + (ptrdiff_t)r * w.width + column + unit - first;
@@ -77,9 +76,7 @@ void forward_products(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, 
   const int H = p.hidden, R = p.row_units, t = p.step(s);
   const size_t units = (size_t)w.vectors_of(H) * kLanes<T>;
   const ptrdiff_t row = p.row(t, b), next = p.next_row();
-  const int gates = std::max(p.gates, p.recurrent_gates);
-  for (int i = 0; i < gates; i++) {
-    const int g = w.is_backwards(s) ? gates - 1 - i : i;
+  for (int g = 0; g < p.gates || g < p.recurrent_gates; g++) {
     Segment<T> segments[2];
     int count = 0;
     if (p.x && g < p.gates && !w.ahead) {
@@ -93,16 +90,16 @@ void forward_products(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, 
       segments[count++] = recurrent;
       const T* bias = w.ahead ? w.ahead_at(p, s, b, g) : w.sum_bias + g * w.pitch;
       const ptrdiff_t bias_row = w.ahead ? p.gates * w.pitch : 0;
-      gate_product(w, section, s, segments, count, rows, H, w.xw_of(part, g), bias, bias_row, xw, xw_row);
+      gate_product(w, section, segments, count, rows, H, w.xw_of(part, g), bias, bias_row, xw, xw_row);
       continue;
     }
     if (g < p.gates && !w.ahead) {
       const T* bias = w.bias + g * w.pitch;
-      gate_product(w, section, s, segments, count, rows, H, w.xw_of(part, g), bias, 0, xw, xw_row);
+      gate_product(w, section, segments, count, rows, H, w.xw_of(part, g), bias, 0, xw, xw_row);
     }
     if (g < p.recurrent_gates) {
       const T* bias = w.recurrent_bias + g * w.pitch;
-      gate_product<T>(w, section, s, &recurrent, 1, rows, H, w.rh_of(p, part, g), bias, 0, nullptr, 0);
+      gate_product<T>(w, section, &recurrent, 1, rows, H, w.rh_of(p, part, g), bias, 0, nullptr, 0);
     }
   }
 }
@@ -208,7 +205,7 @@ void program_forward(const ProgramProblem<T>& p, const Division& division) {
   auto products = [&](int s, int first, int rows, int part, auto&& after) {
     if (w.ahead && (s & (w.ahead - 1)) == 0) products_ahead(p, w, w.panels_of(part), s, first, rows);
     const T* h = left_of_group(p, w, s, first, rows, part);
-    w.each_section(w.panels_of(part), s, [&](Section section) {
+    w.each_section(w.panels_of(part), [&](Section section) {
       if (w.in_stages) section.column = section.unit;
       forward_products(p, w, section, h, s, first, rows, part);
       after(section);

@@ -72,22 +72,13 @@ struct ProgramWorkspace {
   Range rows_of(int part, int batch) const { return by_rows ? split(batch, part, parts) : Range{0, batch}; }
   Range panels_of(int part) const { return by_rows ? Range{0, panel_count} : split(panel_count, part, parts); }
 
-  // Calls body(section) for these panels, from the last one on in every other step: what the cache still has of the
-  // weights is what was read last.
+  // Calls body(section) for these panels.
   template <class Body>
-  void each_section(Range of, int s, Body&& body) const {
-    auto section = [&](int first, int count) {
+  void each_section(Range of, Body&& body) const {
+    each_block(of, section_panels, [&](int first, int count) {
       const Panel &begin = panels[first], &end = panels[first + count - 1];
       body(Section{{first, first + count}, begin.first * L, end.first + end.vectors - begin.first});
-    };
-    each_block(of, section_panels, section, is_backwards(s));
-  }
-
-  static bool is_backwards(int s) { return s & 1; }
-
-  // Number i of these panels, in the order of step s.
-  const Panel& panel_of(Range of, int s, int i) const {
-    return panels[is_backwards(s) ? of.end - 1 - i : of.begin + i];
+    });
   }
 
   // All panels, for a program that needs them.
@@ -95,12 +86,12 @@ struct ProgramWorkspace {
 
   // Calls body(first row, rows) for as few blocks of at most `most` of these rows as possible, with nearly equal numbers.
   template <class Body>
-  static void each_block(Range of, int most, Body&& body, bool backwards = false) {
+  static void each_block(Range of, int most, Body&& body) {
     const int count = of.end - of.begin;
     if (count <= most) return body(of.begin, count);  // often, and divisions take longer than some steps
     const int blocks = (count + most - 1) / most;
     for (int i = 0; i < blocks; i++) {
-      const Range r = split(count, backwards ? blocks - 1 - i : i, blocks);
+      const Range r = split(count, i, blocks);
       body(of.begin + r.begin, r.end - r.begin);
     }
   }
@@ -180,7 +171,7 @@ struct ProgramWorkspace {
   // Larger blocks do not stay in the cache of level 1, for smaller ones interpreting costs more. The products of a group
   // stay in the cache of level 2, or in that of level 1 if the weights pass through that of level 2 at every step.
   static constexpr int kBlockBytes = 3072, kGroupBytes = 131072, kBesideWeights = 24576, kAheadBytes = 65536,
-                       kAheadOfRows = 524288;
+                       kAheadOfRows = 524288, kLargeWeights = 3 << 20, kFewRows = 8;
 
   size_t lay_out(const ProgramProblem<T>& p, bool backward, int count, char* memory) {
     size_t used = 0;
@@ -208,9 +199,9 @@ struct ProgramWorkspace {
     const bool most = beside_weights && p.needs_all_units();
     const int kept = most ? kMostRows : kGroupBytes / (int)(gates * width * sizeof(T)) / tile_rows * tile_rows;
     group = std::min(std::clamp(kept, rows, kMostRows), p.batch);
-    // A single row would read the kernel at every step for one product, and so would a few rows if the weights fit no
-    // cache. Some steps together read it once.
-    const bool few = p.batch == 1 || (beside_weights && 2 * p.batch <= kMostRows);
+    // A single row would read the kernel at every step for one product, and so would a few rows of large weights. Some
+    // steps together read it once. This changes bits, so it does not depend on the processor's cache.
+    const bool few = p.batch == 1 || (weights > kLargeWeights && p.batch <= kFewRows);
     const int64_t of_step = (int64_t)p.batch * p.gates * pitch * sizeof(T);
     const int64_t most_ahead = std::min<int64_t>(kMostRows, (p.batch == 1 ? kAheadBytes : kAheadOfRows) / of_step);
     ahead = p.x && !backward && few && (p.batch == 1 || most_ahead > 1);
