@@ -16,7 +16,7 @@ from jaxrnn.export.onnx_graph import OLDEST_OPSET, Dim, Graph
 from jaxrnn.export.onnx_models import plan_of, run_model
 from jaxrnn.export.onnx_scan import Resets
 from jaxrnn.export.stablehlo import require_evaluation, require_parameters, returns_to_zeros
-from jaxrnn.export.whole import append_whole
+from jaxrnn.export.window_model import append_window_model
 from jaxrnn.layers import RNN
 
 
@@ -123,7 +123,7 @@ def to_onnx(
     batch_size: Dim = "batch" if batch is None else checks.positive_integer("batch", batch)
     graph, description = Graph(opset), {"jaxrnn_version": version(), "jax_version": jax.__version__, **texts}
     if hasattr(model, "append_to_onnx"):
-        description |= append_whole(graph, model, batch_size, time)
+        description |= append_window_model(graph, model, batch_size, time)
         return _finished(graph, model, description, free)
     plan = plan_of(RNN(model) if is_cell else model)
     if any(getattr(leaf, "dtype", None) == jnp.float64 for leaf in jax.tree.leaves(nnx.state(model))):

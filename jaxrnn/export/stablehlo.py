@@ -12,7 +12,7 @@ from jax import Array
 
 from jaxrnn import checks
 from jaxrnn.export.files import PathLike, free_path, not_a_module, write_file
-from jaxrnn.export.whole import require_time
+from jaxrnn.export.window_model import require_time
 from jaxrnn.layers import RNN, Bidirectional, StackedRNN
 from jaxrnn.layers.zoneout import Zoneout
 from jaxrnn.ops.dispatch import exported_programs
@@ -97,12 +97,12 @@ def to_stablehlo(
         initial_carry=initial_carry,
         return_carry=return_carry,
     )
-    whole: Any = model if hasattr(model, "further_inputs") else None
-    if whole is not None:
-        require_time(whole, time)
-        if features not in (None, whole.input_shape[1]):
-            raise ValueError(f"a {type(model).__name__} reads {whole.input_shape[1]} features, not {features=}")
-        time, features = whole.input_shape
+    windowed: Any = model if hasattr(model, "further_inputs") else None
+    if windowed is not None:
+        require_time(windowed, time)
+        if features not in (None, windowed.input_shape[1]):
+            raise ValueError(f"a {type(model).__name__} reads {windowed.input_shape[1]} features, not {features=}")
+        time, features = windowed.input_shape
     batch_size, steps = _sizes(batch, time)
     lead = (steps, batch_size) if getattr(model, "time_major", False) else (batch_size, steps)
     graphdef, state = nnx.split(model)
@@ -111,7 +111,7 @@ def to_stablehlo(
     else:
         inputs = jax.ShapeDtypeStruct((*lead, *_features(model, features)), _dtype(state))
     program = _Program(graphdef, state, return_carry, {"reset_carry": reset_carry} if to_zeros else {})
-    further = {} if whole is None else whole.further_inputs
+    further = {} if windowed is None else windowed.further_inputs
     options: dict[str, Any] = {
         name: jax.ShapeDtypeStruct((batch_size, *sizes), jnp.float32) for name, sizes in further.items()
     }

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from jaxrnn.export.onnx_graph import Dim, Graph
 
 
-class Whole(Protocol):
+class WindowModel(Protocol):
     """A model with windows of one size as its inputs, which knows its own operators.
 
     Attributes:
@@ -32,21 +32,21 @@ class Whole(Protocol):
         ...
 
 
-def append_whole(graph: Graph, model: Any, batch: Dim, time: int | None) -> dict[str, Any]:
+def append_window_model(graph: Graph, model: Any, batch: Dim, time: int | None) -> dict[str, Any]:
     """Append such a model with its inputs and outputs; returns what else describes it.
 
     Raises:
       ValueError: ``time`` is not that of its windows.
     """
-    whole: Whole = model
-    require_time(whole, time)
-    inputs = graph.input("inputs", [batch, *whole.input_shape])
-    further = {name: graph.input(name, [batch, *sizes]) for name, sizes in whole.further_inputs.items()}
-    graph.output("forecasts", whole.append_to_onnx(graph, inputs, **further), [batch, *whole.output_shape])
-    return {"columns": list(whole.columns)}
+    windowed: WindowModel = model
+    require_time(windowed, time)
+    inputs = graph.input("inputs", [batch, *windowed.input_shape])
+    further = {name: graph.input(name, [batch, *sizes]) for name, sizes in windowed.further_inputs.items()}
+    graph.output("forecasts", windowed.append_to_onnx(graph, inputs, **further), [batch, *windowed.output_shape])
+    return {"columns": list(windowed.columns)}
 
 
-def require_time(whole: Whole, time: int | None) -> None:
+def require_time(model: WindowModel, time: int | None) -> None:
     """A ValueError if the axis of time shall have another size than the model's windows."""
-    if time not in (None, whole.input_shape[0]):
-        raise ValueError(f"a {type(whole).__name__} reads windows of {whole.input_shape[0]} steps, not {time=}")
+    if time not in (None, model.input_shape[0]):
+        raise ValueError(f"a {type(model).__name__} reads windows of {model.input_shape[0]} steps, not {time=}")
