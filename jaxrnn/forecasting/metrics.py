@@ -39,6 +39,9 @@ def wql(actual: np.ndarray, quantiles: np.ndarray, levels: np.ndarray) -> float:
       quantiles: ``[series, horizon, levels]``.
       levels: ``[levels]``, between 0 and 1.
 
+    Returns:
+      0 or more; NaN where all actual values are 0, so that there is nothing to divide by.
+
     >>> wql(np.array([[10.0]]), np.array([[[9.0]]]), np.array([0.5]))
     0.1
     """

@@ -5,8 +5,10 @@ import pytest
 
 from experiments.common import report
 from experiments.common.config import Settings, resolve
+from experiments.common.many_steps.report import report_backtest
 from experiments.common.pipeline import Forecasting
 from jaxrnn.data import Series
+from jaxrnn.forecasting.metrics import compare
 from jaxrnn.training import EarlyStopping, Run
 
 
@@ -34,6 +36,17 @@ def test_a_perfect_forecast_is_not_worse_than_another_perfect_one():
     assert report.comparison(maes, 0.0) is None
     assert report.advice(forecasting, run_of(1.0), maes, 0.0) is None
     assert "naive: the last value (0.000)" in (report.comparison(maes, 0.5) or "")
+
+
+@pytest.mark.parametrize(("value", "undefined"), [(0.0, True), (2.0, False)])
+def test_a_loss_relative_to_zeros_is_not_shown_as_a_number(value, undefined, capsys):
+    levels = (0.025, *(tenth / 10 for tenth in range(1, 10)), 0.975)
+    actual, shape = np.full((4, 2), value), (4, 2, len(levels))
+    metrics = compare({name: np.full(shape, value) for name in ("model", "naive")}, actual, np.ones(4), levels)
+    report_backtest(metrics | {"season": 1, "series": 1, "origins": 4, "horizon": 2})
+    shown = capsys.readouterr().out
+    assert "nan" not in shown
+    assert ("there is no WQL" in shown) == undefined
 
 
 @pytest.mark.parametrize(("level_width", "named"), [(80, True), (2, False)])

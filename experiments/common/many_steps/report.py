@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 from rich.table import Table
 from rich.text import Text
 
@@ -29,10 +30,13 @@ def report_backtest(metrics: dict[str, Any]) -> None:
         table.add_column(shown, justify="right")
     for name in names:
         style = "bold" if name == "model" else ""
-        cells = [digits(metrics[name][key]) for key in MEASURES]
+        values = [metrics[name][key] for key in MEASURES]
+        cells = ["-" if np.isnan(value) else digits(value) for value in values]
         cells = cells if name == "model" else [*cells[:3], "", ""]  # one value has no interval
         table.add_row(*(Text(cell, style) for cell in (NAMES[name], *cells)))
     console.print(table)
+    if np.isnan(metrics["model"]["wql"]):
+        say("there is no WQL, since it is relative to the sum of the values, and all of these are 0")
     if metrics["horizon"] > 1:
         console.print(_by_step(metrics, names))
     ours = metrics["model"]["mase"]
