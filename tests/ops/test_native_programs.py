@@ -28,10 +28,13 @@ SHAPES = {
     "one_unit": (5, 4, 1, 1),
     "many_chunks": (1, 700, 4, 20),
     "wide": (33, 3, 17, 144),
-    "units_apart": (3, 11, 7, 320),  # of the weights of four gates, x is computed for several steps at once
+    "units_apart": (3, 11, 7, 300),
+    "one_panel": (7, 20, 1500, 8),  # so that one of two threads has no units
+    "large_kernel": (3, 11, 300, 300),  # a few rows, whose x is computed for several steps at once
     "sections": (49, 4, 3, 260),  # two groups of rows, and more units than are computed at once
     # With a sum over units, threads divide the units of the products, and then the rows.
     "stages": (5, 11, 7, 300),
+    "stages_large_kernel": (5, 11, 300, 500),
     "stages_of_groups": (100, 3, 3, 520),  # its weights fit no cache
 }
 
@@ -94,10 +97,14 @@ def results_and_gradients(case: Case, smooth: Any, fixed: Any, implementation: s
         ("many_operations", "wide", False),
         ("many_operations", "units_apart", True),
         ("two_part", "units_apart", False),
-        ("slstm", "units_apart", True),
+        ("slstm", "one_panel", True),
+        ("layer_norm", "one_panel", False),
+        ("slstm", "large_kernel", True),
+        ("minimal_gated_unit", "large_kernel", False),
         ("minimal_gated_unit", "sections", True),
         ("slstm", "sections", False),
         ("layer_norm", "stages", True),
+        ("layer_norm", "stages_large_kernel", True),
         ("layer_norm", "stages_of_groups", True),
     ],
 )

@@ -76,8 +76,8 @@ struct Plan {
 // How to divide a call. If threads divide the rows of the batch, they need not wait for each other in the forward pass.
 // If they divide the units, they wait for each other at every step, but each reads only its part of the weights. That
 // pays if the weights do not fit into the cache of one core, or the batch is too small to divide. With a sum over units
-// they wait twice, and one row's equations cannot be divided. On a busy machine, waiting for a thread that is not running
-// would cost more than a second thread gains.
+// they wait twice for every group of rows, and one row's equations cannot be divided. On a busy machine, waiting for a
+// thread that is not running would cost more than a second thread gains.
 template <class T, class ProblemType>
 Plan plan(const ProblemType& p, int gates, bool backward, int available, int waits) {
   const int64_t weights = (int64_t)(p.hidden + (p.x ? p.in_features : 0)) * p.hidden * gates;

@@ -275,9 +275,13 @@ void program_backward(const ProgramProblem<T>& p, const Division& division) {
   };
   // In stages, the equations follow when all parts have done this.
   auto step = [&](int s, int part) {
+    if (w.in_stages && s >= 0) {
+      const Range rows = split(p.batch, part, parts);
+      fetch_ahead(p, w.whole(), p.step(s), rows.begin, rows.end - rows.begin);
+    }
     w.each_block(w.rows_of(part, p.batch), w.group, [&](int begin, int size) {
       w.each_section(w.panels_of(part), [&](const Section& section) {
-        if (s >= 0 && p.batch > 1) fetch_ahead(p, section, p.step(s), begin, size);
+        if (s >= 0 && p.batch > 1 && !w.in_stages) fetch_ahead(p, section, p.step(s), begin, size);
         if (s != p.time - 1) add_recurrent_gradient(p, w, section, s, begin, size);
         if (!w.in_stages) equations(section, s, {begin, begin + size}, part);
       });

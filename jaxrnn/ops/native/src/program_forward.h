@@ -196,9 +196,9 @@ void program_forward(const ProgramProblem<T>& p, const Division& division) {
       }
     }
   };
-  auto equations = [&](const Section& section, int s, Range rows, int group, int part) {
+  auto equations = [&](const Section& section, int s, Range rows, int first_of_group, int part) {
     w.each_block(rows, w.rows, [&](int b, int count) {
-      forward_block(p, w, section, w.operands_of(p, part), s, b, count, b - group, part);
+      forward_block(p, w, section, w.operands_of(p, part), s, b, count, b - first_of_group, part);
     });
   };
   // Calls after(section) when its products are computed.

@@ -30,7 +30,8 @@ struct Section {
 // The products of a section are computed for a group of rows, so that the weights are read once for all of them; the
 // program then takes blocks of those rows. A section has as many units as leave the products of many rows in the cache of
 // level 2. A program with a sum over units needs all of them, in one section. If parts that are units run such a program,
-// a step has two stages: every part computes the products of its units, and then the equations of some rows.
+// a step has two stages for every group of rows: every part computes the products of its units, and then the equations of
+// some of the rows.
 template <class T>
 struct ProgramWorkspace {
   static constexpr int L = kLanes<T>;
@@ -88,6 +89,7 @@ struct ProgramWorkspace {
   template <class Body>
   static void each_block(Range of, int most, Body&& body) {
     const int count = of.end - of.begin;
+    if (count == 0) return;
     if (count <= most) return body(of.begin, count);  // often, and divisions take longer than some steps
     const int blocks = (count + most - 1) / most;
     for (int i = 0; i < blocks; i++) {
@@ -171,7 +173,7 @@ struct ProgramWorkspace {
   // Larger blocks do not stay in the cache of level 1, for smaller ones interpreting costs more. The products of a group
   // stay in the cache of level 2, or in that of level 1 if the weights pass through that of level 2 at every step.
   static constexpr int kBlockBytes = 3072, kGroupBytes = 131072, kBesideWeights = 24576, kAheadBytes = 65536,
-                       kAheadOfRows = 524288, kLargeWeights = 3 << 20, kFewRows = 8;
+                       kAheadOfRows = 524288, kLargeKernel = 1 << 20, kFewRows = 8;
 
   size_t lay_out(const ProgramProblem<T>& p, bool backward, int count, char* memory) {
     size_t used = 0;
@@ -199,9 +201,10 @@ struct ProgramWorkspace {
     const bool most = beside_weights && p.needs_all_units();
     const int kept = most ? kMostRows : kGroupBytes / (int)(gates * width * sizeof(T)) / tile_rows * tile_rows;
     group = std::min(std::clamp(kept, rows, kMostRows), p.batch);
-    // A single row would read the kernel at every step for one product, and so would a few rows of large weights. Some
-    // steps together read it once. This changes bits, so it does not depend on the processor's cache.
-    const bool few = p.batch == 1 || (weights > kLargeWeights && p.batch <= kFewRows);
+    // A single row would read the kernel at every step for one product, and so would a few rows a large one. Some steps
+    // together read it once. This changes bits, so it does not depend on the processor's cache.
+    const int64_t of_kernel = (int64_t)p.in_features * p.hidden * p.gates * sizeof(T);
+    const bool few = p.batch == 1 || (of_kernel > kLargeKernel && p.batch <= kFewRows);
     const int64_t of_step = (int64_t)p.batch * p.gates * pitch * sizeof(T);
     const int64_t most_ahead = std::min<int64_t>(kMostRows, (p.batch == 1 ? kAheadBytes : kAheadOfRows) / of_step);
     ahead = p.x && !backward && few && (p.batch == 1 || most_ahead > 1);
