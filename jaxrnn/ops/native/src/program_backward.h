@@ -288,10 +288,7 @@ void program_backward(const ProgramProblem<T>& p, const Division& division) {
     });
   };
   auto stage_of_equations = [&](int s) {
-    division.each_part([&](int part) {
-      const Range rows = split(p.batch, part, parts);
-      if (rows.begin < rows.end) equations(w.whole(), s, rows, part);
-    });
+    division.each_part([&](int part) { equations(w.whole(), s, split(p.batch, part, parts), part); });
   };
   // The weight gradients of a chunk of steps need all parts of them. So they are computed at the beginning of the next
   // chunk, whose steps use the other half of the ring.

@@ -223,7 +223,7 @@ void program_forward(const ProgramProblem<T>& p, const Division& division) {
       division.each_part([&](int part) { products(s, first, rows, part, [](const Section&) {}); });
       division.each_part([&](int part) {
         const Range mine = split(rows, part, parts);
-        if (mine.begin < mine.end) equations(w.whole(), s, {first + mine.begin, first + mine.end}, first, part);
+        equations(w.whole(), s, {first + mine.begin, first + mine.end}, first, part);
       });
     });
   };

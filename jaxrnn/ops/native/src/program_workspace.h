@@ -198,8 +198,8 @@ struct ProgramWorkspace {
     rows = std::min({std::max(wanted, tile_rows), kMostRows, p.batch});
     product_count = backward ? 0 : p.gates + p.recurrent_gates;
     // Weights that fit no cache are read for as many rows as possible.
-    const bool most = beside_weights && p.needs_all_units();
-    const int kept = most ? kMostRows : kGroupBytes / (int)(gates * width * sizeof(T)) / tile_rows * tile_rows;
+    const bool for_most_rows = beside_weights && p.needs_all_units();
+    const int kept = for_most_rows ? kMostRows : kGroupBytes / (int)(gates * width * sizeof(T)) / tile_rows * tile_rows;
     group = std::min(std::clamp(kept, rows, kMostRows), p.batch);
     // A single row would read the kernel at every step for one product, and so would a few rows a large one. Some steps
     // together read it once. This changes bits, so it does not depend on the processor's cache.
