@@ -41,7 +41,7 @@ struct Setup {
 };
 
 void run(void (*kernel)(const ProgramProblem<float>&, const Division&), ProgramProblem<float>& p, const Encoded& e,
-         bool backward, int parts, bool by_units) {
+         bool backward, int parts, int step_parts, bool by_units) {
   const auto& program = e.program[backward];
   p.registers = e.registers[backward], p.row_registers = e.row_registers[backward];
   p.code.operand_count = (int)program[0], p.code.instruction_count = (int)program[1];
@@ -58,14 +58,14 @@ void run(void (*kernel)(const ProgramProblem<float>&, const Division&), ProgramP
     if (!apart) team.close(std::chrono::microseconds(patience));
     auto share = [](void* t, int n, Team::Body body, void* c) { static_cast<Team*>(t)->share(n, body, c); };
     auto each = [](void* t, int n, Team::Body body, void* c) { static_cast<Team*>(t)->each(n, body, c); };
-    kernel(p, Division{parts, !by_units, true, true, workspace, apart ? share : each, &team});
+    kernel(p, Division{parts, !by_units, backward ? step_parts : parts, true, true, workspace, apart ? share : each, &team});
   }
   for (auto& thread : threads) thread.join();
   std::free(workspace);
 }
 
 // All results of a setup, forward and backward, one after the other.
-std::vector<float> results(const Setup& s, int parts, bool by_units) {
+std::vector<float> results(const Setup& s, int parts, int step_parts, bool by_units) {
   generator.seed(1);
   const auto [T, B, D] = s.shape;
   const Encoded& e = s.cell;
@@ -97,12 +97,12 @@ std::vector<float> results(const Setup& s, int parts, bool by_units) {
   const size_t saved = steps * e.saved * p.pitch();  // not all of it is written
   const Array of_saved = random(saved);
   p.saved = of_saved.get();
-  run(base::program_kernels_f32.forward, p, e, false, parts, by_units);
+  run(base::program_kernels_f32.forward, p, e, false, parts, step_parts, by_units);
   p.dlast_carry = dlast.data(), p.dy = in(steps * H), p.dcarry = dcarry.data(), p.dreset_carry = dreset.data();
   if (s.inputs) p.dx = out(steps * D), p.dkernel = out(D * width), p.dbias = out(width);
   if (!s.inputs) p.dxw = out(steps * width);
   p.drecurrent_kernel = out(H * rows), p.drecurrent_bias = out(rows), p.sums = out(e.sums * H);
-  run(base::program_kernels_f32.backward, p, e, true, parts, by_units);
+  run(base::program_kernels_f32.backward, p, e, true, parts, step_parts, by_units);
   return arrays.results();
 }
 
@@ -114,12 +114,18 @@ int main() {
     for (const Shape& shape : {Shape{5, 7, 3}, Shape{3, 1, 2}, Shape{40, 9, 1}}) {
       for (int options = 0; options < 2; options++, number++) {
         const Setup s{cell, shape, number % 3 == 0, number % 5 < 3, number % 4 == 0, number % 7 < 3};
-        const std::vector<float> expected = results(s, 1, false);
-        for (const auto [parts, by_units] : {std::pair{2, false}, {3, false}, {2, true}, {3, true}}) {
-          if (same_bits(results(s, parts, by_units), expected)) continue;
-          const char* what = by_units ? "units" : "rows";
+        const std::vector<float> expected = results(s, 1, 1, false);
+        struct Way {
+          int parts, step_parts;
+          bool by_units;
+          const char* name;
+        };
+        for (const auto [parts, step_parts, by_units, name] :
+             {Way{2, 2, false, "rows"}, Way{3, 3, false, "rows"}, Way{2, 2, true, "units"}, Way{3, 3, true, "units"},
+              Way{2, 1, false, "steps and gradients"}, Way{3, 1, false, "steps and gradients"}}) {
+          if (same_bits(results(s, parts, step_parts, by_units), expected)) continue;
           std::printf("%s, hidden %d, setup %d: %d threads divide the %s and change the bits\n", cell.name, cell.hidden,
-                      number, parts, what);
+                      number, parts, name);
           wrong++;
         }
       }

@@ -18,13 +18,15 @@ from jaxrnn.ops import Projection, dispatch, recurrence
 from jaxrnn.ops.native import call as native
 from tests.ops.test_native import CELLS, arguments, needs_library, split
 
-# batch, time, in_features, hidden; the first two are divided by rows, the others by units where there are threads
+# batch, time, in_features, hidden; the first two are divided by rows, the next three by units where there are threads, and
+# of the last one the weight gradients are computed beside the steps
 SHAPES = {
     "rows": (32, 30, 3, 32),
     "rows_odd": (35, 12, 7, 100),
     "units": (5, 12, 9, 300),
     "large_kernel": (3, 12, 300, 450),
     "one_row": (1, 12, 2, 515),
+    "gradients": (1, 2000, 20, 96),
 }
 THREADS = (1, 2, 0)
 

@@ -118,15 +118,15 @@ void add_rows(Range vectors, const T* right, ptrdiff_t ring_row, int depth, bool
 }
 
 template <class T, class CellType>
-void weight_gradients(const Problem<T>& p, const Workspace<T>& w, int part, Chunk chunk, bool first) {
+void weight_gradients(const Problem<T>& p, const Workspace<T>& w, int part, Share share, Chunk chunk, bool first) {
   constexpr int G = CellType::kGates;
   const int H = p.hidden, R = p.row_units, block = w.sides.rows;
   // The rows of both kernels' gradients are divided among the parts, as one list.
   const int inputs = p.x ? p.in_features : 0;
-  const Range mine = split(inputs + H, part, w.parts);
+  const Range mine = share.of(inputs + H);
   const Range of_x{mine.begin < inputs ? mine.begin : inputs, mine.end < inputs ? mine.end : inputs};
   const Range of_h{mine.begin > inputs ? mine.begin - inputs : 0, mine.end > inputs ? mine.end - inputs : 0};
-  const Range vectors = split(Workspace<T>::vectors_of(H), part, w.parts);
+  const Range vectors = share.of(Workspace<T>::vectors_of(H));
   const int rows = (chunk.end - chunk.begin) * p.batch;
   for (int begin = 0; begin < rows; begin += block) {
     const int depth = rows - begin < block ? rows - begin : block;
@@ -166,10 +166,10 @@ void weight_gradients(const Problem<T>& p, const Workspace<T>& w, int part, Chun
 }
 
 template <class T>
-void input_gradients(const Problem<T>& p, const Workspace<T>& w, int part, Chunk chunk, int gates) {
+void input_gradients(const Problem<T>& p, const Workspace<T>& w, Share share, Chunk chunk, int gates) {
   constexpr int L = kLanes<T>;
   const int width = gates * p.hidden;
-  const Range mine = split((chunk.end - chunk.begin) * p.batch, part, w.parts);
+  const Range mine = share.of((chunk.end - chunk.begin) * p.batch);
   const int vectors = Workspace<T>::vectors_of(p.in_features), panels = (vectors + 3) / 4;
   alignas(64) T sums[kMostRows * 4 * L];
   for (int i = 0; i < panels; i++) {

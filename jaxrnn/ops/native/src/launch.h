@@ -71,13 +71,15 @@ struct Plan {
   int threads;
   bool by_rows;
   int64_t patience;  // how many microseconds to wait for the other threads to start: a small part of the work
+  bool beside = false;  // one thread runs the steps, and the others only compute weight gradients
 };
 
 // How to divide a call. If threads divide the rows of the batch, they need not wait for each other in the forward pass.
 // If they divide the units, they wait for each other at every step, but each reads only its part of the weights. That
 // pays if the weights do not fit into the cache of one core, or the batch is too small to divide. With a sum over units
 // they wait twice for every group of rows, and one row's equations cannot be divided. On a busy machine, waiting for a
-// thread that is not running would cost more than a second thread gains.
+// thread that is not running would cost more than a second thread gains. Where nothing pays, a second thread can still take
+// over the weight gradients, because it need not wait at every step for that; but a short call ends before it starts.
 template <class T, class ProblemType>
 Plan plan(const ProblemType& p, int gates, bool backward, int available, int waits) {
   const int64_t weights = (int64_t)(p.hidden + (p.x ? p.in_features : 0)) * p.hidden * gates;
@@ -89,7 +91,7 @@ Plan plan(const ProblemType& p, int gates, bool backward, int available, int wai
   if (p.batch >= 4 * available && !large) return {available, true, patience};
   if (step > 3e5 * waits && (waits == 1 || p.batch >= available)) return {available, false, patience};
   if (p.batch >= available) return {available, true, patience};
-  return {1, true, 0};
+  return backward && step * p.time > 3e7 ? Plan{2, true, patience, /*beside=*/true} : Plan{1, true, 0};
 }
 
 // Runs a call on as many threads as it is worth, with the kernels of this processor.
@@ -110,7 +112,8 @@ ffi::Error launch(ffi::ThreadPool& pool, const KernelsType& k, const ProblemType
   auto share = [](void* t, int parts, Team::Body body, void* c) { static_cast<Team*>(t)->share(parts, body, c); };
   auto each = [](void* t, int parts, Team::Body body, void* c) { static_cast<Team*>(t)->each(parts, body, c); };
   const bool by_rows = wanted.by_rows || parts == 1;
-  const Division division{parts, by_rows, true, true, scratch.memory(), apart ? share : each, &team};
+  const int step_parts = wanted.beside ? 1 : parts;
+  const Division division{parts, by_rows, step_parts, true, true, scratch.memory(), apart ? share : each, &team};
   (backward ? k.backward : k.forward)(p, division);
   return ffi::Error::Success();
 }

@@ -169,9 +169,10 @@ void backward_block(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, co
 // Adds to the gradients of both kernels and biases, and to the sums. The rows of both kernels are divided among the
 // parts, as one list.
 template <class T>
-void program_weight_gradients(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, int part, Chunk chunk) {
+void program_weight_gradients(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, int part, Share share,
+                              Chunk chunk) {
   const int H = p.hidden, R = p.row_units, inputs = p.x ? p.in_features : 0, rows = (chunk.end - chunk.begin) * p.batch;
-  const Range mine = split(inputs + H, part, w.parts), vectors = split(w.vectors_of(H), part, w.parts);
+  const Range mine = share.of(inputs + H), vectors = share.of(w.vectors_of(H));
   const Range of_x{std::min(mine.begin, inputs), std::min(mine.end, inputs)};
   const Range of_h{std::max(mine.begin - inputs, 0), std::max(mine.end - inputs, 0)};
   for (int begin = 0; begin < rows; begin += w.sides.rows) {
@@ -211,10 +212,10 @@ void program_weight_gradients(const ProgramProblem<T>& p, const ProgramWorkspace
 }
 
 template <class T>
-void program_input_gradients(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, int part, Chunk chunk) {
+void program_input_gradients(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, Share share, Chunk chunk) {
   constexpr int L = kLanes<T>;
   const int H = p.hidden, width = p.gates * H;
-  const Range mine = split((chunk.end - chunk.begin) * p.batch, part, w.parts);
+  const Range mine = share.of((chunk.end - chunk.begin) * p.batch);
   alignas(64) T tiles[kMostRows * 4 * L];
   for (int i = 0; i < w.input_panel_count; i++) {
     const Panel& panel = w.input_panels[i];
@@ -244,10 +245,11 @@ template <class T>
 void program_backward(const ProgramProblem<T>& p, const Division& division) {
   const ProgramWorkspace<T> w(p, division, /*backward=*/true);
   const int H = p.hidden, parts = division.parts;
-  auto gradients = [&](int part, Chunk chunk) {
-    if (chunk.begin == chunk.end) return;
-    program_weight_gradients(p, w, part, chunk);
-    if (p.dx) program_input_gradients(p, w, part, chunk);
+  auto gradients = [&](int part, Chunk chunk, bool at_end) {
+    const Share share = division.share_of(part, at_end);
+    if (chunk.begin == chunk.end || !share.count) return;
+    program_weight_gradients(p, w, part, share, chunk);
+    if (p.dx) program_input_gradients(p, w, share, chunk);
   };
   division.each_part([&](int part) {
     const Range panels = split(w.panel_count, part, parts), of_inputs = split(w.input_panel_count, part, parts);
@@ -299,7 +301,7 @@ void program_backward(const ProgramProblem<T>& p, const Division& division) {
     const int together = division.by_rows ? chunk.end - chunk.begin : 1;
     for (int last = chunk.end; last > chunk.begin; last -= together) {
       division.each_part([&](int part) {
-        if (last == chunk.end) gradients(part, done);
+        if (last == chunk.end) gradients(part, done, /*at_end=*/false);
         for (int s = last - 1; s >= last - together; s--) step(s, part);
       });
       if (w.in_stages) stage_of_equations(last - 1);
@@ -307,7 +309,7 @@ void program_backward(const ProgramProblem<T>& p, const Division& division) {
     done = chunk;
   }
   division.each_part([&](int part) {
-    gradients(part, done);
+    gradients(part, done, /*at_end=*/true);
     step(-1, part);
   });
   if (w.in_stages) stage_of_equations(-1);

@@ -49,12 +49,12 @@ struct ProgramWorkspace {
   Panel *panels, *wide_panels, *input_panels;
   int panel_count, wide_panel_count, input_panel_count;
   int section_panels;  // the most panels of a section
-  int parts;
-  bool by_rows, in_stages;
+  Division division;
+  bool in_stages;
 
   ProgramWorkspace(const ProgramProblem<T>& p, const Division& division, bool backward)
-      : parts(division.parts), by_rows(division.by_rows), in_stages(!by_rows && p.needs_all_units()) {
-    lay_out(p, backward, parts, (char*)division.workspace);
+      : division(division), in_stages(!division.by_rows && p.needs_all_units()) {
+    lay_out(p, backward, division.parts, (char*)division.workspace);
     make_panels(vectors_of(p.hidden), program_vectors(p.batch), panels);
     if (backward) {
       wide_panel_count = make_panels(vectors_of(p.hidden), 4, wide_panels);
@@ -70,8 +70,10 @@ struct ProgramWorkspace {
   static int vectors_of(int units) { return (units + L - 1) / L; }
 
   // What a part computes at every step: some rows of all panels, or some panels of all rows.
-  Range rows_of(int part, int batch) const { return by_rows ? split(batch, part, parts) : Range{0, batch}; }
-  Range panels_of(int part) const { return by_rows ? Range{0, panel_count} : split(panel_count, part, parts); }
+  Range rows_of(int part, int batch) const { return division.rows_of(part, batch); }
+  Range panels_of(int part) const {
+    return division.by_rows ? Range{0, panel_count} : split(panel_count, part, division.parts);
+  }
 
   // Calls body(section) for these panels.
   template <class Body>

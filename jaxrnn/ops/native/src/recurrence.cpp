@@ -80,7 +80,7 @@ void forward(const Problem<T>& p, const Division& division) {
     if (division.packs) pack(all_panels);
     if (!division.runs) return;
     division.each_part([&](int part) {
-      const Range rows = split(p.batch, part, division.parts);
+      const Range rows = division.rows_of(part, p.batch);
       begin(rows);
       for (int s = 0; s < p.time; s++) {
         for (int stage = 0; stage < kStages; stage++) run(s, stage, rows, all_panels);
@@ -140,13 +140,13 @@ void backward(const Problem<T>& p, const Division& division) {
       gates_backward_panel<T, kVectors>(p, w, s, rows, panel);
     });
   };
-  auto gradients = [&](int part, Chunk chunk) {
-    if (chunk.begin == chunk.end) return;
-    weight_gradients<T, CellType>(p, w, part, chunk, /*first=*/chunk.end == p.time);
-    if (p.dx) input_gradients(p, w, part, chunk, CellType::kGates);
+  auto gradients = [&](int part, Chunk chunk, bool at_end) {
+    const Share share = division.share_of(part, at_end);
+    if (chunk.begin == chunk.end || !share.count) return;
+    weight_gradients<T, CellType>(p, w, part, share, chunk, /*first=*/chunk.end == p.time);
+    if (p.dx) input_gradients(p, w, share, chunk, CellType::kGates);
   };
-  const Range all_rows{0, p.batch};
-  auto rows_of = [&](int part) { return division.by_rows ? split(p.batch, part, parts) : all_rows; };
+  auto rows_of = [&](int part) { return division.rows_of(part, p.batch); };
   auto panels_of = [&](int part) { return division.by_rows ? w.all_panels() : w.panels_of(part); };
   division.each_part(begin);
   // A chunk's weight gradients need all parts of its steps. So they are computed at the beginning of the next chunk,
@@ -156,7 +156,7 @@ void backward(const Problem<T>& p, const Division& division) {
     const Chunk chunk{(end - 1) / w.chunk * w.chunk, end};
     if (division.by_rows) {
       division.each_part([&](int part) {
-        gradients(part, done);
+        gradients(part, done, /*at_end=*/false);
         for (int s = chunk.end - 1; s >= chunk.begin; s--) {
           step(s, rows_of(part), panels_of(part));
           if (CellType::kTwoStages) gates(s, rows_of(part), panels_of(part));
@@ -165,7 +165,7 @@ void backward(const Problem<T>& p, const Division& division) {
     } else {
       for (int s = chunk.end - 1; s >= chunk.begin; s--) {
         division.each_part([&](int part) {
-          if (s == chunk.end - 1) gradients(part, done);
+          if (s == chunk.end - 1) gradients(part, done, /*at_end=*/false);
           step(s, rows_of(part), panels_of(part));
         });
         if (!CellType::kTwoStages) continue;
@@ -175,7 +175,7 @@ void backward(const Problem<T>& p, const Division& division) {
     done = chunk;
   }
   division.each_part([&](int part) {
-    gradients(part, done);
+    gradients(part, done, /*at_end=*/true);
     step(-1, rows_of(part), panels_of(part));
   });
 }

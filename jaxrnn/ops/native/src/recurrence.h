@@ -93,16 +93,46 @@ Problem<T> head_of(Problem<T> p, int head, ptrdiff_t saved) {
   return p;
 }
 
+struct Range {
+  int begin, end;
+};
+
+// Part `index` of `count` nearly equal parts of the range 0..n.
+__attribute__((always_inline)) inline Range split(int n, int index, int count) {
+  return {(int)((int64_t)n * index / count), (int)((int64_t)n * (index + 1) / count)};
+}
+
+// What a part has of the weight gradients: share `index` of `count` of whatever is divided, or nothing if `count` is 0.
+struct Share {
+  int index, count;
+
+  __attribute__((always_inline)) Range of(int n) const { return count ? split(n, index, count) : Range{0, 0}; }
+};
+
 // How a call is divided into parts, which several threads may run. A part is some rows of the batch or, if the batch is
 // small or the weights are large, some units of the cell; then all parts of a step must be done before the next step.
+// If neither pays, a second part computes the weight gradients of a chunk of steps while the first one runs the next.
 struct Division {
   int parts;
   bool by_rows;
+  int step_parts;     // how many parts run steps; the others only compute weight gradients
   bool packs, runs;  // whether the forward pass packs the weights, and whether it runs the steps
   void* workspace;
   // Runs a stage: body(context, part) for every part.
   void (*run_stage)(void* team, int parts, void (*body)(void* context, int part), void* context);
   void* team;
+
+  // The rows of which a part runs the steps.
+  __attribute__((always_inline)) Range rows_of(int part, int batch) const {
+    if (!by_rows) return {0, batch};
+    return part < step_parts ? split(batch, part, step_parts) : Range{0, 0};
+  }
+
+  // The part's share of the weight gradients of the last chunk, at the end or while the steps of the next one are run.
+  __attribute__((always_inline)) Share share_of(int part, bool at_end) const {
+    const int first = at_end || step_parts == parts ? 0 : step_parts;
+    return part < first ? Share{0, 0} : Share{part - first, parts - first};
+  }
 
   template <class Body>
   void each_part(Body&& body) const {
@@ -114,7 +144,7 @@ struct Division {
 // All of a call, or with `packs` or `runs` only one part of the forward pass, on the caller's thread.
 inline Division alone(void* workspace, bool packs = true, bool runs = true) {
   auto run_stage = [](void*, int, void (*body)(void*, int), void* context) { body(context, 0); };
-  return {1, true, packs, runs, workspace, run_stage, nullptr};
+  return {1, true, 1, packs, runs, workspace, run_stage, nullptr};
 }
 
 // The functions of one instruction set.

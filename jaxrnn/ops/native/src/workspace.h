@@ -9,15 +9,6 @@
 
 namespace jaxrnn::JAXRNN_ISA {
 
-struct Range {
-  int begin, end;
-};
-
-// Part `index` of `count` nearly equal parts of the range 0..n.
-INLINE Range split(int n, int index, int count) {
-  return {(int)((int64_t)n * index / count), (int)((int64_t)n * (index + 1) / count)};
-}
-
 // At least this many numbers as an odd number of cache lines, so that rows are spread over all sets of the cache.
 template <class T>
 constexpr int odd_lines(int numbers) {
