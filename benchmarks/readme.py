@@ -73,7 +73,7 @@ def rewrite(text: str, results: Path, machine: str) -> tuple[str, list[str]]:
     def table(match: re.Match[str]) -> str:
         opening, name, _, closing = match.groups()
         known("table", [name], TABLES)
-        paths = [results / f"{benchmark}-{machine}.json" for benchmark in EARLIER.get(name, (name,))]
+        paths = [results / f"{BENCHMARKS.get(name, name)}-{machine}.json"]
         if name == "accelerator":  # whose machine is another one
             paths = sorted(results.glob("accelerator-*.json"))
         for path in paths:
@@ -86,8 +86,8 @@ def rewrite(text: str, results: Path, machine: str) -> tuple[str, list[str]]:
     return _BLOCK.sub(table, text), names
 
 
-EARLIER = {"epoch": ("training", "epoch")}
-"""The benchmarks that have measured a table, the newest first, where there are several."""
+BENCHMARKS = {"epoch": "training"}
+"""The benchmarks of those tables that have another name."""
 
 
 def versions(record: Record) -> str:
@@ -97,8 +97,6 @@ def versions(record: Record) -> str:
     found = [f"{name} {on[package]}" for package, name in packages.items() if on.get(package)]
     processor = re.sub(r"\((R|TM)\)", "", on["processor"])
     command = f"`python -m benchmarks.{record['benchmark']}`"
-    if record["benchmark"] == "epoch":  # an earlier benchmark; benchmarks.training measures it now
-        command = "measured in one process"
     where = f"{on['cores']} cores of an {processor}" if on.get("device", "cpu") == "cpu" else on["device"]
     return f"{where}, {', '.join(found)} ({command}):"
 
@@ -109,17 +107,10 @@ def _text(found: Mapping[str, float], unit: float = 1, *, quartiles: bool = True
 
 def epoch(record: Record) -> Table | None:
     """The first experiment's epoch; None of a training that was measured without the other ways to run ours."""
-    if record["benchmark"] == "training":
-        rows = [row for row in record["results"] if row["task"] == "seq2vec"]
-        if not {"jaxrnn", "jaxrnn-reference"} <= {row["library"] for row in rows}:
-            return None
-        lines = [line[:4] for line in epoch_table(rows).rows]
-    else:
-        ratios = {name: _text(ratio) for name, ratio in record["ratios_to_ours"].items()} | {"jaxrnn": "1"}
-        lines = [
-            [name, _text(timing, 1e-3), ratios[name], f"{timing['first_call_s']:.2f}"]
-            for name, timing in record["timings"].items()
-        ]
+    rows = [row for row in record["results"] if row["task"] == "seq2vec"]
+    if not {"jaxrnn", "jaxrnn-reference"} <= {row["library"] for row in rows}:
+        return None
+    lines = [line[:4] for line in epoch_table(rows).rows]
     return Table(("contestant", "ms an epoch", "divided by ours", "first epoch, s"), lines)
 
 
