@@ -18,8 +18,8 @@ from jaxrnn.ops import Projection, dispatch, recurrence
 from jaxrnn.ops.native import call as native
 from tests.ops.test_native import CELLS, arguments, needs_library, split
 
-# batch, time, in_features, hidden; where there are threads, the first two are divided by rows and the next three by
-# units, and the weight gradients of the last one are computed beside its steps
+# batch, time, in_features, hidden; where there are threads, the first two are divided by rows and the next three
+# by units, and the weight gradients of the last one are computed beside its steps
 SHAPES = {
     "rows": (32, 30, 3, 32),
     "rows_odd": (35, 12, 7, 100),
