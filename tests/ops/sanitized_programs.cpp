@@ -1,6 +1,7 @@
-// Runs programs of the C++ library forward and backward, with one thread and with several that divide the rows or the
-// units, for the sanitizers of the compiler to watch, as sanitized.cpp does for the built-in cells. The programs are in `programs.inc`, which the test
-// writes. Ends with 1 where the threads change a bit of a result.
+// Runs programs of the C++ library forward and backward, with one thread and with several that divide the rows, the
+// units, or steps and gradients, for the sanitizers of the compiler to watch, as sanitized.cpp does for the built-in
+// cells. The programs are in `programs.inc`, which the test writes. Ends with 1 where the threads change a bit of a
+// result.
 
 #include <cmath>
 #include <cstdio>
@@ -111,7 +112,7 @@ std::vector<float> results(const Setup& s, int parts, int step_parts, bool by_un
 int main() {
   int number = 0, wrong = 0;
   for (const Encoded& cell : kPrograms) {
-    for (const Shape& shape : {Shape{5, 7, 3}, Shape{3, 1, 2}, Shape{40, 9, 1}}) {
+    for (const Shape& shape : {Shape{5, 7, 3}, Shape{3, 1, 2}, Shape{40, 9, 1}, Shape{300, 1, 2}}) {
       for (int options = 0; options < 2; options++, number++) {
         const Setup s{cell, shape, number % 3 == 0, number % 5 < 3, number % 4 == 0, number % 7 < 3};
         const std::vector<float> expected = results(s, 1, 1, false);

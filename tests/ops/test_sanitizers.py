@@ -25,8 +25,8 @@ pytestmark = pytest.mark.skipif(
 
 FOLDER = Path(__file__).parent
 DRIVERS = {
-    "sanitized.cpp": "84 setups\n",
-    "sanitized_programs.cpp": "60 setups\n",
+    "sanitized.cpp": "112 setups\n",
+    "sanitized_programs.cpp": "80 setups\n",
     "sanitized_linear.cpp": "128 setups\n",
     "sanitized_layers.cpp": "192 setups\n",
 }

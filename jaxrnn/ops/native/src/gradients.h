@@ -121,7 +121,7 @@ template <class T, class CellType>
 void weight_gradients(const Problem<T>& p, const Workspace<T>& w, int part, Share share, Chunk chunk, bool first) {
   constexpr int G = CellType::kGates;
   const int H = p.hidden, R = p.row_units, block = w.sides.rows;
-  // The rows of both kernels' gradients are divided among the parts, as one list.
+  // The rows of both kernels' gradients are divided, as one list.
   const int inputs = p.x ? p.in_features : 0;
   const Range mine = share.of(inputs + H);
   const Range of_x{mine.begin < inputs ? mine.begin : inputs, mine.end < inputs ? mine.end : inputs};

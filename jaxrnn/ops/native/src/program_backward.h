@@ -166,8 +166,7 @@ void backward_block(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, co
   }
 }
 
-// Adds to the gradients of both kernels and biases, and to the sums. The rows of both kernels are divided among the
-// parts, as one list.
+// Adds to the gradients of both kernels and biases, and to the sums. The rows of both kernels are divided, as one list.
 template <class T>
 void program_weight_gradients(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, int part, Share share,
                               Chunk chunk) {

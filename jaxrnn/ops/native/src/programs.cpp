@@ -1,7 +1,8 @@
 // The forward and the backward loop of programs, for the instruction set this file is compiled for. See program.h.
 //
 // The loop of a step is that of recurrence.cpp, but the products of some rows and units are stored, and the program then
-// computes on them. Threads divide the rows or the units.
+// computes on them. Threads divide the rows or the units, or one
+// runs the steps and another one computes the gradients of weights and inputs.
 
 #include <algorithm>
 #include <cstring>

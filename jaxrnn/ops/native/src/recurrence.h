@@ -102,7 +102,8 @@ __attribute__((always_inline)) inline Range split(int n, int index, int count) {
   return {(int)((int64_t)n * index / count), (int)((int64_t)n * (index + 1) / count)};
 }
 
-// What a part has of the weight gradients: share `index` of `count` of whatever is divided, or nothing if `count` is 0.
+// What a part has of the gradients of weights and inputs: share `index` of `count` of whatever is divided, or nothing if
+// `count` is 0.
 struct Share {
   int index, count;
 
@@ -111,11 +112,12 @@ struct Share {
 
 // How a call is divided into parts, which several threads may run. A part is some rows of the batch or, if the batch is
 // small or the weights are large, some units of the cell; then all parts of a step must be done before the next step.
-// If neither pays, a second part computes the weight gradients of a chunk of steps while the first one runs the next.
+// If neither pays, a second part computes the gradients of weights and inputs of a chunk of steps while the first one
+// runs the next chunk.
 struct Division {
   int parts;
   bool by_rows;
-  int step_parts;     // how many parts run steps; the others only compute weight gradients
+  int step_parts;    // how many parts run steps; less than `parts` only if `by_rows`, in the backward pass
   bool packs, runs;  // whether the forward pass packs the weights, and whether it runs the steps
   void* workspace;
   // Runs a stage: body(context, part) for every part.
@@ -128,7 +130,8 @@ struct Division {
     return part < step_parts ? split(batch, part, step_parts) : Range{0, 0};
   }
 
-  // The part's share of the weight gradients of the last chunk, at the end or while the steps of the next one are run.
+  // The part's share of the gradients of the last chunk, at the end or while the steps of the next one are run. Then
+  // parts that run no steps have all of them.
   __attribute__((always_inline)) Share share_of(int part, bool at_end) const {
     const int first = at_end || step_parts == parts ? 0 : step_parts;
     return part < first ? Share{0, 0} : Share{part - first, parts - first};

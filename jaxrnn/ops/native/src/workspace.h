@@ -122,10 +122,10 @@ struct Workspace {
       chunk = std::min((sides.rows + p.batch - 1) / p.batch, p.time);
       take(kernel, p.dx ? (size_t)vectors_of(p.in_features) * kLanes<T> * gates * p.hidden : 0);
       take(direct, carry);
-      // The last vector may be read beyond the end of the last row, but those values are not used.
+      // The last vector of a row is read as a whole, and must not reach into the next one: another part may write that.
       const bool more = p.cell == Cell::kGRU || p.cell == Cell::kLeaky;
-      ring_row = odd_lines<T>((gates + (more ? 1 : 0)) * p.hidden);
-      take(ring, (size_t)p.batch * 2 * chunk * ring_row + 4 * kLanes<T>);
+      ring_row = odd_lines<T>((gates + (more ? 1 : 0) - 1) * p.hidden + vectors_of(p.hidden) * kLanes<T>);
+      take(ring, (size_t)p.batch * 2 * chunk * ring_row);
     } else {
       take(kernel, p.x ? width * p.in_features : 0);
       for (T*& part : h) take(part, carry);
