@@ -87,7 +87,7 @@ def rewrite(text: str, results: Path, machine: str) -> tuple[str, list[str]]:
 
 
 BENCHMARKS = {"epoch": "training"}
-"""The benchmarks of those tables that have another name."""
+"""The benchmarks of tables that are not named after theirs."""
 
 
 def versions(record: Record) -> str:

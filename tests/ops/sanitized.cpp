@@ -38,7 +38,8 @@ void run(void (*kernel)(const Problem<float>&, const Division&), const Problem<f
     if (!apart) team.close(std::chrono::microseconds(generator() % 2000));
     auto share = [](void* t, int n, Team::Body body, void* c) { static_cast<Team*>(t)->share(n, body, c); };
     auto each = [](void* t, int n, Team::Body body, void* c) { static_cast<Team*>(t)->each(n, body, c); };
-    kernel(p, Division{parts, by_rows, backward ? step_parts : parts, true, true, workspace, apart ? share : each, &team});
+    const int running = backward ? step_parts : parts;
+    kernel(p, Division{parts, by_rows, running, true, true, workspace, apart ? share : each, &team});
   }
   for (auto& thread : threads) thread.join();
   std::free(workspace);

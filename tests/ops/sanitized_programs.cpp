@@ -59,7 +59,8 @@ void run(void (*kernel)(const ProgramProblem<float>&, const Division&), ProgramP
     if (!apart) team.close(std::chrono::microseconds(patience));
     auto share = [](void* t, int n, Team::Body body, void* c) { static_cast<Team*>(t)->share(n, body, c); };
     auto each = [](void* t, int n, Team::Body body, void* c) { static_cast<Team*>(t)->each(n, body, c); };
-    kernel(p, Division{parts, !by_units, backward ? step_parts : parts, true, true, workspace, apart ? share : each, &team});
+    const int running = backward ? step_parts : parts;
+    kernel(p, Division{parts, !by_units, running, true, true, workspace, apart ? share : each, &team});
   }
   for (auto& thread : threads) thread.join();
   std::free(workspace);

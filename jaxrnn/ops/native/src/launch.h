@@ -78,9 +78,9 @@ struct Plan {
 // If they divide the units, they wait for each other at every step, but each reads only its part of the weights. That
 // pays if the weights do not fit into the cache of one core, or the batch is too small to divide. With a sum over units
 // they wait twice for every group of rows, and one row's equations cannot be divided. On a busy machine, waiting for a
-// thread that is not running would cost more than a second thread gains. Where neither pays, a second thread takes over
-// the gradients of weights and inputs, for which it waits once every chunk of steps. Not in a short call, which would end
-// before that thread has started.
+// thread that is not running would cost more than a second thread gains. Where neither division pays, a second thread
+// takes over the gradients of weights and inputs, for which it waits once every chunk of steps. Not in a short call, which
+// would end before that thread has started.
 template <class T, class ProblemType>
 Plan plan(const ProblemType& p, int gates, bool backward, int available, int waits) {
   const int64_t weights = (int64_t)(p.hidden + (p.x ? p.in_features : 0)) * p.hidden * gates;
