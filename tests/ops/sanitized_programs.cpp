@@ -10,6 +10,11 @@
 #include <utility>
 #include <vector>
 
+#if defined(__AMX_BF16__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include "programs.cpp"
 #include "sanitized.h"
 #include "team.h"
@@ -49,7 +54,7 @@ void run(void (*kernel)(const ProgramProblem<float>&, const Division&), ProgramP
   p.code.operands = reinterpret_cast<const OperandName*>(program.data() + 2);
   p.code.instructions = reinterpret_cast<const Instruction*>(program.data() + 2 + 2 * program[0]);
   p.code.constants = e.constants[backward].data(), p.code.constant_count = (int)e.constants[backward].size();
-  const size_t size = base::program_kernels_f32.workspace(p, backward, parts);
+  const size_t size = JAXRNN_ISA::program_kernels_f32.workspace(p, backward, parts);
   void* workspace = std::aligned_alloc(64, (size + 63) / 64 * 64);
   std::vector<std::thread> threads;
   {
@@ -99,18 +104,21 @@ std::vector<float> results(const Setup& s, int parts, int step_parts, bool by_un
   const size_t saved = steps * e.saved * p.pitch();  // not all of it is written
   const Array of_saved = random(saved);
   p.saved = of_saved.get();
-  run(base::program_kernels_f32.forward, p, e, false, parts, step_parts, by_units);
+  run(JAXRNN_ISA::program_kernels_f32.forward, p, e, false, parts, step_parts, by_units);
   p.dlast_carry = dlast.data(), p.dy = in(steps * H), p.dcarry = dcarry.data(), p.dreset_carry = dreset.data();
   if (s.inputs) p.dx = out(steps * D), p.dkernel = out(D * width), p.dbias = out(width);
   if (!s.inputs) p.dxw = out(steps * width);
   p.drecurrent_kernel = out(H * rows), p.drecurrent_bias = out(rows), p.sums = out(e.sums * H);
-  run(base::program_kernels_f32.backward, p, e, true, parts, step_parts, by_units);
+  run(JAXRNN_ISA::program_kernels_f32.backward, p, e, true, parts, step_parts, by_units);
   return arrays.results();
 }
 
 }  // namespace
 
 int main() {
+#if defined(__AMX_BF16__)
+  if (syscall(SYS_arch_prctl, 0x1023, 18)) return 2;  // as find_tiles in instruction_set.h
+#endif
   int number = 0, wrong = 0;
   for (const Encoded& cell : kPrograms) {
     for (const Shape& shape : {Shape{5, 7, 3}, Shape{3, 1, 2}, Shape{40, 9, 1}, Shape{300, 1, 2}}) {

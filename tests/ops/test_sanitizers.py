@@ -24,16 +24,18 @@ pytestmark = pytest.mark.skipif(
 )
 
 FOLDER = Path(__file__).parent
+TILES = "sanitized_programs.cpp, in tiles"
 DRIVERS = {
     "sanitized.cpp": "112 setups\n",
     "sanitized_programs.cpp": "80 setups\n",
+    TILES: "80 setups\n",
     "sanitized_linear.cpp": "128 setups\n",
     "sanitized_layers.cpp": "192 setups\n",
 }
 """The programs to run, and what they print if nothing is wrong."""
 
 
-def compiled(sanitizer: str, source: Path, folder: Path) -> Path:
+def compiled(sanitizer: str, source: Path, folder: Path, isa: str = "base", flags: Iterable[str] = ()) -> Path:
     """The program, or a skip where this compiler has no such sanitizer."""
     try:
         compiler = build.compiler()
@@ -41,7 +43,14 @@ def compiled(sanitizer: str, source: Path, folder: Path) -> Path:
         pytest.skip(str(error))
     program = folder / "program"
     options = ["-std=c++20", "-O1", f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-pthread"]
-    names = ["-DJAXRNN_ISA=base", "-DJAXRNN_FLOAT32_ONLY", "-Wno-maybe-uninitialized", "-I", str(build.SOURCES)]
+    names = [
+        *flags,
+        f"-DJAXRNN_ISA={isa}",
+        "-DJAXRNN_FLOAT32_ONLY",
+        "-Wno-maybe-uninitialized",
+        "-I",
+        str(build.SOURCES),
+    ]
     names += ["-I", str(folder), "-isystem", str(build.headers()), "-DJAXRNN_HAS_BASE"]
     names += ['-DJAXRNN_SOURCE_HASH="none"', '-DJAXRNN_BUILD_HASH="nothing"']
     done = subprocess.run(
@@ -82,7 +91,12 @@ def test_every_cell_with_one_thread_and_with_several(driver, sanitizer, tmp_path
     users = [case for case in [*CASES, *USERS] if case.name in ("two_part", "minimal_gated_unit")] + USERS[1:]
     programs = [initializer(case, hidden) for case, hidden in itertools.product(users, (19, 40))]
     (tmp_path / "programs.inc").write_text("".join(programs))
-    program = compiled(sanitizer, FOLDER / driver, tmp_path)
+    of_isa: Any = ()
+    if driver == TILES:
+        if not build.wants_tiles("avx512"):
+            pytest.skip("this processor or this compiler has no tiles")
+        of_isa = "amx", build.X86_TILES
+    program = compiled(sanitizer, FOLDER / driver.split(",")[0], tmp_path, *of_isa)
     # What is found is what a call does; whether the process frees all at its end, some containers cannot say.
     environment = os.environ | {"ASAN_OPTIONS": "detect_leaks=0"}
     done = subprocess.run([str(program)], capture_output=True, text=True, timeout=300, env=environment)

@@ -30,13 +30,16 @@ X86_SETS = {
 }
 """Instruction sets besides the base of the architecture."""
 
+X86_TILES = [*X86_SETS["avx512"], "-mavx512bf16", "-mamx-tile", "-mamx-bf16"]
+"""For programs.cpp once more, with products of bfloat16 in tile registers."""
+
 X86_LAYER_SETS = {"avx512vnni": [*X86_SETS["avx512"], "-mavx512vnni"], **X86_SETS}
 """Those of inference.cpp, which has products of integers."""
 
 
 def source_hash() -> str:
     """SHA-256 of the C++ sources and of the compiler flags; it is compiled into the library."""
-    digest = hashlib.sha256(repr((FLAGS, X86_LAYER_SETS)).encode())
+    digest = hashlib.sha256(repr((FLAGS, X86_LAYER_SETS, X86_TILES)).encode())
     for path in sorted(SOURCES.iterdir()):
         if path.suffix in (".cpp", ".h"):
             digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
@@ -61,15 +64,30 @@ def headers() -> Path:
     return Path(next(iter(spec.submodule_search_locations))) / "include"
 
 
-def best_set() -> str | None:
-    """The name of this processor's best instruction set; None if it cannot be told."""
+def features() -> set[str] | None:
+    """What this processor has, in the names of Linux; None if it cannot be told."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:  # not Linux
         return None
-    has = next((line.split() for line in lines if line.startswith("flags")), [])
+    return next((set(line.split()) for line in lines if line.startswith("flags")), set())
+
+
+def best_set() -> str | None:
+    """The name of this processor's best instruction set; None if it cannot be told."""
+    has = features()
+    if has is None:
+        return None
     names = {"avx512": ("avx512f", "avx512vl", "avx512bw", "avx512dq", "avx2", "fma"), "avx2": ("avx2", "fma")}
-    return next((name for name, needs in names.items() if set(needs) <= set(has)), "base")
+    return next((name for name, needs in names.items() if set(needs) <= has), "base")
+
+
+def wants_tiles(best: str | None) -> bool:
+    """Whether to compile for tile registers: if the compiler knows them and a given processor has them."""
+    if sys.platform != "linux" or (best and not {"amx_tile", "amx_bf16", "avx512_bf16"} <= (features() or set())):
+        return False
+    command = [*compiler(), *X86_TILES, "-x", "c++", "-fsyntax-only", os.devnull]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def build(library: Path = LIBRARY, *, all_sets: bool = False, force: bool = True) -> Path:
@@ -89,6 +107,9 @@ def build(library: Path = LIBRARY, *, all_sets: bool = False, force: bool = True
     sets = {"recurrence": shared, "programs": shared, "linear": shared}
     sets["inference"] = (layer_sets if x86 else {}) | base
     has = [f"-DJAXRNN_HAS_{name.upper()}" for name in sets["inference"]]
+    if "avx512" in shared and wants_tiles(best):
+        sets["programs"] = {**shared, "amx": X86_TILES}
+        has.append("-DJAXRNN_HAS_AMX")
     common = [*compiler(), *FLAGS, *(["-DJAXRNN_X86"] if x86 else [])]
     build_hash = _build_hash(common, has)
     if not force and library.exists() and build_hash.encode() in library.read_bytes():

@@ -22,7 +22,7 @@ PLACES = (
 
 SIZES = (
     "time", "batch", "in_features", "hidden", "heads", "gates", "recurrent_gates", "saved_count", "registers",
-    "row_registers", "reverse", "batch_major", "threads",
+    "row_registers", "reverse", "batch_major", "bfloat16", "threads",
 )  # fmt: skip
 """The numbers of a call, in the order of ``enum Sizes``."""
 

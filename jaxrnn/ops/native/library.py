@@ -83,6 +83,11 @@ def instruction_sets() -> list[str]:
     return loaded().jaxrnn_instruction_sets().decode().split()
 
 
+def has_tiles() -> bool:
+    """Whether products of bfloat16 run in the tile registers of this processor (AMX)."""
+    return bool(loaded().jaxrnn_has_tiles())
+
+
 @functools.cache
 def _functions(path: Path) -> Any:
     # PyDLL does not release Python's global lock, because that would take as long as a step.

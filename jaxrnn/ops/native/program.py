@@ -46,8 +46,9 @@ class BackwardResults(NamedTuple):
 
 
 class ProgramCall(Call):
-    def __init__(self, pointwise: Pointwise, reverse: bool, arrays: Recurrence):
+    def __init__(self, pointwise: Pointwise, reverse: bool, arrays: Recurrence, *, bfloat16: bool = False):
         super().__init__(reverse, arrays)
+        self.bfloat16 = bfloat16
         found = cell_program(pointwise, arrays)
         if isinstance(found, str):
             raise ValueError(f"the library cannot run this cell: {found}")
@@ -122,6 +123,7 @@ class ProgramCall(Call):
             "heads": self.heads,
             "reverse": int(self.reverse),
             "batch_major": int(self.batch_major),
+            "bfloat16": int(self.bfloat16),
         }
         attributes = {
             "sizes": sizes_of(cell, program, shape),

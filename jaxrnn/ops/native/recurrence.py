@@ -12,7 +12,7 @@ are those of the scan, and the conformance suite is the same.
 import dataclasses
 import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,11 +41,13 @@ def native_recurrence(
     """Like :func:`jaxrnn.ops.scan.scan_recurrence`; ``unroll`` has no effect.
 
     Half precision is computed in float32 from the first step to the last. Carry and outputs are rounded to their
-    dtypes afterwards, and not, as by the scan, at every step.
+    dtypes afterwards, and not, as by the scan, at every step. A processor with tile registers (AMX) multiplies
+    bfloat16: there, states and gradients are rounded for products, whose sums are float32.
     """
     if 0 in arrays.xw.shape[:-1]:  # no steps or no rows
         return scan_recurrence(pointwise, arrays, reverse=reverse, unroll=unroll)
-    carry, outputs, _ = _run(pointwise, reverse, False, widened(arrays))
+    how = How(pointwise, reverse, multiplies_bfloat16(arrays))
+    carry, outputs, _ = _run(how, False, widened(arrays))
     carry = jax.tree.map(lambda part, like: cast(part, like.dtype), carry, arrays.initial_carry)
     return carry, cast(outputs, arrays.xw.dtype)
 
@@ -79,25 +81,40 @@ def widened(arrays: Recurrence) -> Recurrence:
     return jax.tree.map(one, arrays)
 
 
+def multiplies_bfloat16(arrays: Recurrence) -> bool:
+    """Whether both sides of all products are bfloat16 in the caller's arrays."""
+    sides = [arrays.recurrent_kernel]
+    if isinstance(arrays.xw, Projection):
+        sides += [arrays.xw.inputs, arrays.xw.kernel]
+    return all(dtype_of(side) == jnp.bfloat16 for side in sides)
+
+
 def _shape_of(leaf: Any) -> Any:
     return jax.ShapeDtypeStruct(jnp.shape(leaf), dtype_of(leaf))
 
 
-def _call(pointwise: Pointwise, reverse: bool, arrays: Recurrence) -> Call:
-    if has_own_code(pointwise, arrays):
-        return BuiltInCall(CELLS[pointwise], reverse, arrays)
-    return ProgramCall(pointwise, reverse, arrays)
+class How(NamedTuple):
+    """What to run on the arrays, which are float32 or float64."""
+
+    pointwise: Pointwise
+    reverse: bool
+    bfloat16: bool
+
+    def call(self, arrays: Recurrence) -> Call:
+        if has_own_code(self.pointwise, arrays):
+            return BuiltInCall(CELLS[self.pointwise], self.reverse, arrays)
+        return ProgramCall(self.pointwise, self.reverse, arrays, bfloat16=self.bfloat16)
 
 
-def _results(pointwise: Pointwise, reverse: bool, save: bool, arrays: Recurrence) -> tuple[Carry, Array, Array]:
+def _results(how: How, save: bool, arrays: Recurrence) -> tuple[Carry, Array, Array]:
     """Carry and outputs, and with ``save`` the other values that the backward pass needs."""
-    return _call(pointwise, reverse, arrays).forward(save)
+    return how.call(arrays).forward(save)
 
 
-_run: Any = jax.custom_vjp(_results, nondiff_argnums=(0, 1, 2))
+_run: Any = jax.custom_vjp(_results, nondiff_argnums=(0, 1))
 
 
-def _run_forward(pointwise: Pointwise, reverse: bool, save: bool, arrays: Recurrence):
+def _run_forward(how: How, save: bool, arrays: Recurrence):
     def of(field: str) -> Any:
         # Parameters may be in variables of Flax, which are pytrees, too, and pass attributes on to their values.
         return jax.tree.map(lambda a: getattr(a, field), arrays, is_leaf=lambda a: isinstance(a, CustomVJPPrimal))
@@ -105,12 +122,12 @@ def _run_forward(pointwise: Pointwise, reverse: bool, save: bool, arrays: Recurr
     wanted: Any = of("perturbed").xw
     wanted = wanted.inputs if isinstance(wanted, Projection) else wanted
     arrays = of("value")
-    carry, outputs, saved = _run(pointwise, reverse, True, arrays)
+    carry, outputs, saved = _run(how, True, arrays)
     result = carry, outputs, saved if save else varying_alike((jnp.zeros(0, outputs.dtype), outputs))[0]
     return result, (residual_flag(wanted), arrays, outputs, saved)  # the inputs of a first layer need no gradient
 
 
-def _run_backward(pointwise: Pointwise, reverse: bool, save: bool, residuals: Any, cotangents: Any):
+def _run_backward(how: How, save: bool, residuals: Any, cotangents: Any):
     of_inputs, arrays, outputs, saved = residuals
     dcarry, doutputs, _ = cotangents  # the saved values are only used for gradients, so they have no cotangent
 
@@ -119,17 +136,16 @@ def _run_backward(pointwise: Pointwise, reverse: bool, save: bool, residuals: An
 
     dcarry = jax.tree.map(concrete, dcarry, arrays.initial_carry, is_leaf=lambda d: isinstance(d, SymbolicZero))
     doutputs = None if isinstance(doutputs, SymbolicZero) else doutputs
-    return (_gradients(pointwise, reverse, bool(of_inputs.size), arrays, outputs, saved, (dcarry, doutputs)),)
+    return (_gradients(how, bool(of_inputs.size), arrays, outputs, saved, (dcarry, doutputs)),)
 
 
 # Symbolic zeros tell which gradients are needed, and which results the loss does not depend on.
 _run.defvjp(_run_forward, _run_backward, symbolic_zeros=True)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _gradients(
-    pointwise: Pointwise,
-    reverse: bool,
+    how: How,
     of_inputs: bool,
     arrays: Recurrence,
     outputs: Array,
@@ -137,14 +153,14 @@ def _gradients(
     cotangents: tuple[Carry, Array | None],
 ) -> Recurrence:
     """The gradient of every array; None for arrays that need none."""
-    return _call(pointwise, reverse, arrays).backward(of_inputs, outputs, saved, *cotangents)
+    return how.call(arrays).backward(of_inputs, outputs, saved, *cotangents)
 
 
-def _gradients_forward(pointwise, reverse, of_inputs, arrays, outputs, saved, cotangents):
-    return _gradients(pointwise, reverse, of_inputs, arrays, outputs, saved, cotangents), (arrays, cotangents)
+def _gradients_forward(how, of_inputs, arrays, outputs, saved, cotangents):
+    return _gradients(how, of_inputs, arrays, outputs, saved, cotangents), (arrays, cotangents)
 
 
-def _gradients_backward(pointwise, reverse, of_inputs, residuals, seconds):
+def _gradients_backward(how, of_inputs, residuals, seconds):
     """Differentiate the scan's gradients instead. Outputs and saved values depend on the arrays alone."""
 
     def gradients(arrays: Recurrence, cotangents):
@@ -153,7 +169,7 @@ def _gradients_backward(pointwise, reverse, of_inputs, residuals, seconds):
 
         def run(smooth: Recurrence):
             whole = smooth._replace(xw=projected(smooth.xw), **masks)
-            carry, outputs = scan_recurrence(pointwise, whole, reverse=reverse, unroll=1)
+            carry, outputs = scan_recurrence(how.pointwise, whole, reverse=how.reverse, unroll=1)
             return (carry, None if doutputs is None else outputs)
 
         smooth = arrays._replace(valid=None, resets=None, recurrent_scale=None)

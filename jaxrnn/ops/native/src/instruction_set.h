@@ -5,6 +5,12 @@
 #include <cstdlib>
 #include <string>
 
+#if defined(JAXRNN_HAS_AMX)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include "program_problem.h"
 #include "recurrence.h"
 
@@ -42,6 +48,26 @@ inline Set best_set() {
   return set;
 }
 
+// Whether products of bfloat16 run in the tile registers of AMX, in which case the system has been asked for them.
+inline bool find_tiles() {
+#if defined(JAXRNN_HAS_AMX)
+  if (best_set() != Set::kAVX512 || std::getenv("JAXRNN_INSTRUCTION_SET")) return false;
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  constexpr unsigned kOfTiles = 1u << 22 | 1u << 24, kRounds = 1u << 5;  // AMX-BF16 and AMX-TILE; AVX512-BF16
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kOfTiles) != kOfTiles) return false;
+  if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a & kRounds)) return false;
+  constexpr int kAskForState = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kAskForState, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
+inline bool has_tiles() {
+  static const bool has = find_tiles();
+  return has;
+}
+
 #if defined(JAXRNN_HAS_AVX512)
 #define JAXRNN_IF_AVX512(...) __VA_ARGS__
 #else
@@ -73,8 +99,14 @@ const Kernels<T>& kernels() {
   if constexpr (sizeof(T) == 8) JAXRNN_RETURN_BEST(kernels_f64);
 }
 
+// With `bfloat16`, products are of these, where the processor has tiles for them.
 template <class T>
-const ProgramKernels<T>& program_kernels() {
+const ProgramKernels<T>& program_kernels([[maybe_unused]] bool bfloat16 = false) {
+#if defined(JAXRNN_HAS_AMX)
+  if constexpr (sizeof(T) == 4) {
+    if (bfloat16 && has_tiles()) return amx::program_kernels_f32;
+  }
+#endif
   if constexpr (sizeof(T) == 4) JAXRNN_RETURN_BEST(program_kernels_f32);
   if constexpr (sizeof(T) == 8) JAXRNN_RETURN_BEST(program_kernels_f64);
 }

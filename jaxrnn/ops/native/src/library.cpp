@@ -124,4 +124,7 @@ extern "C" const char* jaxrnn_instruction_set() {
   }
 }
 
+// Whether products of bfloat16 run in tile registers.
+extern "C" int jaxrnn_has_tiles() { return jaxrnn::has_tiles(); }
+
 #pragma GCC visibility pop

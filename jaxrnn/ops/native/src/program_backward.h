@@ -3,6 +3,7 @@
 
 #pragma once
 
+#include "amx_gradients.h"
 #include "gradients.h"
 #include "program_workspace.h"
 
@@ -74,17 +75,18 @@ template <class T>
 void add_recurrent_gradient(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, const Section& section, int s, int b,
                             int rows) {
   constexpr int L = kLanes<T>;
-  const int H = p.hidden, width = p.recurrent_gates * H;
-  const T* ring = w.ring_at(s + 1, b, p.batch);
+  const int H = p.hidden, depth = padded(H), width = p.recurrent_gates * depth;
+  prepare_tiles(rows);
   T* dh = w.carry(p, s, p.carries - 1, b);
-  alignas(64) T tiles[kMostRows * kProgramVectors * L];
+  alignas(64) T tiles[kGroupRows * kProgramVectors * L];
   for (int i = section.panels.begin; i < section.panels.end; i++) {
     const Panel& panel = w.panels[i];
-    const T* packed = w.recurrent + (ptrdiff_t)panel.first * width * L;
+    const Side<T>* packed = w.recurrent + (ptrdiff_t)panel.first * width * L;
     with_vectors<kProgramVectors>(panel.vectors, [&]<int N>() {
-      Segment<T> segments[kMostGates];
+      Segment<Side<T>> segments[kMostGates];
       for (int g = 0; g < p.recurrent_gates; g++) {
-        segments[g] = {ring + w.drh_block(p, g) * w.pitch, w.ring_row, packed + (ptrdiff_t)g * H * N * L, H};
+        const Side<T>* drh = w.factors_at(s + 1, b, p.batch, w.drh_block(p, g));
+        segments[g] = {drh, w.next_factors(), packed + (ptrdiff_t)g * depth * N * L, depth};
       }
       T* to = dh + panel.first * L;
       if (!p.scale) return product<T, N>(w.sets, segments, p.recurrent_gates, rows, to, w.pitch, to, w.pitch);
@@ -158,6 +160,15 @@ void backward_block(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, co
       std::memcpy(w.carry(p, s + 1, i, b + r) + unit, from, section.vectors * sizeof(Vector<T>));
     }
   }
+  if constexpr (kTiles) {
+    const int end = unit + size == p.hidden ? w.factor_pitch : unit + size;
+    for (int r = 0; r < rows; r++) {
+      for (int i = 0; i < w.ring_blocks - p.sum_count; i++) {
+        Side<T>* to = w.factors_at(s, b + r, p.batch, i) + unit;
+        round_row(ring + (ptrdiff_t)r * w.ring_row + i * w.pitch, size, to, end - unit);
+      }
+    }
+  }
   for (int r = 0; r < rows && p.dxw; r++) {
     for (int g = 0; g < p.gates; g++) {
       const T* from = ring + (ptrdiff_t)r * w.ring_row + g * w.pitch;
@@ -166,12 +177,15 @@ void backward_block(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, co
   }
 }
 
-// Adds to the gradients of both kernels and biases, and to the sums. The rows of both kernels are divided, as one list.
+// Adds to the gradients of both kernels and biases, and to the sums. The rows of both kernels are divided, as one list. With
+// tiles, copying the right side would then take as long as the products, so the panels of all gates are divided, if there
+// are enough of them.
 template <class T>
 void program_weight_gradients(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, int part, Share share,
                               Chunk chunk) {
   const int H = p.hidden, R = p.row_units, inputs = p.x ? p.in_features : 0, rows = (chunk.end - chunk.begin) * p.batch;
-  const Range mine = share.of(inputs + H), vectors = share.of(w.vectors_of(H));
+  const bool by_panels = kTiles && p.gates * w.wide_panel_count >= 4 * share.count;
+  const Range mine = by_panels ? Range{0, inputs + H} : share.of(inputs + H), vectors = share.of(w.vectors_of(H));
   const Range of_x{std::min(mine.begin, inputs), std::min(mine.end, inputs)};
   const Range of_h{std::max(mine.begin - inputs, 0), std::max(mine.end - inputs, 0)};
   for (int begin = 0; begin < rows; begin += w.sides.rows) {
@@ -179,10 +193,17 @@ void program_weight_gradients(const ProgramProblem<T>& p, const ProgramWorkspace
     const bool first = chunk.end == p.time && begin == 0;
     // Chunks begin at a multiple of their length, so the rows of a chunk are contiguous in the ring.
     const T* ring = w.ring_at(chunk.begin, begin, p.batch);
-    auto add = [&](const T* right, Range columns, T* out, ptrdiff_t out_row, T* bias) {
-      if (bias) add_rows(vectors, right, w.ring_row, depth, first, bias, H);
-      for (int i = 0; i < w.wide_panel_count && columns.begin < columns.end; i++) {
-        add_product(w.sides, part, columns, w.wide_panels[i], right, w.ring_row, depth, first, out, out_row, H);
+    // Numbers the panels so that a part has those of all gates of some units, which it may have computed itself.
+    auto panels_of_gate = [&](int gate, int gates) {
+      const Range of_all = by_panels ? share.of(w.wide_panel_count * gates) : Range{0, w.wide_panel_count * gates};
+      return Range{(of_all.begin + gates - 1 - gate) / gates, (of_all.end + gates - 1 - gate) / gates};
+    };
+    auto add = [&](int ring_block, Range panels, Range columns, T* out, ptrdiff_t out_row, T* bias) {
+      if (bias) add_rows(vectors, ring + ring_block * w.pitch, w.ring_row, depth, first, bias, H);
+      const Side<T>* right = w.factors_at(chunk.begin, begin, p.batch, ring_block);
+      for (int i = panels.begin; i < panels.end && columns.begin < columns.end; i++) {
+        const Panel& panel = w.wide_panels[i];
+        add_product(w.sides, part, columns, panel, right, w.next_factors(), depth, first, out, out_row, H);
       }
     };
     auto fill = [&](Range columns, auto&& row) {
@@ -192,7 +213,7 @@ void program_weight_gradients(const ProgramProblem<T>& p, const ProgramWorkspace
       fill(of_x, [&](int s, int b) { return LeftRow<T>{p.x + p.row(p.step(s), b) * p.in_features, nullptr}; });
       for (int g = 0; g < p.gates; g++) {
         const ptrdiff_t width = (ptrdiff_t)p.gates * R;
-        add(ring + g * w.pitch, of_x, p.dkernel + g * R, width, p.dbias ? p.dbias + g * R : nullptr);
+        add(g, panels_of_gate(g, p.gates), of_x, p.dkernel + g * R, width, p.dbias ? p.dbias + g * R : nullptr);
       }
     }
     fill(of_h, [&](int s, int b) {
@@ -201,7 +222,7 @@ void program_weight_gradients(const ProgramProblem<T>& p, const ProgramWorkspace
     for (int g = 0; g < p.recurrent_gates; g++) {
       const ptrdiff_t width = (ptrdiff_t)p.recurrent_gates * H;
       T* bias = p.drecurrent_bias ? p.drecurrent_bias + g * R : nullptr;
-      add(ring + w.drh_block(p, g) * w.pitch, of_h, p.drecurrent_kernel + g * H, width, bias);
+      add(w.drh_block(p, g), panels_of_gate(g, p.recurrent_gates), of_h, p.drecurrent_kernel + g * H, width, bias);
     }
     for (int i = 0; i < p.sum_count; i++) {
       const T* right = ring + w.sums_block(p, i) * w.pitch;
@@ -213,19 +234,21 @@ void program_weight_gradients(const ProgramProblem<T>& p, const ProgramWorkspace
 template <class T>
 void program_input_gradients(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, Share share, Chunk chunk) {
   constexpr int L = kLanes<T>;
-  const int H = p.hidden, width = p.gates * H;
+  const int depth = padded(p.hidden), width = p.gates * depth;
   const Range mine = share.of((chunk.end - chunk.begin) * p.batch);
   alignas(64) T tiles[kMostRows * 4 * L];
+  int prepared = 0;  // see prepare_tiles
   for (int i = 0; i < w.input_panel_count; i++) {
     const Panel& panel = w.input_panels[i];
-    const T* packed = w.kernel + (ptrdiff_t)panel.first * L * width;
+    const Side<T>* packed = w.kernel + (ptrdiff_t)panel.first * L * width;
     with_vectors<4>(panel.vectors, [&]<int N>() {
-      for_each_group(mine.begin, mine.end, [&](int row, int count) {
-        Segment<T> segments[kMostGates];
+      for_each_group<kRowsAtOnce>(mine.begin, mine.end, [&](int row, int count) {
+        Segment<Side<T>> segments[kMostGates];
         for (int g = 0; g < p.gates; g++) {
-          const T* dxw = w.ring_at(chunk.begin, row, p.batch) + g * w.pitch;
-          segments[g] = {dxw, w.ring_row, packed + (ptrdiff_t)g * H * N * L, H};
+          const Side<T>* dxw = w.factors_at(chunk.begin, row, p.batch, g);
+          segments[g] = {dxw, w.next_factors(), packed + (ptrdiff_t)g * depth * N * L, depth};
         }
+        if (count != prepared) prepare_tiles(prepared = count);
         product<T, N>(1, segments, p.gates, count, tiles);
         for (int m = 0; m < count; m++) {
           const int s = chunk.begin + (row + m) / p.batch, b = (row + m) % p.batch;
@@ -250,13 +273,13 @@ void program_backward(const ProgramProblem<T>& p, const Division& division) {
     program_weight_gradients(p, w, part, share, chunk);
     if (p.dx) program_input_gradients(p, w, share, chunk);
   };
-  division.each_part([&](int part) {
+  w.each_part([&](int part) {
     const Range panels = split(w.panel_count, part, parts), of_inputs = split(w.input_panel_count, part, parts);
     for (int i = panels.begin; i < panels.end; i++) {
-      pack_panel_transposed(w.panels[i], p.recurrent_kernel, H, p.recurrent_gates * H, w.recurrent);
+      pack_panel_transposed(w.panels[i], p.recurrent_kernel, H, H, p.recurrent_gates, w.recurrent);
     }
     for (int i = of_inputs.begin; i < of_inputs.end; i++) {
-      pack_panel_transposed(w.input_panels[i], p.kernel, p.in_features, p.gates * H, w.kernel);
+      pack_panel_transposed(w.input_panels[i], p.kernel, p.in_features, H, p.gates, w.kernel);
     }
     if (part == 0) fill_parameters(p, w);
     w.set_operands(p, part);
@@ -289,7 +312,7 @@ void program_backward(const ProgramProblem<T>& p, const Division& division) {
     });
   };
   auto stage_of_equations = [&](int s) {
-    division.each_part([&](int part) { equations(w.whole(), s, split(p.batch, part, parts), part); });
+    w.each_part([&](int part) { equations(w.whole(), s, split(p.batch, part, parts), part); });
   };
   // The weight gradients of a chunk of steps need all parts of them. So they are computed at the beginning of the next
   // chunk, whose steps use the other half of the ring.
@@ -299,7 +322,7 @@ void program_backward(const ProgramProblem<T>& p, const Division& division) {
     // Parts that are rows do not need each other within a chunk.
     const int together = division.by_rows ? chunk.end - chunk.begin : 1;
     for (int last = chunk.end; last > chunk.begin; last -= together) {
-      division.each_part([&](int part) {
+      w.each_part([&](int part) {
         if (last == chunk.end) gradients(part, done, /*at_end=*/false);
         for (int s = last - 1; s >= last - together; s--) step(s, part);
       });
@@ -307,7 +330,7 @@ void program_backward(const ProgramProblem<T>& p, const Division& division) {
     }
     done = chunk;
   }
-  division.each_part([&](int part) {
+  w.each_part([&](int part) {
     gradients(part, done, /*at_end=*/true);
     step(-1, part);
   });

@@ -10,7 +10,7 @@ namespace jaxrnn::JAXRNN_ISA {
 // `bias_row` is 0. Rows, which may be null, have only the units of the caller. The segments have the weights of all
 // sections.
 template <class T>
-void gate_product(const ProgramWorkspace<T>& w, const Section& section, Segment<T>* segments, int count, int rows,
+void gate_product(const ProgramWorkspace<T>& w, const Section& section, Segment<Side<T>>* segments, int count, int rows,
                   int hidden, T* out, const T* bias, ptrdiff_t bias_row, const T* added, ptrdiff_t added_row) {
   constexpr int L = kLanes<T>;
   for (int s = 0; s < count; s++) segments[s].b += (ptrdiff_t)section.unit * segments[s].depth;
@@ -30,19 +30,41 @@ void gate_product(const ProgramWorkspace<T>& w, const Section& section, Segment<
   }
 }
 
+// One side of the products of a group of rows: the first row, and how far it is to the next one.
+template <class T>
+struct Left {
+  const Side<T>* first;
+  ptrdiff_t row;
+};
+
 // What the recurrent product takes of the group of rows from b on: h, or h * scale.
 template <class T>
-const T* left_of_group(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, int s, int b, int rows, int part) {
+Left<T> hidden_of_group(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, int s, int b, int rows, int part) {
   const T* h = w.carry(p, s, p.carries - 1, b);
-  if (!p.scale) return h;
-  T* scaled = w.scaled_of(part);
-  for (int r = 0; r < rows; r++) {
-    const T* scale = p.scale + (ptrdiff_t)(b + r) * p.row_units;
-    for (int j = 0; j < p.hidden; j++) {
-      scaled[(ptrdiff_t)r * w.pitch + j] = h[(ptrdiff_t)r * w.pitch + j] * scale[j];
-    }
+  if constexpr (!kTiles) {
+    if (!p.scale) return {h, w.pitch};
   }
-  return scaled;
+  Side<T>* to = w.scaled_of(part);
+  for (int r = 0; r < rows; r++, h += w.pitch) {
+    const T* scale = p.scale ? p.scale + (ptrdiff_t)(b + r) * p.row_units : nullptr;
+    copy_side(to + (ptrdiff_t)r * w.scaled_row, h, scale, p.hidden);
+  }
+  return {to, w.scaled_row};
+}
+
+// What the product of the inputs takes of these rows.
+template <class T>
+Left<T> inputs_of_group(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, int s, int b, int rows, int part) {
+  if (!p.x) return {};
+  const T* x = p.x + p.row(p.step(s), b) * p.in_features;
+  const ptrdiff_t next = p.next_row() * p.in_features;
+  if constexpr (kTiles) {
+    Side<T>* to = w.inputs_of(part);
+    for (int r = 0; r < rows; r++) copy_side<T>(to + (ptrdiff_t)r * w.inputs_row, x + r * next, nullptr, p.in_features);
+    return {to, w.inputs_row};
+  } else {
+    return {x, next};
+  }
 }
 
 // x of every gate for some rows, of w.ahead steps from s on; with the bias of r where the program takes x + r.
@@ -69,21 +91,21 @@ void products_ahead(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, Ra
   }
 }
 
-// x and r of every gate for rows b to b + rows, or their sum where the program takes that. h is that of these rows.
+// x and r of every gate for rows b to b + rows, or their sum where the program takes that. x and h are of these rows.
 template <class T>
-void forward_products(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, const Section& section, const T* h, int s,
-                      int b, int rows, int part) {
+void forward_products(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, const Section& section, const Left<T>& x,
+                      const Left<T>& h, int s, int b, int rows, int part) {
   const int H = p.hidden, R = p.row_units, t = p.step(s);
   const size_t units = (size_t)w.vectors_of(H) * kLanes<T>;
   const ptrdiff_t row = p.row(t, b), next = p.next_row();
   for (int g = 0; g < p.gates || g < p.recurrent_gates; g++) {
-    Segment<T> segments[2];
+    Segment<Side<T>> segments[2];
     int count = 0;
     if (p.x && g < p.gates && !w.ahead) {
-      const T* packed = w.kernel + g * units * p.in_features;
-      segments[count++] = {p.x + row * p.in_features, next * p.in_features, packed, p.in_features};
+      const int depth = padded(p.in_features);
+      segments[count++] = {x.first, x.row, w.kernel + g * units * depth, depth};
     }
-    Segment<T> recurrent{h, w.pitch, w.recurrent + g * units * H, H};
+    Segment<Side<T>> recurrent{h.first, h.row, w.recurrent + g * units * padded(H), padded(H)};
     const T* xw = p.xw && g < p.gates ? p.xw + (row * p.gates + g) * R : nullptr;
     const ptrdiff_t xw_row = next * p.gates * R;
     if (g < p.gates && p.summed[g]) {
@@ -160,10 +182,12 @@ void pack_weights(const ProgramProblem<T>& p, const ProgramWorkspace<T>& w, Rang
   const size_t units = (size_t)w.vectors_of(H) * kLanes<T>;
   for (int i = panels.begin; i < panels.end; i++) {
     for (int g = 0; p.x && g < p.gates; g++) {
-      pack_panel(w.panels[i], p.kernel + g * R, p.in_features, 1, H, R, p.gates, w.kernel + g * units * p.in_features);
+      Side<T>* packed = w.kernel + g * units * padded(p.in_features);
+      pack_panel(w.panels[i], p.kernel + g * R, p.in_features, 1, H, R, p.gates, packed);
     }
     for (int g = 0; g < p.recurrent_gates; g++) {
-      pack_panel(w.panels[i], p.recurrent_kernel + g * H, H, 1, H, H, p.recurrent_gates, w.recurrent + g * units * H);
+      Side<T>* packed = w.recurrent + g * units * padded(H);
+      pack_panel(w.panels[i], p.recurrent_kernel + g * H, H, 1, H, H, p.recurrent_gates, packed);
     }
   }
 }
@@ -203,11 +227,14 @@ void program_forward(const ProgramProblem<T>& p, const Division& division) {
   };
   // Calls after(section) when its products are computed.
   auto products = [&](int s, int first, int rows, int part, auto&& after) {
-    if (w.ahead && (s & (w.ahead - 1)) == 0) products_ahead(p, w, w.panels_of(part), s, first, rows);
-    const T* h = left_of_group(p, w, s, first, rows, part);
+    if constexpr (!kTiles) {
+      if (w.ahead && (s & (w.ahead - 1)) == 0) products_ahead(p, w, w.panels_of(part), s, first, rows);
+    }
+    const Left<T> x = inputs_of_group(p, w, s, first, rows, part), h = hidden_of_group(p, w, s, first, rows, part);
+    prepare_tiles(rows);
     w.each_section(w.panels_of(part), [&](Section section) {
       if (w.in_stages) section.column = section.unit;
-      forward_products(p, w, section, h, s, first, rows, part);
+      forward_products(p, w, section, x, h, s, first, rows, part);
       after(section);
     });
   };
@@ -220,8 +247,8 @@ void program_forward(const ProgramProblem<T>& p, const Division& division) {
   };
   auto step_in_stages = [&](int s) {
     w.each_block({0, p.batch}, w.group, [&](int first, int rows) {
-      division.each_part([&](int part) { products(s, first, rows, part, [](const Section&) {}); });
-      division.each_part([&](int part) {
+      w.each_part([&](int part) { products(s, first, rows, part, [](const Section&) {}); });
+      w.each_part([&](int part) {
         const Range mine = split(rows, part, parts);
         equations(w.whole(), s, {first + mine.begin, first + mine.end}, first, part);
       });
@@ -229,7 +256,7 @@ void program_forward(const ProgramProblem<T>& p, const Division& division) {
   };
   if (!division.by_rows) {
     pack_vectors(p, w);
-    division.each_part([&](int part) {
+    w.each_part([&](int part) {
       pack_weights(p, w, w.panels_of(part));
       begin(split(p.batch, part, parts));
       w.set_operands(p, part);
@@ -238,7 +265,7 @@ void program_forward(const ProgramProblem<T>& p, const Division& division) {
       if (w.in_stages) {
         step_in_stages(s);
       } else {
-        division.each_part([&](int part) { step(s, part); });
+        w.each_part([&](int part) { step(s, part); });
       }
     }
     return;
@@ -246,7 +273,7 @@ void program_forward(const ProgramProblem<T>& p, const Division& division) {
   // The caller packs alone, so that it need not wait for threads that start late.
   if (division.packs) pack_weights(p, w, {0, w.panel_count}), pack_vectors(p, w);
   if (!division.runs) return;
-  division.each_part([&](int part) {
+  w.each_part([&](int part) {
     w.set_operands(p, part);
     begin(w.rows_of(part, p.batch));
     for (int s = 0; s < p.time; s++) step(s, part);

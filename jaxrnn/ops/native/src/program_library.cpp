@@ -49,10 +49,12 @@ ProgramOfHead<T> recurrence_of(const Arrays<T>& a, const ProgramNumbers& n, int 
 template <class T>
 ffi::Error run(ffi::ThreadPool& pool, const Arrays<T>& arrays, const ProgramNumbers& n, bool backward) {
   const int heads = (int)n.sizes[kHeads], gates = (int)std::max(n.sizes[kGates], n.sizes[kRecurrentGates]);
+  // A tile with one row takes as long to read as one with sixteen.
+  const bool in_tiles = n.sizes[kBFloat16] && n.sizes[kBatch] > 1;
   auto recurrence = [&](int64_t number) {
     return recurrence_of(arrays.of_run(number / heads), n, (int)(number % heads), backward);
   };
-  return launch_all<T>(pool, program_kernels<T>(), arrays.runs() * heads, recurrence, gates, backward,
+  return launch_all<T>(pool, program_kernels<T>(in_tiles), arrays.runs() * heads, recurrence, gates, backward,
                        (int)n.sizes[kThreads], /*waits=*/program_problem<T>(n).needs_all_units() ? 2 : 1);
 }
 

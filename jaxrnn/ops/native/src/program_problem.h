@@ -84,7 +84,7 @@ struct ProgramNumbers {
 
 // The numbers of `sizes`, in the order of SIZES in encoding.py.
 enum Sizes { kTime, kBatch, kInFeatures, kHidden, kHeads, kGates, kRecurrentGates, kSavedCount, kRegisters,
-             kRowRegisters, kReverse, kBatchMajor, kThreads };
+             kRowRegisters, kReverse, kBatchMajor, kBFloat16, kThreads };
 
 // The problem without its arrays.
 template <class T>
@@ -152,5 +152,9 @@ namespace avx512 {
 extern const ProgramKernels<float> program_kernels_f32;
 extern const ProgramKernels<double> program_kernels_f64;
 }  // namespace avx512
+// Products of bfloat16; all else in float32.
+namespace amx {
+extern const ProgramKernels<float> program_kernels_f32;
+}  // namespace amx
 
 }  // namespace jaxrnn

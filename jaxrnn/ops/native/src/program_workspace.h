@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "amx.h"
 #include "program.h"
 #include "workspace.h"
 
@@ -36,16 +37,19 @@ template <class T>
 struct ProgramWorkspace {
   static constexpr int L = kLanes<T>;
   int pitch, width, rows, group;  // rows: the most of a block; group: the most of a group
+  int scaled_row, inputs_row;
   int sets;           // of accumulators, see tile.h
   int ahead;          // how many steps' x are computed at once, a power of 2, or 0
-  T *recurrent, *kernel;  // packed, by gate; backward: transposed
+  Side<T> *recurrent, *kernel;  // packed, by gate; backward: transposed
   T *bias, *recurrent_bias, *sum_bias;  // forward, [gates, pitch]; zero where there is none
   T *derived, *constants, *zero;        // [derived, pitch]; a whole vector of each constant; one of zeros
   T* of_ahead;                          // [ahead, batch, gates, pitch]
   T* carries;                           // of two steps in turn; backward: the gradients; [2, carries, batch, pitch]
   T* ring;            // see workspace.h; of every row: dxw, those drh that differ from dxw, sums; [blocks, pitch]
-  Sides<T> sides;
-  int ring_row, chunk, ring_blocks;
+  // What products read of the ring, if that is not in float32: of every row, dxw and those drh; [blocks, factor_pitch].
+  Side<T>* factors;
+  Sides<Side<T>> sides;
+  int ring_row, factor_row, factor_pitch, chunk, ring_blocks;
   Panel *panels, *wide_panels, *input_panels;
   int panel_count, wide_panel_count, input_panel_count;
   int section_panels;  // the most panels of a section
@@ -57,7 +61,7 @@ struct ProgramWorkspace {
     lay_out(p, backward, division.parts, (char*)division.workspace);
     make_panels(vectors_of(p.hidden), program_vectors(p.batch), panels);
     if (backward) {
-      wide_panel_count = make_panels(vectors_of(p.hidden), 4, wide_panels);
+      wide_panel_count = make_panels(vectors_of(p.hidden), kTiles ? 2 : 4, wide_panels);
       input_panel_count = p.dx ? make_panels(vectors_of(p.in_features), 4, input_panels) : 0;
     }
   }
@@ -73,6 +77,14 @@ struct ProgramWorkspace {
   Range rows_of(int part, int batch) const { return division.rows_of(part, batch); }
   Range panels_of(int part) const {
     return division.by_rows ? Range{0, panel_count} : split(panel_count, part, division.parts);
+  }
+
+  template <class Body>
+  void each_part(Body&& body) const {
+    division.each_part([&](int part) {
+      body(part);
+      release_tiles();
+    });
   }
 
   // Calls body(section) for these panels.
@@ -110,6 +122,16 @@ struct ProgramWorkspace {
 
   T* ring_at(int s, int b, int batch) const { return ring + ((ptrdiff_t)(s % (2 * chunk)) * batch + b) * ring_row; }
 
+  // A block of the ring's row, as products read it, and how far it is to the next row.
+  Side<T>* factors_at(int s, int b, int batch, int block) const {
+    if constexpr (kTiles) {
+      return factors + ((ptrdiff_t)(s % (2 * chunk)) * batch + b) * factor_row + (ptrdiff_t)block * factor_pitch;
+    } else {
+      return ring_at(s, b, batch) + (ptrdiff_t)block * pitch;
+    }
+  }
+  int next_factors() const { return kTiles ? factor_row : ring_row; }
+
   // The block of the ring that holds drh of a gate.
   int drh_block(const ProgramProblem<T>& p, int gate) const {
     if (p.shared[gate]) return gate;
@@ -128,7 +150,9 @@ struct ProgramWorkspace {
   }
   T* xw_of(int part, int gate) const { return product_of(part, gate); }
   T* rh_of(const ProgramProblem<T>& p, int part, int gate) const { return product_of(part, p.gates + gate); }
-  T* scaled_of(int part) const { return scaled + (ptrdiff_t)part * group * pitch; }  // h * scale of a group
+  // The left sides of a group's products, if they are not what is stored: h * scale, or with tiles also x and h.
+  Side<T>* scaled_of(int part) const { return scaled + (ptrdiff_t)part * group * scaled_row; }
+  Side<T>* inputs_of(int part) const { return inputs + (ptrdiff_t)part * group * inputs_row; }
 
   T* y_block(int part) const { return block_of(part, first_block); }
   T* dy_block(int part) const { return block_of(part, first_block + 1); }
@@ -155,7 +179,8 @@ struct ProgramWorkspace {
  private:
   ProgramWorkspace() = default;
 
-  T *products, *scaled, *blocks, *row_registers;
+  T *products, *blocks, *row_registers;
+  Side<T> *scaled, *inputs;
   int product_count;
   Operand<T>* operands;
   size_t blocks_size;
@@ -188,31 +213,31 @@ struct ProgramWorkspace {
     panel_count = section_panels = panels_in(vectors_of(p.hidden), panel);
     int gates = p.gates;
     for (int g = 0; g < p.recurrent_gates; g++) gates += g >= p.gates || !p.summed[g];
-    const int64_t weights = (int64_t)(p.hidden + (p.x ? p.in_features : 0)) * p.hidden * gates * sizeof(T);
+    const int64_t weights = (int64_t)(p.hidden + (p.x ? p.in_features : 0)) * p.hidden * gates * sizeof(Side<T>);
     const bool beside_weights = !backward && exceeds_cache(weights);  // the backward pass has no products
     if (!p.needs_all_units()) {
-      const int of_panel = gates * std::min(p.batch, kMostRows) * panel * kVectorBytes;
+      const int of_panel = gates * std::min(p.batch, kGroupRows) * panel * kVectorBytes;
       const int sections = panels_in(panel_count, std::max((beside_weights ? kBesideWeights : kGroupBytes) / of_panel, 1));
       section_panels = panels_in(panel_count, sections);
     }
     width = std::min(pitch, section_panels * panel * L);
-    const int tile_rows = kRows[panel], wanted = kBlockBytes / (int)(width * sizeof(T)) / tile_rows * tile_rows;
-    rows = std::min({std::max(wanted, tile_rows), kMostRows, p.batch});
+    const int tile_rows = kTiles ? kRowsAtOnce / 2 : kRows[panel], wanted = kBlockBytes / (int)(width * sizeof(T)) / tile_rows * tile_rows;
+    rows = std::min({std::max(wanted, tile_rows), kGroupRows, p.batch});
     product_count = backward ? 0 : p.gates + p.recurrent_gates;
     // Weights that fit no cache are read for as many rows as possible.
     const bool for_most_rows = beside_weights && p.needs_all_units();
-    const int kept = for_most_rows ? kMostRows : kGroupBytes / (int)(gates * width * sizeof(T)) / tile_rows * tile_rows;
-    group = std::min(std::clamp(kept, rows, kMostRows), p.batch);
+    const int kept = for_most_rows ? kGroupRows : kGroupBytes / (int)(gates * width * sizeof(T)) / tile_rows * tile_rows;
+    group = std::min(std::clamp(kept, rows, kGroupRows), p.batch);
     // A single row would read the kernel at every step for one product, and so would a few rows a large one. Some steps
     // together read it once. This changes bits, so it does not depend on the processor's cache.
     const int64_t of_kernel = (int64_t)p.in_features * p.hidden * p.gates * sizeof(T);
     const bool few = p.batch == 1 || (of_kernel > kLargeKernel && p.batch <= kFewRows);
     const int64_t of_step = (int64_t)p.batch * p.gates * pitch * sizeof(T);
     const int64_t most_ahead = std::min<int64_t>(kMostRows, (p.batch == 1 ? kAheadBytes : kAheadOfRows) / of_step);
-    ahead = p.x && !backward && few && (p.batch == 1 || most_ahead > 1);
+    ahead = p.x && !kTiles && !backward && few && (p.batch == 1 || most_ahead > 1);
     while (ahead && 2 * ahead <= std::min<int64_t>(p.time, most_ahead)) ahead *= 2;
     const size_t units = (size_t)vectors_of(p.hidden) * L;
-    take(recurrent, units * p.hidden * p.recurrent_gates);
+    take(recurrent, units * padded(p.hidden) * p.recurrent_gates);
     take(derived, (size_t)p.derived_count * pitch);
     take(constants, (size_t)p.code.constant_count * L);
     take(zero, L);
@@ -225,20 +250,25 @@ struct ProgramWorkspace {
       ring_blocks = p.gates + p.sum_count;
       for (int g = 0; g < p.recurrent_gates; g++) ring_blocks += !p.shared[g];
       ring_row = odd_lines<T>(ring_blocks * pitch);
-      take(kernel, p.dx ? (size_t)vectors_of(p.in_features) * L * p.gates * p.hidden : 0);
+      take(kernel, p.dx ? (size_t)vectors_of(p.in_features) * L * p.gates * padded(p.hidden) : 0);
       take(ring, (size_t)p.batch * 2 * chunk * ring_row);
+      factor_pitch = padded(p.hidden);
+      factor_row = odd_lines<Side<T>>((ring_blocks - p.sum_count) * factor_pitch);
+      take(factors, kTiles ? (size_t)p.batch * 2 * chunk * factor_row : 0);
       take(wide_panels, vectors_of(p.hidden));
       take(input_panels, vectors_of(p.in_features));
       first_block = p.carries;
     } else {
-      take(kernel, p.x ? units * p.in_features * p.gates : 0);
+      take(kernel, p.x ? units * padded(p.in_features) * p.gates : 0);
       take(bias, (size_t)p.gates * pitch);
       take(recurrent_bias, (size_t)p.recurrent_gates * pitch);
       take(sum_bias, (size_t)p.gates * pitch);
       first_block = 0;
     }
     take(products, (size_t)product_count * group * width * count);
-    take(scaled, p.scale && !backward ? (size_t)group * pitch * count : 0);
+    scaled_row = kTiles ? padded(p.hidden) : pitch, inputs_row = padded(p.in_features);
+    take(scaled, (kTiles || p.scale) && !backward ? (size_t)group * scaled_row * count : 0);
+    take(inputs, kTiles && p.x && !backward ? (size_t)group * inputs_row * count : 0);
     blocks_size = (size_t)(first_block + 2 + p.registers) * rows * width;
     take(blocks, blocks_size * count);
     take(row_registers, (size_t)count * p.row_registers * rows * L);

@@ -169,10 +169,10 @@ INLINE void for_each_tile(int sets, int begin, int end, Body&& body) {
 // Rows of a product whose results, and the left side, stay in the cache of level 1: a multiple of the rows of all tiles.
 constexpr int kMostRows = 48;
 
-// Calls body(first row, rows) for groups of at most kMostRows rows.
-template <class Body>
+// Calls body(first row, rows) for groups of at most kMost rows.
+template <int kMost = kMostRows, class Body>
 INLINE void for_each_group(int begin, int end, Body&& body) {
-  for (int b = begin; b < end; b += kMostRows) body(b, end - b < kMostRows ? end - b : kMostRows);
+  for (int b = begin; b < end; b += kMost) body(b, end - b < kMost ? end - b : kMost);
 }
 
 constexpr int kMostSegments = 32;

@@ -37,7 +37,7 @@ struct Sides {
     // The right side stays in the cache of level 1 while all tiles read it. But adding a block's product to the result
     // costs time in proportion to the result's size, so blocks are longer where that is large.
     const int64_t bytes = (int64_t)(hidden + in_features) * hidden * gates * sizeof(T);
-    rows = bytes <= (4 << 20) ? 128 : 256;
+    rows = sizeof(T) > 2 && bytes <= (4 << 20) ? 128 : 256;
     left_row = odd_lines<T>(std::max(hidden, in_features));
     take(left, (size_t)parts * rows * left_row);
     take(right, (size_t)parts * rows * kMostVectors * kLanes<T>);
