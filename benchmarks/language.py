@@ -2,13 +2,14 @@
 
     pip install -e '.[applications]' torch
     python -m benchmarks.language                        # the times of 60 updates each; a minute or two
-    python -m benchmarks.language --train                # also the whole training of both, and their bits
+    python -m benchmarks.language --train                # also the whole training of each, and its bits
 
-Both libraries start from the same weights, read the same windows of the text in the same order with a carried
-state and the same resets, and update with Adam, the same schedule and the same clipping. Each has a process of its
-own, and they take turns of some updates. CPU seconds are those of all threads of a process. ``--threads`` is the
-number of threads of each; with one thread, CPU seconds depend least on what else a machine does. PyTorch adds
-up two biases, which Adam moves together twice as far as our one.
+Each library computes in float32 and in bfloat16 (PyTorch by its autocast), with parameters in float32. All
+start from the same weights, read the same windows of the text in the same order with a carried state and the
+same resets, and update with Adam, the same schedule and the same clipping. Each has a process of its own, and
+they take turns of some updates. CPU seconds are those of all threads of a process. ``--threads`` is the number
+of threads of each; with one thread, CPU seconds depend least on what else a machine does. PyTorch adds up two
+biases, which Adam moves together twice as far as our one.
 """
 
 import importlib
@@ -30,7 +31,8 @@ from experiments.common.language_config import LanguageConfig
 from experiments.common.text import load_text
 from jaxrnn import interop
 
-LIBRARIES = ("jaxrnn", "torch")
+BFLOAT16 = "-bfloat16"
+LIBRARIES = ("jaxrnn", "torch", f"jaxrnn{BFLOAT16}", f"torch{BFLOAT16}")
 CLOCKS = {"cpu": time.process_time, "wall": time.perf_counter}
 
 
@@ -78,10 +80,10 @@ def run(options: LanguageOptions) -> None:
             medians = {kind: float(np.median([turn[kind] for turn in turns])) for kind in CLOCKS}
             each = {f"{kind}_milliseconds_per_update": 1e3 * m / options.updates for kind, m in medians.items()}
             found[name] = each
-        if len(processes) == len(LIBRARIES):
-            pairs = list(zip(timed["jaxrnn"], timed["torch"]))
+        for name in processes if "torch" in processes else ():
+            pairs = list(zip(timed[name], timed["torch"]))
             ratios = {kind: sorted(round(b[kind] / a[kind], 3) for a, b in pairs) for kind in CLOCKS}
-            found["torch_divided_by_jaxrnn"] = ratios
+            found[name]["torch_divided_by_this"] = ratios
         if options.train:
             for name, process in processes.items():
                 found[name] |= process.ask(update, total - 2 - options.rounds * options.updates)
@@ -137,8 +139,10 @@ class Torch:
 
     def _losses(self, places: Any, carry: Any, reduction: str) -> tuple[Any, Any]:
         """Of the tokens after these places, and the carry."""
-        hidden, carry = self.lstm(self.embedding(self.tokens[places]), carry)
-        logits, wanted = self.head(hidden).flatten(0, 1), self.tokens[places + 1].flatten()
+        narrow = self.modelling.config.dtype == "bfloat16"
+        with self.torch.autocast("cpu", self.torch.bfloat16, enabled=narrow):
+            hidden, carry = self.lstm(self.embedding(self.tokens[places]), carry)
+            logits, wanted = self.head(hidden).flatten(0, 1).float(), self.tokens[places + 1].flatten()
         return self.torch.nn.functional.cross_entropy(logits, wanted, reduction=reduction), carry
 
     def update(self, number: int) -> None:
@@ -186,12 +190,13 @@ now: Any = SimpleNamespace(learner=None)
 
 def start(name: str, text: str, threads: int) -> int:
     """Make the model; returns how many updates the whole training has."""
-    if name == "torch":
+    library, dtype = name.removesuffix(BFLOAT16), "bfloat16" if name.endswith(BFLOAT16) else "float32"
+    if library == "torch":
         importlib.import_module("torch").set_num_threads(threads)
     elif hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-threads:])  # before JAX counts them
-    modelling = Modelling(replace(LanguageConfig(), text=text), load_text(text))
-    now.learner = LEARNERS[name](modelling)
+    modelling = Modelling(replace(LanguageConfig(), text=text, dtype=dtype), load_text(text))
+    now.learner = LEARNERS[library](modelling)
     return modelling.updates
 
 

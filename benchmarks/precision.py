@@ -1,6 +1,7 @@
-"""How far half precision is from float64, for every cell, as a table.
+"""How far half precision is from float64, for every cell, and how long it takes, as tables.
 
-    python -m benchmarks.precision      # about a minute
+    python -m benchmarks.precision              # about a minute
+    python -m benchmarks.precision --times      # another minute: training steps in float32 and in bfloat16
 
 Every cell runs over the same random inputs ``[8, 64, 16]`` with 32 units, for the mean of the squared outputs.
 The float64 computation gets the rounded inputs and parameters too, so that only the computation differs.
@@ -8,8 +9,9 @@ An error is the largest difference from float64 divided by the largest number of
 and of the worst of all gradients.
 """
 
+import functools
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +20,12 @@ import tyro
 from flax import nnx
 
 import jaxrnn
-from benchmarks.common.report import Table
+from benchmarks.common.machine import describe, machine
+from benchmarks.common.report import Table, spread_text
+from benchmarks.common.rows import Shape
+from benchmarks.common.timing import Call, interleave, ratio
 from benchmarks.libraries.user_cells import readme_cells
+from jaxrnn.ops.native import library
 
 BATCH, TIME, IN_FEATURES, HIDDEN = 8, 64, 16, 32
 
@@ -78,10 +84,48 @@ def _error(found: jax.Array, expected: jax.Array) -> float:
     return float(jnp.abs(found.astype("float64") - expected).max()) / scale if scale else 0.0
 
 
-def main() -> None:
+TIMED_CELLS = ("SimpleRNNCell", "LSTMCell", "GRUCell")
+TIMED_SHAPES = (
+    Shape(128, 30, 1, 100),
+    Shape(32, 128, 64, 128),
+    Shape(16, 64, 64, 256),
+    Shape(64, 128, 512, 512),
+    Shape(1, 1000, 32, 128),
+)
+REPETITIONS = 10
+
+
+def times() -> Iterator[list[str]]:
+    """A row for each cell and shape: milliseconds of a training step, parameters in float32, and their ratio."""
+    for name in TIMED_CELLS:
+        for shape in TIMED_SHAPES:
+            steps = {dtype: _training_step(name, shape, dtype) for dtype in ("float32", "bfloat16")}
+            found = interleave(steps, REPETITIONS)
+            texts = [spread_text(timing.spread, 1e-3) for timing in found.values()]
+            yield [name, str(shape), *texts, spread_text(ratio(found["float32"], found["bfloat16"]))]
+
+
+def _training_step(name: str, shape: Shape, dtype: str) -> Call:
+    """The gradients of the parameters and of the inputs."""
+    layer = jaxrnn.RNN(CELLS[name](shape.in_features, shape.hidden, dtype=dtype, rngs=nnx.Rngs(0)))
+    graphdef, params = nnx.split(layer)
+    size = (shape.batch, shape.time, shape.in_features)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=size), dtype)
+
+    def loss(params, x):
+        return jnp.mean(jnp.square(nnx.merge(graphdef, params)(x).astype("float32")))
+
+    return functools.partial(jax.jit(jax.grad(loss, argnums=(0, 1))), params, x)
+
+
+def main(times_too: Annotated[bool, tyro.conf.arg(name="times")] = False) -> None:
     """Print a row for each cell; in each setting, the errors of outputs and of gradients."""
     rows = [[name, *(f"{outputs:.0e}, {gradients:.0e}" for outputs, gradients in errors(name))] for name in CELLS]
     print(Table(["cell", *map(", ".join, SETTINGS)], rows).markdown(), end="")
+    if times_too:
+        print(f"\n{describe(machine())} Tile registers: {'yes' if library.has_tiles() else 'no'}.\n")
+        columns = ["cell", "batch x time x features, units", "float32, ms", "bfloat16, ms", "float32 / bfloat16"]
+        print(Table(columns, list(times())).markdown(), end="")
 
 
 if __name__ == "__main__":

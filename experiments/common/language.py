@@ -1,6 +1,7 @@
 """Builds the training, the evaluation and the samples of a configured language model."""
 
 import math
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ def make_model(config: LanguageConfig, vocabulary_size: int) -> LanguageModel:
         cell=config.cell,
         tie_head=config.tie_head,
         dropout=config.dropout,
+        dtype=None if config.dtype == "float32" else jnp.dtype(config.dtype),
         rngs=nnx.Rngs(config.seed),
     )
 
@@ -45,17 +47,14 @@ def learning_rates(config: LanguageConfig, updates: int) -> optax.Schedule:
 
 
 def load_best(folder: Path, config: LanguageConfig, vocabulary_size: int) -> LanguageModel:
-    """The best model of a run, without its text.
+    """The best model of a run, without its text. It computes in float32, which suits single steps.
 
     Raises:
       CheckpointError: there is no checkpoint, or none that is undamaged.
     """
 
-    def make() -> LanguageModel:
-        return make_model(config, vocabulary_size)
-
     def arrays() -> dict[str, Any]:
-        model = make()
+        model = make_model(config, vocabulary_size)
         params, optimizer = (
             nnx.state(model),
             make_optimizer("adam", learning_rates(config, 100), clip_norm=config.clip_norm),
@@ -64,7 +63,7 @@ def load_best(folder: Path, config: LanguageConfig, vocabulary_size: int) -> Lan
         return {"state": TrainState.create(params, optimizer, carry=carry), "best_params": params}
 
     restored = CheckpointStore(folder).restore(jax.eval_shape(arrays))
-    model = make()
+    model = make_model(replace(config, dtype="float32"), vocabulary_size)
     nnx.update(model, restored.arrays["best_params"])
     return model
 

@@ -60,6 +60,16 @@ def test_a_run_learns_and_writes_what_it_promises(finished, text):
     assert len(written) == language.SAMPLE and set(written) <= set(loaded.characters)
 
 
+def test_in_bfloat16_it_learns_too_and_writes_in_float32(finished, text, tmp_path):
+    out = tmp_path / "run"
+    assert run(out, text, "--passes", "2", "--dtype", "bfloat16") == 0
+    assert result(out)["bits_per_character"] == pytest.approx(result(finished)["bits_per_character"], rel=0.2)
+    assert result(out)["bits_per_character"] != result(finished)["bits_per_character"]
+    model: Any = generate.load_run(out).model
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(model.initialize_carry(1))} == {"float32"}
+    assert run(out, text, "--passes", "2", "--dtype", "float32", "--resume") == 2
+
+
 def test_the_bits_are_those_of_pieces_that_each_begin_with_zeros(finished, text, monkeypatch):
     monkeypatch.setattr(models, "ROWS_OF_EVALUATION", 3)
     monkeypatch.setattr(models, "STEPS_OF_EVALUATION", 8)
