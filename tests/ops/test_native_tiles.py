@@ -124,9 +124,10 @@ def test_only_products_of_bfloat16_are_rounded(monkeypatch):
 
     monkeypatch.setattr(ProgramCall, "__init__", spy)
     kernel, h = jnp.zeros((80, 80)), jnp.zeros((9, 80))
-    for of_kernel, of_inputs in [(jnp.bfloat16, jnp.bfloat16), (jnp.float32,) * 2, (jnp.float16,) * 2]:
+    cases = [(jnp.bfloat16,) * 2, (jnp.float32,) * 2, (jnp.float16,) * 2, (jnp.bfloat16, jnp.float32)]
+    for of_kernel, of_inputs in cases:
         x, weights = jnp.zeros((3, 9, 4), of_inputs), jnp.zeros((4, 80), of_kernel)
         jaxrnn.ops.recurrence(
             TANH, kernel.astype(of_kernel), Projection(x, weights, None, False), h.astype(of_kernel)
         )
-    assert seen == [True, False, False]
+    assert seen == [True, False, False, False]

@@ -75,6 +75,7 @@ INLINE void prepare_tiles(int rows) {
   for (int i = 0; i < 8; i++) sizes.rows[i] = (uint8_t)of_tile[i];
   memory_is_used();
   _tile_loadconfig(&sizes);
+  memory_is_used();
 }
 
 INLINE void release_tiles() { _tile_release(); }

@@ -51,7 +51,8 @@ inline Set best_set() {
 // Whether products of bfloat16 run in the tile registers of AMX, in which case the system has been asked for them.
 inline bool find_tiles() {
 #if defined(JAXRNN_HAS_AMX)
-  if (best_set() != Set::kAVX512 || std::getenv("JAXRNN_INSTRUCTION_SET")) return false;
+  const char* limit = std::getenv("JAXRNN_INSTRUCTION_SET");
+  if (best_set() != Set::kAVX512 || (limit && *limit)) return false;
   unsigned a = 0, b = 0, c = 0, d = 0;
   constexpr unsigned kOfTiles = 1u << 22 | 1u << 24, kRounds = 1u << 5;  // AMX-BF16 and AMX-TILE; AVX512-BF16
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kOfTiles) != kOfTiles) return false;
