@@ -25,7 +25,6 @@ from benchmarks.common.report import Table, spread_text
 from benchmarks.common.rows import Shape
 from benchmarks.common.timing import Call, interleave, ratio
 from benchmarks.libraries.user_cells import readme_cells
-from jaxrnn.ops.native import library
 
 BATCH, TIME, IN_FEATURES, HIDDEN = 8, 64, 16, 32
 
@@ -123,7 +122,7 @@ def main(times_too: Annotated[bool, tyro.conf.arg(name="times")] = False) -> Non
     rows = [[name, *(f"{outputs:.0e}, {gradients:.0e}" for outputs, gradients in errors(name))] for name in CELLS]
     print(Table(["cell", *map(", ".join, SETTINGS)], rows).markdown(), end="")
     if times_too:
-        print(f"\n{describe(machine())} Tile registers: {'yes' if library.has_tiles() else 'no'}.\n")
+        print(f"\n{describe(machine())}\n")
         columns = ["cell", "batch x time x features, units", "float32, ms", "bfloat16, ms", "float32 / bfloat16"]
         print(Table(columns, list(times())).markdown(), end="")
 
