@@ -4,7 +4,7 @@ States and gradients are rounded to bfloat16 where they enter a product. The ora
 own results: every step is compared by itself, and a number that rounds the other way changes nothing else.
 """
 
-import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from jaxrnn.ops.step import Recurrence
 from tests.ops.test_native import needs_library
 
 TANH = simple_rnn_pointwise(jnp.tanh)
-near = functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-5)
+NEAR: Any = {"rtol": 2e-5, "atol": 2e-5}
 
 # time, batch, in_features, hidden: fewer rows than a tile has, and more than two tiles; sizes that fill no tile
 SHAPES = [(3, 2, 1, 5), (9, 7, 40, 100), (4, 33, 3, 16), (21, 50, 65, 72), (2, 130, 5, 300)]
@@ -82,14 +82,14 @@ def test_each_step_is_that_of_rounded_states_and_gradients(shape):
         for a in (arrays.xw, arrays.recurrent_kernel, arrays.recurrent_bias, arrays.initial_carry)
     )
     before = np.concatenate([first[None], outputs[:-1]])
-    near(outputs, np.tanh(xw + rounded(before) @ kernel + bias))
+    np.testing.assert_allclose(outputs, np.tanh(xw + rounded(before) @ kernel + bias), **NEAR)
     dxw, past = found.xw, np.concatenate([found.xw[1:], np.zeros_like(found.xw[:1])])
     of_state = np.asarray(doutputs, np.float64) + rounded(past) @ kernel.T
-    near(dxw, of_state * (1 - outputs**2))
-    near(found.initial_carry, rounded(dxw[0]) @ kernel.T)
+    np.testing.assert_allclose(dxw, of_state * (1 - outputs**2), **NEAR)
+    np.testing.assert_allclose(found.initial_carry, rounded(dxw[0]) @ kernel.T, **NEAR)
     of_kernel = np.einsum("tbi,tbj->ij", rounded(before), rounded(dxw))
-    near(found.recurrent_kernel, of_kernel, rtol=1e-4, atol=1e-4)
-    near(found.recurrent_bias, dxw.sum((0, 1)), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found.recurrent_kernel, of_kernel, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found.recurrent_bias, dxw.sum((0, 1)), rtol=1e-4, atol=1e-4)
 
 
 @needs_library
@@ -102,7 +102,7 @@ def test_inputs_and_their_kernel(shape):
     x, kernel, bias = (np.asarray(a, np.float64) for a in (arrays.xw.inputs, arrays.xw.kernel, arrays.xw.bias))
     state = rounded(arrays.initial_carry) @ np.asarray(arrays.recurrent_kernel, np.float64)
     expected = np.tanh(x @ kernel + bias + state + np.asarray(arrays.recurrent_bias, np.float64))
-    near(outputs, expected)
+    np.testing.assert_allclose(outputs, expected, **NEAR)
     dxw = rounded(np.asarray(doutputs) * np.float32(1 - outputs**2))
     # Where the factor is on the border between two numbers of bfloat16, it may be the other one.
     for of_library, exact in (

@@ -27,8 +27,8 @@ FOLDER = Path(__file__).parent
 TILES = "sanitized_programs.cpp, in tiles"
 DRIVERS = {
     "sanitized.cpp": "112 setups\n",
-    "sanitized_programs.cpp": "80 setups\n",
-    TILES: "80 setups\n",
+    "sanitized_programs.cpp": "100 setups\n",
+    TILES: "100 setups\n",
     "sanitized_linear.cpp": "128 setups\n",
     "sanitized_layers.cpp": "192 setups\n",
 }
@@ -89,7 +89,8 @@ def initializer(case: Case, hidden: int) -> str:
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_every_cell_with_one_thread_and_with_several(driver, sanitizer, tmp_path):
     users = [case for case in [*CASES, *USERS] if case.name in ("two_part", "minimal_gated_unit")] + USERS[1:]
-    programs = [initializer(case, hidden) for case, hidden in itertools.product(users, (19, 40))]
+    sizes = (40, 163) if driver == TILES else (19, 40)  # more units than a tile, so that threads divide the panels
+    programs = [initializer(case, hidden) for case, hidden in itertools.product(users, sizes)]
     (tmp_path / "programs.inc").write_text("".join(programs))
     of_isa: Any = ()
     if driver == TILES:

@@ -69,14 +69,7 @@ inline void add_product(const Sides<BFloat16>& sides, int part, Range columns, c
       if (count != prepared) prepare_tiles(prepared = count);
       if (whole) return product_of_tiles<N>(&segment, 1, count, to, out_row, first ? nullptr : to, out_row);
       product_of_tiles<N>(&segment, 1, count, sums, N * L, nullptr, 0);
-      for (int i = 0; i < count; i++) {
-        for (int u = 0; u < N; u++) {
-          const int lanes = hidden - (panel.first + u) * L;
-          Vector<float> v = load(sums + (i * N + u) * L);
-          if (!first) v += load(to + i * out_row + u * L, lanes);
-          store(to + i * out_row + u * L, v, lanes);
-        }
-      }
+      add_sums<N>(sums, count, first, to, out_row, hidden - panel.first * L);
     });
   });
 }

@@ -65,6 +65,20 @@ INLINE void gather(const Sides<T>& sides, int part, Chunk chunk, int begin, int 
   }
 }
 
+// out += sums, for some rows of N vectors, of which `units` numbers are used. With `first`, the sums replace out.
+template <int N, class T>
+INLINE void add_sums(const T* sums, int rows, bool first, T* out, ptrdiff_t out_row, int units) {
+  constexpr int L = kLanes<T>;
+  for (int i = 0; i < rows; i++) {
+    for (int u = 0; u < N; u++) {
+      T* to = out + i * out_row + u * L;
+      Vector<T> v = load(sums + (i * N + u) * L);
+      if (!first) v += load(to, units - u * L);
+      store(to, v, units - u * L);
+    }
+  }
+}
+
 // out[m] += sum over k of left[k][m] * right[k], for the m in `columns` and a panel of one gate's units. With `first`,
 // the sum replaces out[m]. `left` is the left side of the part, and `right` is in the ring.
 template <class T>
@@ -85,14 +99,7 @@ void add_product(const Sides<T>& sides, int part, Range columns, const Panel& pa
         for (int u = 0; u < N; u += 64 / kVectorBytes) __builtin_prefetch(to + i * out_row + u * L, /*write=*/1);
       }
       tile(&segment, 1, sums, N * L, nullptr, 0);
-      for (int i = 0; i < count; i++) {
-        for (int u = 0; u < N; u++) {
-          const int lanes = hidden - (panel.first + u) * L;
-          Vector<T> v = load(sums + (i * N + u) * L);
-          if (!first) v += load(to + i * out_row + u * L, lanes);
-          store(to + i * out_row + u * L, v, lanes);
-        }
-      }
+      add_sums<N>(sums, count, first, to, out_row, hidden - panel.first * L);
     });
   });
 }

@@ -79,6 +79,7 @@ struct ProgramWorkspace {
     return division.by_rows ? Range{0, panel_count} : split(panel_count, part, division.parts);
   }
 
+  // Runs body(part) for every part. After it the thread's tile registers are free for others.
   template <class Body>
   void each_part(Body&& body) const {
     division.each_part([&](int part) {
@@ -221,7 +222,8 @@ struct ProgramWorkspace {
       section_panels = panels_in(panel_count, sections);
     }
     width = std::min(pitch, section_panels * panel * L);
-    const int tile_rows = kTiles ? kRowsAtOnce / 2 : kRows[panel], wanted = kBlockBytes / (int)(width * sizeof(T)) / tile_rows * tile_rows;
+    const int tile_rows = kTiles ? kRowsAtOnce / 2 : kRows[panel];
+    const int wanted = kBlockBytes / (int)(width * sizeof(T)) / tile_rows * tile_rows;
     rows = std::min({std::max(wanted, tile_rows), kGroupRows, p.batch});
     product_count = backward ? 0 : p.gates + p.recurrent_gates;
     // Weights that fit no cache are read for as many rows as possible.

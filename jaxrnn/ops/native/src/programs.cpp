@@ -1,4 +1,5 @@
-// The forward and the backward loop of programs, for the instruction set this file is compiled for. See program.h.
+// The forward and the backward loop of programs, for the instruction set this file is compiled for. See program.h; with
+// AMX, also amx.h.
 //
 // The loop of a step is that of recurrence.cpp, but the products of some rows and units are stored, and the program then
 // computes on them. Threads divide the rows or the units, or one
