@@ -31,8 +31,6 @@ CELLS: dict[str, type[jaxrnn.RecurrentCell]] = {
 COMPILED = "jaxrnn, compiled"
 INT8 = "jaxrnn, int8"
 PLAIN = "jaxrnn, plain jit"
-BUCKETS = 4
-"""Lengths that the sequences of many lengths are padded to."""
 
 
 def first_cell(name: str, in_features: int, hidden: int, *, seed: int = 0, dtype: Any = "float32") -> Any:
@@ -104,13 +102,13 @@ def trainer(
     task: Task, data: Any, *, shuffle: bool = True, implementation: str | None = None, one_device: bool = False
 ) -> base.Trainer:
     """One compiled program an epoch; unless ``one_device``, each batch is spread over the cores, as in
-    ``experiments.forecast``. Sequences of many lengths have a program for each of four lengths."""
+    ``experiments.forecast``. Sequences of many lengths are padded to as many as pay."""
     apply, params = training.pure_apply(lambda: initial_model(task, data, implementation=implementation))
     optimizer = training.make_optimizer(task.optimizer, task.learning_rate)
     outputs = jax.jit(lambda params, inputs: apply(params, inputs, None)[1])
     carry, valid = None, data.valid_inputs
     if task.lengths:
-        number = BUCKETS if shuffle else 1  # without shuffling, the same batches as in every library
+        number = None if shuffle else 1  # without shuffling, the same batches as in every library
         buckets = bucket_by_length(data.inputs, batch_size=task.batch, num_buckets=number)
         epoch = training.make_bucketed_epoch(apply, optimizer, _loss(task), buckets, data.targets, shuffle=shuffle)
         outputs, valid = functools.partial(training.bucketed_outputs, apply), buckets.of(valid)

@@ -8,6 +8,11 @@ import numpy as np
 
 from jaxrnn import checks
 
+_MOST = 4
+_PAYS = 2_000
+"""Steps of padding that a bucket must save in an epoch. On two cores, a bidirectional GRU of 64 units learns from
+them in 8 ms. Compiling a program more for learning and one for outputs takes 0.4 s, as long as fifty epochs."""
+
 
 class PaddedBatch(NamedTuple):
     """A batch of sequences, padded with zeros to one length.
@@ -63,10 +68,14 @@ class Buckets:
         return Buckets(sequences, self.lengths + more, self.batch_size)
 
     @property
+    def num_steps(self) -> int:
+        """Steps of all rows of all batches, padding included."""
+        return sum(self.batch_size * length for length, _ in self._plan())
+
+    @property
     def padding(self) -> float:
         """The share of padding among all steps of all batches, between 0 and 1."""
-        steps = sum(self.batch_size * length for length, _ in self._plan())
-        return 1 - sum(map(len, self.sequences)) / steps
+        return 1 - sum(map(len, self.sequences)) / self.num_steps
 
     def batches(self, rng: np.random.Generator | None = None) -> Iterator[PaddedBatch]:
         """Yield batches that contain every sequence once.
@@ -114,20 +123,24 @@ class Buckets:
         return PaddedBatch(inputs, seq_lengths, rows)
 
 
-def bucket_by_length(sequences: Sequence[np.ndarray], *, batch_size: int, num_buckets: int = 4) -> Buckets:
+def bucket_by_length(
+    sequences: Sequence[np.ndarray], *, batch_size: int, num_buckets: int | None = None
+) -> Buckets:
     """Sort sequences by length into at most ``num_buckets`` buckets of about equal size; :class:`Buckets` has an
     example.
 
     Args:
       sequences: arrays ``[time, dims]`` or ``[time]``, of one dtype, that differ in time only.
       batch_size: rows of every batch.
-      num_buckets: with more buckets there is less padding, and more shapes to compile.
+      num_buckets: with more buckets there is less padding, and more shapes to compile. None takes as many as pay,
+        up to four: each further one saves 2,000 steps of padding an epoch or more.
 
     Raises:
       ValueError: there are no sequences, they differ in more than length, or a number is not a positive integer.
     """
     batch_size = checks.positive_integer("batch_size", batch_size)
-    num_buckets = checks.positive_integer("num_buckets", num_buckets)
+    if num_buckets is not None:
+        num_buckets = checks.positive_integer("num_buckets", num_buckets)
     if len(sequences) == 0:
         raise ValueError("there are no sequences")
     kinds = {(np.shape(s)[1:], np.asarray(s).dtype) for s in sequences}
@@ -136,5 +149,11 @@ def bucket_by_length(sequences: Sequence[np.ndarray], *, batch_size: int, num_bu
             f"sequences may only differ in length, but have different steps or dtypes: {sorted(map(str, kinds))}"
         )
     ordered = np.sort([len(s) for s in sequences])
-    ends = [part[-1] for part in np.array_split(ordered, num_buckets) if len(part)]
-    return Buckets(sequences, tuple(sorted({max(1, int(end)) for end in ends})), batch_size)
+
+    def buckets_of(number: int) -> Buckets:
+        ends = [part[-1] for part in np.array_split(ordered, number) if len(part)]
+        return Buckets(sequences, tuple(sorted({max(1, int(end)) for end in ends})), batch_size)
+
+    if num_buckets is not None:
+        return buckets_of(num_buckets)
+    return min(map(buckets_of, range(1, _MOST + 1)), key=lambda b: b.num_steps + _PAYS * b.num_programs)

@@ -6,7 +6,12 @@ import jax
 
 from jaxrnn.ops.dispatch import platform_of
 
-_LESS_OPTIMISED = {"xla_backend_optimization_level": 1}
+_LESS_OPTIMISED: dict[str, Any] = {
+    "xla_backend_optimization_level": 1,
+    "xla_llvm_disable_expensive_passes": True,
+    # XLA's older way of making loops of a fusion takes less time. Newer versions do not have it any more.
+    **({"xla_cpu_use_fusion_emitters": False} if jax.__version_info__ < (0, 11) else {}),
+}
 
 
 def options_for_one_call() -> dict[str, Any]:

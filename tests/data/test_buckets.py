@@ -58,6 +58,26 @@ def test_lengths_from_7_to_361_compile_as_many_programs_as_it_says():
 
 
 @pytest.mark.parametrize(
+    ("number", "shortest", "longest", "expected"),
+    [
+        (50, 7, 30, (29,)),  # 1,856 steps in one bucket, about a third less in four
+        (5_000, 30, 30, (30,)),
+        (5_000, 20, 60, (29, 39, 49, 59)),
+        (700, 10, 30, (19, 29)),
+    ],
+)
+def test_without_a_number_there_are_as_many_buckets_as_pay(number, shortest, longest, expected):
+    lengths = np.linspace(shortest, longest, number, endpoint=False).astype(int)
+    sequences = [np.zeros((n, 1), np.float32) for n in lengths]
+    buckets = bucket_by_length(sequences, batch_size=16)
+    assert buckets.lengths == expected
+    every = [bucket_by_length(sequences, batch_size=16, num_buckets=n) for n in range(1, 5)]
+    costs = [b.num_steps + 2_000 * b.num_programs for b in every]
+    assert buckets.num_steps + 2_000 * buckets.num_programs == min(costs)
+    assert buckets.num_steps == sum(b.inputs.shape[0] * b.inputs.shape[1] for b in buckets.batches())
+
+
+@pytest.mark.parametrize(
     ("sequences", "options", "message"),
     [
         ([], {}, "no sequences"),

@@ -30,7 +30,7 @@ class Linear:
 
 def start(apply, *, learning_rate=0.1, **options):
     optimizer = training.make_optimizer("sgd", learning_rate)
-    buckets = bucket_by_length(SEQUENCES, batch_size=8)
+    buckets = bucket_by_length(SEQUENCES, batch_size=8, num_buckets=4)
     epoch = training.make_bucketed_epoch(apply, optimizer, training.cross_entropy(), buckets, LABELS, **options)
     return training.TrainState.create(jnp.ones((2, 3)), optimizer), epoch, buckets
 
@@ -58,7 +58,9 @@ def test_rows_that_fill_up_a_batch_do_not_count():
 
 
 def test_a_longer_sequence_gets_a_bucket_of_its_own():
-    buckets = bucket_by_length(SEQUENCES, batch_size=8).of([np.zeros((400, 2), np.float32), SEQUENCES[0]])
+    buckets = bucket_by_length(SEQUENCES, batch_size=8, num_buckets=4).of(
+        [np.zeros((400, 2), np.float32), SEQUENCES[0]]
+    )
     assert [batch.seq_lengths.max() for batch in buckets.batches()] == [29, 400]
 
 

@@ -2,10 +2,12 @@
 
 import collections
 import contextlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
@@ -88,6 +90,34 @@ def test_a_state_is_copied_without_a_program_for_each_shape():
     assert not found["jit(copy)"]
     leaves = jax.tree.leaves((params, state.params, state.average, state.step, state.totals))
     assert len({leaf.unsafe_buffer_pointer() for leaf in leaves}) == len(leaves)
+
+
+@pytest.mark.parametrize("name", sorted(training.OPTIMIZERS))
+def test_an_optimizers_state_is_one_program_and_equal_to_the_optimizers_own(name):
+    params = {"kernel": jnp.ones((3, 47)), "bias": jnp.ones(53, jnp.bfloat16), "count": jnp.arange(3)}
+    for rate in (0.1, optax.cosine_decay_schedule(0.1, 10)):
+        optimizer = training.make_optimizer(name, rate, clip_norm=1.0)
+        with counted() as found:
+            state = training.TrainState.create(params, optimizer).opt_state
+        assert found["jit(broadcast_in_dim)"] == 0 and sum("init" in str(program) for program in found) == 1
+        expected = optimizer.init(params)
+        assert jax.tree.map(jax.typeof, state) == jax.tree.map(jax.typeof, expected)
+        jax.tree.map(np.testing.assert_array_equal, state, expected)
+
+
+def test_an_optimizer_may_look_at_the_values_of_its_parameters():
+    def init(params):
+        return {"largest": jnp.array(max(float(leaf.max()) for leaf in jax.tree.leaves(params)))}
+
+    optimizer = optax.GradientTransformation(init, lambda updates, state, params=None: (updates, state))
+    state: Any = training.TrainState.create(jnp.arange(4.0), optimizer)
+    assert float(state.opt_state["largest"]) == 3.0
+
+    def wrong(params):
+        raise TypeError("no such parameters")
+
+    with pytest.raises(TypeError, match="no such parameters"):
+        training.TrainState.create(jnp.arange(4.0), optax.GradientTransformation(wrong, optimizer.update))
 
 
 def test_initial_values_have_the_bits_that_full_optimisation_gives():
