@@ -8,9 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from experiments.common.report import ended_early, fail, plain_warnings
+from experiments.common.report import discard_output, ended_early, fail, plain_warnings
 from experiments.common.signals import CtrlC
 from jaxrnn.training import EXIT_CODES
+
+OUTPUT_CLOSED = 128 + 13
+"""The exit code of a program whose output is read no longer, as shells count: the number of SIGPIPE is 13."""
 
 
 def error_message(error: ValueError | OSError) -> str:
@@ -41,6 +44,8 @@ def error_message(error: ValueError | OSError) -> str:
 def run_command(ctrl_c: CtrlC, run: Callable[[], int]) -> int:
     """Run a command and return its exit code; a ValueError or an OSError is printed as a message.
 
+    If its output is read no longer, as after ``| head``, it ends without one.
+
     Args:
       ctrl_c: handles Ctrl-C outside of training; its message is that of the beginning until ``run`` sets another.
       run: reads the command line and does the work.
@@ -51,6 +56,9 @@ def run_command(ctrl_c: CtrlC, run: Callable[[], int]) -> int:
     plain_warnings()
     try:
         return run()
+    except BrokenPipeError:
+        discard_output()
+        return OUTPUT_CLOSED
     except (ValueError, OSError) as error:
         return fail(error_message(error))
     except KeyboardInterrupt:

@@ -1,5 +1,8 @@
 """The messages, progress lines and tables of the experiments."""
 
+import io
+import signal
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -52,6 +55,11 @@ def digits(value: float) -> str:
     return f"{value:.3f}" if 0.1 <= abs(value) < 1e6 or value == 0 else f"{value:.4g}"
 
 
+def discard_output() -> None:
+    """From now on, nothing is written to stdout, because nobody reads it any more."""
+    sys.stdout = io.StringIO()
+
+
 def plain_warnings() -> None:
     """Show warnings as plain messages, without the source line that caused them."""
     warnings.formatwarning = lambda message, *_args, **_options: f"warning: {message}\n"
@@ -100,7 +108,11 @@ def epoch_progress(
         unprinted = run
         if run.epochs_run == done + 1 or now - printed >= LINE_EVERY:
             printed, unprinted = now, None
-            print(describe(run), flush=True)
+            try:
+                print(describe(run), flush=True)
+            except BrokenPipeError:  # as after "| head": the run is saved and stops, as when the terminal is closed
+                discard_output()
+                signal.raise_signal(signal.SIGTERM)
 
     try:
         yield line

@@ -1,15 +1,22 @@
 """What is shown while an experiment runs, and what is said about its result."""
 
+import errno
+import signal
+import sys
+
 import numpy as np
 import pytest
 
 from experiments.common import report
+from experiments.common.command import run_command
 from experiments.common.config import Settings, resolve
 from experiments.common.many_steps.report import report_backtest
 from experiments.common.pipeline import Forecasting
+from experiments.common.signals import CtrlC
 from jaxrnn.data import Series
 from jaxrnn.forecasting.metrics import compare
 from jaxrnn.training import EarlyStopping, Run
+from jaxrnn.training.distributed.signals import StopSignals
 
 
 def run_of(*seconds: float) -> Run:
@@ -27,6 +34,31 @@ def test_time_left_does_not_count_compilation(done, capsys):
         show(run)
         assert not capsys.readouterr().out  # within five seconds of the line before
     assert f"at most 0:01:{39 - done} left" in capsys.readouterr().out
+
+
+class Closed:
+    """An output whose reader has gone, as that of ``| head``."""
+
+    def write(self, _: str) -> int:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    def flush(self) -> None:
+        pass
+
+
+def test_a_training_whose_output_is_read_no_longer_stops_so_that_it_is_saved(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", Closed())
+    with StopSignals() as stop, report.epoch_progress(3) as show:
+        show(run_of(1.0))
+        assert stop.received == signal.SIGTERM
+        show(run_of(1.0, 1.0))  # nobody reads it, so it is no error
+    report.say("nor is this")
+
+
+def test_a_command_whose_output_is_read_no_longer_ends_without_an_error(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdout", Closed())
+    assert run_command(CtrlC(), lambda: print("some text") or 0) == 141  # 128 + SIGPIPE, as shells count
+    assert not capsys.readouterr().err
 
 
 def test_a_perfect_forecast_is_not_worse_than_another_perfect_one():
