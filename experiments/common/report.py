@@ -110,7 +110,7 @@ def epoch_progress(
             printed, unprinted = now, None
             try:
                 print(describe(run), flush=True)
-            except BrokenPipeError:  # as after "| head": the run is saved and stops, as when the terminal is closed
+            except BrokenPipeError:  # as after "| head": save and stop, as when the terminal is closed
                 discard_output()
                 signal.raise_signal(signal.SIGTERM)
 
