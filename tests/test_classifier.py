@@ -67,6 +67,9 @@ def test_it_does_what_a_loop_over_each_sequence_does(pooling, options):
     for row, length in enumerate(LENGTHS):
         wanted = by_hand(model, INPUTS[row, :length]) if length else np.arange(4.0)
         np.testing.assert_allclose(logits[row], wanted, rtol=1e-5, atol=1e-5)
+    too_long = jnp.array([length if length < 6 else 9 for length in LENGTHS])  # counts as all there are
+    beyond = nnx.jit(lambda model, x, n: model(x, seq_lengths=n))(model, jnp.asarray(padded), too_long)
+    np.testing.assert_array_equal(beyond, logits)
     grads = nnx.jit(nnx.grad(lambda model, x: call(model, x).sum(), argnums=1))(model, jnp.asarray(padded))
     assert np.isfinite(grads).all() and not grads[1].any() and not grads[2, 4:].any()
 

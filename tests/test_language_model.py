@@ -136,6 +136,9 @@ def test_tokens_are_drawn_with_their_probabilities(options, wanted):
         (lambda: generate(model(), [[1]], 0), "length must be a positive integer, not 0"),
         (lambda: generate(model(), [[1]], 1, temperature=-1), "temperature must be a finite number of at least 0"),
         (lambda: generate(model(), [[1]], 1, top_p=0), "top_p must be above 0 and at most 1, not 0"),
+        (lambda: generate(model(), [[1]], 1, exclude=[0, -1]), "exclude has tokens from 0 to 6, not -1"),
+        (lambda: generate(model(), [[1]], 1, exclude=[7]), "exclude has tokens from 0 to 6, not 7"),
+        (lambda: generate(model(), [[1]], 1, exclude=range(7)), "exclude has all 7 tokens"),
         (lambda: generate(model(), [[1]], 1, top_k=0), "top_k must be a positive integer, not 0"),
     ],
 )

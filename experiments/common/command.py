@@ -1,5 +1,6 @@
 """How the commands that train begin and end: Ctrl-C, errors, and an exit that does not hang."""
 
+import contextlib
 import errno
 import os
 import signal
@@ -44,7 +45,7 @@ def error_message(error: ValueError | OSError) -> str:
 def run_command(ctrl_c: CtrlC, run: Callable[[], int]) -> int:
     """Run a command and return its exit code; a ValueError or an OSError is printed as a message.
 
-    If its output is read no longer, as after ``| head``, it ends without one.
+    If its output is read no longer, as after ``| head``, it goes on without, or ends where it was about to print.
 
     Args:
       ctrl_c: handles Ctrl-C outside of training; its message is that of the beginning until ``run`` sets another.
@@ -72,6 +73,7 @@ def end_at_once(code: int) -> NoReturn:
     A normal exit could hang: XLA may still be compiling, and after a failed save Python would wait ten minutes for
     threads that Orbax leaves behind.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(BrokenPipeError):
+            stream.flush()
     os._exit(code)

@@ -25,7 +25,14 @@ AR_ORDER = 30
 LINE_EVERY = 5.0
 """Seconds between progress lines if the output is not a terminal, which could redraw one line."""
 
-console = Console(highlight=False)
+
+class _Output(Console):
+    def on_broken_pipe(self) -> None:
+        """Rich would end the process here, before the results are written."""
+        discard_output()
+
+
+console = _Output(highlight=False)
 
 
 def fail(message: str) -> int:
@@ -112,13 +119,14 @@ def epoch_progress(
                 print(describe(run), flush=True)
             except BrokenPipeError:  # as after "| head": save and stop, as when the terminal is closed
                 discard_output()
+                ended_early("nobody reads the output any more: the run is saved and stops, --resume continues it")
                 signal.raise_signal(signal.SIGTERM)
 
     try:
         yield line
     finally:
         if unprinted is not None:  # the last epoch
-            print(describe(unprinted), flush=True)
+            say(describe(unprinted))
 
 
 def baselines(forecasting: Forecasting) -> dict[str, np.ndarray]:

@@ -62,7 +62,11 @@ class Buckets:
         """Other sequences in buckets of the same lengths, so that they use the same programs.
 
         Sequences that are longer than every bucket get one more, of the length of the longest.
+
+        Raises:
+          ValueError: the sequences differ in more than length.
         """
+        _check_alike(sequences)
         longest = max((len(sequence) for sequence in sequences), default=0)
         more = (longest,) if longest > self.lengths[-1] else ()
         return Buckets(sequences, self.lengths + more, self.batch_size)
@@ -143,11 +147,7 @@ def bucket_by_length(
         num_buckets = checks.positive_integer("num_buckets", num_buckets)
     if len(sequences) == 0:
         raise ValueError("there are no sequences")
-    kinds = {(np.shape(s)[1:], np.asarray(s).dtype) for s in sequences}
-    if len(kinds) > 1 or any(np.ndim(s) < 1 for s in sequences):
-        raise ValueError(
-            f"sequences may only differ in length, but have different steps or dtypes: {sorted(map(str, kinds))}"
-        )
+    _check_alike(sequences)
     ordered = np.sort([len(s) for s in sequences])
 
     def buckets_of(number: int) -> Buckets:
@@ -157,3 +157,11 @@ def bucket_by_length(
     if num_buckets is not None:
         return buckets_of(num_buckets)
     return min(map(buckets_of, range(1, _MOST + 1)), key=lambda b: b.num_steps + _PAYS * b.num_programs)
+
+
+def _check_alike(sequences: Sequence[np.ndarray]) -> None:
+    kinds = {(np.shape(s)[1:], np.asarray(s).dtype) for s in sequences}
+    if len(kinds) > 1 or any(np.ndim(s) < 1 for s in sequences):
+        raise ValueError(
+            f"sequences may only differ in length, but have different steps or dtypes: {sorted(map(str, kinds))}"
+        )

@@ -65,7 +65,10 @@ def read_cells(path: Path) -> Cells:
     if named is not None:
         separator, text = named[1], rest
     else:
-        counts = {separator: first.count(separator) for separator in ",;\t|"}
+        header = re.search(r"^.*\S.*$", text, re.MULTILINE)
+        # What is in quotes separates nothing.
+        outside = re.sub(r'"[^"]*"', "", header[0]) if header else ""
+        counts = {separator: outside.count(separator) for separator in ",;\t|"}
         separator = max(counts, key=counts.__getitem__)
     rows = [(line + (named is not None), row) for line, row in _rows(path, text, separator)]
     if len(rows) < 2:

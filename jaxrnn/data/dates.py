@@ -232,7 +232,8 @@ def infer_step(times: np.ndarray) -> Step | None:
     if (changes > 0).all() and (month_end or len(np.unique(day_of_month)) == 1):
         return _fitting(times, "months", changes, month_end)
     changes = np.diff(times).astype(np.int64)
-    if _usual(changes) == _DAY and len(times) >= 10 and np.is_busday(days).all():
+    each_its_day = (np.diff(days.astype(np.int64)) > 0).all()
+    if _usual(changes) == _DAY and len(times) >= 10 and each_its_day and np.is_busday(days).all():
         return Step("weekdays", 1)
     return _fitting(times, "seconds", changes)
 

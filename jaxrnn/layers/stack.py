@@ -218,7 +218,7 @@ class StackedRNN(nnx.Module):
                         f"{sequence.shape[-1]} features and returns {outputs.shape[-1]}"
                     )
                 outputs = outputs + sequence
-                last = last + self._last(sequence, seq_lengths, self.reverse)
+                last = last + self._last_read(layer, sequence, seq_lengths)
             if self.dropout is not None and layer < self.num_layers - 1:
                 outputs = self.dropout(outputs)
             carries.append(carry)
@@ -286,7 +286,17 @@ class StackedRNN(nnx.Module):
         if seq_lengths is None:
             return outputs[-1]
         last = jnp.maximum(seq_lengths - 1, 0)
-        return jnp.take_along_axis(outputs, last[None, ..., None], axis=0)[0]
+        last = last.reshape(1, *last.shape, *(1,) * (outputs.ndim - 1 - last.ndim))
+        return jnp.take_along_axis(outputs, last, axis=0)[0]
+
+    def _last_read(self, layer: int, sequence: Array, seq_lengths: Array | None) -> Array:
+        """What a layer reads at the step computed last; of two directions, side by side, at that of each."""
+        last = self._last(sequence, seq_lengths, self.reverse)
+        if self.merge_fn is not concatenate_features or not self.bidirectional:
+            return last
+        forward = getattr(self.cells[layer], "hidden_features", last.shape[-1] // 2)
+        back = self._last(sequence, seq_lengths, True)
+        return jnp.concatenate([last[..., :forward], back[..., forward:]], axis=-1)
 
 
 def _checked_cells(name: str, cells: Any) -> list[Cell]:

@@ -61,7 +61,7 @@ def generate(
     embedding = np.asarray(model.embedding.embedding[...], np.float32)
     kernel = np.asarray((embedding.T if model.head is None else model.head.kernel[...]), np.float32)
     bias = np.array(model.bias[...], np.float32)
-    bias[list(exclude)] = -np.inf
+    bias[_checked_excluded(exclude, model.vocabulary_size)] = -np.inf
     rng = np.random.default_rng(seed)
     for column in tokens.T:
         hidden = streams.step(embedding[column])
@@ -127,6 +127,16 @@ def _checked_prompts(prompts: Any, vocabulary_size: int) -> np.ndarray:
         raise ValueError(
             f"prompts must hold tokens from 0 to {vocabulary_size - 1}, but theirs reach from {low} to {high}"
         )
+    return tokens
+
+
+def _checked_excluded(exclude: Sequence[int], vocabulary_size: int) -> list[int]:
+    tokens = [int(token) for token in exclude]
+    unknown = [token for token in tokens if not 0 <= token < vocabulary_size]
+    if unknown:
+        raise ValueError(f"exclude has tokens from 0 to {vocabulary_size - 1}, not {unknown[0]}")
+    if len(set(tokens)) == vocabulary_size:
+        raise ValueError(f"exclude has all {vocabulary_size} tokens, so there is none to draw")
     return tokens
 
 

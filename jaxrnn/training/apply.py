@@ -100,12 +100,39 @@ class _ModelApply:
 def with_key(apply: Apply, key: Array) -> Apply:
     """The function of a model that is training: what is random in it, such as dropout, comes from this key."""
     try:
-        parameter = inspect.signature(apply).parameters.get("key")
+        parameters = inspect.signature(apply).parameters
     except (TypeError, ValueError):  # a callable whose parameters are not known
         return apply
-    takes_key = parameter is not None and parameter.kind is parameter.KEYWORD_ONLY and parameter.default is None
+    parameter = parameters.get("key")
+    by_name = parameter is not None and (
+        parameter.kind is parameter.KEYWORD_ONLY
+        # The first three are the parameters of the model, the inputs and the carry.
+        or (parameter.kind is parameter.POSITIONAL_OR_KEYWORD and list(parameters).index("key") >= 3)
+    )
     call: Any = apply
-    return partial(call, key=key) if takes_key else apply
+    return partial(call, key=key) if by_name and parameter.default is None else apply
+
+
+def held_leaves(params: Any) -> list[bool]:
+    """Of every leaf, whether training must not change it: it is of a variable that is no ``nnx.Param``.
+
+    Raises:
+      ValueError: a leaf that may change has no gradient, since it holds integers.
+
+    >>> held_leaves({"kernel": nnx.Param(jnp.ones(2)), "mean": nnx.Variable(jnp.zeros(2))})
+    [False, True]
+    """
+    held = []
+    for path, node in jax.tree.leaves_with_path(params, is_leaf=lambda node: isinstance(node, nnx.Variable)):
+        fixed = isinstance(node, nnx.Variable) and not isinstance(node, nnx.Param)
+        leaves = jax.tree.leaves(node)
+        if not fixed and not all(jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) for leaf in leaves):
+            raise ValueError(
+                f"{jax.tree_util.keystr(path)} of the parameters has the dtype {leaves[0].dtype}, so it has no "
+                f"gradient: keep what is not learned in an nnx.Variable that is no nnx.Param"
+            )
+        held += [fixed] * len(leaves)
+    return held
 
 
 def pure_apply(model: Model) -> tuple[Apply, Any]:
@@ -122,6 +149,9 @@ def pure_apply(model: Model) -> tuple[Apply, Any]:
     Args:
       model: a model, or a function that makes one. A function starts faster: all initialisers are compiled as one
         program instead of one by one. For the function alone, give ``nnx.eval_shape(make)``.
+
+    Training changes only the variables that are ``nnx.Param``. Others, such as the mean and the scale of the
+    inputs in an ``nnx.Variable``, are kept.
 
     Returns:
       The function, an :data:`Apply`, and the model's variables as an ``nnx.State``, without those of ``nnx.Rngs``.

@@ -181,6 +181,9 @@ def bucketed_outputs(apply: Apply, params: Any, buckets: Buckets) -> np.ndarray:
       params: the model's parameters.
       buckets: the sequences. Sets of sequences in buckets of the same lengths share their programs, see
         :meth:`jaxrnn.data.Buckets.of`.
+
+    Raises:
+      ValueError: there are no sequences.
     """
     check_apply(apply)
     forward, ready = _forward_program(apply)
@@ -189,6 +192,8 @@ def bucketed_outputs(apply: Apply, params: Any, buckets: Buckets) -> np.ndarray:
         arrays: Any = (batch.inputs, batch.seq_lengths)
         return Sequences(*arrays)
 
+    if not len(buckets.sequences):
+        raise ValueError("there are no sequences, so there are no outputs")
     shapes = (buckets.lengths, buckets.batch_size)
     if shapes not in ready:
         compile_together([(forward, (params, inputs_of(one))) for one in buckets.one_of_each_length()])

@@ -74,7 +74,7 @@ def make_windowed_epoch(
     def make(mesh: Mesh | None) -> SteppedEpoch:
         axis_name = None if mesh is None else batch_axis(mesh)[1]
         place, filled = plan.rows(np.arange(steps)[:, None], np.arange(padded(plan.batch_size, mesh)))
-        weights = filled.astype(features.dtype)
+        weights = filled.astype(jnp.promote_types(features.dtype, jnp.float32))  # bfloat16 cannot count to 259
         step = partial(
             train_step,
             apply,

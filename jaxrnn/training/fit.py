@@ -73,7 +73,8 @@ def fit(
       max_save_seconds: how long training waits for the previous save when the next is due, and for the last save.
         After that there is a warning, and training continues without it. After a signal it waits for at most a
         minute.
-      max_skipped: after this many skipped steps in a row, the run has diverged and stops.
+      max_skipped: after this many skipped steps in a row, the run has diverged and stops. They are counted at the
+        end of each call, which runs steps for about half a second.
       mesh: a mesh of one axis, over whose devices every batch is spread.
 
     Returns:
@@ -113,7 +114,7 @@ def fit(
     if isinstance(checkpoints, Checkpoints):
         processes.on_main(partial(checkpoints.require_newest, _number(run, stepped)))
     run.stopped, run.save_error = None, None
-    pace = _Pace(save_every, save_every_steps)
+    pace = _Pace(run, save_every, save_every_steps)
     main = processes.is_main()
     warned = False
     bar = epoch_progress(epochs, monitor, done=run.epochs_run) if progress and main else nullcontext()
@@ -133,6 +134,7 @@ def fit(
                 if stepped is None:
                     run.state, metrics = train_epoch(run.state)
                     metrics = jax.device_get(metrics)
+                    pace.done(run)
                 else:
                     done, in_a_row, metrics = pace.advance(run, stepped)
                     if in_a_row >= max_skipped:
@@ -230,11 +232,11 @@ def _agreed_signal(signals: StopSignals, pace: "_Pace") -> int:
 class _Pace:
     """Decides how many steps each call runs, and when to save."""
 
-    def __init__(self, save_every: float | None, save_every_steps: int | None):
+    def __init__(self, run: Run, save_every: float | None, save_every_steps: int | None):
         self.steps = 1  # the first call compiles; the second is timed
         self._save_every, self._save_every_steps = save_every, save_every_steps
-        self._saved_at, self._saved_step = time.perf_counter(), -1
-        self._calls, self._step = 0, 0
+        self._calls, self._step = 0, int(local(run.state.step))
+        self._saved_at, self._saved_step = time.perf_counter(), self._step
 
     def advance(self, run: Run, epoch: SteppedEpoch) -> tuple[bool, int, StepMetrics]:
         """Run a call's steps and wait for them.
@@ -257,10 +259,14 @@ class _Pace:
         self._calls += 1
         return position == 0, int(in_a_row), metrics
 
+    def done(self, run: Run) -> None:
+        """Some steps were run by a plain function."""
+        self._step = int(local(run.state.step))
+
     def save_is_due(self, run: Run) -> bool:
         due = self._save_every is not None and time.perf_counter() - self._saved_at > self._save_every
-        if self._save_every_steps is not None and self._step != self._saved_step:
-            due |= self._step > 0 and self._step % self._save_every_steps == 0
+        if self._save_every_steps is not None:
+            due |= self._step // self._save_every_steps > self._saved_step // self._save_every_steps
         if due:
             self._saved_at, self._saved_step = time.perf_counter(), self._step
         return due

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array, lax
 
@@ -38,6 +39,8 @@ def make_optimizer(
         raise ValueError(f"unknown optimizer {name!r}; available: {', '.join(OPTIMIZERS)}")
     if not callable(learning_rate):
         checks.positive_number("learning_rate", learning_rate)
+        if isinstance(learning_rate, (int, np.integer)):  # kept as an integer, it could not be set to 0.5
+            learning_rate = float(learning_rate)
     if clip_norm is not None:
         checks.positive_number("clip_norm", clip_norm, "a positive number, or None for no clipping")
 
@@ -77,8 +80,13 @@ def _clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         norm = global_norm(updates)
         short = norm < max_norm
-        clipped = jax.tree.map(lambda u: lax.select(short, u, (u / norm.astype(u.dtype)) * max_norm), updates)
-        return clipped, state
+
+        def clipped(u: Array) -> Array:
+            if not jnp.issubdtype(u.dtype, jnp.inexact):  # the zeros of integers, which are not learned
+                return u
+            return lax.select(short, u, (u / norm.astype(u.dtype)) * max_norm)
+
+        return jax.tree.map(clipped, updates), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 

@@ -135,7 +135,7 @@ def _initial(optimizer: optax.GradientTransformation, params: Any) -> optax.OptS
     """
     leaves = jax.tree.leaves(params)
     if all(isinstance(x, Array) and not isinstance(x, Tracer) and len(x.devices()) == 1 for x in leaves):
-        with contextlib.suppress(TypeError):  # any other cause raises it again
+        with contextlib.suppress(Exception):  # an error that has another cause is raised again
             return jax.jit(optimizer.init, **options_for_one_call())(params)
     return optimizer.init(params)
 

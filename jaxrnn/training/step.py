@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
-from jaxrnn.training.apply import Apply, check_apply, with_key
+from jaxrnn.training.apply import Apply, check_apply, held_leaves, with_key
 from jaxrnn.training.optimizers import global_norm
 from jaxrnn.training.state import Batch, StepMetrics, TrainState
 
@@ -112,7 +112,12 @@ def gradient_of(
     if axis_name is not None:
         total_weight = lax.psum(total_weight, axis_name)
 
-    def objective(params: Any) -> tuple[Array, Any]:
+    leaves, treedef = jax.tree.flatten(state.params)
+    held = held_leaves(state.params)
+
+    def objective(learned: list[Array]) -> tuple[Array, Any]:
+        given = iter(learned)
+        params = jax.tree.unflatten(treedef, [x if fixed else next(given) for x, fixed in zip(leaves, held)])
         carry, predictions = apply(params, batch.inputs, carry_in)
         losses = loss(predictions, batch.targets)
         rows = batch.weights.shape[0]
@@ -124,7 +129,11 @@ def gradient_of(
         per_row = losses.reshape(losses.shape[0], -1).mean(axis=1)
         return (per_row * batch.weights).sum() / total_weight, carry
 
-    (value, carry), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
+    learned = [leaf for leaf, fixed in zip(leaves, held) if not fixed]
+    (value, carry), found = jax.value_and_grad(objective, has_aux=True)(learned)
+    given = iter(found)
+    grads = [jnp.zeros_like(leaf) if fixed else next(given) for leaf, fixed in zip(leaves, held)]
+    grads = jax.tree.unflatten(treedef, grads)
     carry = None if state.carry is None else carry
     bad_carries = _count_not_finite(carry)
     if axis_name is not None:
@@ -145,11 +154,13 @@ def take_step(
     grad_norm = global_norm(grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
+    if any(held_leaves(state.params)):
+        params, opt_state = _kept(state.params, params), _of_types(state.opt_state, opt_state)
     average = state.average
     if average is not None:
         decay = jnp.minimum(average_decay, (1 + state.step) / (10 + state.step))
-        average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, average, params)
-    skipped = state.skipped_in_a_row
+        average = jax.tree.map(lambda a, p: (decay * a + (1 - decay) * p).astype(a.dtype), average, params)
+    skipped = jnp.zeros_like(state.skipped_in_a_row)
     if skip_non_finite:
         fine = jnp.isfinite(value) & jnp.isfinite(grad_norm) & (bad_carries == 0)
         old = (state.params, state.opt_state, lax.stop_gradient(state.carry), state.average)
@@ -157,7 +168,7 @@ def take_step(
         params, opt_state, carry, average = jax.tree.map(
             lambda new, old: jnp.where(fine, new, old), (params, opt_state, carry, average), old
         )
-        skipped = jnp.where(fine, 0, skipped + 1)
+        skipped = jnp.where(fine, 0, state.skipped_in_a_row + 1)
     new_state = state.replace(
         params=params,
         opt_state=opt_state,
@@ -167,6 +178,18 @@ def take_step(
         average=average,
     )
     return new_state, StepMetrics(value, grad_norm)
+
+
+def _kept(old: Any, new: Any) -> Any:
+    """The new parameters, but the old values of what is not learned: weight decay would change it too."""
+    leaves, treedef = jax.tree.flatten(old)
+    pairs = zip(leaves, jax.tree.leaves(new), held_leaves(old))
+    return jax.tree.unflatten(treedef, [o if held else n for o, n, held in pairs])
+
+
+def _of_types(old: Any, new: Any) -> Any:
+    """Optimisers keep means of gradients, which are no integers, also for integers that are not learned."""
+    return jax.tree.map(lambda o, n: n if o.dtype == n.dtype else n.astype(o.dtype), old, new)
 
 
 def _count_not_finite(carry: Any) -> Array:

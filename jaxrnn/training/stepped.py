@@ -5,7 +5,6 @@ whole epoch and any part of it, and an interrupted epoch gives the same bits as 
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -127,13 +126,16 @@ def count(state: TrainState, metrics: StepMetrics, weight: Array) -> TrainState:
     """Add a step with these rows' total weight to the epoch's totals, and move on to the next batch."""
     taken = state.skipped_in_a_row == 0
     totals = state.totals
-    add = partial(jnp.where, taken)
+
+    def add(total: Array, value: Array) -> Array:
+        return total + jnp.where(taken, value, 0).astype(total.dtype)  # losses and weights may be float64
+
     return state.replace(
         position=state.position + 1,
         totals=Totals(
-            loss=totals.loss + add(metrics.loss * weight, 0),
-            weight=totals.weight + add(weight, 0),
-            grad_norm=totals.grad_norm + add(metrics.grad_norm, 0),
+            loss=add(totals.loss, metrics.loss * weight),
+            weight=add(totals.weight, weight),
+            grad_norm=add(totals.grad_norm, metrics.grad_norm),
             taken=totals.taken + taken,
             skipped=totals.skipped + ~taken,
         ),

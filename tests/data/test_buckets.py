@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import jaxrnn
+from jaxrnn import training
 from jaxrnn.data import bucket_by_length
 
 
@@ -98,3 +99,12 @@ def test_a_seed_is_no_generator_and_numpy_s_integers_are_integers():
     buckets = bucket_by_length([np.ones(3)], **sizes)
     with pytest.raises(ValueError, match=r"rng must be np.random.default_rng\(seed\) or None, not 0"):
         buckets.batches(0)  # pyright: ignore[reportArgumentType]
+
+
+def test_other_sequences_must_be_alike_too():
+    buckets = bucket_by_length([np.zeros((3, 2))], batch_size=2)
+    for others in ([np.zeros((2, 2)), np.zeros((2, 1))], [np.zeros((2, 2), int), np.full((2, 2), 0.7)]):
+        with pytest.raises(ValueError, match="may only differ in length"):
+            buckets.of(others)
+    with pytest.raises(ValueError, match="there are no sequences, so there are no outputs"):
+        training.bucketed_outputs(lambda params, inputs, carry: (carry, inputs), {}, buckets.of([]))

@@ -58,6 +58,24 @@ def test_two_rows_of_one_date_are_an_error_that_names_both(read):
         read([*rows(), "2024-01-07,1", "2024-01-09,1"])
 
 
+def test_two_rows_of_one_working_day_are_both_kept(read):
+    days = [day for day in DAYS if day.weekday() < 5]
+    lines = [f"{day} 09:00,{value}" for day, value in zip(days, VALUES)]
+    lines.insert(4, f"{days[3]} 17:00,999")
+    series = read(lines)
+    assert series.values[:6, 0].tolist() == [0.5, 1.5, 2.5, 3.5, 999, 4.5]
+    assert len(series.values) == len(lines) and "no common step" in series.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("before", "header"), [("", 'date;"load, MW, net"'), ("\n\n", "date;load"), (" \n", "date;load")]
+)
+def test_the_separator_is_what_separates_the_names(tmp_path, before, header):
+    path = tmp_path / "some.csv"
+    path.write_text(before + "\n".join([header, *rows(separator=";")]) + "\n")
+    np.testing.assert_array_equal(load_series(str(path)).values[:, 0], VALUES)
+
+
 def test_missing_dates_and_values_are_filled_in_and_do_not_count(read):
     lines = rows()
     lines[20] = "2024-01-21,"

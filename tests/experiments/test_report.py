@@ -52,6 +52,10 @@ def test_a_training_whose_output_is_read_no_longer_stops_so_that_it_is_saved(mon
         show(run_of(1.0))
         assert stop.received == signal.SIGTERM
         show(run_of(1.0, 1.0))  # nobody reads it, so it is no error
+    monkeypatch.setattr(sys, "stdout", Closed())
+    with report.epoch_progress(3) as show:  # what is printed at the end is no reason to lose the results
+        show(run_of(1.0, 1.0))
+    monkeypatch.setattr(sys, "stdout", Closed())
     report.say("nor is this")
 
 

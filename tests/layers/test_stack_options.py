@@ -95,6 +95,38 @@ def test_skip_connections_add_what_a_layer_reads():
         jaxrnn.SimpleRNN(2, (4, 5), skip_connections=True, rngs=nnx.Rngs(0))(X)
 
 
+@pytest.mark.parametrize("lengths", [None, (0, 3, 5)])
+def test_with_skip_connections_the_last_output_of_both_directions_is_what_each_computed_last(lengths):
+    def stack(return_sequences):
+        rngs = nnx.Rngs(0)
+        cells, back = ([jaxrnn.GRUCell(2, 2, rngs=rngs), jaxrnn.GRUCell(4, 2, rngs=rngs)] for _ in range(2))
+        options: Any = {"backward_cells": back, "skip_connections": True}
+        return jaxrnn.StackedRNN(cells, return_sequences=return_sequences, **options)
+
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 5, 2)), jnp.float32)
+    known = None if lengths is None else jnp.array(lengths)
+    whole, last = (stack(every)(x, seq_lengths=known) for every in (True, False))
+    ends = np.full(3, 4) if lengths is None else np.maximum(np.array(lengths) - 1, 0)
+    expected = np.concatenate([np.asarray(whole)[np.arange(3), ends, :2], whole[:, 0, 2:]], axis=-1)
+    np.testing.assert_array_equal(last, expected)
+
+
+def test_the_last_output_of_rows_with_lengths_may_have_several_feature_axes():
+    class Sum(nnx.RNNCellBase):
+        num_feature_axes: Any = 2
+
+        def initialize_carry(self, input_shape, rngs=None, carry_init=None):
+            return jnp.zeros(input_shape)
+
+        def __call__(self, carry, x):
+            carry = carry + x
+            return carry, carry
+
+    x = jnp.arange(60.0).reshape(3, 5, 2, 2)
+    last = jaxrnn.StackedRNN([Sum()], return_sequences=False)(x, seq_lengths=jnp.array([0, 3, 5]))
+    np.testing.assert_array_equal(last, np.stack([x[b, :n].sum(axis=0) for b, n in enumerate((0, 3, 5))]))
+
+
 def test_dropout_acts_between_layers_until_eval_and_again_from_train():
     model = jaxrnn.SimpleRNN(2, 64, num_layers=2, dropout=0.5, rngs=nnx.Rngs(0))
     plain = jaxrnn.StackedRNN(list(model.cells))

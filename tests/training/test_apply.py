@@ -143,7 +143,11 @@ def test_a_function_of_ones_own_gets_a_key_for_its_dropout():
             found.append(float(metrics.loss))
         return found
 
+    def noisy_by_place(params, inputs, carry, key=None):
+        return noisy(params, inputs, carry, key=key)
+
     first, second = losses(noisy)
+    assert losses(noisy_by_place) == [first, second]
     assert first != second  # another key at each step
     assert losses(noisy) == [first, second]
     bound = losses(partial(noisy, key=jax.random.key(0)))  # a key that is given stays

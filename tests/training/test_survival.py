@@ -21,6 +21,7 @@ from jaxrnn.training import (
     Batch,
     CheckpointStore,
     Run,
+    StepMetrics,
     SteppedEpoch,
     TrainState,
     describe_divergence,
@@ -305,6 +306,24 @@ def test_a_state_of_a_longer_epoch_is_refused():
         ValueError, match="the state is at batch 10, but this epoch has only 8 batches: the state was saved with"
     ):
         fit(Run.create(state), shorter, evaluate, epochs=1)
+
+
+def test_an_epoch_that_is_a_plain_function_is_saved_after_so_many_steps():
+    optimizer = make_optimizer("sgd", 0.1)
+    saved = []
+
+    class Noting:
+        def save(self, step, arrays, record=None):
+            saved.append(int(arrays["state"].step))
+
+    def epoch(state):
+        return state.replace(step=state.step + 3), StepMetrics(jnp.zeros(()), jnp.zeros(()))
+
+    for every, wanted in ((1, [3, 6, 9, 12]), (4, [6, 9, 12]), (6, [6, 12]), (100, [])):
+        saved.clear()
+        run = Run.create(TrainState.create(jnp.ones(2), optimizer))
+        fit(run, epoch, epochs=4, checkpoints=Noting(), save_every=None, save_every_steps=every)
+        assert saved in (wanted, [*wanted, 12])  # the last state is always saved
 
 
 @pytest.mark.parametrize("name", ["epochs", "save_every_steps", "max_skipped"])
