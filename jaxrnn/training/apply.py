@@ -104,13 +104,13 @@ def with_key(apply: Apply, key: Array) -> Apply:
     except (TypeError, ValueError):  # a callable whose parameters are not known
         return apply
     parameter = parameters.get("key")
-    by_name = parameter is not None and (
-        parameter.kind is parameter.KEYWORD_ONLY
-        # The first three are the parameters of the model, the inputs and the carry.
-        or (parameter.kind is parameter.POSITIONAL_OR_KEYWORD and list(parameters).index("key") >= 3)
-    )
+    if parameter is None or parameter.default is not None:
+        return apply
+    by_name = parameter.kind is parameter.KEYWORD_ONLY
+    if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
+        by_name = list(parameters).index("key") >= 3  # after the model's parameters, the inputs and the carry
     call: Any = apply
-    return partial(call, key=key) if by_name and parameter.default is None else apply
+    return partial(call, key=key) if by_name else apply
 
 
 def held_leaves(params: Any) -> list[bool]:
