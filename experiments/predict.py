@@ -204,7 +204,7 @@ def load_run(
 
 def predict(settings: Settings) -> None:
     for name in ("id_column", "time_column", "aggregate", "future", "sample_paths"):
-        if getattr(settings, name) is not None:
+        if getattr(settings, name) is not None and (settings.run / runs.CONFIG).exists():
             raise ValueError(
                 f"{option(name)} needs a run with --horizon, but {settings.run} forecasts a single step"
             )

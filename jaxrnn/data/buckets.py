@@ -64,9 +64,15 @@ class Buckets:
         Sequences that are longer than every bucket get one more, of the length of the longest.
 
         Raises:
-          ValueError: the sequences differ in more than length.
+          ValueError: the sequences differ in more than length, among each other or from those of the buckets.
         """
         _check_alike(sequences)
+        for one, own in zip(sequences[:1], self.sequences[:1]):
+            if np.shape(one)[1:] != np.shape(own)[1:]:
+                raise ValueError(
+                    f"a step of these sequences has the shape {np.shape(one)[1:]}, but one of the buckets' "
+                    f"sequences {np.shape(own)[1:]}"
+                )
         longest = max((len(sequence) for sequence in sequences), default=0)
         more = (longest,) if longest > self.lengths[-1] else ()
         return Buckets(sequences, self.lengths + more, self.batch_size)

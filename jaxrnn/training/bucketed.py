@@ -77,6 +77,8 @@ def make_bucketed_epoch(
     targets = np.asarray(targets)
     if len(targets) != len(buckets.sequences):
         raise ValueError(f"there are {len(buckets.sequences)} sequences, but {len(targets)} targets")
+    if targets.dtype.kind in "OUS":
+        raise ValueError(f"targets must be numbers, such as those of classes, not {targets.dtype}")
     empty = [number for number, sequence in enumerate(buckets.sequences) if not len(sequence)]
     if empty:
         raise ValueError(f"sequences {empty[:5]} have no steps, so there is nothing to learn from: leave them out")

@@ -16,7 +16,8 @@ from jaxrnn.training.step import Loss
 def cross_entropy(*, label_smoothing: float = 0.0, class_weights: Sequence[float] | None = None) -> Loss:
     """Make a cross-entropy loss ``(logits [*batch, classes], targets) -> losses [*batch]``.
 
-    The targets are the numbers of the classes, integers ``[*batch]``, or probabilities ``[*batch, classes]``.
+    The targets are the numbers of the classes, integers ``[*batch]``, or probabilities ``[*batch, classes]``. The
+    loss of a number that is not from 0 to classes - 1 is NaN: a class that does not exist cannot be learned.
     Equal arguments give the same function, so compiled programs that use it are shared.
 
     Args:
@@ -55,7 +56,9 @@ def _cross_entropy(label_smoothing: float, class_weights: tuple[float, ...] | No
             raise ValueError(f"there are {len(class_weights)} class_weights, but {classes} classes")
         wanted = jax.nn.one_hot(targets, classes, dtype=logits.dtype) if numbers else targets
         losses = optax.losses.softmax_cross_entropy(logits, optax.smooth_labels(wanted, label_smoothing))
-        return losses if class_weights is None else losses * (wanted @ jnp.asarray(class_weights, wanted.dtype))
+        if class_weights is not None:
+            losses *= wanted @ jnp.asarray(class_weights, wanted.dtype)
+        return jnp.where((targets >= 0) & (targets < classes), losses, jnp.nan) if numbers else losses
 
     return loss
 

@@ -181,7 +181,8 @@ def describe_divergence(run: Run) -> str:
     problem = f"the last {skipped} steps were not" if skipped else "the loss was not"
     return (
         f"{problem} finite in epoch {epoch}{_at_rate(run.state)}: the run stopped. "
-        f"Look for values that are not finite in the data; if there are none, try a smaller learning rate or "
+        f"Look in the data for values that are not finite, and for numbers of classes that the model does not "
+        f"have; if there are none, try a smaller learning rate or "
         f"gradient clipping."
     )
 

@@ -136,7 +136,8 @@ def _initial(optimizer: optax.GradientTransformation, params: Any) -> optax.OptS
     leaves = jax.tree.leaves(params)
     if all(isinstance(x, Array) and not isinstance(x, Tracer) and len(x.devices()) == 1 for x in leaves):
         with contextlib.suppress(Exception):  # an error that has another cause is raised again
-            return jax.jit(optimizer.init, **options_for_one_call())(params)
+            # Also arguments that only have a shape to give say on which device the state is.
+            return jax.jit(optimizer.init, keep_unused=True, **options_for_one_call())(params)
     return optimizer.init(params)
 
 

@@ -152,7 +152,9 @@ def take_step(
     """The second half of :func:`train_step`: the optimiser's step, or none if the gradient is not finite."""
     value, grads, carry, bad_carries = found
     grad_norm = global_norm(grads)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    # Some optimisers look at the loss, such as optax.contrib.reduce_on_plateau.
+    with_loss = optax.with_extra_args_support(optimizer)
+    updates, opt_state = with_loss.update(grads, state.opt_state, state.params, value=value)
     params = optax.apply_updates(state.params, updates)
     if any(held_leaves(state.params)):
         params, opt_state = _kept(state.params, params), _of_types(state.opt_state, opt_state)

@@ -106,5 +106,7 @@ def test_other_sequences_must_be_alike_too():
     for others in ([np.zeros((2, 2)), np.zeros((2, 1))], [np.zeros((2, 2), int), np.full((2, 2), 0.7)]):
         with pytest.raises(ValueError, match="may only differ in length"):
             buckets.of(others)
+    with pytest.raises(ValueError, match=r"has the shape \(1,\), but one of the buckets' sequences \(2,\)"):
+        buckets.of([np.zeros((2, 1))])
     with pytest.raises(ValueError, match="there are no sequences, so there are no outputs"):
         training.bucketed_outputs(lambda params, inputs, carry: (carry, inputs), {}, buckets.of([]))

@@ -201,7 +201,7 @@ def test_options_of_a_training_are_refused_where_nothing_is_trained(finished, tm
     assert "--run trains nothing, so it does not take --epochs, --resume" in capsys.readouterr().err
 
 
-def test_texts_are_classified(tmp_path):
+def test_texts_are_classified(tmp_path, capsys):
     pytest.importorskip("sklearn")
     path, out = texts(tmp_path / "films.csv"), tmp_path / "run"
     assert datasets.read(path, "text", "label") == datasets.read(texts(tmp_path / "films.jsonl"), "text", "label")
@@ -228,6 +228,12 @@ def test_texts_are_classified(tmp_path):
         expected = [float(answer[f"probability of {name}"]) for name in json.loads(metadata["classes"])]
         np.testing.assert_allclose(session.run(None, feed)[0][0], expected, atol=0.01)  # here in float32
     assert classify.main([*command, "--label-column", "label"]) == 2  # asked for, and not there
+    new.write_text("text,label\na fine story,good\na dull one,0\n", encoding="utf-8")
+    capsys.readouterr()
+    assert classify.main([*command[:-1], str(tmp_path / "more")]) == 0
+    said = capsys.readouterr().out
+    assert "of the 1 examples with a known label" in said
+    assert "1 labels of the file, such as '0', are none of the run's" in said and "the run knows bad, good" in said
 
 
 def test_the_data_sets_of_packages_are_found(tmp_path, monkeypatch, capsys):

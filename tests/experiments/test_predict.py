@@ -25,8 +25,9 @@ def test_predict_forecasts_another_series_with_the_run_s_scaling(waves, tmp_path
     capsys.readouterr()
     assert predict.main([str(out), "--series", str(longer), "--column", "depth"]) == 2
     assert "available in" in capsys.readouterr().err
-    assert predict.main([str(tmp_path / "nothing")]) == 2
-    assert "holds no run" in capsys.readouterr().err
+    for more in ([], ["--sample-paths", "3"]):
+        assert predict.main([str(tmp_path / "nothing"), *more]) == 2
+        assert "holds no run" in capsys.readouterr().err
 
 
 def test_predict_replaces_no_file_unasked(finished, tmp_path, capsys):

@@ -57,6 +57,13 @@ def test_rows_that_fill_up_a_batch_do_not_count():
     assert buckets.num_batches == epoch.steps > 37 / 8
 
 
+def test_names_are_no_targets():
+    buckets = bucket_by_length(SEQUENCES, batch_size=8)
+    optimizer = training.make_optimizer("sgd", 0.1)
+    with pytest.raises(ValueError, match="targets must be numbers, such as those of classes, not <U1"):
+        training.make_bucketed_epoch(Linear(), optimizer, training.cross_entropy(), buckets, np.array(["a"] * 37))
+
+
 def test_a_longer_sequence_gets_a_bucket_of_its_own():
     buckets = bucket_by_length(SEQUENCES, batch_size=8, num_buckets=4).of(
         [np.zeros((400, 2), np.float32), SEQUENCES[0]]

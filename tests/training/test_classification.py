@@ -24,6 +24,12 @@ def test_cross_entropy_is_its_formula(smoothing, weights):
     assert training.cross_entropy(label_smoothing=smoothing, class_weights=weights) is loss
 
 
+def test_classes_that_do_not_exist_have_no_loss():
+    labels = jnp.array([0, 3, 4, -1])  # of four classes
+    losses = training.cross_entropy()(jnp.asarray(LOGITS[:4]), labels)
+    assert np.isnan(losses).tolist() == [False, False, True, True]
+
+
 def test_probabilities_are_targets_too():
     wanted = RNG.dirichlet(np.ones(4), size=20)
     found = training.cross_entropy()(jnp.asarray(LOGITS), jnp.asarray(wanted))

@@ -113,6 +113,13 @@ def test_an_optimizer_may_look_at_the_values_of_its_parameters():
     state: Any = training.TrainState.create(jnp.arange(4.0), optimizer)
     assert float(state.opt_state["largest"]) == 3.0
 
+    def masked(params):
+        return {"n": jnp.sum(params[params > 0])}
+
+    optimizer = optax.GradientTransformation(masked, optimizer.update)
+    state = training.TrainState.create(jnp.arange(4.0), optimizer)
+    assert float(state.opt_state["n"]) == 6.0
+
     def wrong(params):
         raise TypeError("no such parameters")
 

@@ -14,7 +14,7 @@ CODE = """
 import sys
 import jax
 jax.config.update("jax_num_cpu_devices", 8)
-import jax.numpy as jnp, numpy as np
+import jax.numpy as jnp, numpy as np, optax
 from flax import nnx
 import jaxrnn
 from jaxrnn import data, training
@@ -73,6 +73,13 @@ def train(kind, mesh):
     devices = len(jax.tree.leaves(state.params)[0].sharding.device_set)
     assert devices == (1 if mesh is None else 8), devices
     return jax.device_get((state.params, state.carry, [row["loss"] for row in run.history]))
+
+# The optimiser's state is where the parameters are, also if they are on another device than the first.
+second = training.TrainState.create(jax.device_put(params, jax.devices()[1]), optax.adam(1e-2))
+assert {leaf.devices().pop().id for leaf in jax.tree.leaves(second.opt_state) if leaf.ndim} == {1}
+apart = {number: jax.device_put(np.ones(3), jax.devices()[number]) for number in range(2)}
+state = training.TrainState.create(apart, optax.contrib.schedule_free_adamw(1e-2))
+assert {leaf.devices().pop().id for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim} == {0, 1}
 
 for kind in ("windowed", "stateful", "streamed"):
     one, eight = train(kind, None), train(kind, mesh)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -343,3 +344,15 @@ def test_a_rate_is_not_read_or_set_where_there_is_none():
 def test_a_wrong_optimizer_is_an_error(name, rate, clip, message):
     with pytest.raises(ValueError, match=message):
         make_optimizer(name, rate, clip_norm=clip)
+
+
+def test_an_optimizer_may_look_at_the_loss():
+    optimizer = optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau(factor=0.5, patience=1, cooldown=0))
+    apply, params = pure_apply(model)
+    step = make_train_step(apply, optimizer)
+    state = TrainState.create(params, optimizer)
+    batch = Batch(SERIES[None, :WINDOW], SERIES[WINDOW : WINDOW + 1], jnp.ones(1))
+    for _ in range(4):
+        state, metrics = step(state, batch._replace(targets=jnp.full((1, 1), 1e6)))  # cannot be reached
+    plateau: Any = state.opt_state
+    assert float(plateau[1].best_value) <= float(metrics.loss) * 1.01 and np.isfinite(metrics.loss)

@@ -136,6 +136,11 @@ def classify_with(folder: Path, settings: Settings) -> None:
     right = [classes[p] == one for p, one in zip(probabilities.argmax(axis=1), labels) if one in classes]
     if right:
         say(f"{100 * np.mean(right):.1f} % of the {len(right)} examples with a known label are right")
+    if unknown := sorted({str(one) for one in labels if one and one not in classes}):
+        say(
+            f"{len(unknown)} labels of the file, such as {unknown[0]!r}, are none of the run's, so their examples "
+            f"were not compared; the run knows {', '.join(map(str, classes))}"
+        )
     count = len(trained.networks)
     mean = "one network says" if count == 1 else f"the mean of {count} networks says"
     if count < config.members:
