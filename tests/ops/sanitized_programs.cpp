@@ -12,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-#if defined(__AMX_BF16__)
+#if defined(JAXRNN_TILES)
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -119,7 +119,7 @@ std::vector<float> results(const Setup& s, int parts, int step_parts, bool by_un
 }  // namespace
 
 int main() {
-#if defined(__AMX_BF16__)
+#if defined(JAXRNN_TILES)
   if (syscall(SYS_arch_prctl, 0x1023, 18)) return 2;  // as find_tiles in instruction_set.h
 #endif
   int number = 0, wrong = 0;

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,14 +20,12 @@ from jaxrnn.training import (
     Batch,
     TrainState,
     huber,
-    learning_rate_of,
     make_optimizer,
     make_sequential_epoch,
     make_train_step,
     make_windowed_epoch,
     pure_apply,
     train_step,
-    with_learning_rate,
 )
 from jaxrnn.training.optimizers import global_norm
 
@@ -308,51 +305,3 @@ def test_the_average_of_parameters_follows_them():
         expected = jax.tree.map(lambda a, p, d=decay: d * a + (1 - d) * p, expected, state.params)
     assert_trees_close(state.average, expected)
     assert state.best_guess is state.average
-
-
-def test_the_learning_rate_can_be_read_and_set():
-    optimizer = make_optimizer("adam", 0.5)
-    state = with_learning_rate(TrainState.create({"w": jnp.ones(2)}, optimizer), 0.125)
-    assert learning_rate_of(state) == 0.125
-
-
-def test_a_rate_is_not_set_where_a_schedule_would_replace_it():
-    optimizer = make_optimizer("sgd", optax.cosine_decay_schedule(0.5, 10))
-    state = TrainState.create({"w": jnp.ones(2)}, optimizer)
-    assert learning_rate_of(state) == 0.5
-    with pytest.raises(ValueError, match=r"from a schedule, which would replace learning_rate=0\.125"):
-        with_learning_rate(state, 0.125)
-
-
-def test_a_rate_is_not_read_or_set_where_there_is_none():
-    state = TrainState.create({"w": jnp.ones(2)}, optax.adam(0.1))
-    for call in (learning_rate_of, functools.partial(with_learning_rate, learning_rate=0.1)):
-        with pytest.raises(ValueError, match=r"state is a tuple without .* jaxrnn\.training\.make_optimizer"):
-            call(state)
-
-
-@pytest.mark.parametrize(
-    ("name", "rate", "clip", "message"),
-    [
-        ("sdg", 0.1, None, "unknown optimizer 'sdg'; available: sgd, adam"),
-        ("sgd", 0.0, None, "learning_rate must be a positive number, not 0.0"),
-        ("sgd", float("nan"), None, "must be a positive number, not nan"),
-        ("adam", "1e-3", None, "learning_rate must be a positive number, not '1e-3'"),
-        ("sgd", 0.1, -1.0, "clip_norm must be a positive number, or None for no clipping, not -1.0"),
-    ],
-)
-def test_a_wrong_optimizer_is_an_error(name, rate, clip, message):
-    with pytest.raises(ValueError, match=message):
-        make_optimizer(name, rate, clip_norm=clip)
-
-
-def test_an_optimizer_may_look_at_the_loss():
-    optimizer = optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau(factor=0.5, patience=1, cooldown=0))
-    apply, params = pure_apply(model)
-    step = make_train_step(apply, optimizer)
-    state = TrainState.create(params, optimizer)
-    batch = Batch(SERIES[None, :WINDOW], SERIES[WINDOW : WINDOW + 1], jnp.ones(1))
-    for _ in range(4):
-        state, metrics = step(state, batch._replace(targets=jnp.full((1, 1), 1e6)))  # cannot be reached
-    plateau: Any = state.opt_state
-    assert float(plateau[1].best_value) <= float(metrics.loss) * 1.01 and np.isfinite(metrics.loss)

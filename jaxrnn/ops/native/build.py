@@ -30,7 +30,7 @@ X86_SETS = {
 }
 """Instruction sets besides the base of the architecture."""
 
-X86_TILES = [*X86_SETS["avx512"], "-mavx512bf16", "-mamx-tile", "-mamx-bf16"]
+X86_TILES = [*X86_SETS["avx512"], "-mavx512bf16", "-mamx-tile", "-mamx-bf16", "-DJAXRNN_TILES"]
 """For programs.cpp once more, with products of bfloat16 in tile registers."""
 
 X86_LAYER_SETS = {"avx512vnni": [*X86_SETS["avx512"], "-mavx512vnni"], **X86_SETS}

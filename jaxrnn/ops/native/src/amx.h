@@ -16,7 +16,7 @@
 
 namespace jaxrnn::JAXRNN_ISA {
 
-#if !defined(__AMX_BF16__)
+#if !defined(JAXRNN_TILES)
 
 template <class T>
 using Side = T;  // the numbers on both sides of a product

@@ -6,7 +6,7 @@
 #include "amx.h"
 #include "gradients.h"
 
-#if defined(__AMX_BF16__)
+#if defined(JAXRNN_TILES)
 
 namespace jaxrnn::JAXRNN_ISA {
 

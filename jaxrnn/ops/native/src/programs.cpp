@@ -17,7 +17,7 @@ template <class T>
 constexpr ProgramKernels<T> kKernels{ProgramWorkspace<T>::bytes, program_forward<T>, program_backward<T>};
 
 extern const ProgramKernels<float> program_kernels_f32 = kKernels<float>;
-#if !defined(JAXRNN_FLOAT32_ONLY) && !defined(__AMX_BF16__)  // sanitizers take long to compile; tiles have no doubles
+#if !defined(JAXRNN_FLOAT32_ONLY) && !defined(JAXRNN_TILES)  // sanitizers take long to compile; tiles have no doubles
 extern const ProgramKernels<double> program_kernels_f64 = kKernels<double>;
 #endif
 

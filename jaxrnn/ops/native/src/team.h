@@ -28,6 +28,8 @@ namespace jaxrnn {
 inline void pause_thread() {
 #if defined(__x86_64__) || defined(__i386__)
   __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
 #endif
 }
 

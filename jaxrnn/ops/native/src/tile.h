@@ -15,7 +15,7 @@
 namespace jaxrnn::JAXRNN_ISA {
 
 // Rows in a tile of N vectors. Accumulators, a panel's vectors and one broadcast then just fit into the registers.
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int kRows[5] = {0, 12, 12, 8, 6};  // of 32 registers
 #else
 constexpr int kRows[5] = {0, 6, 6, 4, 3};  // of 16 registers
