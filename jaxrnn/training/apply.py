@@ -114,7 +114,9 @@ def with_key(apply: Apply, key: Array) -> Apply:
 
 
 def held_leaves(params: Any) -> list[bool]:
-    """Of every leaf, whether training must not change it: it is of a variable that is no ``nnx.Param``.
+    """Of every leaf, whether training must not change it.
+
+    That is a leaf of a variable that is no ``nnx.Param``, or an array that is itself an attribute of a module.
 
     Raises:
       ValueError: a leaf that may change has no gradient, since it holds integers.
@@ -122,13 +124,15 @@ def held_leaves(params: Any) -> list[bool]:
     >>> held_leaves({"kernel": nnx.Param(jnp.ones(2)), "mean": nnx.Variable(jnp.zeros(2))})
     [False, True]
     """
-    held = []
-    for path, node in jax.tree.leaves_with_path(params, is_leaf=lambda node: isinstance(node, nnx.Variable)):
-        fixed = isinstance(node, nnx.Variable) and not isinstance(node, nnx.Param)
+    held, nodes = [], jax.tree.leaves_with_path(params, is_leaf=lambda node: isinstance(node, nnx.Variable))
+    of_model = isinstance(params, nnx.State) and any(isinstance(node, nnx.Variable) for _, node in nodes)
+    for path, node in nodes:
+        fixed = of_model if not isinstance(node, nnx.Variable) else not isinstance(node, nnx.Param)
         leaves = jax.tree.leaves(node)
-        if not fixed and not all(jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) for leaf in leaves):
+        dtypes = [jnp.result_type(leaf) for leaf in leaves]
+        if not fixed and not all(jnp.issubdtype(dtype, jnp.inexact) for dtype in dtypes):
             raise ValueError(
-                f"{jax.tree_util.keystr(path)} of the parameters has the dtype {leaves[0].dtype}, so it has no "
+                f"{jax.tree_util.keystr(path)} of the parameters has the dtype {dtypes[0]}, so it has no "
                 f"gradient: keep what is not learned in an nnx.Variable that is no nnx.Param"
             )
         held += [fixed] * len(leaves)

@@ -236,7 +236,8 @@ class _Pace:
     def __init__(self, run: Run, save_every: float | None, save_every_steps: int | None):
         self.steps = 1  # the first call compiles; the second is timed
         self._save_every, self._save_every_steps = save_every, save_every_steps
-        self._calls, self._step = 0, int(local(run.state.step))
+        self._calls, self._step = 0, 0
+        self.done(run)
         self._saved_at, self._saved_step = time.perf_counter(), self._step
 
     def advance(self, run: Run, epoch: SteppedEpoch) -> tuple[bool, int, StepMetrics]:
@@ -262,7 +263,8 @@ class _Pace:
 
     def done(self, run: Run) -> None:
         """Some steps were run by a plain function."""
-        self._step = int(local(run.state.step))
+        if self._save_every_steps is not None:
+            self._step = int(local(run.state.step))
 
     def save_is_due(self, run: Run) -> bool:
         due = self._save_every is not None and time.perf_counter() - self._saved_at > self._save_every

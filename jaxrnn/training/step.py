@@ -156,12 +156,13 @@ def take_step(
     with_loss = optax.with_extra_args_support(optimizer)
     updates, opt_state = with_loss.update(grads, state.opt_state, state.params, value=value)
     params = optax.apply_updates(state.params, updates)
-    if any(held_leaves(state.params)):
-        params, opt_state = _kept(state.params, params), _of_types(state.opt_state, opt_state)
     average = state.average
     if average is not None:
         decay = jnp.minimum(average_decay, (1 + state.step) / (10 + state.step))
         average = jax.tree.map(lambda a, p: (decay * a + (1 - decay) * p).astype(a.dtype), average, params)
+    if any(held := held_leaves(state.params)):
+        opt_state = _of_types(state.opt_state, opt_state)
+        params, average = _kept(held, state.params, params), _kept(held, state.average, average)
     skipped = jnp.zeros_like(state.skipped_in_a_row)
     if skip_non_finite:
         fine = jnp.isfinite(value) & jnp.isfinite(grad_norm) & (bad_carries == 0)
@@ -182,11 +183,11 @@ def take_step(
     return new_state, StepMetrics(value, grad_norm)
 
 
-def _kept(old: Any, new: Any) -> Any:
+def _kept(held: list[bool], old: Any, new: Any) -> Any:
     """The new parameters, but the old values of what is not learned: weight decay would change it too."""
     leaves, treedef = jax.tree.flatten(old)
-    pairs = zip(leaves, jax.tree.leaves(new), held_leaves(old))
-    return jax.tree.unflatten(treedef, [o if held else n for o, n, held in pairs])
+    of_each = zip(leaves, jax.tree.leaves(new), held)
+    return jax.tree.unflatten(treedef, [o if fixed else n for o, n, fixed in of_each])
 
 
 def _of_types(old: Any, new: Any) -> Any:

@@ -111,6 +111,8 @@ def test_only_parameters_are_learned(optimizer):
     assert jax.tree.map(jax.typeof, state) == before
     found: Any = state.params
     assert found["scale"][...] == 3 and found["places"][...].tolist() == [0, 1]
+    average: Any = state.average
+    assert average["scale"][...] == 3 and average["places"][...].tolist() == [0, 1]
     assert not np.array_equal(found["head"]["kernel"][...], params["head"]["kernel"][...])
 
     def loss(kernel):  # the same gradient as of a model without these variables
@@ -120,6 +122,24 @@ def test_only_parameters_are_learned(optimizer):
 
     gradient = jax.grad(loss)(params["head"]["kernel"][...])
     assert float(jnp.linalg.norm(gradient)) <= float(metrics.grad_norm)
+
+
+def test_arrays_of_a_model_that_are_no_variables_are_not_learned():
+    class Shifted(nnx.Module):
+        def __init__(self, rngs: nnx.Rngs):
+            self.head = nnx.Linear(1, 1, rngs=rngs)
+            self.mean = jnp.array([3.0])
+
+        def __call__(self, inputs):
+            return self.head(inputs[:, -1] - self.mean)
+
+    apply, params = training.pure_apply(Shifted(nnx.Rngs(0)))
+    batch = training.Batch(jnp.ones((4, 5, 1)), jnp.ones((4, 1)), jnp.ones(4))
+    state = training.TrainState.create(params, OPTIMIZER)
+    state, _ = training.make_train_step(apply, OPTIMIZER)(state, batch)
+    found: Any = state.params
+    assert found["mean"].tolist() == [3]
+    assert not np.array_equal(found["head"]["kernel"][...], params["head"]["kernel"][...])
 
 
 def test_a_parameter_of_integers_is_named():
