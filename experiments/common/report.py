@@ -1,6 +1,8 @@
 """The messages, progress lines and tables of the experiments."""
 
+import contextlib
 import io
+import os
 import signal
 import sys
 import time
@@ -64,6 +66,10 @@ def digits(value: float) -> str:
 
 def discard_output() -> None:
     """From now on, nothing is written to stdout, because nobody reads it any more."""
+    with contextlib.suppress(OSError, AttributeError):  # an output that is no file
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())  # for what Python still writes at its end
+        os.close(nowhere)
     sys.stdout = io.StringIO()
 
 
