@@ -115,6 +115,16 @@ class BatchPlan(NamedTuple):
 
 def begin(state: TrainState, initial_carry: Any = None, new_pass: Array | bool = True) -> TrainState:
     """Reset the totals if the state is at the start of an epoch, and the carry if a new pass begins with it."""
+    if initial_carry is None and state.carry is not None:
+        raise ValueError(
+            "the state has a carry, but this epoch passes none on: make the state without one, "
+            "TrainState.create(params, optimizer)"
+        )
+    if initial_carry is not None and state.carry is None:
+        raise ValueError(
+            "the state has no carry, which this epoch passes on: make it with one, "
+            "TrainState.create(params, optimizer, carry=initial_carry)"
+        )
     first = state.position == 0
     totals = jax.tree.map(lambda new, old: jnp.where(first, new, old), Totals.zero(), state.totals)
     from_here = first & new_pass

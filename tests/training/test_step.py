@@ -258,6 +258,20 @@ def test_a_stateless_step_has_no_memory():
     assert float(first.loss) == float(second.loss)
 
 
+def test_a_state_must_have_a_carry_where_one_is_passed_on_and_only_there():
+    apply, params = pure_apply(lambda: model(every_step=True))
+    optimizer = make_optimizer("sgd", 0.1)
+    carry, _ = apply(params, FEATURES[None, :WINDOW], None)
+    with_carry, without = (TrainState.create(params, optimizer, carry=c) for c in (carry, None))
+    arrays = (apply, optimizer, huber, FEATURES, TARGETS)
+    stateful = make_sequential_epoch(*arrays, jnp.array([[0], [5]]), window=WINDOW, initial_carry=carry)
+    stateless = make_windowed_epoch(*arrays, jnp.arange(5), window=WINDOW, batch_size=5, every_step=True)
+    with pytest.raises(ValueError, match=r"has no carry, .* carry=initial_carry"):
+        stateful(without)
+    with pytest.raises(ValueError, match="has a carry, but this epoch passes none on"):
+        stateless(with_carry)
+
+
 def test_clipping_bounds_the_step_and_not_the_reported_norm():
     apply, params = pure_apply(model())
     batch = Batch(FEATURES[None, :5], TARGETS[None, 4] + 100, jnp.ones(1))
