@@ -99,8 +99,7 @@ def run_layers(
             lasts = [_last(graph, one, lengths, reverse) for one, reverse in zip(outputs, layer.reverses)]
             result = layer.merge(graph, lasts)
             if layer.skip:
-                reverse = layer.reverses == (True,)
-                result = graph.add("Add", result, _last(graph, sequence, lengths, reverse))
+                result = graph.add("Add", result, _last_read(graph, layer, sequence, lengths))
             break
         result = layer.merge(graph, outputs)
         if layer.skip:
@@ -217,6 +216,17 @@ def _last(graph: Graph, sequence: str, lengths: str | None, reverse: bool) -> st
     columns = [steps, graph.add("Range", zero, batch, one)]
     places = [graph.add("Unsqueeze", column, graph.integers(1)) for column in columns]
     return graph.add("GatherND", sequence, graph.add("Concat", *places, axis=1))
+
+
+def _last_read(graph: Graph, layer: Layer, sequence: str, lengths: str | None) -> str:
+    """What a layer reads at the step computed last; of two directions, side by side, at that of each."""
+    last = _last(graph, sequence, lengths, layer.reverses == (True,))
+    forward, *backward = (cell.hidden for cell in layer.cells)
+    if not backward or forward + sum(backward) != layer.width:
+        return last
+    start, middle, end, axis = (graph.integers(n) for n in (0, forward, layer.width, -1))
+    back = graph.add("Slice", _last(graph, sequence, lengths, True), middle, end, axis)
+    return graph.add("Concat", graph.add("Slice", last, start, middle, axis), back, axis=-1)
 
 
 def _flipped(graph: Graph, sequence: str, lengths: str | None) -> str:
