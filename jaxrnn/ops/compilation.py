@@ -17,7 +17,7 @@ _LESS_OPTIMISED: dict[str, Any] = {
 def options_for_one_call() -> dict[str, Any]:
     """Options of ``jax.jit`` for a program that runs once: on a CPU, LLVM optimises less.
 
-    The initial values of a small model take about a third of the time to compile, with the same bits. Without any
+    The initial values of a small model take about half of the time to compile, with the same bits. Without any
     optimisation LLVM would not fuse products with sums, which changes the bits. Within another transformation JAX
     takes no options for a program, and raises a ValueError.
     """

@@ -150,12 +150,12 @@ def pure_apply(model: Model) -> tuple[Apply, Any]:
     train state: the keys and counters of the model's own ``nnx.Rngs`` are not used. A call of the function alone,
     as for validation, runs the model as after its ``eval()``: nothing is dropped.
 
+    Training changes only the variables that are ``nnx.Param``. Others, such as the mean and the scale of the
+    inputs in an ``nnx.Variable``, are kept.
+
     Args:
       model: a model, or a function that makes one. A function starts faster: all initialisers are compiled as one
         program instead of one by one. For the function alone, give ``nnx.eval_shape(make)``.
-
-    Training changes only the variables that are ``nnx.Param``. Others, such as the mean and the scale of the
-    inputs in an ``nnx.Variable``, are kept.
 
     Returns:
       The function, an :data:`Apply`, and the model's variables as an ``nnx.State``, without those of ``nnx.Rngs``.
