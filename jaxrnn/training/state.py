@@ -128,7 +128,7 @@ class TrainState:
 
 
 def _initial(optimizer: optax.GradientTransformation, params: Any) -> optax.OptState:
-    """The optimiser's first state, as one program: that takes a third of the time of its many small ones.
+    """The optimiser's first state, as one program: that takes a fifth of the time of its many small ones.
 
     One by one they also serve parameters on several devices, where the state must be too, other transformations,
     and an optimiser that looks at values of its parameters.
