@@ -1,10 +1,13 @@
 """How a program that runs once is compiled."""
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
+from jax.core import Tracer
 
 from jaxrnn.ops.dispatch import platform_of
+from jaxrnn.ops.native.threefry import lowering_parameters
 
 _LESS_OPTIMISED: dict[str, Any] = {
     "xla_backend_optimization_level": 1,
@@ -24,3 +27,48 @@ def options_for_one_call() -> dict[str, Any]:
     if platform_of(()) != "cpu" or jax.config.read("jax_disable_most_optimizations"):
         return {}
     return {"compiler_options": _LESS_OPTIMISED}
+
+
+def for_one_call(function: Callable[..., Any]) -> Callable[..., Any]:
+    """As ``jax.jit``, for a program that runs once: compiled as fast as possible, with the same bits.
+
+    On a CPU, JAX's random bits come from the C++ library. Within another transformation this is ``jax.jit``.
+
+    >>> normal = for_one_call(lambda key: jax.random.normal(key, (2,)))
+    >>> bool((normal(jax.random.key(0)) == jax.random.normal(jax.random.key(0), (2,))).all())
+    True
+    """
+    plain, fast, programs = jax.jit(function), jax.jit(function, **options_for_one_call()), {}
+
+    def call(*arguments: Any) -> Any:
+        leaves, treedef = jax.tree.flatten(arguments)
+        if platform_of(leaves) != "cpu" or _transforms(leaves):
+            return plain(*arguments)
+        parameters = lowering_parameters()
+        if parameters is None:
+            return fast(*arguments)
+        kind = treedef, *((jax.typeof(leaf), getattr(leaf, "sharding", None)) for leaf in leaves)
+        if kind not in programs:
+            traced: Any = fast.trace(*arguments)
+            programs[kind] = traced.lower(_private_parameters=parameters).compile()
+        try:
+            return programs[kind](*arguments)
+        except TypeError:  # what the function itself holds may come from another transformation
+            return plain(*arguments)
+
+    return call
+
+
+def _transforms(leaves: Iterable[Any]) -> bool:
+    """Whether this is called within another transformation, such as ``jax.jit`` or ``jax.vmap``."""
+    if any(isinstance(leaf, Tracer) for leaf in leaves):
+        return True
+    try:
+        jax.jit(_nothing, compiler_options=_LESS_OPTIMISED)()
+    except ValueError:  # which takes no options for a program inside
+        return True
+    return False
+
+
+def _nothing() -> tuple[()]:
+    return ()

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from jaxrnn.ops.compilation import options_for_one_call
+from jaxrnn.ops.compilation import for_one_call
 
 Apply = Callable[[Any, Array, Any], tuple[Any, Array]]
 """``(params, inputs, carry) -> (carry, predictions)``; a carry of None means the model's own initial carry.
@@ -177,7 +177,7 @@ def pure_apply(model: Model) -> tuple[Apply, Any]:
     _require_no_statistics(type(abstract), params)
     if not isinstance(model, nnx.Module):
         make = _require_maker(model)
-        params = _run_once(lambda: nnx.split(make(), nnx.RngState, ...)[2])
+        params = for_one_call(lambda: nnx.split(make(), nnx.RngState, ...)[2])()
     return _ModelApply(graphdef, type(abstract), takes_carry, _Random.of(random)), params
 
 
@@ -197,15 +197,7 @@ def make_initializer(make: Callable[..., nnx.Module]) -> Callable[..., Any]:
     >>> initial(jax.random.key(0))["head"]["kernel"].shape
     (4, 1)
     """
-    return jax.jit(lambda *arguments: nnx.split(make(*arguments), nnx.RngState, ...)[2], **options_for_one_call())
-
-
-def _run_once(function: Callable[[], Any]) -> Any:
-    options = options_for_one_call()
-    try:
-        return jax.jit(function, **options)()
-    except ValueError:  # within another transformation JAX takes no options; any other error comes again
-        return jax.jit(function)()
+    return for_one_call(lambda *arguments: nnx.split(make(*arguments), nnx.RngState, ...)[2])
 
 
 def structure(model: Model) -> tuple[Any, Any]:
@@ -234,7 +226,7 @@ def model_with(model: Model, params: Any) -> Any:
         random = given
     elif jax.tree.leaves(random) and not isinstance(model, nnx.Module):
         make = _require_maker(model)
-        random = _run_once(lambda: nnx.split(make(), nnx.RngState, ...)[1])
+        random = for_one_call(lambda: nnx.split(make(), nnx.RngState, ...)[1])()
     shapes = [
         {jax.tree_util.keystr(path): jnp.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
         for tree in (params, expected)

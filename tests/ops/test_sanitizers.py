@@ -31,6 +31,7 @@ DRIVERS = {
     TILES: "100 setups\n",
     "sanitized_linear.cpp": "128 setups\n",
     "sanitized_layers.cpp": "192 setups\n",
+    "sanitized_threefry.cpp": "7 setups\n",
 }
 """The programs to run, and what they print if nothing is wrong."""
 

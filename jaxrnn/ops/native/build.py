@@ -128,7 +128,7 @@ def build(library: Path = LIBRARY, *, all_sets: bool = False, force: bool = True
                 compile_to_object(source, *flags, f"-DJAXRNN_ISA={name}")
         include = ["-isystem", str(headers()), f'-DJAXRNN_SOURCE_HASH="{source_hash()}"', *has]
         include += [f'-DJAXRNN_BUILD_HASH="{build_hash}"']
-        for source in ("library", "program_library", "linear_library", "layers", "streaming"):
+        for source in ("library", "program_library", "linear_library", "layers", "streaming", "threefry"):
             compile_to_object(source, *include)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(_run, commands))

@@ -18,6 +18,7 @@ TARGETS = (
     "jaxrnn_linear_forward",
     "jaxrnn_linear_backward",
     "jaxrnn_quantized",
+    "jaxrnn_threefry",
 )
 
 
@@ -34,6 +35,12 @@ def why_not_loaded() -> str | None:
     return reason
 
 
+def available() -> bool:
+    """Whether the library can be used. This does not warn, since whoever asks may have no recurrence to run."""
+    return _register() is None
+
+
+@functools.cache
 def _register() -> str | None:
     from jaxrnn.ops.native.build import source_hash  # imported here, so that python -m can run the module
 
