@@ -49,6 +49,12 @@ class _PurePointwise:
     treedef: Any
     shapes: tuple[Any, ...]
 
+    def __hash__(self) -> int:
+        try:
+            return hash((self.graphdef, self.treedef, self.shapes))
+        except TypeError:  # the cell has an attribute such as a dict, which can be compared but has no hash
+            return hash((self.treedef, self.shapes))
+
     def __call__(self, params, carry, xw, rh):
         projections = jax.tree.unflatten(self.treedef, self.shapes)
         return nnx.merge(self.graphdef, projections, params).pointwise(carry, xw, rh)

@@ -1,5 +1,6 @@
 """The sLSTM cell of xLSTM."""
 
+import numbers
 from typing import Any
 
 import jax
@@ -103,6 +104,6 @@ def _forget_bias(forget_bias: str | float, units: int) -> Array:
         if forget_bias != "ramp":
             raise ValueError(f'forget_bias must be "ramp" or a number, not {forget_bias!r}')
         return jnp.linspace(3.0, 6.0, units)
-    if isinstance(forget_bias, bool) or not isinstance(forget_bias, (int, float, jax.Array)):
+    if isinstance(forget_bias, bool) or not isinstance(forget_bias, (numbers.Real, jax.Array)):
         raise ValueError(f'forget_bias must be "ramp" or a number, not {forget_bias!r}')
     return jnp.full(units, forget_bias)

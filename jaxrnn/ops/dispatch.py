@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array, lax
 from jax.core import Tracer
 
+from jaxrnn import checks
 from jaxrnn.ops import pallas
 from jaxrnn.ops.native import recurrence as native
 from jaxrnn.ops.reference import reference_recurrence
@@ -151,14 +152,15 @@ def recurrence(
         else:
             xw = jnp.where(valid[..., None], xw, 0)
     resets = checked_resets(resets, time, batch, valid)
-    if unroll is not None and (not isinstance(unroll, int) or unroll < 1):
-        raise ValueError(f"unroll must be a positive integer, not {unroll!r}")
+    unroll, reverse = checks.positive_integer_or_none("unroll", unroll), checks.flag("reverse", reverse)
     if resets is None:
         reset_carry = None
     else:
         reset_carry = initial_carry if reset_carry is None else checked_reset_carry(reset_carry, initial_carry)
     if recurrent_scale is not None:
-        recurrent_scale = lax.stop_gradient(recurrent_scale)
+        recurrent_scale = lax.stop_gradient(_floating(recurrent_scale, recurrent_kernel.dtype))
+    if recurrent_bias is not None:
+        recurrent_bias = _floating(recurrent_bias, recurrent_kernel.dtype)
     if recurrent_kernel.shape[0] == 1 and recurrent_kernel.ndim == 3:
         recurrent_kernel = recurrent_kernel[0]  # one head is no heads, to the last bit
     arrays = Recurrence(
@@ -281,6 +283,8 @@ def _check(
             f"{recurrent_kernel.shape=} must be (hidden, gates * hidden), or (heads, hidden / heads, "
             f"gates * hidden / heads), with hidden = {hidden[0]} as in the last leaf of initial_carry"
         )
+    if not jnp.issubdtype(recurrent_kernel.dtype, jnp.floating):
+        raise ValueError(f"{recurrent_kernel.dtype=} must be a floating type")
     if xw.ndim < 2 or not xw.shape[-1] or xw.shape[-1] % hidden[0]:
         raise ValueError(f"{xw.shape=} must be (time, *batch, gates * hidden) with hidden = {hidden[0]}")
     if not jnp.issubdtype(xw.dtype, jnp.floating):
@@ -295,6 +299,11 @@ def _check(
                 f"initial_carry{jax.tree_util.keystr(path)} is {leaf.dtype} {leaf.shape}, but must be a "
                 f"floating array of shape {(*batch, '...')} as {xw.shape=} has the batch {batch}"
             )
+
+
+def _floating(array: Array, dtype: Any) -> Array:
+    """The same numbers in a floating dtype: the C++ library would read a mask of bools as floats."""
+    return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(dtype)
 
 
 def valid_steps(seq_lengths: Array, time: int, batch: tuple[int, ...]) -> Array:

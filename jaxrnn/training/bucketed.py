@@ -87,8 +87,9 @@ def make_bucketed_epoch(
     def training_batch(padded: PaddedBatch) -> Batch:
         arrays: Any = (padded.inputs, padded.seq_lengths)
         inputs: Any = Sequences(*arrays)
-        # Rows that only fill up the batch repeat the first target, with weight zero.
-        rows: Any = (targets[np.maximum(padded.rows, 0)], (padded.rows >= 0).astype(np.float32))
+        # Rows that only fill up the batch repeat a target of the same batch, with weight zero.
+        real = padded.rows >= 0
+        rows: Any = (targets[np.where(real, padded.rows, padded.rows.max())], real.astype(np.float32))
         return Batch(inputs, *rows)
 
     def batches(words: list[int], first: int, stop: int) -> Iterator[Batch]:

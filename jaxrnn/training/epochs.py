@@ -204,6 +204,11 @@ def make_sequential_epoch(
     if not isinstance(parts, (int, np.integer)) or not 1 <= parts <= batches:
         raise ValueError(f"{parts=} must be an integer from 1 to {batches}, the number of batches in a pass")
     steps = batches // int(parts)
+    if not jax.tree.leaves(initial_carry):
+        raise ValueError(
+            f"initial_carry must hold arrays with the {batch} rows of {starts.shape=}, not {initial_carry!r}: "
+            f"where no carry is passed on, use make_windowed_epoch"
+        )
     for path, leaf in jax.tree_util.tree_leaves_with_path(initial_carry):
         if leaf.shape[:1] != (batch,):
             raise ValueError(
@@ -216,7 +221,8 @@ def make_sequential_epoch(
         rows = np.arange(padded(batch, mesh))
         # The rows added to fill the batch are copies of the last row and its carry, so that they stay finite.
         floating = jnp.issubdtype(features.dtype, jnp.floating)  # tokens of a text are not
-        weights = (rows < batch).astype(features.dtype if floating else np.float32)
+        # In bfloat16 a sum of weights could not count the rows of a large batch.
+        weights = (rows < batch).astype(jnp.promote_types(features.dtype, np.float32) if floating else np.float32)
         rows = np.minimum(rows, batch - 1)
         step = partial(
             train_step,

@@ -21,6 +21,9 @@ from jaxrnn.training.run import Run
 from jaxrnn.training.state import StepMetrics, TrainState
 from jaxrnn.training.stepped import Epoch, SteppedEpoch
 
+_OWN = {"epoch", "loss", "grad_norm", "skipped", "seconds"}
+"""What every row of the history has, whatever ``evaluate`` returns."""
+
 SECONDS_PER_CALL = 0.5
 """How many seconds of steps one call runs. Signals and the clock are checked between calls."""
 
@@ -83,7 +86,8 @@ def fit(
 
     Raises:
       ValueError: ``run`` is no :class:`Run`, a number is out of range, ``evaluate`` does not return ``monitor``,
-        or a mesh is given for a function that cannot be spread over it.
+        or returns a name of the history's own, ``monitor`` is neither of the training nor evaluated, or a mesh is
+        given for a function that cannot be spread over it.
       CheckpointError: ``checkpoints`` holds higher steps of an earlier run.
 
     The docstring of :mod:`jaxrnn.training` has examples.
@@ -103,6 +107,8 @@ def fit(
     if checkpoints is not None and not hasattr(checkpoints, "save"):
         raise ValueError(f"checkpoints must be a CheckpointStore, not {checkpoints!r}")
     monitor = monitor or ("loss" if evaluate is None else "valid_loss")
+    if evaluate is None and monitor not in ("loss", "grad_norm"):
+        raise ValueError(f"{monitor=} needs evaluate=, a function whose dictionary has it; or monitor the 'loss'")
     stepped = train_epoch if isinstance(train_epoch, SteppedEpoch) else None
     if mesh is not None:
         if stepped is None:
@@ -148,12 +154,21 @@ def fit(
                 evaluated = {} if evaluate is None else evaluate(run.state)
                 if not isinstance(evaluated, Mapping) or (evaluate is not None and monitor not in evaluated):
                     raise ValueError(f"evaluate must return a dictionary with {monitor=} in it, not {evaluated!r}")
+                if own := sorted(_OWN & set(evaluated)):
+                    raise ValueError(
+                        f"evaluate returned {own}, which the history has of the training itself: choose another "
+                        f"name, such as valid_loss"
+                    )
                 row = _row(run, metrics, evaluated, stepped, time.perf_counter() - began)
                 if run.stopping.update(row["epoch"], row[monitor]):
                     run.best_params = copied(local(run.state.best_guess))
                 run.history.append(row)
-                # The loss is not finite although no step was skipped: train_epoch does not skip such steps.
-                if not math.isfinite(row[monitor]) or (not in_a_row and not math.isfinite(row["loss"])):
+                # If all steps of an epoch were skipped, there is no loss, and how many those are decides. If none
+                # was, and the loss is not finite, train_epoch does not skip such steps.
+                judged = [] if in_a_row else [row["loss"]]
+                if evaluate is not None or not in_a_row:
+                    judged.append(row[monitor])
+                if not all(map(math.isfinite, judged)):
                     run.stopped = "diverged"
                 if row["skipped"] and not warned and run.stopped is None:
                     warned = True

@@ -47,7 +47,8 @@ def lr_range_test(
 ) -> LRRangeTest:
     """Train one epoch at each rate, from low to high, without resetting the parameters in between.
 
-    The test ends early when the loss is not finite, or more than ten times the lowest loss so far.
+    The test ends early when the loss is not finite, or has risen to more than ten times the lowest loss so
+    far (for a negative loss, by nine times its size).
 
     Args:
       state: a new train state whose optimiser was made by :func:`jaxrnn.training.make_optimizer` with a number as
@@ -76,6 +77,8 @@ def lr_range_test(
     >>> len(found.losses), found.suggestion in [rate / 10 for rate in found.learning_rates]
     (6, True)
     """
+    if not len(learning_rates):
+        raise ValueError("learning_rates is empty: give at least one, such as those of exponential_rates")
     rates, losses = [], []
     for rate in learning_rates:
         state, metrics = train_epoch(with_learning_rate(state, rate))
@@ -86,7 +89,7 @@ def lr_range_test(
         losses.append(loss)
         if on_epoch is not None:
             on_epoch(rate, loss)
-        if loss > 10 * min(losses):
+        if loss - min(losses) > 9 * abs(min(losses)):  # losses of likelihoods may be negative
             break
     if not rates:
         raise ValueError(f"the loss is not finite at the lowest rate, {learning_rates[0]:.3g}: start lower")

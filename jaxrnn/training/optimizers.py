@@ -11,6 +11,7 @@ import optax
 from jax import Array, lax
 
 from jaxrnn import checks
+from jaxrnn.ops.step import widen
 from jaxrnn.training.state import TrainState
 
 
@@ -59,6 +60,7 @@ def global_norm(tree: Any) -> Array:
     >>> f"{global_norm({'kernel': jnp.array([3e20]), 'bias': jnp.array([4e20])}):.3g}"
     '5e+20'
     """
+    tree = widen(tree)  # the sum of many squares overflows in float16, and stops growing in bfloat16
     norm = optax.tree.norm(tree)
     leaves = [leaf for leaf in jax.tree.leaves(tree) if leaf.size]
     if not leaves:
@@ -84,7 +86,7 @@ def _clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
         def clipped(u: Array) -> Array:
             if not jnp.issubdtype(u.dtype, jnp.inexact):  # the zeros of integers, which are not learned
                 return u
-            return lax.select(short, u, (u / norm.astype(u.dtype)) * max_norm)
+            return lax.select(short, u, ((u / norm) * max_norm).astype(u.dtype))
 
         return jax.tree.map(clipped, updates), state
 

@@ -13,6 +13,7 @@ from jax import Array
 from jax.core import Tracer
 
 from jaxrnn.ops.compilation import options_for_one_call
+from jaxrnn.ops.step import cast, widen
 
 
 class Totals(NamedTuple):
@@ -66,7 +67,8 @@ class TrainState:
       skipped_in_a_row: int32, how many steps were skipped since the last one that was taken.
       totals: sums over the steps of the running epoch or, between epochs, of the last one.
       carry: for stateful training, the carry after the last batch; otherwise None.
-      average: a running average of the parameters, or None; see :func:`jaxrnn.training.train_step`.
+      average: a running average of the parameters, in float32 or wider, or None; see
+        :func:`jaxrnn.training.train_step`.
     """
 
     params: Any
@@ -82,8 +84,10 @@ class TrainState:
 
     @property
     def best_guess(self) -> Any:
-        """The parameters to evaluate and keep: the average if there is one, otherwise ``params``."""
-        return self.params if self.average is None else self.average
+        """The parameters to evaluate and keep: the average, in their dtypes, if there is one, else ``params``."""
+        if self.average is None:
+            return self.params
+        return jax.tree.map(lambda a, p: cast(a, p.dtype), self.average, self.params)
 
     @classmethod
     def create(
@@ -119,7 +123,7 @@ class TrainState:
             skipped_in_a_row=skipped,
             totals=Totals(loss, weight, grad_norm, taken, all_skipped),
             carry=carry,
-            average=jax.tree.map(_copy, params) if average else None,
+            average=jax.tree.map(_copy, _wide(params)) if average else None,
         )
 
     def replace(self, **changes: Any) -> "TrainState":
@@ -139,6 +143,11 @@ def _initial(optimizer: optax.GradientTransformation, params: Any) -> optax.OptS
             # Also arguments that only have a shape to give say on which device the state is.
             return jax.jit(optimizer.init, keep_unused=True, **options_for_one_call())(params)
     return optimizer.init(params)
+
+
+def _wide(params: Any) -> Any:
+    """In half precision an average would stop moving: a hundredth of what is missing is below its last digit."""
+    return jax.tree.map(lambda leaf: widen(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, params)
 
 
 def _copy(leaf: Any) -> Array:

@@ -106,10 +106,11 @@ class BatchPlan(NamedTuple):
         """The position of each row's window in the epoch's order, and whether the row has a window at all.
 
         Rows without one fill up the last batch, or a batch that does not divide over the devices. They repeat the
-        last window, so that they are finite, and need the weight zero.
+        last window of their own batch, so that they hold nothing which that batch does not hold, and need the
+        weight zero.
         """
-        place = batch * self.batch_size + rows
-        filled = (rows < self.batch_size) & (place < self.windows)
+        filled = (rows < self.batch_size) & (batch * self.batch_size + rows < self.windows)
+        place = batch * self.batch_size + np.minimum(rows, self.batch_size - 1)
         return np.minimum(place, self.windows - 1), filled
 
 

@@ -226,3 +226,22 @@ def test_a_cell_without_equations_says_so():
     cell = jaxrnn.RecurrentCell(2, 3, rngs=nnx.Rngs(0))
     with pytest.raises(NotImplementedError, match=r"RecurrentCell must define pointwise\(carry, xw, rh\)"):
         cell(cell.initialize_carry((2,)), jnp.zeros(2))
+
+
+def test_a_cell_may_have_an_attribute_that_has_no_hash():
+    class Leaking(jaxrnn.SimpleRNNCell):
+        def __init__(self, *sizes, share, rngs):
+            super().__init__(*sizes, rngs=rngs)
+            self.options = {"share": share}
+
+        def pointwise(self, carry, xw, rh):
+            h = self.options["share"] * jnp.tanh(xw[0] + rh[0]) + (1 - self.options["share"]) * carry
+            return h, h
+
+    x = jnp.ones((2, 5, 3))
+    found = []
+    for share in (0.25, 0.5):
+        cell = Leaking(3, 4, share=share, rngs=nnx.Rngs(0))
+        found.append(jaxrnn.RNN(cell)(x))
+        np.testing.assert_allclose(found[-1], nnx.RNN(cell)(x), rtol=1e-5, atol=1e-6)
+    assert not np.allclose(*found)

@@ -65,6 +65,10 @@ def run(pointwise=TANH, **changes: Any):
         ({"resets": jnp.zeros((4, 2))}, "resets must be bool of shape (4, 2), not float32 (4, 2)"),
         ({"unroll": 0}, "unroll must be a positive integer, not 0"),
         ({"unroll": 1.5}, "unroll must be a positive integer, not 1.5"),
+        ({"unroll": True}, "unroll must be a positive integer, not True"),
+        ({"reverse": "no"}, "reverse must be True or False, not 'no'"),
+        ({"recurrent_kernel": jnp.eye(3, dtype=int)}, "recurrent_kernel.dtype=dtype('int32') must be a floating"),
+        ({"recurrent_kernel": jnp.eye(3, dtype=complex)}, "must be a floating type"),
         ({"seq_lengths": jnp.array([1, 2, 3])}, "seq_lengths must be integers of shape (2,), not int32 (3,)"),
         ({"seq_lengths": jnp.array([1.0, 2.0])}, "seq_lengths must be integers of shape (2,), not float32 (2,)"),
         ({"seq_lengths": jnp.array([1, 5])}, "seq_lengths must lie in 0..4 (time), but reach from 1 to 5"),
@@ -74,6 +78,22 @@ def run(pointwise=TANH, **changes: Any):
 def test_arguments_that_do_not_fit_are_refused_with_their_values(changes, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         run(**changes)
+
+
+@pytest.mark.parametrize("implementation", [None, "scan", "reference"])
+@pytest.mark.parametrize("pointwise", [TANH, lambda params, carry, xw, rh: (jnp.tanh(xw[0] + rh[0]),) * 2])
+@pytest.mark.parametrize("dtype", [bool, "int8", "int32"])
+def test_a_bias_and_a_scale_of_integers_are_numbers(implementation, pointwise, dtype):
+    given = {"recurrent_bias": np.arange(HIDDEN), "recurrent_scale": np.array([[1, 0, 1], [0, 1, 1]])}
+    found = run(
+        pointwise, implementation=implementation, **{name: jnp.asarray(a, dtype) for name, a in given.items()}
+    )
+    floats = {name: jnp.asarray(a, dtype).astype(jnp.float32) for name, a in given.items()}
+    jax.tree.map(np.testing.assert_array_equal, found, run(pointwise, implementation=implementation, **floats))
+
+
+def test_unroll_is_any_integer():
+    jax.tree.map(np.testing.assert_array_equal, run(unroll=np.int64(2), implementation="scan"), run(unroll=2))
 
 
 @pytest.mark.parametrize("implementation", ["scan", "reference"])

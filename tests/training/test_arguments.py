@@ -118,3 +118,9 @@ def test_a_loss_that_is_not_elementwise_is_refused(reduce):
     batch = training.Batch(jnp.zeros((7, 4, 1)), jnp.zeros((7, 1)), jnp.ones(7))
     with pytest.raises(ValueError, match=r"must be elementwise: of predictions \(7, 1\) it returned the shape"):
         step(training.TrainState.create(params, optimizer), batch)
+
+
+@pytest.mark.parametrize("carry", [None, ()])
+def test_a_sequential_epoch_passes_a_carry_on(carry):
+    with pytest.raises(ValueError, match=r"initial_carry must hold arrays with the 1 rows .* make_windowed_epoch"):
+        sequential(initial_carry=carry)

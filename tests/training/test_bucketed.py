@@ -57,6 +57,19 @@ def test_rows_that_fill_up_a_batch_do_not_count():
     assert buckets.num_batches == epoch.steps > 37 / 8
 
 
+def test_a_target_that_is_not_a_number_costs_its_own_batch_only():
+    skipped = []
+    for bad in (0, 20):
+        buckets = bucket_by_length(SEQUENCES, batch_size=8, num_buckets=4)
+        targets = np.ones((37, 3), np.float32)
+        targets[bad] = np.nan
+        optimizer = training.make_optimizer("sgd", 0.1)
+        epoch = training.make_bucketed_epoch(Linear(), optimizer, training.huber, buckets, targets)
+        state, _ = epoch(training.TrainState.create(jnp.ones((2, 3)), optimizer))
+        skipped.append(int(state.totals.skipped))
+    assert skipped == [1, 1]
+
+
 def test_names_are_no_targets():
     buckets = bucket_by_length(SEQUENCES, batch_size=8)
     optimizer = training.make_optimizer("sgd", 0.1)

@@ -1,5 +1,6 @@
 """Trainings of other dtypes than float32, whose states keep their dtypes, so that they can be resumed."""
 
+import math
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from flax import nnx
 import jaxrnn
 from jaxrnn import training
 from jaxrnn.data import bucket_by_length
+from jaxrnn.training.optimizers import global_norm
 
 OPTIMIZER = training.make_optimizer("sgd", 0.1)
 
@@ -25,7 +27,7 @@ def of_dtype(dtype):
     return training.pure_apply(lambda: jaxrnn.RNNForecaster(1, 4, param_dtype=dtype, rngs=nnx.Rngs(0)))
 
 
-def test_an_average_of_bfloat16_stays_bfloat16():
+def test_an_average_of_bfloat16_is_wide_and_follows_to_the_end():
     apply, params = of_dtype(jnp.bfloat16)
     state = training.TrainState.create(params, OPTIMIZER, average=True)
     before = jax.tree.map(jax.typeof, state)
@@ -34,6 +36,46 @@ def test_an_average_of_bfloat16_stays_bfloat16():
     assert jax.tree.map(jax.typeof, state) == before and np.isfinite(metrics.loss)
     average, learned = jax.tree.leaves(state.average), jax.tree.leaves(state.params)
     assert any(not np.array_equal(a, p) for a, p in zip(average, learned))
+    assert jax.tree.map(jax.typeof, state.best_guess) == jax.tree.map(jax.typeof, params)
+    state = training.TrainState.create(jnp.ones((), jnp.bfloat16), OPTIMIZER, average=True)
+    state = state.replace(params=jnp.asarray(1.203, jnp.bfloat16))
+    step = training.make_train_step(lambda params, x, carry: (carry, x + 0 * params), OPTIMIZER)
+    for _ in range(1000):  # every one moves the average by a hundredth of what is missing
+        state, _ = step(state, training.Batch(jnp.zeros((1, 1)), jnp.zeros((1, 1)), jnp.ones(1)))
+    assert state.best_guess == state.params == jnp.asarray(1.203, jnp.bfloat16)
+
+
+def test_many_rows_of_bfloat16_are_all_counted():
+    features = jnp.sin(jnp.arange(270.0))[:, None]
+    apply, params = training.pure_apply(
+        lambda: jaxrnn.RNNForecaster(1, 4, return_sequences=True, rngs=nnx.Rngs(0))
+    )
+    losses = []
+    for dtype in (jnp.float32, jnp.bfloat16):
+        _, expected = apply(params, features.astype(dtype)[np.arange(259)[:, None] + np.arange(5)], None)
+        carry = jax.tree.map(jnp.zeros_like, apply(params, jnp.zeros((259, 1, 1), dtype), None)[0])
+        epoch = training.make_sequential_epoch(
+            apply,
+            OPTIMIZER,
+            training.huber,
+            *(features.astype(dtype), features[1:], jnp.arange(259)[None]),
+            window=5,
+            initial_carry=carry,
+        )
+        _, metrics = epoch(training.TrainState.create(params, OPTIMIZER, carry=carry))
+        targets = features[1:][np.arange(259)[:, None] + np.arange(5)]
+        wanted = np.asarray(training.huber(expected.astype(jnp.float32), targets), np.float64).mean()
+        losses.append((float(metrics.loss), wanted))
+    np.testing.assert_allclose(*zip(*losses), rtol=1e-4)
+
+
+def test_the_norm_of_many_half_precision_gradients_is_finite_and_clips():
+    gradients = {"kernel": jnp.ones(100_000, jnp.float16), "bias": jnp.full(4, 2.0, jnp.float16)}
+    assert float(global_norm(gradients)) == pytest.approx(math.sqrt(100_016), rel=1e-6)
+    optimizer = training.make_optimizer("sgd", 1.0, clip_norm=1.0, momentum=0.0)
+    clipped, _ = optimizer.update(gradients, optimizer.init(gradients), gradients)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(clipped)} == {"float16"}
+    np.testing.assert_allclose(clipped["kernel"][0], -1 / math.sqrt(100_016), rtol=2e-3)
 
 
 @pytest.mark.parametrize("param_dtype", ["float32", "float64"])

@@ -19,8 +19,10 @@ from jaxrnn.training import (
     describe_divergence,
     exponential_rates,
     fit,
+    huber,
     lr_range_test,
     make_optimizer,
+    make_windowed_epoch,
 )
 
 OPTIMIZER = make_optimizer("sgd", 0.25)
@@ -195,6 +197,47 @@ def test_the_range_test_suggests_a_tenth_of_the_best_rate_and_stops_at_the_blow_
     assert found.learning_rates == pytest.approx(rates[: len(found.losses)])
     assert found.losses[-1] > 10 * min(found.losses)
     assert len(found.losses) < 50
+
+
+def test_the_range_test_reads_negative_losses_and_wants_a_rate():
+    losses = iter([-5.0, -6.0, -7.0, -6.9, 60.0, 0.0])
+    found = lr_range_test(new_run().state, lambda state: (state, metrics(next(losses))), [1, 2, 3, 4, 5, 6])
+    assert found.losses == pytest.approx([-5, -6, -7, -6.9, 60])
+    with pytest.raises(ValueError, match="learning_rates is empty"):
+        lr_range_test(new_run().state, lambda state: (state, metrics(1.0)), [])
+
+
+def test_the_monitor_must_be_there_before_anything_is_trained():
+    epoch, _ = scripted([])
+    with pytest.raises(ValueError, match="monitor='valid_loss' needs evaluate="):
+        fit(new_run(), epoch, epochs=1, monitor="valid_loss")
+    assert not epoch.ran  # pyright: ignore[reportFunctionMemberAccess]
+    assert fit(new_run(), epoch, epochs=1, monitor="grad_norm").stopping.best == 1.0
+
+
+@pytest.mark.parametrize("name", ["loss", "epoch", "skipped", "grad_norm", "seconds"])
+def test_an_evaluation_must_not_take_the_names_of_the_training(name):
+    epoch, _ = scripted([])
+    with pytest.raises(ValueError, match=rf"evaluate returned \['{name}'\], which the history has"):
+        fit(new_run(), epoch, lambda state: {"valid_loss": 1.0, name: 2.0}, epochs=1)
+
+
+@pytest.mark.parametrize("max_skipped", [3, 7])
+def test_how_many_steps_may_be_skipped_does_not_depend_on_the_length_of_an_epoch(max_skipped):
+    series = jnp.full((12, 1), jnp.nan)
+    epoch = make_windowed_epoch(
+        lambda params, x, carry: (carry, x[:, -1] * params),
+        OPTIMIZER,
+        huber,
+        *(series, series[1:], jnp.arange(4)),
+        window=3,
+        batch_size=2,
+        every_step=False,
+    )
+    run = Run.create(TrainState.create(jnp.ones(()), OPTIMIZER))
+    with pytest.warns(UserWarning, match="2 steps of epoch 1 were skipped"):
+        run = fit(run, epoch, epochs=10, max_skipped=max_skipped)
+    assert run.stopped == "diverged" and max_skipped <= int(run.state.step) <= max_skipped + 1
 
 
 def test_the_range_test_refuses_a_schedule_before_the_first_epoch():

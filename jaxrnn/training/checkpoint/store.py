@@ -162,8 +162,11 @@ class CheckpointStore:
         """Check that `restore` would return a checkpoint that is saved now at `step`.
 
         Raises:
-            CheckpointError: the folder holds a higher step that this store has neither saved nor found damaged.
+            CheckpointError: the folder holds a higher step that this store has neither saved nor found damaged; at
+                step 0, where a run has saved nothing yet, also one that this store saved for an earlier run.
         """
+        if step == 0:
+            self._saved.clear()
         others = [found for found in self._found() if found[2] not in self._saved | self._refused]
         higher = [number for number, _, folder in others if number > step and files.is_complete(folder)]
         if higher:
@@ -301,11 +304,17 @@ class CheckpointStore:
         newest = {step: folder for step, folder in loadable if files.is_complete(folder)}
         # Keep the step just saved in any case: it is below others if this run continues from an earlier step.
         kept = sorted(newest, key=lambda step: (step == saved, step))[-self.keep :]
-        for folder in {folder for _, folder in found} - {newest[step] for step in kept}:
-            trash = folder.with_name(f"{folder.name}.trash")
-            self._saved.discard(folder)
-            try:
-                os.rename(folder, trash)
-                shutil.rmtree(trash)
-            except OSError as error:
-                warnings.warn(f"step {saved} is saved, but {folder} could not be deleted: {error}", stacklevel=3)
+        deleted = {folder for _, folder in found} - {newest[step] for step in kept}
+        trash = {folder: folder.with_name(f"{folder.name}.trash") for folder in sorted(deleted, reverse=True)}
+        self._saved -= deleted
+        # All are renamed before the first is deleted, which may take long: a process that is killed meanwhile must
+        # not leave a higher step of a run that this one replaces.
+        for act in (os.rename, lambda _, renamed: shutil.rmtree(renamed)):
+            for folder in list(trash):
+                try:
+                    act(folder, trash[folder])
+                except OSError as error:
+                    warnings.warn(
+                        f"step {saved} is saved, but {folder} could not be deleted: {error}", stacklevel=3
+                    )
+                    del trash[folder]

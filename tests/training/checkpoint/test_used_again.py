@@ -119,6 +119,31 @@ class TestFit:
         assert restored.step == 12
         assert_same(restored.arrays, run.arrays)
 
+    def test_a_second_run_in_the_same_store_never_hides_behind_the_first(self, tmp_path: Path) -> None:
+        run, epoch = begin()
+        with CheckpointStore(tmp_path) as store:
+            run = fit(run, epoch, evaluate, epochs=2, checkpoints=store)
+            run = fit(run, epoch, evaluate, epochs=3, checkpoints=store)  # the same one goes on
+            with pytest.raises(CheckpointError, match="holds step 36 of an earlier run"):
+                fit(begin()[0], epoch, evaluate, epochs=1, checkpoints=store)
+        with CheckpointStore(tmp_path, overwrite=True) as store:
+            for epochs in (2, 1):
+                run = fit(begin()[0], epoch, evaluate, epochs=epochs, checkpoints=store)
+        restored = CheckpointStore(tmp_path).restore(run.arrays)
+        assert restored.step == 12
+        assert_same(restored.arrays, run.arrays)
+
+    def test_no_replaced_step_is_left_while_others_are_deleted(
+        self, store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store.save(3, small(3))
+        store.close()
+        left = []
+        monkeypatch.setattr(shutil, "rmtree", lambda path: left.append(sorted(os.listdir(store.directory))))
+        with CheckpointStore(store.directory, overwrite=True) as again:
+            again.save(1, small(7))
+        assert left[0] == ["step_00000001", "step_00000002.trash", "step_00000003.trash"]
+
     def test_a_restored_run_goes_on_in_another_store(self, tmp_path: Path) -> None:
         run, epoch = begin()
         with CheckpointStore(tmp_path) as store:
