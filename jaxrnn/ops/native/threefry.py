@@ -6,6 +6,7 @@ doi:10.1145/2063384.2063405.
 """
 
 import functools
+import inspect
 from typing import Any
 
 import jax
@@ -24,8 +25,12 @@ def _threefry(*keys_and_counts: Array) -> list[Array]:
 
 @functools.cache
 def lowering_parameters() -> Any:
-    """What ``lower`` of a traced function on a CPU takes as ``_private_parameters``; None without the library."""
-    if not available():
+    """What ``lower`` of a traced function on a CPU takes as ``_private_parameters``.
+
+    None without the library, and with a JAX in which these parameters, which are not public, have another form.
+    """
+    known = "_private_parameters" in inspect.signature(jax.stages.Traced.lower).parameters
+    if not (known and hasattr(mlir, "LoweringParameters") and available()):
         return None
     rule = mlir.lower_fun(_threefry, multiple_results=True)
     return mlir.LoweringParameters(override_lowering_rules=((threefry2x32_p, rule),))
