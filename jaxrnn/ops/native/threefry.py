@@ -7,6 +7,7 @@ doi:10.1145/2063384.2063405.
 
 import functools
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ from jax.interpreters import mlir
 from jaxrnn.ops.native.library import available
 
 
-def _threefry(*keys_and_counts: Array) -> list[Array]:
+def _threefry(*keys_and_counts: Array) -> Sequence[Array]:
     arrays = jnp.broadcast_arrays(*keys_and_counts)
     return jax.ffi.ffi_call("jaxrnn_threefry", [jax.typeof(arrays[0])] * 2)(*arrays)
 
