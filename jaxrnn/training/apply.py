@@ -171,14 +171,21 @@ def pure_apply(model: Model) -> tuple[Apply, Any]:
     >>> forecasts.shape
     (2, 1)
     """
-    abstract = _abstract(model)
-    graphdef, random, params = nnx.split(abstract, nnx.RngState, ...)
-    takes_carry = _takes_carry(type(abstract))
-    _require_no_statistics(type(abstract), params)
-    if not isinstance(model, nnx.Module):
+    applies = []
+
+    def parts(made: Any) -> Any:
+        graphdef, random, params = nnx.split(made, nnx.RngState, ...)
+        takes_carry = _takes_carry(type(made))
+        _require_no_statistics(type(made), params)
+        applies.append(_ModelApply(graphdef, type(made), takes_carry, _Random.of(random)))
+        return params
+
+    if isinstance(model, nnx.Module):
+        params = parts(model)
+    else:  # it is called once, while JAX traces its program; what is no array comes out by the list
         make = _require_maker(model)
-        params = for_one_call(lambda: nnx.split(make(), nnx.RngState, ...)[2])()
-    return _ModelApply(graphdef, type(abstract), takes_carry, _Random.of(random)), params
+        params = for_one_call(lambda: parts(make()))()
+    return applies[-1], params
 
 
 def make_initializer(make: Callable[..., nnx.Module]) -> Callable[..., Any]:
