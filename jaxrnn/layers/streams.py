@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxrnn import checks
 from jaxrnn.checks import Cell
+from jaxrnn.layers.flax_cells import is_known
 from jaxrnn.layers.rnn import RNN
 from jaxrnn.layers.stack import StackedRNN
 from jaxrnn.layers.streaming import (
@@ -72,9 +73,11 @@ class Streams:
                 f"unknown {implementation=}; available: {', '.join(IMPLEMENTATIONS)}, or None to choose"
             )
         cells = list(layer.cells) if isinstance(layer, StackedRNN) else [getattr(layer, "cell", layer)]
-        if in_features is None:
-            in_features = getattr(cells[0], "in_features", None)
-        self.in_features = checks.positive_integer("in_features", in_features)
+        reads = getattr(cells[0], "in_features", None)
+        self.in_features = checks.positive_integer("in_features", reads if in_features is None else in_features)
+        if is_known(cells[0]) and reads not in (None, self.in_features):
+            # The library would read the rows of the inputs with a wrong width.
+            raise ValueError(f"{in_features=} does not fit the first cell, which reads {reads} features")
         self._is_stack = isinstance(layer, StackedRNN)
         self._skip_connections = isinstance(layer, StackedRNN) and layer.skip_connections
         first = first_step_carry(layer, jax.ShapeDtypeStruct((1, self.in_features), jnp.float32))
