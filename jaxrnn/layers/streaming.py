@@ -30,7 +30,7 @@ from jaxrnn.layers.sequence import first_carry
 from jaxrnn.layers.stack import StackedRNN
 from jaxrnn.ops.native.layers import NativeLayer, unable_to_infer
 from jaxrnn.ops.native.streaming import NativeStep, unable_to_step
-from jaxrnn.ops.step import Carry, Projection, Recurrence
+from jaxrnn.ops.step import Carry, Projection, Recurrence, check_recurrent_bias
 
 IMPLEMENTATIONS = ("native", "jax")
 
@@ -142,6 +142,7 @@ def _native_cell(cell: Any, inputs: Any, carry: Carry) -> NativeStep | str:
     if 0 in inputs.shape:
         return f"inputs of shape {inputs.shape} are empty"
     kernel, bias = cell.recurrent_parameters(cell.compute_dtype(x))
+    check_recurrent_bias(kernel, bias)
     pointwise, params = cell.pure_pointwise()
     arrays = Recurrence(kernel, projection, carry, params, bias)
     platform = next(iter(kernel.devices())).platform

@@ -13,12 +13,16 @@ from jaxrnn.export import load_safetensors, quantize, save_safetensors, to_onnx
 from tests.export.onnx_runs import TOLERANCE, distance, run
 
 NEEDS = ("onnx", "onnxruntime", "safetensors")
+RANDOM = nnx.initializers.normal()
 X: Any = np.random.default_rng(0).normal(size=(4, 6, 3)).astype(np.float32)
 
 
-@pytest.mark.parametrize("kind", ["LSTM", "GRU", "SLSTM"])
-def test_onnx_runtime_computes_the_same(kind):
-    layers = getattr(jaxrnn, kind)(3, 8, num_heads=2, rngs=nnx.Rngs(0))
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("LSTM", {}), ("GRU", {}), ("GRU", {"use_recurrent_bias": "candidate", "bias_init": RANDOM}), ("SLSTM", {})],
+)
+def test_onnx_runtime_computes_the_same(kind, options):
+    layers = getattr(jaxrnn, kind)(3, 8, num_heads=2, **options, rngs=nnx.Rngs(0))
     (found,) = run(to_onnx(layers), X).values()
     assert distance(found, jax.jit(layers)(X)) <= TOLERANCE
 

@@ -238,6 +238,19 @@ def test_wrong_arguments_of_a_native_step(carry, inputs, message):
         step(first if carry is None else carry, inputs)
 
 
+class ShortBias(jaxrnn.GRUCell):
+    def recurrent_parameters(self, dtype):
+        kernel, bias = super().recurrent_parameters(dtype)
+        return kernel, None if bias is None else bias[:4]
+
+
+def test_a_recurrent_bias_that_is_too_short_is_not_read_beyond_its_end():
+    cell = ShortBias(3, 4, rngs=nnx.Rngs(0))
+    for run in (lambda: streaming_step(cell, X[:, 0]), lambda: jaxrnn.Streams(cell, 2)):
+        with pytest.raises(ValueError, match=re.escape("recurrent_bias.shape=(4,) must be (12,)")):
+            run()
+
+
 @pytest.mark.parametrize(
     ("implementation", "message"),
     [("native", "is not a jaxrnn.RecurrentCell"), ("scan", "available: native, jax, or None")],
