@@ -33,6 +33,24 @@ def test_a_gru_with_reset_before_has_both_products_in_heads():
     assert distance(found, jax.jit(layers)(X)) <= TOLERANCE
 
 
+class OwnDecay(jaxrnn.RecurrentCell):
+    """A cell of one's own with a parameter of three axes, which is no recurrent kernel."""
+
+    def __init__(self, in_features, hidden_features, *, rngs, **options):
+        super().__init__(in_features, hidden_features, rngs=rngs, **options)
+        self.decay = nnx.Param(jax.random.uniform(rngs(), (2, hidden_features // 2, hidden_features // 2)))
+
+    def pointwise(self, carry, xw, rh):
+        h = carry * self.decay[...].mean(1).reshape(-1) + jnp.tanh(xw[0] + rh[0])
+        return h, h
+
+
+def test_parameters_of_one_s_own_stay_as_they_are():
+    layer = jaxrnn.RNN(OwnDecay(3, 8, num_heads=2, rngs=nnx.Rngs(0)))
+    (found,) = run(to_onnx(layer), X).values()
+    assert distance(found, jax.jit(layer)(X)) <= TOLERANCE
+
+
 def test_int8_kernels_with_heads_are_near_and_can_be_stored(tmp_path):
     layers = jaxrnn.LSTM(3, 8, num_heads=2, rngs=nnx.Rngs(0))
     small = quantize(layers)
