@@ -72,7 +72,7 @@ class Streams:
             raise ValueError(
                 f"unknown {implementation=}; available: {', '.join(IMPLEMENTATIONS)}, or None to choose"
             )
-        cells = list(layer.cells) if isinstance(layer, StackedRNN) else [getattr(layer, "cell", layer)]
+        cells: list[Any] = list(layer.cells) if isinstance(layer, StackedRNN) else [getattr(layer, "cell", layer)]
         reads = getattr(cells[0], "in_features", None)
         self.in_features = checks.positive_integer("in_features", reads if in_features is None else in_features)
         if is_known(cells[0]) and reads not in (None, self.in_features):
