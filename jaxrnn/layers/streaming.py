@@ -27,7 +27,7 @@ from jaxrnn.cells.inference import is_quantized, layer_weights, platform_of
 from jaxrnn.checks import Cell
 from jaxrnn.layers.rnn import RNN, Bidirectional
 from jaxrnn.layers.sequence import first_carry
-from jaxrnn.layers.stack import StackedRNN
+from jaxrnn.layers.stack import StackedRNN, check_skip_connection
 from jaxrnn.ops.native.layers import NativeLayer, unable_to_infer
 from jaxrnn.ops.native.streaming import NativeStep, unable_to_step
 from jaxrnn.ops.step import Carry, Projection, Recurrence, check_recurrent_bias
@@ -200,9 +200,11 @@ def first_step_carry(layer: Any, inputs: Any) -> Carry:
         carry = first_carry(layer.cell if isinstance(layer, RNN) else layer, x, None)
     else:
         carries = []
-        for cell in layer.cells:
+        for number, cell in enumerate(layer.cells):
             carries.append(first_carry(cell, x, None))
             y = jax.eval_shape(lambda cell=cell, x=x: cell(carries[-1], x[0])[1])
+            if layer.skip_connections and number > 0:
+                check_skip_connection(number, x.shape[1:], y.shape)
             x = jnp.zeros((1, *y.shape), y.dtype)
         carry = tuple(carries)
     return jax.tree.map(jnp.array, carry)  # copies, because a buffer that two parts share cannot be donated

@@ -249,6 +249,11 @@ def test_what_cannot_be_exported_is_named():
             {},
             'the merge <lambda> cannot be exported to ONNX, only "concat"',
         ),
+        (
+            jaxrnn.LSTM(3, (4, 1), skip_connections=True, rngs=r),
+            {},
+            "skip_connections need layers of one width, but layer 1 reads 4 features and returns 1",
+        ),
         (jaxrnn.LSTM(3, 4, num_layers=2, dropout=0.5, rngs=r), {}, "training with dropout"),
         (jaxrnn.RNNForecaster(rngs=r), dict(seq_lengths=True), "seq_lengths=True needs a model"),
         (jaxrnn.RNNForecaster(rngs=r), dict(resets=True), "resets=True needs a model"),

@@ -127,6 +127,10 @@ def both_directions() -> jaxrnn.Bidirectional:
     return jaxrnn.Bidirectional(forward, backward)
 
 
+def uneven() -> jaxrnn.StackedRNN:
+    return jaxrnn.LSTM(3, (5, 4), skip_connections=True, rngs=nnx.Rngs(0))
+
+
 def test_inputs_may_be_a_list():
     cell = jaxrnn.GRUCell(3, 4, rngs=nnx.Rngs(0))
     step, carry = streaming_step(cell, [[1.0, 2.0, 3.0]])
@@ -142,12 +146,18 @@ def test_inputs_may_be_a_list():
         (both_directions, "a Bidirectional cannot be streamed"),
         (lambda: jaxrnn.GRU(3, 4, num_layers=2, dropout=0.5, rngs=nnx.Rngs(0)), "eval"),
         (lambda: jaxrnn.GRU(3, 4, recurrent_dropout=0.5, rngs=nnx.Rngs(0)), "eval"),
+        (uneven, "skip_connections need layers of one width, but layer 1 reads 5 features and returns 4"),
         (lambda: nnx.Linear(3, 4, rngs=nnx.Rngs(0)), "not a Linear"),
     ],
 )
 def test_what_cannot_be_streamed_is_said(layer, message):
     with pytest.raises(ValueError, match=message):
         streaming_step(layer(), X[:, 0])
+    if layer is uneven:
+        with pytest.raises(ValueError, match=message):
+            jaxrnn.Streams(layer(), 2)
+        with pytest.raises(ValueError, match=message):
+            layer()(X)
 
 
 def test_dropout_that_is_off_does_not_matter():
