@@ -266,3 +266,5 @@ def test_what_cannot_be_exported_is_named():
             to_onnx(model, **options)
     with jax.enable_x64(True), pytest.raises(ValueError, match="float64"):
         to_onnx(jaxrnn.RNN(cell(jaxrnn.GRUCell, param_dtype=jnp.float64)))
+    with jax.enable_x64(True), pytest.raises(ValueError, match=r"computes in float64 \(cells\.0\)"):
+        to_onnx(jaxrnn.LSTM(3, 4, dtype=jnp.float64, rngs=nnx.Rngs(0)))
