@@ -44,7 +44,8 @@ class Streams:
 
     Raises:
       ValueError: an argument is invalid, the layer needs later steps (it is bidirectional or has ``reverse``), it
-        is training with dropout, or ``implementation`` cannot run it; the message says why.
+        is training with dropout, a cell changes variables of its own, or ``implementation`` cannot run it; the
+        message says why.
 
     >>> import jaxrnn, numpy as np
     >>> from flax import nnx
@@ -89,6 +90,8 @@ class Streams:
             if reason is not None and implementation == "native":
                 raise ValueError(f'implementation="native": {reason}')
         self._step = step_of_layer(layer)
+        if not self._layers:  # a step that cannot be compiled is refused now, and not later
+            jax.eval_shape(self._step, first, jax.ShapeDtypeStruct((1, self.in_features), jnp.float32))
         self._carry: Carry = None
         self.reset()
 

@@ -248,6 +248,69 @@ def test_wrong_arguments_of_a_native_step(carry, inputs, message):
         step(first if carry is None else carry, inputs)
 
 
+class CountingCell(nnx.Module):
+    """A cell that counts its steps in a variable of its own."""
+
+    num_feature_axes = 1
+
+    def __init__(self):
+        self.count = nnx.Variable(jnp.zeros(()))
+
+    def initialize_carry(self, input_shape, rngs=None):
+        return jnp.zeros(input_shape)
+
+    def __call__(self, carry, inputs):
+        self.count[...] += 1
+        return carry + self.count[...] * inputs, carry
+
+
+class DroppingCell(nnx.GRUCell):
+    def __init__(self):
+        super().__init__(3, 3, rngs=nnx.Rngs(0))
+        self.drop = nnx.Dropout(0.5, rngs=nnx.Rngs(0))
+
+    def __call__(self, carry, inputs):
+        return super().__call__(carry, self.drop(inputs))
+
+
+@pytest.mark.parametrize("make", [CountingCell, DroppingCell])
+def test_a_cell_that_changes_its_own_variables_is_named(make):
+    for layer in (make(), jaxrnn.RNN(make()), jaxrnn.StackedRNN([make()])):
+        for stream in (
+            lambda layer=layer: streaming_step(layer, X[:, 0]),
+            lambda layer=layer: jaxrnn.Streams(layer, 2, in_features=3),
+        ):
+            with pytest.raises(
+                ValueError, match=f"a {make.__name__} cannot be streamed, because its step changes"
+            ):
+                stream()
+    cell = DroppingCell()
+    cell.eval()
+    step, carry = streaming_step(cell, X[:, 0])
+    assert_close(
+        step(carry, X[:, 0]), nnx.GRUCell(3, 3, rngs=nnx.Rngs(0))(jnp.zeros((2, 3)), jnp.asarray(X[:, 0]))
+    )
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nnx.SimpleCell(3, 4, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)),
+        lambda: nnx.LSTMCell(3, 4, param_dtype=jnp.bfloat16, rngs=nnx.Rngs(0)),
+    ],
+)
+def test_a_cell_of_flax_whose_carry_has_another_dtype(make):
+    cell = make()
+    expected = jaxrnn.RNN(cell)(jnp.asarray(X))
+    step, carry = streaming_step(cell, X[:, 0])
+    streams = jaxrnn.Streams(cell, 2)
+    for t in range(X.shape[1]):
+        carry, y = step(carry, X[:, t])
+        assert y.dtype == expected.dtype
+        for found in (y, streams.step(X[:, t])):
+            np.testing.assert_allclose(found.astype(np.float32), expected[:, t].astype(np.float32), atol=2e-3)
+
+
 class ShortBias(jaxrnn.GRUCell):
     def recurrent_parameters(self, dtype):
         kernel, bias = super().recurrent_parameters(dtype)
