@@ -67,8 +67,8 @@ def to_stablehlo(
       where a parameter is; tokens are int32.
 
     Raises:
-      ValueError: an argument is invalid or does not fit the model, the model is training with dropout, or the path
-        exists already.
+      ValueError: an argument is invalid or does not fit the model, the model is training with dropout or is a
+        cell, a call changes variables of its own, or the path exists already.
       OSError: the file cannot be written.
 
     Source: https://docs.jax.dev/en/latest/export/export.html, which says how long a program can be loaded.

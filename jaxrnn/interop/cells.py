@@ -38,8 +38,8 @@ def known_cells(layers: StackedRNN, library: str) -> list[tuple[RecurrentCell, .
         raise ValueError(f"{library} has no skip_connections")
     if layers.zoneout is not None:
         raise ValueError(
-            f"{library} has no zoneout, which changes the outputs of these layers after eval() too: load the "
-            "weights into layers without it"
+            f"{library} has no zoneout, which changes the outputs of these layers after eval() too: make "
+            "the layers without it"
         )
     both = zip(layers.cells, layers.backward_cells) if layers.bidirectional else zip(layers.cells)
     return [tuple(known_cell(cell) for cell in of_layer) for of_layer in both]

@@ -32,8 +32,8 @@ def load_keras_weights(layers: Layers, weights: Iterable[Any]) -> None:
         other, and within a bidirectional layer first those of the forward direction.
 
     Raises:
-      ValueError: the number of arrays or a shape does not fit, or a cell has no counterpart. Nothing is
-        loaded then.
+      ValueError: the number of arrays or a shape does not fit, or a cell or an option of the layers (skip
+        connections, zoneout) has no counterpart. Nothing is loaded then.
 
     >>> import jaxrnn
     >>> from flax import nnx

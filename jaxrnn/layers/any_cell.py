@@ -72,6 +72,7 @@ def in_dtypes_of(old: Carry, new: Carry) -> Carry:
 
 
 def _like(new: Array, old: Array) -> Array:
+    new = jnp.asarray(new)
     if new.dtype != old.dtype and not (
         jnp.issubdtype(new.dtype, jnp.floating) and jnp.issubdtype(old.dtype, jnp.floating)
     ):
