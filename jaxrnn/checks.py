@@ -5,6 +5,7 @@ import operator
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -116,6 +117,35 @@ def array(name: str, value: Any) -> Array:
         return jnp.asarray(value)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} must be an array of numbers, not {shown(value)}") from error
+
+
+def carry(owner: str, value: Any, expected: Any, input_shape: tuple[int, ...]) -> Any:
+    """A carry as arrays with the structure and the shapes of ``expected``, in any floating dtypes.
+
+    Args:
+      owner: whose carry it is, for messages.
+      value: the carry.
+      expected: a carry that fits, or one of ``jax.ShapeDtypeStruct``; where it is complex, the value must be too.
+      input_shape: of a step's inputs, for messages.
+    """
+    found = jax.tree.structure(value)
+    if found != jax.tree.structure(expected):
+        raise ValueError(
+            f"the carry has the structure {found}, but {owner} needs "
+            f"{jax.tree.structure(expected)}: see its initialize_carry"
+        )
+    keystr = jax.tree_util.keystr
+    value = jax.tree_util.tree_map_with_path(lambda path, leaf: array(f"the carry{keystr(path)}", leaf), value)
+    pairs = zip(jax.tree_util.tree_leaves_with_path(value), jax.tree.leaves(expected), strict=True)
+    for (path, leaf), want in pairs:
+        is_complex = jnp.issubdtype(want.dtype, jnp.complexfloating)
+        kind, name = (jnp.complexfloating, "a complex") if is_complex else (jnp.floating, "a floating")
+        if leaf.shape != want.shape or not jnp.issubdtype(leaf.dtype, kind):
+            raise ValueError(
+                f"the carry{keystr(path)} is {leaf.dtype} {leaf.shape}, but for inputs of shape "
+                f"{input_shape} it must be {name} array of shape {want.shape}"
+            )
+    return value
 
 
 def function(name: str, value: Any, example: str) -> Callable[..., Any]:

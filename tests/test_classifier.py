@@ -74,6 +74,13 @@ def test_it_does_what_a_loop_over_each_sequence_does(pooling, options):
     assert np.isfinite(grads).all() and not grads[1].any() and not grads[2, 4:].any()
 
 
+@pytest.mark.parametrize("pooling", ["last", "mean", "max", "attention"])
+def test_inputs_and_lengths_may_be_lists(pooling):
+    model: Any = make(pooling=pooling)
+    wanted = model(jnp.asarray(INPUTS), seq_lengths=jnp.array(LENGTHS))
+    np.testing.assert_array_equal(model(INPUTS.tolist(), seq_lengths=list(LENGTHS)), wanted)
+
+
 def test_tokens_are_looked_up():
     words = make(vocabulary=5, pooling="mean")
     tokens = jnp.array([[4, 0, 2], [1, 1, 3]])

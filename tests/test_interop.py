@@ -233,6 +233,107 @@ def test_parameters_that_want_gradients_are_read_as_well(torch):
     assert_close(ours(jnp.asarray(X)), module(torch.tensor(X))[0].detach())
 
 
+@pytest.mark.parametrize("recurrent_bias", [True, "candidate"])
+def test_a_recurrent_bias_without_a_bias_of_the_inputs_is_written(torch, keras, recurrent_bias):
+    options: dict[str, Any] = dict(use_bias=False, use_recurrent_bias=recurrent_bias)
+    layers = randomized(jaxrnn.GRU(4, 5, **options, rngs=nnx.Rngs(0)))
+    module = torch.nn.GRU(4, 5, batch_first=True)
+    state = interop.torch_weights(layers)
+    module.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()})
+    assert_close(layers(jnp.asarray(X)), module(torch.tensor(X))[0].detach())
+    layer = keras.layers.GRU(5, return_sequences=True)
+    layer.build(X.shape)
+    layer.set_weights(interop.keras_weights(layers))
+    assert_close(layers(jnp.asarray(X)), layer(X))
+    if recurrent_bias is not True:
+        return
+    pairs: list[tuple[Any, Any]] = [
+        (interop.load_torch_weights, state),
+        (interop.load_keras_weights, interop.keras_weights(layers)),
+    ]
+    for load, weights in pairs:
+        again = jaxrnn.GRU(4, 5, **options, rngs=nnx.Rngs(1))
+        load(again, weights)
+        jax.tree.map(np.testing.assert_array_equal, nnx.state(again), nnx.state(layers))
+    before = jax.tree.map(jnp.copy, nnx.state(layers))
+    with pytest.raises(ValueError, match=r"PyTorch's GRU has a bias of the inputs.*use_bias=True"):
+        interop.load_torch_weights(layers, state | {"bias_ih_l0": np.ones(15)})
+    with pytest.raises(ValueError, match="the state has no 'bias_ih_l0'"):
+        interop.load_torch_weights(layers, {name: state[name] for name in state if "weight" in name})
+    jax.tree.map(np.testing.assert_array_equal, before, nnx.state(layers))
+
+
+@pytest.mark.parametrize("wrong", [None, "text", np.ones(15) * 1j, [None] * 15], ids=str)
+def test_arrays_that_cannot_be_loaded_change_nothing(wrong):
+    layers = jaxrnn.GRU(4, 5, rngs=nnx.Rngs(0))
+    before = jax.tree.map(jnp.copy, nnx.state(layers))
+    with pytest.raises(ValueError, match="bias_hh_l0 must be an array of real numbers, not"):
+        interop.load_torch_weights(layers, interop.torch_weights(layers) | {"bias_hh_l0": wrong})
+    arrays = interop.keras_weights(layers)
+    refused: list[Any] = [[*arrays[:2], wrong], [*arrays[:2], np.ones((2, 15)) * 1j], None, layers, arrays[0]]
+    for weights in refused:
+        with pytest.raises(ValueError, match="weights"):
+            interop.load_keras_weights(layers, weights)
+    jax.tree.map(np.testing.assert_array_equal, before, nnx.state(layers))
+    interop.load_keras_weights(layers, iter([array + 1 for array in arrays]))
+    np.testing.assert_array_equal(interop.keras_weights(layers)[0], arrays[0] + 1)
+
+
+@pytest.mark.parametrize("library", ["torch", "keras"])
+def test_a_gru_with_a_bias_of_the_candidate_only_reads_nothing(library):
+    layers = jaxrnn.GRU(4, 5, use_recurrent_bias="candidate", rngs=nnx.Rngs(0))
+    before = jax.tree.map(jnp.copy, nnx.state(layers))
+    other = randomized(jaxrnn.GRU(4, 5, rngs=nnx.Rngs(1)))
+    with pytest.raises(ValueError, match="make the cells with use_recurrent_bias=True"):
+        getattr(interop, f"load_{library}_weights")(layers, getattr(interop, f"{library}_weights")(other))
+    jax.tree.map(np.testing.assert_array_equal, before, nnx.state(layers))
+
+
+class TwiceTheInputs(jaxrnn.LSTMCell):
+    def __call__(self, carry, inputs):
+        return super().__call__(carry, 2 * inputs)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda r: jaxrnn.LSTM(4, 5, zoneout=0.3, rngs=r), "has no zoneout"),
+        (lambda r: jaxrnn.StackedRNN([TwiceTheInputs(4, 5, rngs=r)]), "TwiceTheInputs has a __call__ of its own"),
+    ],
+)
+def test_layers_that_compute_something_else_are_refused(make, message):
+    layers = make(nnx.Rngs(0))
+    layers.eval()
+    weights = jaxrnn.LSTM(4, 5, rngs=nnx.Rngs(0))
+    for call in (
+        lambda: interop.torch_weights(layers),
+        lambda: interop.keras_weights(layers),
+        lambda: interop.load_torch_weights(layers, interop.torch_weights(weights)),
+        lambda: interop.load_keras_weights(layers, interop.keras_weights(weights)),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_int8_kernels_are_written_but_not_loaded():
+    layers: Any = jaxrnn.LSTM(4, 5, rngs=nnx.Rngs(0))
+    small = jaxrnn.export.quantize(layers)
+    state, arrays = interop.torch_weights(small), interop.keras_weights(small)
+    np.testing.assert_allclose(state["weight_ih_l0"].T, layers.cells[0].kernel[...], atol=0.01)
+    pairs: list[tuple[Any, Any]] = [(interop.load_torch_weights, state), (interop.load_keras_weights, arrays)]
+    for load, weights in pairs:
+        with pytest.raises(ValueError, match="load the weights first, then call quantize"):
+            load(small, weights)
+
+
+def test_weights_of_bfloat16_are_written_in_float32(torch):
+    layers: Any = jaxrnn.GRU(4, 5, param_dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    module = torch.nn.GRU(4, 5)
+    state = {name: torch.from_numpy(array) for name, array in interop.torch_weights(layers).items()}
+    module.load_state_dict(state)
+    np.testing.assert_array_equal(module.weight_ih_l0.detach().T, layers.cells[0].kernel[...].astype(jnp.float32))
+
+
 class LinearCell(jaxrnn.RecurrentCell):
     def pointwise(self, carry, xw, rh):
         return xw[0] + rh[0], xw[0] + rh[0]

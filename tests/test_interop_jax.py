@@ -179,6 +179,13 @@ GRU = SimpleNamespace(weight_ih=np.ones((15, 4)), weight_hh=np.ones((15, 5)), bi
         (interop.load_haiku_weights, jaxrnn.GRUCell, {}, LSTM, "make this cell with reset_after=False"),
         (interop.load_haiku_weights, jaxrnn.SimpleRNNCell, {}, LSTM, "needs the parameters b, w and w, not"),
         (interop.load_equinox_weights, jaxrnn.SimpleRNNCell, {}, GRU, "but no SimpleRNNCell"),
+        (
+            interop.load_equinox_weights,
+            jaxrnn.LSTMCell,
+            {},
+            SimpleNamespace(weight_ih=np.ones((20, 4)), weight_hh=np.ones((20, 5)), bias=True),
+            "the bias has shape (), but the cell needs (20,)",
+        ),
         (interop.load_equinox_weights, jaxrnn.LSTMCell, {}, 3, "weight_ih, weight_hh, bias, not 3"),
         (
             interop.load_equinox_weights,

@@ -13,6 +13,7 @@ import jaxrnn
 from jaxrnn.models import generate, sample_tokens
 
 VOCABULARY = 7
+NO_LIST: Any = 3
 TOKENS = np.random.RandomState(0).randint(0, VOCABULARY, (3, 6))
 
 
@@ -90,6 +91,35 @@ def test_at_a_temperature_of_zero_it_writes_what_is_likeliest_after_the_whole_te
     assert len(np.unique(wanted)) > 1
 
 
+class CappedModel(jaxrnn.LanguageModel):
+    """Logits that are capped, and moved to other tokens."""
+
+    def logits(self, hidden):
+        return jnp.roll(jnp.tanh(super().logits(hidden)), 3, axis=-1)
+
+
+def test_it_writes_with_the_logits_of_a_subclass():
+    made = CappedModel(VOCABULARY, 4, rngs=nnx.Rngs(0))
+    made.embedding.embedding[...] = made.embedding.embedding[...] * 9
+    found = generate(made, TOKENS[:, :3], 4, temperature=0, exclude=[6])
+    np.testing.assert_array_equal(found, greedy(made, TOKENS[:, :3], 4, exclude=6))
+
+
+def test_a_temperature_near_zero_takes_the_likeliest():
+    logits = np.array([[0.0, 2.0, 1.0], [3.0, 2.0, 1.0]])
+    for dtype in (np.float16, np.float32, np.float64, int):
+        for temperature in (1e-30, 1e-40, 1e-46, 5e-324):
+            drawn = sample_tokens(logits.astype(dtype), np.random.default_rng(0), temperature=temperature)
+            np.testing.assert_array_equal(drawn, [1, 0])
+
+
+@pytest.mark.parametrize("options", [{"top_p": 0.0}, {"top_k": 0}, {"top_k": 2.5}, {"temperature": -1.0}])
+def test_draws_that_make_no_sense_are_refused(options):
+    (name,) = options
+    with pytest.raises(ValueError, match=f"{name} must be"):
+        sample_tokens(np.zeros((2, 3)), np.random.default_rng(0), **options)
+
+
 def test_the_same_seed_writes_the_same_again():
     made = model()
     texts = [generate(made, TOKENS, 20, seed=seed, exclude=[6]) for seed in (1, 1, 2)]
@@ -137,6 +167,10 @@ def test_tokens_are_drawn_with_their_probabilities(options, wanted):
         (lambda: generate(model(), [[1]], 1, temperature=-1), "temperature must be a finite number of at least 0"),
         (lambda: generate(model(), [[1]], 1, top_p=0), "top_p must be above 0 and at most 1, not 0"),
         (lambda: generate(model(), [[1]], 1, exclude=[0, -1]), "exclude has tokens from 0 to 6, not -1"),
+        (
+            lambda: generate(model(), [[1]], 1, exclude=NO_LIST),
+            "exclude must be a list of tokens, such as [0], not 3",
+        ),
         (lambda: generate(model(), [[1]], 1, exclude=[7]), "exclude has tokens from 0 to 6, not 7"),
         (lambda: generate(model(), [[1]], 1, exclude=range(7)), "exclude has all 7 tokens"),
         (lambda: generate(model(), [[1]], 1, top_k=0), "top_k must be a positive integer, not 0"),

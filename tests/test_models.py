@@ -43,6 +43,11 @@ def test_a_series_without_a_feature_axis_is_taken_as_univariate():
     np.testing.assert_array_equal(model()(x), model()(x[..., None]))
 
 
+def test_a_series_may_be_a_list():
+    x = series(2, 5)
+    np.testing.assert_array_equal(model()(x.tolist()), model()(x))
+
+
 def test_the_forecast_is_the_scaled_head_of_the_last_hidden_state():
     scaled, x = model(output_scale=80.0), series(2, 5)
     hidden = scaled.layers(x[..., None])

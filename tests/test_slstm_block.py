@@ -121,6 +121,19 @@ def test_half_precision_stays_near_and_invalid_arguments_are_named():
         block()(x[..., :7])
     with pytest.raises(ValueError, match="seq_lengths"):
         block()(x, seq_lengths=jnp.array([5, 6]))
+    first = block().initialize_carry(2)
+    refused: list[tuple[Any, str]] = [
+        ((first.inputs, first.cell), "the carry has the structure"),
+        (first._replace(cell=3), "the carry has the structure"),
+        (
+            first._replace(inputs=first.inputs[:1]),
+            r"the carry.inputs is float32 \(1, 3, 8\), but for inputs of shape",
+        ),
+        (block().initialize_carry(3), "the carry.inputs is"),
+    ]
+    for carry, message in refused:
+        with pytest.raises(ValueError, match=message):
+            block()(x, initial_carry=carry)
     with pytest.raises(ValueError, match="num_heads=3 must divide"):
         block(num_heads=3)
     with pytest.raises(ValueError, match="conv_width must be a positive integer, not -1"):

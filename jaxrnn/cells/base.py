@@ -324,23 +324,4 @@ def check_inputs(cell: Any, inputs: Array) -> None:
 def checked_carry(cell: checks.Cell, carry: Carry, input_shape: tuple[int, ...]) -> Carry:
     """The carry as arrays. Raises a ValueError if it does not fit the cell and the shape of a step's inputs."""
     expected = jax.eval_shape(lambda: cell.initialize_carry(input_shape, nnx.Rngs(0)))
-    found = jax.tree.structure(carry)
-    if found != jax.tree.structure(expected):
-        raise ValueError(
-            f"the carry has the structure {found}, but {type(cell).__name__} needs "
-            f"{jax.tree.structure(expected)}: see its initialize_carry"
-        )
-    keystr = jax.tree_util.keystr
-    carry = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: checks.array(f"the carry{keystr(path)}", leaf), carry
-    )
-    pairs = zip(jax.tree_util.tree_leaves_with_path(carry), jax.tree.leaves(expected), strict=True)
-    for (path, leaf), want in pairs:
-        is_complex = jnp.issubdtype(want.dtype, jnp.complexfloating)
-        kind, name = (jnp.complexfloating, "a complex") if is_complex else (jnp.floating, "a floating")
-        if leaf.shape != want.shape or not jnp.issubdtype(leaf.dtype, kind):
-            raise ValueError(
-                f"the carry{keystr(path)} is {leaf.dtype} {leaf.shape}, but for inputs of shape "
-                f"{input_shape} it must be {name} array of shape {want.shape}"
-            )
-    return carry
+    return checks.carry(type(cell).__name__, carry, expected, input_shape)

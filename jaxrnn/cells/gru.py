@@ -99,8 +99,8 @@ class GRUCell(RecurrentCell):
 
     def recurrent_parameters(self, dtype: jnp.dtype) -> tuple[Array, Array | None]:
         kernel, bias = super().recurrent_parameters(dtype)
-        if bias is not None and bias.shape[0] < kernel.shape[-1]:  # of the candidate only
-            bias = jnp.pad(bias, (kernel.shape[-1] - bias.shape[0], 0))
+        if bias is not None and bias.shape[0] == self.hidden_features:  # of the candidate only
+            bias = jnp.pad(bias, (2 * self.hidden_features, 0))
         return (kernel, bias) if self.reset_after else (kernel[..., : 2 * kernel.shape[-2]], None)
 
     def pure_pointwise(self) -> tuple[Pointwise, Params]:

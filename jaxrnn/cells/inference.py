@@ -11,6 +11,7 @@ from jax.core import Tracer
 
 from jaxrnn.cells.base import RecurrentCell
 from jaxrnn.ops.native.layers import IntegerWeights, LayerWeights
+from jaxrnn.ops.step import check_recurrent_bias
 
 
 class QuantizedKernel(nnx.Module):
@@ -60,6 +61,7 @@ def layer_weights(cell: RecurrentCell) -> LayerWeights | None:
     if type(cell).input_projection is not RecurrentCell.input_projection:
         return None
     recurrent_kernel, recurrent_bias = cell.recurrent_parameters(cell.recurrent_kernel[...].dtype)
+    check_recurrent_bias(recurrent_kernel, recurrent_bias)
     pointwise, params = cell.pure_pointwise()
     bias = None if cell.bias is None else cell.bias[...]
     kernel: Any = cell.kernel[...]

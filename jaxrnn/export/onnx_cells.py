@@ -116,7 +116,8 @@ def exported_cell(cell: Cell) -> ExportedCell:
     recurrent_kernel, recurrent_bias = engine_cell.recurrent_parameters(jnp.dtype(jnp.float32))
     if recurrent_kernel.ndim == 3:
         recurrent_kernel = _block_diagonal(recurrent_kernel)
-        params = jax.tree.map(lambda p: _block_diagonal(p) if jnp.ndim(p) == 3 else p, params)
+        if pointwise is gru_reset_before_pointwise:  # the candidate's recurrent kernel has heads too
+            params = _block_diagonal(params)
     weights = projection.kernel, recurrent_kernel, projection.bias, recurrent_bias
     exported = _checked(kind, carry, pointwise, params, weights)
     if is_quantized(engine_cell):

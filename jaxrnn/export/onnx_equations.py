@@ -61,6 +61,12 @@ _CALLS = ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call", "c
 _UNCHANGED = ("copy", "optimization_barrier", "reduce_precision", "stop_gradient")
 _REDUCTIONS = {"reduce_max": "ReduceMax", "reduce_min": "ReduceMin", "reduce_sum": "ReduceSum"}
 
+_NARROW_INTEGERS = (jnp.int8, jnp.int16, jnp.uint8, jnp.uint16, jnp.uint32)
+"""Types that are int32 in the graph, because ONNX has few operators for them."""
+
+_ARITHMETIC = ("abs", "add", "add_any", "div", "integer_pow", "mul", "neg", "pow", "reduce_sum", "square", "sub")
+"""What may leave the range of a narrow integer, where JAX goes on at the other end of the range."""
+
 Value = str | np.ndarray
 """The name of a value in the graph, or an array that is known already."""
 
@@ -136,8 +142,13 @@ class _Translation:
                     "Split", [names[0], self.body.integers(*sizes)], len(sizes), axis=params["axis"]
                 )
             )
-        if name in ELEMENTWISE and not (name in ("and", "not", "or") and equation.invars[0].aval.dtype != bool):
+        dtype, result_dtype = equation.invars[0].aval.dtype, equation.outvars[0].aval.dtype
+        if name in _ARITHMETIC and result_dtype in _NARROW_INTEGERS:
+            raise UntranslatableError(f"{name} in {result_dtype}")
+        if name in ELEMENTWISE and (name == "eq" or (dtype == jnp.bool_) == (name in ("and", "not", "or"))):
             return [self.body.add(ELEMENTWISE[name], *names)]
+        if name == "select_n" and dtype != jnp.bool_:
+            raise UntranslatableError(f"select_n with {dtype} to select by")
         result = self._elementwise(name, names, params)
         if result is None:
             known = [not isinstance(value, str) for value in inputs]
@@ -160,9 +171,15 @@ class _Translation:
             case "exp2", [x]:
                 return add("Pow", constant(2), x)
             case "log1p", [x]:
-                return add("Log", add("Add", x, constant(1)))
+                # Near 0 the sum is rounded to few digits of x. The rest is added to first order.
+                u = add("Add", x, constant(1))
+                rounded, log = add("Sub", u, constant(1)), add("Log", u)
+                corrected = add("Sub", log, add("Div", add("Sub", rounded, x), u))
+                return add("Where", add("Equal", rounded, x), log, corrected)
             case "expm1", [x]:
-                return add("Sub", add("Exp", x), constant(1))
+                # exp(x) - 1 would keep few digits near 0; tanh(x / 2) keeps them all.
+                tanh = add("Tanh", add("Mul", x, constant(0.5)))
+                return add("Mul", tanh, add("Add", add("Exp", x), constant(1)))
             case "erfc", [x]:
                 return add("Sub", constant(1), add("Erf", x))
             case "cbrt", [x]:
@@ -230,6 +247,8 @@ class _Translation:
                 raise UntranslatableError("an array that differs from row to row of the batch")
             value = value[:1]
         floating = jnp.issubdtype(value.dtype, jnp.floating)
+        if value.dtype in _NARROW_INTEGERS:
+            return self.body.constant(value, np.int32)
         return self.body.constant(value, np.float32 if floating else value.dtype)
 
 

@@ -13,7 +13,7 @@ from jaxrnn.export.onnx_scan import ExportedCell, Resets
 from jaxrnn.layers import RNN, Bidirectional, StackedRNN
 from jaxrnn.layers.arguments import errors_of
 from jaxrnn.layers.rnn import concatenate_features
-from jaxrnn.layers.stack import add_features, average_features
+from jaxrnn.layers.stack import add_features, average_features, check_skip_connection
 
 Outputs = Callable[[Graph, Sequence[str]], str]
 """Appends the merge of the outputs of a layer's cells."""
@@ -152,7 +152,10 @@ def plan_of_stack(stack: StackedRNN) -> Plan:
                     raise ValueError(
                         f"it reads {cell.in_features} features, but the layer below puts out {layers[-1].width}"
                     )
-        layers.append(layer._replace(name=str(number), skip=stack.skip_connections and number > 0))
+        skip = stack.skip_connections and number > 0
+        if skip:
+            check_skip_connection(number, (layers[-1].width,), (layer.width,))
+        layers.append(layer._replace(name=str(number), skip=skip))
     layers[-1] = layers[-1]._replace(flip=stack.reverse and not stack.keep_order)
     return Plan(tuple(layers), return_sequences=stack.return_sequences, time_major=stack.time_major)
 

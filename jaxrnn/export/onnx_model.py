@@ -72,7 +72,8 @@ def to_onnx(
       initial_carry: whether the model also takes the first carry; a cell always does.
       return_carry: whether it returns the final carry; None does what the model does. A cell returns it.
       opset: version of ONNX's operators, 14 or later; runtimes know those up to their own.
-      metadata: more texts by name, to be stored in the model, such as its classes or how inputs are prepared.
+      metadata: more texts by name, to be stored in the model, such as its classes or how inputs are prepared; not
+        ``inputs``, ``outputs`` and the other names that the export uses itself.
       overwrite: whether a file that exists may be replaced.
 
     Returns:
@@ -121,13 +122,11 @@ def to_onnx(
     of_carry = {} if is_cell else {"initial_carry": initial_carry, "return_carry": return_carry}
     require_parameters(model, seq_lengths=seq_lengths, resets=resets, **of_carry)
     batch_size: Dim = "batch" if batch is None else checks.positive_integer("batch", batch)
-    graph, description = Graph(opset), {"jaxrnn_version": version(), "jax_version": jax.__version__, **texts}
+    graph = Graph(opset)
     if hasattr(model, "append_to_onnx"):
-        description |= append_window_model(graph, model, batch_size, time)
-        return _finished(graph, model, description, free)
+        return _finished(graph, model, append_window_model(graph, model, batch_size, time), texts, free)
     plan = plan_of(RNN(model) if is_cell else model)
-    if any(getattr(leaf, "dtype", None) == jnp.float64 for leaf in jax.tree.leaves(nnx.state(model))):
-        raise ValueError("the model has float64 parameters, but an ONNX export computes in float32: convert them")
+    _require_float32(model)
     steps: Dim = "time" if time is None else checks.positive_integer("time", time)
     layers = plan.layers.layers
     lead: list[Dim] = [steps, batch_size] if plan.layers.time_major else [batch_size, steps]
@@ -162,13 +161,34 @@ def to_onnx(
                 for name, part in zip(names, parts):
                     graph.output(f"carry_{name}", part, [batch_size, cell.hidden])
     cells = [[f"{c.kind} {c.in_features} -> {c.hidden}" for c in layer.cells] for layer in layers]
-    return _finished(graph, model, {"cells": cells, **description}, free)
+    return _finished(graph, model, {"cells": cells}, texts, free)
 
 
-def _finished(graph: Graph, model: nnx.Module, description: dict[str, Any], path: Path | None) -> bytes:
+def _require_float32(model: nnx.Module) -> None:
+    """A ValueError if a parameter is float64, or a part of the model computes in it."""
+    if any(getattr(leaf, "dtype", None) == jnp.float64 for leaf in jax.tree.leaves(nnx.state(model))):
+        raise ValueError("the model has float64 parameters, but an ONNX export computes in float32: convert them")
+    for path, part in nnx.iter_modules(model):
+        dtype = getattr(part, "dtype", None)
+        if dtype is not None and jax.dtypes.canonicalize_dtype(dtype) == jnp.float64:
+            name = ".".join(map(str, path)) or type(part).__name__
+            raise ValueError(
+                f"the model computes in float64 ({name}), but an ONNX export in float32: make it with dtype=None"
+            )
+
+
+def _finished(
+    graph: Graph, model: nnx.Module, description: dict[str, Any], texts: dict[str, str], path: Path | None
+) -> bytes:
     """The checked model as bytes, which are also written to the path if there is one."""
     name = type(model).__name__
-    data = graph.finish(name, version(), {"model": name, **description})
+    description |= {"model": name, "jaxrnn_version": version(), "jax_version": jax.__version__}
+    reserved = sorted({"inputs", "outputs", *description} & set(texts))
+    if reserved:
+        raise ValueError(
+            f"metadata must have other names than {', '.join(reserved)}, which the export uses for its own entries"
+        )
+    data = graph.finish(name, version(), description | texts)
     if path is not None:
         write_file(path, data)
     return data

@@ -8,6 +8,7 @@ import jax
 import jax.export
 import jax.numpy as jnp
 from flax import nnx
+from flax.errors import TraceContextError
 from jax import Array
 
 from jaxrnn import checks
@@ -66,8 +67,8 @@ def to_stablehlo(
       where a parameter is; tokens are int32.
 
     Raises:
-      ValueError: an argument is invalid or does not fit the model, the model is training with dropout, or the path
-        exists already.
+      ValueError: an argument is invalid or does not fit the model, the model is training with dropout or is a
+        cell, a call changes variables of its own, or the path exists already.
       OSError: the file cannot be written.
 
     Source: https://docs.jax.dev/en/latest/export/export.html, which says how long a program can be loaded.
@@ -89,6 +90,9 @@ def to_stablehlo(
     initial_carry = checks.flag("initial_carry", initial_carry)
     return_carry = checks.flag("return_carry", return_carry, default=bool(getattr(model, "return_carry", False)))
     require_evaluation(model)
+    if hasattr(type(model), "num_feature_axes"):
+        kind = type(model).__name__
+        raise ValueError(f"a {kind} is a cell, which has no time axis: export the layer jaxrnn.RNN({kind}(...))")
     require_parameters(
         model,
         seq_lengths=seq_lengths,
@@ -124,7 +128,14 @@ def to_stablehlo(
             carry = jax.eval_shape(_Program(graphdef, state, True).carry, inputs)
             program.treedef = jax.tree.structure(carry)
             options["initial_carry"] = tuple(jax.tree.leaves(carry))
-        exported = jax.export.export(jax.jit(program), platforms=_platforms(platforms))(inputs, **options)
+        try:
+            exported = jax.export.export(jax.jit(program), platforms=_platforms(platforms))(inputs, **options)
+        except TraceContextError as error:
+            raise ValueError(
+                f"a {type(model).__name__} cannot be exported, because a call changes variables of its own (of "
+                f"{', '.join(_with_variables(model))}), which a program does not keep: keep what changes in the "
+                "carry of a cell"
+            ) from error
     data = bytes(exported.serialize())
     if free is not None:
         write_file(free, data)
@@ -170,6 +181,18 @@ def reads_tokens(model: Any) -> bool:
 def layers_of(model: nnx.Module) -> Iterator[Any]:
     """Every recurrent layer in a model."""
     return (part for _, part in nnx.iter_modules(model) if isinstance(part, (RNN, StackedRNN)))
+
+
+def _with_variables(model: nnx.Module) -> list[str]:
+    """The types of the modules in a model that have other variables than parameters."""
+    kinds = {
+        type(part).__name__
+        for _, part in nnx.iter_modules(model)
+        if any(
+            isinstance(value, nnx.Variable) and not isinstance(value, nnx.Param) for value in vars(part).values()
+        )
+    }
+    return sorted(kinds)
 
 
 def require_evaluation(model: nnx.Module) -> None:

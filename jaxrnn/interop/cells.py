@@ -6,9 +6,14 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrnn import checks
 from jaxrnn.cells import GRUCell, LSTMCell, RecurrentCell, SimpleRNNCell
+from jaxrnn.cells.inference import QuantizedKernel
 from jaxrnn.checks import Cell
-from jaxrnn.layers import RNN
+from jaxrnn.layers import RNN, StackedRNN
+
+_METHODS = ("__call__", "pointwise", "pure_pointwise", "carry_like", "input_projection", "recurrent_parameters")
+"""What a cell computes: with another one of these, it is no longer the built-in cell."""
 
 
 def known_cell(cell: Cell) -> RecurrentCell:
@@ -16,7 +21,7 @@ def known_cell(cell: Cell) -> RecurrentCell:
         raise ValueError(f"only SimpleRNNCell, LSTMCell and GRUCell have a counterpart, not {type(cell).__name__}")
     if cell.num_heads > 1:
         raise ValueError(f"the other library has no recurrent kernels with heads, but {cell.num_heads=}")
-    for method in ("pointwise", "pure_pointwise", "carry_like", "input_projection", "recurrent_parameters"):
+    for method in _METHODS:
         if getattr(type(cell), method) is not getattr(kind_of(cell), method):
             raise ValueError(f"{type(cell).__name__} has a {method} of its own, and so no counterpart")
     return cell
@@ -27,12 +32,56 @@ def kind_of(cell: Cell) -> type[RecurrentCell]:
     return next(kind for kind in (SimpleRNNCell, LSTMCell, GRUCell) if isinstance(cell, kind))
 
 
-def refuse_missing_bias(cell: RecurrentCell, library: str) -> None:
-    """There is no place for the second bias of a GRU in a cell that has only the first, or only n's."""
-    if not isinstance(cell, GRUCell) or not cell.reset_after or cell.bias is None:
-        return
-    if cell.recurrent_bias is None or cell.recurrent_bias.shape != cell.bias.shape:
+def known_cells(layers: StackedRNN, library: str) -> list[tuple[RecurrentCell, ...]]:
+    """The cells of every layer, forward first. A ValueError if a layer has none in the other library."""
+    if layers.skip_connections:
+        raise ValueError(f"{library} has no skip_connections")
+    if layers.zoneout is not None:
+        raise ValueError(
+            f"{library} has no zoneout, which changes the outputs of these layers after eval() too: make "
+            "the layers without it"
+        )
+    both = zip(layers.cells, layers.backward_cells) if layers.bidirectional else zip(layers.cells)
+    return [tuple(known_cell(cell) for cell in of_layer) for of_layer in both]
+
+
+def both_biases(cell: RecurrentCell) -> tuple[np.ndarray, np.ndarray] | None:
+    """The biases of the inputs and of the recurrence, ``[gates * hidden]`` each; None for a cell without biases.
+
+    If the cell has only one of them, the other one is zeros.
+    """
+    bias = None if cell.bias is None else np.array(cell.bias[...])
+    recurrent_bias = cell.recurrent_parameters(cell.kernel[...].dtype)[1]
+    if recurrent_bias is None:
+        return None if bias is None else (bias, np.zeros_like(bias))
+    recurrent_bias = np.array(recurrent_bias)
+    return (np.zeros_like(recurrent_bias) if bias is None else bias), recurrent_bias
+
+
+def keeps_biases_apart(cell: RecurrentCell) -> bool:
+    """Whether the biases of the inputs and of the recurrence are not just added up."""
+    return isinstance(cell, GRUCell) and cell.reset_after
+
+
+def places_of_biases(
+    cell: RecurrentCell, library: str, bias: np.ndarray, recurrent_bias: np.ndarray
+) -> list[tuple[Any, np.ndarray]]:
+    """The cell's parameters for two biases ``[gates * hidden]``, and their values, for :func:`assign`.
+
+    Raises:
+      ValueError: the cell has no place for one of them.
+    """
+    if not keeps_biases_apart(cell):
+        return [(cell.bias, bias + recurrent_bias)]
+    if cell.recurrent_bias is None or cell.recurrent_bias.shape != recurrent_bias.shape:
         raise ValueError(f"{library}'s GRU has a recurrent bias: make the cells with use_recurrent_bias=True")
+    if cell.bias is not None:
+        return [(cell.bias, bias), (cell.recurrent_bias, recurrent_bias)]
+    if bias.any():
+        raise ValueError(
+            f"{library}'s GRU has a bias of the inputs, which is not zero: make the cells with use_bias=True"
+        )
+    return [(cell.recurrent_bias, recurrent_bias)]
 
 
 def only_cell(layer: Any) -> RecurrentCell:
@@ -40,17 +89,28 @@ def only_cell(layer: Any) -> RecurrentCell:
     return known_cell(layer.cell if isinstance(layer, RNN) else layer)
 
 
+def numbers(name: str, array: Any) -> np.ndarray:
+    """An array, or a tensor of PyTorch on the CPU, as real numbers in NumPy; or a ValueError that names it."""
+    if hasattr(array, "detach"):  # a tensor, which NumPy refuses if it wants gradients or is bfloat16
+        array = array.detach()
+        array = array.float() if str(array.dtype) == "torch.bfloat16" else array
+    found = np.asarray(array)
+    if not any(jnp.issubdtype(found.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):
+        raise ValueError(f"{name} must be an array of real numbers, not {checks.shown(array)}")
+    return found
+
+
 def checked(name: str, array: Any, shape: tuple[int, ...]) -> np.ndarray:
     """An array of this shape, or a ValueError that names it."""
-    found = np.asarray(array)
+    found = numbers(name, array)
     if found.shape != shape:
         raise ValueError(f"{name} has shape {found.shape}, but the cell needs {shape}")
     return found
 
 
-def side_by_side(blocks: Sequence[Any]) -> np.ndarray:
+def side_by_side(name: str, blocks: Sequence[Any]) -> np.ndarray:
     """The blocks of all gates on the last axis."""
-    return np.concatenate([np.asarray(block) for block in blocks], axis=-1)
+    return np.concatenate([numbers(name, block) for block in blocks], axis=-1)
 
 
 def fill(
@@ -99,6 +159,13 @@ def fill(
 
 
 def assign(values: Sequence[tuple[Any, np.ndarray]]) -> None:
-    """All at the end, so that an error leaves the layers as they were."""
+    """Write all arrays into their parameters, or none of them if one does not fit."""
+    converted = []
     for parameter, array in values:
-        parameter[...] = jnp.asarray(array, parameter[...].dtype)
+        if isinstance(parameter, QuantizedKernel):
+            raise ValueError("the kernels are int8 already: load the weights first, then call quantize")
+        if parameter.shape != array.shape:
+            raise ValueError(f"an array has the shape {array.shape}, but its parameter has {parameter.shape}")
+        converted.append((parameter, jnp.asarray(array, parameter[...].dtype)))
+    for parameter, array in converted:
+        parameter[...] = array

@@ -2,11 +2,9 @@
 
 from typing import Any
 
-import numpy as np
-
 from jaxrnn import checks
 from jaxrnn.cells import GRUCell, LSTMCell, RecurrentCell
-from jaxrnn.interop.cells import fill, only_cell
+from jaxrnn.interop.cells import fill, numbers, only_cell
 from jaxrnn.layers import RNN
 
 
@@ -45,8 +43,8 @@ def load_equinox_weights(cell: RecurrentCell | RNN, module: Any) -> None:
     fill(
         known,
         "equinox",
-        np.asarray(module.weight_ih).T,
-        np.asarray(module.weight_hh).T,
+        numbers("weight_ih", module.weight_ih).T,
+        numbers("weight_hh", module.weight_hh).T,
         module.bias,
         getattr(module, "bias_n", None) if isinstance(known, GRUCell) else None,
     )

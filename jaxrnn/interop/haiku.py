@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxrnn import checks
 from jaxrnn.cells import GRUCell, LSTMCell, RecurrentCell
-from jaxrnn.interop.cells import fill, only_cell
+from jaxrnn.interop.cells import fill, numbers, only_cell
 from jaxrnn.layers import RNN
 
 
@@ -41,19 +41,19 @@ def load_haiku_weights(cell: RecurrentCell | RNN, params: Mapping[str, Any]) -> 
     parts = _parts(params)
     if isinstance(known, LSTMCell):
         (part,) = _with_names(known, parts, params, [{"w", "b"}])
-        weights, bias = np.asarray(part["w"]), np.asarray(part["b"])
+        weights, bias = numbers("w", part["w"]), numbers("b", part["b"])
         kernel, recurrent = weights[: known.in_features], weights[known.in_features :]
         kernel, recurrent, bias = (_in_our_order(array) for array in (kernel, recurrent, bias))
         size = known.hidden_features
         bias[size : 2 * size] += 1
     elif isinstance(known, GRUCell):
         (part,) = _with_names(known, parts, params, [{"w_i", "w_h", "b"}])
-        kernel, recurrent, bias = (_with_our_z(np.asarray(part[name])) for name in ("w_i", "w_h", "b"))
+        kernel, recurrent, bias = (_with_our_z(numbers(name, part[name])) for name in ("w_i", "w_h", "b"))
     else:
         biased = len(parts) == 2 and "b" in parts[1]
         of_x, of_h = _with_names(known, parts, params, [{"w", "b"}, {"w", "b"} if biased else {"w"}])
-        kernel, recurrent = np.asarray(of_x["w"]), np.asarray(of_h["w"])
-        bias = np.asarray(of_x["b"]) + (np.asarray(of_h["b"]) if biased else 0)
+        kernel, recurrent = numbers("w", of_x["w"]), numbers("w", of_h["w"])
+        bias = numbers("b", of_x["b"]) + (numbers("b", of_h["b"]) if biased else 0)
     fill(known, "Haiku", kernel, recurrent, bias)
 
 

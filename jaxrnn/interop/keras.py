@@ -1,18 +1,27 @@
 """Weights from and to Keras."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
+from jaxrnn import checks
 from jaxrnn.cells import GRUCell, RecurrentCell
-from jaxrnn.interop.cells import assign, known_cell, refuse_missing_bias
+from jaxrnn.interop.cells import (
+    assign,
+    both_biases,
+    keeps_biases_apart,
+    known_cell,
+    known_cells,
+    numbers,
+    places_of_biases,
+)
 from jaxrnn.layers import RNN, Bidirectional, StackedRNN
 
 Layers = RecurrentCell | RNN | Bidirectional | StackedRNN
 
 
-def load_keras_weights(layers: Layers, weights: Sequence[Any]) -> None:
+def load_keras_weights(layers: Layers, weights: Iterable[Any]) -> None:
     """Load the weights of Keras layers ``SimpleRNN``, ``LSTM`` or ``GRU``, as ``get_weights()`` returns them.
 
     Args:
@@ -23,7 +32,8 @@ def load_keras_weights(layers: Layers, weights: Sequence[Any]) -> None:
         other, and within a bidirectional layer first those of the forward direction.
 
     Raises:
-      ValueError: the number of arrays or a shape does not fit, or a cell has no counterpart.
+      ValueError: the number of arrays or a shape does not fit, or a cell or an option of the layers (skip
+        connections, zoneout) has no counterpart. Nothing is loaded then.
 
     >>> import jaxrnn
     >>> from flax import nnx
@@ -31,8 +41,13 @@ def load_keras_weights(layers: Layers, weights: Sequence[Any]) -> None:
     >>> load_keras_weights(cell, keras_weights(jaxrnn.GRUCell(3, 4, rngs=nnx.Rngs(1))))
     """
     cells = _cells(layers)
-    for cell in cells:
-        refuse_missing_bias(cell, "Keras")
+    try:
+        weights = list(weights)
+    except TypeError:
+        raise ValueError(
+            f"weights must be a list of arrays, as get_weights() of a Keras layer returns it, not "
+            f"{checks.shown(weights)}"
+        ) from None
     expected = [array.shape for array in keras_weights(layers)]
     found = [np.shape(array) for array in weights]
     if found != expected:
@@ -41,12 +56,12 @@ def load_keras_weights(layers: Layers, weights: Sequence[Any]) -> None:
         raise ValueError(f"the weights have the shapes {found}, but the {name} needs {expected}{hint}")
     values, rest = [], iter(weights)
     for cell in cells:
-        arrays = [_swap_first_gates(cell, np.asarray(next(rest))) for _ in _weights(cell)]
-        values += [(cell.kernel, arrays[0]), (cell.recurrent_kernel, arrays[1])]
-        if cell.recurrent_bias is not None:
-            values += [(cell.bias, arrays[2][0]), (cell.recurrent_bias, arrays[2][1])]
-        elif cell.bias is not None:
-            values.append((cell.bias, arrays[2]))
+        arrays = [_swap_first_gates(cell, numbers("an array of the weights", next(rest))) for _ in _weights(cell)]
+        kernel, recurrent_kernel, *biases = arrays
+        values += [(cell.kernel, kernel), (cell.recurrent_kernel, recurrent_kernel)]
+        for bias in biases:
+            both = bias if keeps_biases_apart(cell) else (bias, np.zeros_like(bias))
+            values += places_of_biases(cell, "Keras", *both)
     assign(values)
 
 
@@ -70,20 +85,14 @@ def _cells(layers: Any) -> list[RecurrentCell]:
         return [cell for rnn in (layers.forward_rnn, layers.backward_rnn) for cell in _cells(rnn)]
     if not isinstance(layers, StackedRNN):
         return [known_cell(layers.cell if isinstance(layers, RNN) else layers)]
-    if layers.skip_connections:
-        raise ValueError("a keras.Sequential has no skip_connections")
-    both = zip(layers.cells, layers.backward_cells) if layers.bidirectional else zip(layers.cells)
-    return [known_cell(cell) for of_layer in both for cell in of_layer]
+    return [cell for of_layer in known_cells(layers, "Keras") for cell in of_layer]
 
 
 def _weights(cell: RecurrentCell) -> list[np.ndarray]:
     weights = [np.array(cell.kernel[...]), np.array(cell.recurrent_kernel[...])]
-    if cell.bias is not None:
-        bias = np.array(cell.bias[...])
-        second = cell.recurrent_parameters(cell.kernel[...].dtype)[1]
-        second = np.zeros_like(bias) if second is None else np.array(second)
-        two = isinstance(cell, GRUCell) and cell.reset_after
-        weights.append(np.stack([bias, second]) if two else bias)
+    biases = both_biases(cell)
+    if biases is not None:
+        weights.append(np.stack(biases) if keeps_biases_apart(cell) else biases[0])
     return [_swap_first_gates(cell, array) for array in weights]
 
 

@@ -54,8 +54,8 @@ def load_linen_weights(cell: RecurrentCell | RNN, variables: Mapping[str, Any]) 
     fill(
         known,
         "Linen",
-        side_by_side([params[name]["kernel"] for name in of_input]),
-        side_by_side([params[name]["kernel"] for name in of_h]),
-        side_by_side([params[name]["bias"] for name in biased]) if has_bias else None,
+        side_by_side("the input kernel", [params[name]["kernel"] for name in of_input]),
+        side_by_side("the recurrent kernel", [params[name]["kernel"] for name in of_h]),
+        side_by_side("the bias", [params[name]["bias"] for name in biased]) if has_bias else None,
         params[candidate].get("bias") if candidate is not None else None,
     )

@@ -3,12 +3,21 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn import checks
 from jaxrnn.cells import GRUCell, RecurrentCell
 from jaxrnn.checks import Cell
-from jaxrnn.interop.cells import assign, kind_of, known_cell, refuse_missing_bias
+from jaxrnn.interop.cells import (
+    assign,
+    both_biases,
+    kind_of,
+    known_cell,
+    known_cells,
+    numbers,
+    places_of_biases,
+)
 from jaxrnn.layers import RNN, StackedRNN
 from jaxrnn.layers.rnn import concatenate_features
 
@@ -24,8 +33,8 @@ def load_torch_weights(layers: StackedRNN | RNN, state: Mapping[str, Any]) -> No
 
     Raises:
       ValueError: ``state`` is not a mapping, a name is missing or unknown, or a shape does not fit; or the
-        layers do what no PyTorch module does: skip connections, ``merge`` other than ``"concat"``, layers that
-        differ in their cell or size, equations of their own.
+        layers do what no PyTorch module does: skip connections, zoneout, ``merge`` other than ``"concat"``, layers
+        that differ in their cell or size, equations of their own. Nothing is loaded then.
 
     >>> import jaxrnn
     >>> from flax import nnx
@@ -43,11 +52,7 @@ def load_torch_weights(layers: StackedRNN | RNN, state: Mapping[str, Any]) -> No
         if name not in state:
             raise ValueError(f"the state has no {name!r}; it has {', '.join(sorted(state)) or 'none at all'}")
         used.add(name)
-        array: Any = state[name]
-        if hasattr(array, "detach"):  # a tensor, which NumPy refuses if it wants gradients or is bfloat16
-            array = array.detach()
-            array = array.float() if str(array.dtype) == "torch.bfloat16" else array
-        array = np.asarray(array)
+        array = numbers(name, state[name])
         if array.shape != shape:
             raise ValueError(f"{name} has shape {array.shape}, but the layers need {shape}")
         return array
@@ -55,19 +60,13 @@ def load_torch_weights(layers: StackedRNN | RNN, state: Mapping[str, Any]) -> No
     loaded = []
     for suffix, cell in _torch_cells(layers):
         kernel, recurrent = cell.kernel[...], cell.recurrent_kernel[...]
-        values = [
+        loaded += [
             (cell.kernel, take(f"weight_ih_{suffix}", kernel.shape[::-1]).T),
             (cell.recurrent_kernel, take(f"weight_hh_{suffix}", recurrent.shape[::-1]).T),
         ]
-        if cell.bias is not None:
-            width = (kernel.shape[1],)
-            bias, other = take(f"bias_ih_{suffix}", width), take(f"bias_hh_{suffix}", width)
-            if cell.recurrent_bias is not None:
-                values += [(cell.bias, bias), (cell.recurrent_bias, other)]
-            else:
-                refuse_missing_bias(cell, "PyTorch")
-                values.append((cell.bias, bias + other))
-        loaded += values
+        if both_biases(cell) is not None:
+            biases = [take(f"bias_{name}_{suffix}", kernel.shape[1:]) for name in ("ih", "hh")]
+            loaded += places_of_biases(cell, "PyTorch", *biases)
     unknown = sorted(set(state) - used)
     if unknown:
         raise ValueError(f"the layers have no place for {', '.join(unknown)}")
@@ -77,8 +76,8 @@ def load_torch_weights(layers: StackedRNN | RNN, state: Mapping[str, Any]) -> No
 def torch_weights(layers: StackedRNN | RNN) -> dict[str, np.ndarray]:
     """The weights of layers as the ``state_dict`` of the same ``torch.nn`` module, in NumPy arrays.
 
-    Wrap each in ``torch.from_numpy`` for ``load_state_dict``. Where PyTorch has two biases that are only ever
-    added up, the second one is zero.
+    Wrap each in ``torch.from_numpy`` for ``load_state_dict``. Where PyTorch has two biases and the cell has one,
+    the other one is zero. Parameters of bfloat16 become float32, because NumPy has no bfloat16 that PyTorch reads.
 
     Raises:
       ValueError: there is no such module, as in :func:`load_torch_weights`.
@@ -92,12 +91,10 @@ def torch_weights(layers: StackedRNN | RNN) -> dict[str, np.ndarray]:
     for suffix, cell in _torch_cells(layers):
         state[f"weight_ih_{suffix}"] = np.array(cell.kernel[...]).T.copy()
         state[f"weight_hh_{suffix}"] = np.array(cell.recurrent_kernel[...]).T.copy()
-        if cell.bias is not None:
-            bias = np.array(cell.bias[...])
-            second = cell.recurrent_parameters(cell.kernel[...].dtype)[1]
-            state[f"bias_ih_{suffix}"] = bias
-            state[f"bias_hh_{suffix}"] = np.zeros_like(bias) if second is None else np.array(second[...])
-    return state
+        biases = both_biases(cell)
+        if biases is not None:
+            state[f"bias_ih_{suffix}"], state[f"bias_hh_{suffix}"] = biases
+    return {name: a.astype(np.float32) if a.dtype == jnp.bfloat16 else a for name, a in state.items()}
 
 
 def _torch_cells(layers: StackedRNN | RNN) -> Iterator[tuple[str, RecurrentCell]]:
@@ -107,21 +104,16 @@ def _torch_cells(layers: StackedRNN | RNN) -> Iterator[tuple[str, RecurrentCell]
         return
     if not isinstance(layers, StackedRNN):
         raise ValueError(f"only RNN, SimpleRNN, LSTM, GRU and StackedRNN have a counterpart, not {layers!r}")
-    if layers.skip_connections:
-        raise ValueError("no PyTorch module has skip_connections")
+    cells = known_cells(layers, "PyTorch")
     if layers.bidirectional and layers.merge_fn is not concatenate_features:
         name = getattr(layers.merge_fn, "__name__", layers.merge_fn)
         raise ValueError(f'PyTorch concatenates both directions, merge="concat"; these layers merge with {name}')
-    kinds = {
-        f"{kind_of(cell).__name__} of {cell.hidden_features}"
-        for cell in map(known_cell, [*layers.cells, *layers.backward_cells])
-    }
+    kinds = {f"{kind_of(cell).__name__} of {cell.hidden_features}" for of_layer in cells for cell in of_layer}
     if len(kinds) > 1:
         raise ValueError(f"PyTorch's layers have one kind of cell and one size, these {', '.join(sorted(kinds))}")
-    for number in range(layers.num_layers):
-        yield f"l{number}", _torch_cell(layers.cells[number])
-        if layers.bidirectional:
-            yield f"l{number}_reverse", _torch_cell(layers.backward_cells[number])
+    for number, of_layer in enumerate(cells):
+        for cell, direction in zip(of_layer, ("", "_reverse")):
+            yield f"l{number}{direction}", _torch_cell(cell)
 
 
 def _torch_cell(cell: Cell) -> RecurrentCell:

@@ -12,11 +12,11 @@ those named ``igate``. The weights are loaded as that layer computes with them. 
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn import checks
 from jaxrnn.cells import SLSTMCell
+from jaxrnn.interop.cells import assign, numbers
 from jaxrnn.models import SLSTMBlock
 
 __all__ = ["load_xlstm_weights"]
@@ -59,8 +59,7 @@ def load_xlstm_weights(cell: SLSTMCell | SLSTMBlock, state: Mapping[str, Any]) -
     if weights.left:
         what = "block" if is_block else "cell"
         raise ValueError(f"the {what} has no place for {', '.join(sorted(weights.left))}")
-    for parameter, value in found:
-        parameter[...] = jnp.asarray(value, parameter[...].dtype)
+    assign(found)
 
 
 class _Weights:
@@ -72,8 +71,7 @@ class _Weights:
     def take(self, name: str, *shape: int) -> np.ndarray:
         if name not in self.left:
             raise ValueError(f"the state has no {name!r}; it has {', '.join(sorted(self._state))}")
-        array = self.left.pop(name)
-        array = np.asarray(array.detach().float() if hasattr(array, "detach") else array)
+        array = numbers(name, self.left.pop(name))
         if array.shape != shape:
             raise ValueError(f"{name} has shape {array.shape}, but the cell needs {shape}")
         return array

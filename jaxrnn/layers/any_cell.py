@@ -48,7 +48,7 @@ def scan_any_cell(
         merged = nnx.merge(graphdef, params, jax.tree.map(lambda a: a, repeated), other)
         new_carry, y = merged(carry, x)
         _, _, other = nnx.state(merged, nnx.Param, repeated_filter, ...)
-        new_carry = jax.tree.map(_like, new_carry, carry)
+        new_carry = in_dtypes_of(carry, new_carry)
         if valid_t is not None:
             new_carry = _where(valid_t, new_carry, carry)
             y = _where(valid_t, y, jax.tree.map(jnp.zeros_like, y))
@@ -66,8 +66,13 @@ def align(condition: Array, array: Array) -> Array:
     return condition.reshape(condition.shape + (1,) * (array.ndim - condition.ndim))
 
 
+def in_dtypes_of(old: Carry, new: Carry) -> Carry:
+    """The new carry in the dtypes of the old one. Only casts between floating types are allowed."""
+    return jax.tree.map(_like, new, old)
+
+
 def _like(new: Array, old: Array) -> Array:
-    """Cast the new carry to the dtype of the old one. Only casts between floating types are allowed."""
+    new = jnp.asarray(new)
     if new.dtype != old.dtype and not (
         jnp.issubdtype(new.dtype, jnp.floating) and jnp.issubdtype(old.dtype, jnp.floating)
     ):

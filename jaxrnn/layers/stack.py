@@ -43,6 +43,15 @@ MERGES: dict[str, Merge] = {"concat": concatenate_features, "sum": add_features,
 """How forward and backward outputs may be merged, by name."""
 
 
+def check_skip_connection(layer: int, read: tuple[int, ...], returned: tuple[int, ...]) -> None:
+    """Raise a ValueError unless the layer returns the shape that it reads, so that both can be added."""
+    if read != returned:
+        raise ValueError(
+            f"skip_connections need layers of one width, but layer {layer} reads {read[-1]} features and returns "
+            f"{returned[-1]}"
+        )
+
+
 class StackedRNN(nnx.Module):
     """Recurrent layers on top of each other, from any cells.
 
@@ -212,11 +221,7 @@ class StackedRNN(nnx.Module):
                         f"merge returned a {type(outputs).__name__}, but layer {layer + 1} reads one array"
                     )
             if self.skip_connections and layer > 0:
-                if outputs.shape != sequence.shape:
-                    raise ValueError(
-                        f"skip_connections need layers of one width, but layer {layer} reads "
-                        f"{sequence.shape[-1]} features and returns {outputs.shape[-1]}"
-                    )
+                check_skip_connection(layer, sequence.shape, outputs.shape)
                 outputs = outputs + sequence
                 last = last + self._last_read(layer, sequence, seq_lengths)
             if self.dropout is not None and layer < self.num_layers - 1:

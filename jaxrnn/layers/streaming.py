@@ -19,18 +19,20 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from flax.errors import TraceContextError
 from jax import Array
 
 from jaxrnn import checks
 from jaxrnn.cells.base import steps_on_engine
 from jaxrnn.cells.inference import is_quantized, layer_weights, platform_of
 from jaxrnn.checks import Cell
+from jaxrnn.layers.any_cell import in_dtypes_of
 from jaxrnn.layers.rnn import RNN, Bidirectional
 from jaxrnn.layers.sequence import first_carry
-from jaxrnn.layers.stack import StackedRNN
+from jaxrnn.layers.stack import StackedRNN, check_skip_connection
 from jaxrnn.ops.native.layers import NativeLayer, unable_to_infer
 from jaxrnn.ops.native.streaming import NativeStep, unable_to_step
-from jaxrnn.ops.step import Carry, Projection, Recurrence
+from jaxrnn.ops.step import Carry, Projection, Recurrence, check_recurrent_bias
 
 IMPLEMENTATIONS = ("native", "jax")
 
@@ -69,7 +71,7 @@ def streaming_step(
 
     Raises:
       ValueError: the layer needs later steps (it is bidirectional or has ``reverse``), it is training with
-        dropout, or ``implementation`` cannot run it; the message says why.
+        dropout, a cell changes variables of its own, or ``implementation`` cannot run it; the message says why.
 
     >>> import jax.numpy as jnp
     >>> import jaxrnn
@@ -108,13 +110,28 @@ def step_of_layer(layer: Any) -> Step:
 
     def apply(carry: Carry, inputs: Array) -> tuple[Carry, Array]:
         merged: Any = nnx.merge(graphdef, weights)
-        if isinstance(merged, RNN):
-            return merged.cell(carry, inputs)
         if not isinstance(merged, StackedRNN):
-            return merged(carry, inputs)
-        return _run_layers(merged.cells, carry, inputs, merged.skip_connections)
+            return _step_of_cell(merged.cell if isinstance(merged, RNN) else merged)(carry, inputs)
+        steps = [_step_of_cell(cell) for cell in merged.cells]
+        return _run_layers(steps, carry, inputs, merged.skip_connections)
 
     return apply
+
+
+def _step_of_cell(cell: Any) -> Step:
+    """One step of a cell, whose carry keeps its dtypes from step to step, as in a layer."""
+
+    def step(carry: Carry, inputs: Array) -> tuple[Carry, Any]:
+        try:
+            new, outputs = cell(carry, inputs)
+        except TraceContextError as error:
+            raise ValueError(
+                f"a {type(cell).__name__} cannot be streamed, because its step changes variables of its own: keep "
+                "what changes in its carry, and if it is dropout that draws numbers, call eval() before"
+            ) from error
+        return in_dtypes_of(carry, new), outputs
+
+    return step
 
 
 def _native(layer: Any, inputs: Any, carry: Carry) -> Step | str:
@@ -142,6 +159,7 @@ def _native_cell(cell: Any, inputs: Any, carry: Carry) -> NativeStep | str:
     if 0 in inputs.shape:
         return f"inputs of shape {inputs.shape} are empty"
     kernel, bias = cell.recurrent_parameters(cell.compute_dtype(x))
+    check_recurrent_bias(kernel, bias)
     pointwise, params = cell.pure_pointwise()
     arrays = Recurrence(kernel, projection, carry, params, bias)
     platform = next(iter(kernel.devices())).platform
@@ -199,9 +217,11 @@ def first_step_carry(layer: Any, inputs: Any) -> Carry:
         carry = first_carry(layer.cell if isinstance(layer, RNN) else layer, x, None)
     else:
         carries = []
-        for cell in layer.cells:
+        for number, cell in enumerate(layer.cells):
             carries.append(first_carry(cell, x, None))
-            y = jax.eval_shape(lambda cell=cell, x=x: cell(carries[-1], x[0])[1])
+            _, y = jax.eval_shape(_step_of_cell(cell), carries[-1], x[0])
+            if layer.skip_connections and number > 0:
+                check_skip_connection(number, x.shape[1:], y.shape)
             x = jnp.zeros((1, *y.shape), y.dtype)
         carry = tuple(carries)
     return jax.tree.map(jnp.array, carry)  # copies, because a buffer that two parts share cannot be donated

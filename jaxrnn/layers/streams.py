@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxrnn import checks
 from jaxrnn.checks import Cell
+from jaxrnn.layers.flax_cells import is_known
 from jaxrnn.layers.rnn import RNN
 from jaxrnn.layers.stack import StackedRNN
 from jaxrnn.layers.streaming import (
@@ -43,7 +44,8 @@ class Streams:
 
     Raises:
       ValueError: an argument is invalid, the layer needs later steps (it is bidirectional or has ``reverse``), it
-        is training with dropout, or ``implementation`` cannot run it; the message says why.
+        is training with dropout, a cell changes variables of its own, or ``implementation`` cannot run it; the
+        message says why.
 
     >>> import jaxrnn, numpy as np
     >>> from flax import nnx
@@ -71,10 +73,12 @@ class Streams:
             raise ValueError(
                 f"unknown {implementation=}; available: {', '.join(IMPLEMENTATIONS)}, or None to choose"
             )
-        cells = list(layer.cells) if isinstance(layer, StackedRNN) else [getattr(layer, "cell", layer)]
-        if in_features is None:
-            in_features = getattr(cells[0], "in_features", None)
-        self.in_features = checks.positive_integer("in_features", in_features)
+        cells: list[Any] = list(layer.cells) if isinstance(layer, StackedRNN) else [getattr(layer, "cell", layer)]
+        reads = getattr(cells[0], "in_features", None)
+        self.in_features = checks.positive_integer("in_features", reads if in_features is None else in_features)
+        if is_known(cells[0]) and reads not in (None, self.in_features):
+            # The library would read the rows of the inputs with a wrong width.
+            raise ValueError(f"{in_features=} does not fit the first cell, which reads {reads} features")
         self._is_stack = isinstance(layer, StackedRNN)
         self._skip_connections = isinstance(layer, StackedRNN) and layer.skip_connections
         first = first_step_carry(layer, jax.ShapeDtypeStruct((1, self.in_features), jnp.float32))
@@ -86,6 +90,8 @@ class Streams:
             if reason is not None and implementation == "native":
                 raise ValueError(f'implementation="native": {reason}')
         self._step = step_of_layer(layer)
+        if not self._layers:  # a step that cannot be compiled is refused now, and not later
+            jax.eval_shape(self._step, first, jax.ShapeDtypeStruct((1, self.in_features), jnp.float32))
         self._carry: Carry = None
         self.reset()
 

@@ -132,7 +132,7 @@ class SequenceClassifier(nnx.Module):
         Returns:
           Logits ``[batch, num_classes]``, float32 or wider.
         """
-        outputs = self._looked_up(jnp.asarray(inputs))
+        outputs = self._looked_up(checks.array("inputs", inputs))
         keys = [None] * (len(self.layers) + 1)
         if dropout_key is not None:
             keys = jax.random.split(dropout_key, len(keys))
@@ -157,7 +157,7 @@ class SequenceClassifier(nnx.Module):
     def _pooled(self, outputs: Array, seq_lengths: Array | None) -> Array:
         """Pool outputs ``[batch, time, hidden]`` over the steps that are not padding."""
         batch, time = outputs.shape[:2]
-        lengths = jnp.full(batch, time) if seq_lengths is None else jnp.clip(seq_lengths, 0, time)
+        lengths = jnp.full(batch, time) if seq_lengths is None else jnp.clip(jnp.asarray(seq_lengths), 0, time)
         real = (jnp.arange(time) < lengths[:, None])[..., None]
         if self.pooling == "mean":  # a sum over many steps needs float32
             # The layers return zeros for the padding.

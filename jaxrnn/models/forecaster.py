@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from jaxrnn import checks
 from jaxrnn.cells import CELLS
 from jaxrnn.cells.base import Initializer, glorot_uniform
 from jaxrnn.checks import Cell
@@ -100,6 +101,7 @@ class RNNForecaster(nnx.Module):
         Returns:
           ``[batch, out_features]``, or ``[batch, time, out_features]`` with ``return_sequences``.
         """
+        inputs = checks.array("inputs", inputs)
         if inputs.ndim == 2:
             inputs = inputs[..., None]
         if inputs.ndim != 3 or inputs.shape[-1] != self.in_features:

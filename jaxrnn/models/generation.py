@@ -1,9 +1,10 @@
 """Writes text with a language model: one token after the other, for many texts at once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from flax import nnx
 
 from jaxrnn import checks
 from jaxrnn.layers.streams import Streams
@@ -31,7 +32,7 @@ def generate(
     head and the draws are computed in NumPy.
 
     Args:
-      model: the language model.
+      model: the language model. A method ``logits`` of its own is called in the place of the head.
       prompts: integers ``[batch, time]``, at least one token each; a row for every text.
       length: how many tokens to add to each.
       temperature: what the logits are divided by. Below 1 the likely tokens become likelier; 0 always takes the
@@ -59,19 +60,29 @@ def generate(
     _check_draws(temperature, top_k, top_p)
     streams = Streams(model.layers, len(tokens), threads=threads, implementation=implementation)
     embedding = np.asarray(model.embedding.embedding[...], np.float32)
-    kernel = np.asarray((embedding.T if model.head is None else model.head.kernel[...]), np.float32)
-    bias = np.array(model.bias[...], np.float32)
-    bias[_checked_excluded(exclude, model.vocabulary_size)] = -np.inf
+    excluded = _checked_excluded(exclude, model.vocabulary_size)
+    head = _head_of(model, embedding)
     rng = np.random.default_rng(seed)
     for column in tokens.T:
         hidden = streams.step(embedding[column])
     written = np.empty((len(tokens), length), np.int32)
     for number in range(length):
-        logits = np.asarray(hidden, np.float32) @ kernel + bias  # pyright: ignore[reportPossiblyUnboundVariable]
+        logits = head(hidden)  # pyright: ignore[reportPossiblyUnboundVariable]
+        logits[:, excluded] = -np.inf
         written[:, number] = sample_tokens(logits, rng, temperature=temperature, top_k=top_k, top_p=top_p)
         if number + 1 < length:
             hidden = streams.step(embedding[written[:, number]])
     return written
+
+
+def _head_of(model: LanguageModel, embedding: np.ndarray) -> Callable[[Any], np.ndarray]:
+    """A function from outputs of the top layer, ``[batch, hidden]``, to new logits in float32."""
+    if type(model).logits is not LanguageModel.logits:  # a head of the model's own
+        logits = nnx.jit(type(model).logits)
+        return lambda hidden: np.array(logits(model, hidden), np.float32)
+    kernel = np.asarray((embedding.T if model.head is None else model.head.kernel[...]), np.float32)
+    bias = np.asarray(model.bias[...], np.float32)
+    return lambda hidden: np.asarray(hidden, np.float32) @ kernel + bias
 
 
 def sample_tokens(
@@ -87,14 +98,20 @@ def sample_tokens(
     Returns:
       int64 ``[batch]``.
 
+    Raises:
+      ValueError: an argument is invalid; the message shows its value.
+
     >>> logits = np.log([[0.5, 0.3, 0.2]] * 1000)
     >>> drawn = sample_tokens(logits, np.random.default_rng(0), top_p=0.6)
     >>> np.bincount(drawn).tolist()                                     # about 0.5 and 0.3 of 0.8
     [604, 396]
     """
-    if temperature == 0:
+    _check_draws(temperature, top_k, top_p)
+    differences = logits - logits.max(axis=1, keepdims=True)
+    if np.asarray(temperature, np.result_type(differences, np.float16)) == 0:  # also if it is rounded to 0
         return logits.argmax(axis=1)
-    scaled = (logits - logits.max(axis=1, keepdims=True)) / temperature
+    with np.errstate(over="ignore"):  # a weight of exp(-inf) is 0, as it should be
+        scaled = differences / temperature
     if top_k is not None and top_k < scaled.shape[1]:
         least = np.partition(scaled, -top_k, axis=1)[:, -top_k, None]
         scaled = np.where(scaled < least, -np.inf, scaled)
@@ -131,7 +148,10 @@ def _checked_prompts(prompts: Any, vocabulary_size: int) -> np.ndarray:
 
 
 def _checked_excluded(exclude: Sequence[int], vocabulary_size: int) -> list[int]:
-    tokens = [int(token) for token in exclude]
+    try:
+        tokens = [int(token) for token in exclude]
+    except (TypeError, ValueError):
+        raise ValueError(f"exclude must be a list of tokens, such as [0], not {checks.shown(exclude)}") from None
     unknown = [token for token in tokens if not 0 <= token < vocabulary_size]
     if unknown:
         raise ValueError(f"exclude has tokens from 0 to {vocabulary_size - 1}, not {unknown[0]}")

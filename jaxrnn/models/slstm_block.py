@@ -144,7 +144,9 @@ class SLSTMBlock(nnx.Module):
             raise ValueError(f"inputs must be [batch, time, {self.features}], not {x.shape}")
         x = x if self.dtype is None else x.astype(self.dtype)
         batch, time, _ = x.shape
-        first = self.initialize_carry(batch) if initial_carry is None else initial_carry
+        first = self.initialize_carry(batch)
+        if initial_carry is not None:
+            first = checks.carry(type(self).__name__, initial_carry, first, (batch, self.features))
         valid = None
         if seq_lengths is not None:
             seq_lengths = checked_lengths(seq_lengths, time, (batch,))

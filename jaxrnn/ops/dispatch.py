@@ -22,9 +22,9 @@ from jaxrnn.ops.step import (
     Pointwise,
     Projection,
     Recurrence,
+    check_recurrent_bias,
     hidden_state,
     projected,
-    recurrent_gates_of,
     units_of,
 )
 from jaxrnn.ops.varying import varying_alike
@@ -289,9 +289,7 @@ def _check(
         raise ValueError(f"{xw.shape=} must be (time, *batch, gates * hidden) with hidden = {hidden[0]}")
     if not jnp.issubdtype(xw.dtype, jnp.floating):
         raise ValueError(f"{xw.dtype=} must be a floating type")
-    width = recurrent_gates_of(recurrent_kernel) * hidden[0]
-    if recurrent_bias is not None and recurrent_bias.shape != (width,):
-        raise ValueError(f"{recurrent_bias.shape=} must be ({width},) as {recurrent_kernel.shape=}")
+    check_recurrent_bias(recurrent_kernel, recurrent_bias)
     batch = xw.shape[1:-1]
     for path, leaf in jax.tree_util.tree_leaves_with_path(initial_carry):
         if leaf.shape[:-1] != batch or not jnp.issubdtype(leaf.dtype, jnp.floating):

@@ -182,6 +182,13 @@ def recurrent_gates_of(recurrent_kernel: Any) -> int:
     return recurrent_kernel.shape[-1] // recurrent_kernel.shape[-2]
 
 
+def check_recurrent_bias(recurrent_kernel: Any, recurrent_bias: Any) -> None:
+    """Raise a ValueError unless the bias is None or has one number for every unit and gate of the kernel."""
+    width = recurrent_gates_of(recurrent_kernel) * units_of(recurrent_kernel)
+    if recurrent_bias is not None and recurrent_bias.shape != (width,):
+        raise ValueError(f"{recurrent_bias.shape=} must be ({width},) as {recurrent_kernel.shape=}")
+
+
 def recurrent_product(h: Array, recurrent_kernel: Array) -> Array:
     """``h @ recurrent_kernel``, ``[*batch, gates * hidden]``; with heads, of the units of every head.
 

@@ -11,6 +11,7 @@ from flax import nnx
 
 import jaxrnn
 from jaxrnn.cells import CELLS
+from jaxrnn.ops.native.library import why_not_loaded
 
 
 class LeakyCell(jaxrnn.RecurrentCell):
@@ -103,6 +104,29 @@ def test_equations_of_a_subclass_take_the_place_of_the_built_in_cell_s():
     for whole in (True, False):
         found, expected = (jaxrnn.StackedRNN([cell], return_sequences=whole)(x) for cell in (louder, plain))
         np.testing.assert_allclose(found, 2 * expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("heads", [1, 2, 3])
+def test_a_recurrent_bias_of_the_candidate_equals_one_of_all_gates_with_zeros(heads):
+    options: dict[str, Any] = dict(num_heads=heads, bias_init=nnx.initializers.normal())
+    cell = jaxrnn.GRUCell(3, 12, use_recurrent_bias="candidate", **options, rngs=nnx.Rngs(0))
+    whole = jaxrnn.GRUCell(3, 12, **options, rngs=nnx.Rngs(0))
+    assert cell.recurrent_bias is not None and whole.recurrent_bias is not None
+    whole.recurrent_bias[...] = jnp.concatenate([jnp.zeros(24), cell.recurrent_bias[...]])
+    x = jnp.asarray(np.random.RandomState(0).randn(2, 5, 3), jnp.float32)
+    expected, carry = [], jnp.zeros((2, 12))
+    for t in range(5):
+        carry, y = whole(carry, x[:, t])
+        expected.append(y)
+    np.testing.assert_allclose(cell(jnp.zeros((2, 12)), x[:, 0])[1], expected[0], atol=1e-6)
+    np.testing.assert_allclose(jaxrnn.RNN(cell)(x), jnp.stack(expected, 1), atol=1e-6)
+    for implementation in ("native", "jax"):
+        if implementation == "native" and why_not_loaded() is not None:
+            continue
+        step, carry = jaxrnn.streaming_step(cell, x[:, 0], implementation=implementation)
+        for t in range(5):
+            carry, y = step(carry, x[:, t])
+            np.testing.assert_allclose(y, expected[t], atol=1e-6)
 
 
 def test_every_gate_starts_orthogonal_and_biases_start_zero():

@@ -13,12 +13,16 @@ from jaxrnn.export import load_safetensors, quantize, save_safetensors, to_onnx
 from tests.export.onnx_runs import TOLERANCE, distance, run
 
 NEEDS = ("onnx", "onnxruntime", "safetensors")
+RANDOM = nnx.initializers.normal()
 X: Any = np.random.default_rng(0).normal(size=(4, 6, 3)).astype(np.float32)
 
 
-@pytest.mark.parametrize("kind", ["LSTM", "GRU", "SLSTM"])
-def test_onnx_runtime_computes_the_same(kind):
-    layers = getattr(jaxrnn, kind)(3, 8, num_heads=2, rngs=nnx.Rngs(0))
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("LSTM", {}), ("GRU", {}), ("GRU", {"use_recurrent_bias": "candidate", "bias_init": RANDOM}), ("SLSTM", {})],
+)
+def test_onnx_runtime_computes_the_same(kind, options):
+    layers = getattr(jaxrnn, kind)(3, 8, num_heads=2, **options, rngs=nnx.Rngs(0))
     (found,) = run(to_onnx(layers), X).values()
     assert distance(found, jax.jit(layers)(X)) <= TOLERANCE
 
@@ -27,6 +31,24 @@ def test_a_gru_with_reset_before_has_both_products_in_heads():
     layers = jaxrnn.GRU(3, 8, num_heads=2, reset_after=False, rngs=nnx.Rngs(0))
     (found,) = run(to_onnx(layers), X).values()
     assert distance(found, jax.jit(layers)(X)) <= TOLERANCE
+
+
+class OwnDecay(jaxrnn.RecurrentCell):
+    """A cell of one's own with a parameter of three axes, which is no recurrent kernel."""
+
+    def __init__(self, in_features, hidden_features, *, rngs, **options):
+        super().__init__(in_features, hidden_features, rngs=rngs, **options)
+        self.decay = nnx.Param(jax.random.uniform(rngs(), (2, hidden_features // 2, hidden_features // 2)))
+
+    def pointwise(self, carry, xw, rh):
+        h = carry * self.decay[...].mean(1).reshape(-1) + jnp.tanh(xw[0] + rh[0])
+        return h, h
+
+
+def test_parameters_of_one_s_own_stay_as_they_are():
+    layer = jaxrnn.RNN(OwnDecay(3, 8, num_heads=2, rngs=nnx.Rngs(0)))
+    (found,) = run(to_onnx(layer), X).values()
+    assert distance(found, jax.jit(layer)(X)) <= TOLERANCE
 
 
 def test_int8_kernels_with_heads_are_near_and_can_be_stored(tmp_path):

@@ -10,7 +10,9 @@ from flax import nnx
 
 import jaxrnn
 from jaxrnn.export import to_onnx
-from tests.export.onnx_runs import TOLERANCE, distance, run
+from jaxrnn.export.onnx_equations import translate
+from jaxrnn.export.onnx_graph import Graph
+from tests.export.onnx_runs import TOLERANCE, distance, run, session
 
 NEEDS = ("onnx", "onnxruntime")
 X = np.random.default_rng(0).normal(size=(4, 6, 3)).astype(np.float32)
@@ -179,9 +181,58 @@ class Sorted(jaxrnn.RecurrentCell):
         return h, h
 
 
+class Int8Sum(jaxrnn.RecurrentCell):
+    def pointwise(self, h, xw, rh):
+        h = jnp.tanh(xw[0] + rh[0]) + (rh[0].astype(jnp.int8) + jnp.int8(1)).astype(jnp.float32)
+        return h, h
+
+
+class Chosen(jaxrnn.RecurrentCell):
+    def pointwise(self, h, xw, rh):
+        h = jnp.tanh(jax.lax.select_n((h > 0).astype(jnp.int32), xw[0], rh[0]))
+        return h, h
+
+
+class LargerBool(jaxrnn.RecurrentCell):
+    def pointwise(self, h, xw, rh):
+        h = jnp.where((h > 0) > (rh[0] > 0), xw[0], rh[0])
+        return h, h
+
+
+class Int8Compared(jaxrnn.RecurrentCell):
+    """Narrow integers that stay in their range are exported."""
+
+    def pointwise(self, h, xw, rh):
+        whole = (3 * jnp.tanh(xw[0] + rh[0])).astype(jnp.int8)
+        h = jnp.where(whole == 1, jnp.maximum(whole, jnp.int8(2)).astype(jnp.float32), jnp.tanh(h + xw[0]))
+        return h, h
+
+
+def test_integers_within_their_range(randomized):
+    model = randomized(jaxrnn.RNN(Int8Compared(3, 4, rngs=nnx.Rngs(0))))
+    assert distance(run(to_onnx(model), X)["outputs"], model(X)) <= TOLERANCE
+
+
+@pytest.mark.parametrize(("function", "exact"), [(jnp.expm1, np.expm1), (jnp.log1p, np.log1p)])
+def test_no_digits_are_lost_near_zero(function, exact):
+    graph = Graph(17)
+    x = graph.input("x", ["batch", 1])
+    (y,) = translate(function, graph, (x,), 1)
+    graph.output("y", y, ["batch", 1])
+    small = np.logspace(-30, 1.9, 1000)
+    inputs = np.concatenate([small, -small, [0, np.inf, -np.inf, np.nan, 3e38, -1]]).astype(np.float32)
+    (found,) = session(graph.finish("function", "0", {})).run(None, {"x": inputs[:, None]})
+    with np.errstate(all="ignore"):
+        expected = exact(inputs.astype(np.float64)).astype(np.float32)
+    np.testing.assert_allclose(found[:, 0], expected, rtol=5e-7)
+
+
 @pytest.mark.parametrize(
     ("kind", "operation"),
     [
+        (Int8Sum, "add in int8"),
+        (Chosen, "select_n with int32 to select by"),
+        (LargerBool, "gt"),
         (MeanOfBatch, "reduce_sum over the batch"),
         (Accumulated, "cumsum"),
         (Transposed, "transpose"),

@@ -121,6 +121,9 @@ def test_what_cannot_be_exported_is_named():
             to_onnx(changed)
     with pytest.raises(ValueError, match="metadata must be texts by name, not 1 by 'one'"):
         to_onnx(jaxrnn.GRU(3, 4, rngs=r), metadata={"one": 1})  # pyright: ignore[reportArgumentType]
+    for name in ("inputs", "outputs", "cells", "model", "jaxrnn_version"):
+        with pytest.raises(ValueError, match=f"metadata must have other names than {name}"):
+            to_onnx(jaxrnn.GRU(3, 4, rngs=r), metadata={name: "mine", "columns": "mine"})
 
 
 def test_a_head_in_place_of_another_decides_how_many_outputs_there_are():

@@ -249,6 +249,11 @@ def test_what_cannot_be_exported_is_named():
             {},
             'the merge <lambda> cannot be exported to ONNX, only "concat"',
         ),
+        (
+            jaxrnn.LSTM(3, (4, 1), skip_connections=True, rngs=r),
+            {},
+            "skip_connections need layers of one width, but layer 1 reads 4 features and returns 1",
+        ),
         (jaxrnn.LSTM(3, 4, num_layers=2, dropout=0.5, rngs=r), {}, "training with dropout"),
         (jaxrnn.RNNForecaster(rngs=r), dict(seq_lengths=True), "seq_lengths=True needs a model"),
         (jaxrnn.RNNForecaster(rngs=r), dict(resets=True), "resets=True needs a model"),
@@ -261,3 +266,5 @@ def test_what_cannot_be_exported_is_named():
             to_onnx(model, **options)
     with jax.enable_x64(True), pytest.raises(ValueError, match="float64"):
         to_onnx(jaxrnn.RNN(cell(jaxrnn.GRUCell, param_dtype=jnp.float64)))
+    with jax.enable_x64(True), pytest.raises(ValueError, match=r"computes in float64 \(cells\.0\)"):
+        to_onnx(jaxrnn.LSTM(3, 4, dtype=jnp.float64, rngs=nnx.Rngs(0)))

@@ -179,6 +179,22 @@ def test_models_of_tokens():
     np.testing.assert_allclose(found, words(tokens, seq_lengths=lengths), rtol=1e-5, atol=1e-6)
 
 
+class CountingCell(nnx.Module):
+    """A cell that counts its steps in a variable of its own."""
+
+    num_feature_axes = 1
+
+    def __init__(self):
+        self.count = nnx.Variable(jnp.zeros(()))
+
+    def initialize_carry(self, input_shape, rngs=None):
+        return jnp.zeros(input_shape)
+
+    def __call__(self, carry, inputs):
+        self.count[...] += 1
+        return carry + self.count[...] * inputs, carry
+
+
 def test_what_cannot_be_exported_is_said(tmp_path):
     rngs = nnx.Rngs(0)
     layer = jaxrnn.LSTM(3, 4, num_layers=2, dropout=0.5, rngs=rngs)
@@ -191,6 +207,12 @@ def test_what_cannot_be_exported_is_said(tmp_path):
         (jaxrnn.GRU(3, 4, rngs=rngs), dict(path=tmp_path), "is a folder"),
         (jaxrnn.GRU(3, 4, rngs=rngs), dict(reset_carry="zeros"), "reset_carry is what resets return to: add"),
         (jaxrnn.GRU(3, 4, rngs=rngs), dict(resets=True, reset_carry=0), 'must be "zeros", or None for .* not 0'),
+        (
+            jaxrnn.GRUCell(3, 4, rngs=rngs),
+            {},
+            r"a GRUCell is a cell, which has no time axis: export the layer jaxrnn.RNN\(GRUCell",
+        ),
+        (jaxrnn.RNN(CountingCell()), {"features": 3}, r"a call changes variables of its own \(of CountingCell\)"),
         (3, {}, "model must be a Flax module, not 3"),
     ]
     for model, options, message in refused:

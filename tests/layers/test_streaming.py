@@ -127,6 +127,10 @@ def both_directions() -> jaxrnn.Bidirectional:
     return jaxrnn.Bidirectional(forward, backward)
 
 
+def uneven() -> jaxrnn.StackedRNN:
+    return jaxrnn.LSTM(3, (5, 4), skip_connections=True, rngs=nnx.Rngs(0))
+
+
 def test_inputs_may_be_a_list():
     cell = jaxrnn.GRUCell(3, 4, rngs=nnx.Rngs(0))
     step, carry = streaming_step(cell, [[1.0, 2.0, 3.0]])
@@ -142,12 +146,18 @@ def test_inputs_may_be_a_list():
         (both_directions, "a Bidirectional cannot be streamed"),
         (lambda: jaxrnn.GRU(3, 4, num_layers=2, dropout=0.5, rngs=nnx.Rngs(0)), "eval"),
         (lambda: jaxrnn.GRU(3, 4, recurrent_dropout=0.5, rngs=nnx.Rngs(0)), "eval"),
+        (uneven, "skip_connections need layers of one width, but layer 1 reads 5 features and returns 4"),
         (lambda: nnx.Linear(3, 4, rngs=nnx.Rngs(0)), "not a Linear"),
     ],
 )
 def test_what_cannot_be_streamed_is_said(layer, message):
     with pytest.raises(ValueError, match=message):
         streaming_step(layer(), X[:, 0])
+    if layer is uneven:
+        with pytest.raises(ValueError, match=message):
+            jaxrnn.Streams(layer(), 2)
+        with pytest.raises(ValueError, match=message):
+            layer()(X)
 
 
 def test_dropout_that_is_off_does_not_matter():
@@ -236,6 +246,82 @@ def test_wrong_arguments_of_a_native_step(carry, inputs, message):
     step, first = streaming_step(jaxrnn.LSTMCell(3, 4, rngs=nnx.Rngs(0)), X[:, 0])
     with pytest.raises((ValueError, TypeError), match=re.escape(message)):
         step(first if carry is None else carry, inputs)
+
+
+class CountingCell(nnx.Module):
+    """A cell that counts its steps in a variable of its own."""
+
+    num_feature_axes = 1
+
+    def __init__(self):
+        self.count = nnx.Variable(jnp.zeros(()))
+
+    def initialize_carry(self, input_shape, rngs=None):
+        return jnp.zeros(input_shape)
+
+    def __call__(self, carry, inputs):
+        self.count[...] += 1
+        return carry + self.count[...] * inputs, carry
+
+
+class DroppingCell(nnx.GRUCell):
+    def __init__(self):
+        super().__init__(3, 3, rngs=nnx.Rngs(0))
+        self.drop = nnx.Dropout(0.5, rngs=nnx.Rngs(0))
+
+    def __call__(self, carry, inputs):
+        return super().__call__(carry, self.drop(inputs))
+
+
+@pytest.mark.parametrize("make", [CountingCell, DroppingCell])
+def test_a_cell_that_changes_its_own_variables_is_named(make):
+    for layer in (make(), jaxrnn.RNN(make()), jaxrnn.StackedRNN([make()])):
+        for stream in (
+            lambda layer=layer: streaming_step(layer, X[:, 0]),
+            lambda layer=layer: jaxrnn.Streams(layer, 2, in_features=3),
+        ):
+            with pytest.raises(
+                ValueError, match=f"a {make.__name__} cannot be streamed, because its step changes"
+            ):
+                stream()
+    cell = DroppingCell()
+    cell.eval()
+    step, carry = streaming_step(cell, X[:, 0])
+    assert_close(
+        step(carry, X[:, 0]), nnx.GRUCell(3, 3, rngs=nnx.Rngs(0))(jnp.zeros((2, 3)), jnp.asarray(X[:, 0]))
+    )
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nnx.SimpleCell(3, 4, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)),
+        lambda: nnx.LSTMCell(3, 4, param_dtype=jnp.bfloat16, rngs=nnx.Rngs(0)),
+    ],
+)
+def test_a_cell_of_flax_whose_carry_has_another_dtype(make):
+    cell = make()
+    expected = jaxrnn.RNN(cell)(jnp.asarray(X))
+    step, carry = streaming_step(cell, X[:, 0])
+    streams = jaxrnn.Streams(cell, 2)
+    for t in range(X.shape[1]):
+        carry, y = step(carry, X[:, t])
+        assert y.dtype == expected.dtype
+        for found in (y, streams.step(X[:, t])):
+            np.testing.assert_allclose(found.astype(np.float32), expected[:, t].astype(np.float32), atol=2e-3)
+
+
+class ShortBias(jaxrnn.GRUCell):
+    def recurrent_parameters(self, dtype):
+        kernel, bias = super().recurrent_parameters(dtype)
+        return kernel, None if bias is None else bias[:4]
+
+
+def test_a_recurrent_bias_that_is_too_short_is_not_read_beyond_its_end():
+    cell = ShortBias(3, 4, rngs=nnx.Rngs(0))
+    for run in (lambda: streaming_step(cell, X[:, 0]), lambda: jaxrnn.Streams(cell, 2)):
+        with pytest.raises(ValueError, match=re.escape("recurrent_bias.shape=(4,) must be (12,)")):
+            run()
 
 
 @pytest.mark.parametrize(

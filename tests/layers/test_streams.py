@@ -112,6 +112,8 @@ def test_any_cell_streams_as_a_compiled_program():
     [
         (dict(count=0), "count must be a positive integer, not 0"),
         (dict(threads=0), "threads must be a positive integer, not 0"),
+        (dict(in_features=5), "in_features=5 does not fit the first cell, which reads 3 features"),
+        (dict(in_features=2), "in_features=2 does not fit the first cell, which reads 3 features"),
         (dict(implementation="scan"), "unknown implementation='scan'; available: native, jax"),
         (dict(make=lambda: jaxrnn.GRU(3, 4, bidirectional=True, rngs=nnx.Rngs(0))), "cannot be streamed"),
         (
