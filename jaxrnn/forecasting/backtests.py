@@ -8,7 +8,7 @@ import numpy as np
 from jaxrnn.checks import positive_integer
 from jaxrnn.forecasting import metrics
 from jaxrnn.forecasting.as_known import as_known, shortened
-from jaxrnn.forecasting.panel import OneSeries
+from jaxrnn.forecasting.one_series import OneSeries
 from jaxrnn.forecasting.quantile_columns import LEVELS, forecast_columns
 from jaxrnn.forecasting.settings import Settings
 from jaxrnn.forecasting.simple import simple_forecasts

@@ -9,7 +9,7 @@ import numpy as np
 from jaxrnn.checks import shown
 from jaxrnn.data import rounded
 from jaxrnn.forecasting.calendar_features import calendar_features, usual_phases
-from jaxrnn.forecasting.panel import Columns, OneSeries, shown_time
+from jaxrnn.forecasting.one_series import Columns, OneSeries, shown_time
 
 MOST_CATEGORIES = 100
 _LARGEST = 5.0

@@ -15,17 +15,18 @@ from jaxrnn.forecasting.calibration import Calibration
 from jaxrnn.forecasting.covariates import require_future, with_future
 from jaxrnn.forecasting.distributions import require_counts
 from jaxrnn.forecasting.ensemble import Ensemble
+from jaxrnn.forecasting.frame_columns import as_frame
 from jaxrnn.forecasting.fresh_rows import require_same_sign, require_same_step
 from jaxrnn.forecasting.known import Known
-from jaxrnn.forecasting.panel import OneSeries, as_frame, read_future, read_panel
+from jaxrnn.forecasting.learn import learn, windows_for
+from jaxrnn.forecasting.one_series import OneSeries
+from jaxrnn.forecasting.panel import read_future, read_panel
 from jaxrnn.forecasting.panel_notes import describe_panel
 from jaxrnn.forecasting.quantile_columns import LEVELS, forecast_columns
 from jaxrnn.forecasting.sample_paths import sample_paths
 from jaxrnn.forecasting.season import SeasonChoice
 from jaxrnn.forecasting.settings import Settings, as_tuple
-from jaxrnn.forecasting.settle import settle
 from jaxrnn.forecasting.stored import Stored
-from jaxrnn.forecasting.train import Training
 from jaxrnn.forecasting.watch import TrainingStopped, Watch
 from jaxrnn.forecasting.windows import Windows
 
@@ -125,42 +126,13 @@ class Forecaster:
         ``stopped`` then says ``"interrupted"`` or ``"terminated"``.
 
         Raises:
-          ValueError: the frame is invalid, or no series is longer than two steps.
+          ValueError: the frame is invalid, or no series is longer than one step. The model stays as it was.
         """
-        self._frame, self._panel = frame, self._read(frame, fresh=False)
-        self.settings, self.season_choice, self.known = settle(self._given, self._panel)
-        networks = self.networks = Ensemble(self.settings, self.known)
-        settings, windows = self.settings, self.windows(self._panel)
-        if windows.offset is not None:
-            windows = self.windows(self._panel, until=np.maximum(windows.lengths - settings.horizon, 1))
-        starts = windows.starts(networks.season, networks.window)
-        if not len(starts):
-            longest = int(windows.lengths.max())
-            raise ValueError(
-                f"no series is long enough to learn from: the longest has {longest} steps, and horizon="
-                f"{settings.horizon} needs at least three"
-            )
-        watch = watch or Watch(progress=progress)
-        training = Training(settings, networks.make, windows, starts, networks.window, networks.season, watch)
-        self.stopped = None
-        judged_parts = []
-        for number in range(settings.seeds):
-            held = windows.held_out(networks.season, number, settings.seeds)
-            networks.params.append(training.train(number, windows.without(held)))
-            origins = windows.judged(held)
-            judged_parts.append((origins, *networks.quantiles(windows, origins, networks.params[-1:])))
-            self.stopped = training.stopped
-            if self.stopped:
-                break
-        origins, quantiles, simple = (np.concatenate(parts) for parts in zip(*judged_parts))
-        self.calibration = Calibration.of(
-            quantiles,
-            simple,
-            windows.targets[origins].astype(np.float64),
-            LEVELS,
-            units=windows.scale[origins] / windows.noise[origins],
-            periods=windows.periods(len(origins)),
-        )
+        panel = self._read(frame, fresh=False)
+        learned = learn(self._given, panel, watch or Watch(progress=progress))
+        # Only now, so that a fit that fails leaves the model as it was.
+        self._frame, self._panel = frame, panel
+        self.settings, self.season_choice, self.known, self.networks, self.calibration, self.stopped = learned
         return self
 
     def predict(self, frame: Any = None, *, future: Any = None) -> Any:
@@ -340,10 +312,4 @@ class Forecaster:
 
         ``until`` is, for each series, the first step whose value the effects of its columns must not depend on.
         """
-        return self.known.windows(
-            panel,
-            window=self.networks.window,
-            horizon=self.settings.horizon,
-            season=self.networks.season,
-            until=until,
-        )
+        return windows_for(self.networks, self.known, panel, until)

@@ -1,4 +1,4 @@
-"""The columns of a frame as arrays of numbers, of text, or of times."""
+"""The columns of a frame as arrays of numbers, of text, or of times, and arrays as a frame."""
 
 from typing import Any
 
@@ -108,3 +108,15 @@ def _is_missing(one: Any) -> bool:
         return bool(one != one)
     except (TypeError, ValueError):  # pandas cannot tell whether NA equals NA
         return True
+
+
+def as_frame(columns: dict[str, np.ndarray], like: Any) -> Any:
+    """The columns as a frame of the kind of ``like``: pandas, polars, or the dictionary itself."""
+    library = type(like).__module__.partition(".")[0]
+    if library in ("pandas", "polars"):
+        import importlib
+
+        dates = [name for name, values in columns.items() if values.dtype.kind == "M"]
+        columns = columns | {name: columns[name].astype("datetime64[ms]") for name in dates}  # polars has no [s]
+        return importlib.import_module(library).DataFrame(columns)
+    return columns

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from jaxrnn.forecasting.known import Known
-from jaxrnn.forecasting.panel import OneSeries
+from jaxrnn.forecasting.one_series import OneSeries
 from jaxrnn.forecasting.settings import Settings
 
 _CLEARLY = 1.5

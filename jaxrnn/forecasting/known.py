@@ -10,7 +10,7 @@ import numpy as np
 from jaxrnn.data import Step
 from jaxrnn.forecasting.covariates import Covariates
 from jaxrnn.forecasting.effects import Effects
-from jaxrnn.forecasting.panel import Columns, OneSeries
+from jaxrnn.forecasting.one_series import Columns, OneSeries
 from jaxrnn.forecasting.windows import Windows, usual_noise
 
 

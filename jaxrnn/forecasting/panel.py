@@ -7,15 +7,16 @@ from the name of each series to its values is taken too.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from jaxrnn.data import AGGREGATES, Step, check_aggregate, combine, filled, regular_times, same_dates
 from jaxrnn.forecasting.far_values import LARGEST, far_values
 from jaxrnn.forecasting.frame_columns import names_of, numbers_of, numbers_or_text, times_of, with_dates_of_index
+from jaxrnn.forecasting.one_series import Columns, OneSeries, Repairs, shown_time
 
 COLUMNS = ("unique_id", "ds", "y")
 
@@ -24,66 +25,6 @@ _FEW = 3
 _MOST_GAPS = 10
 _FARTHER = 1.5  # than the rows of the training
 """More missing steps than so many times the rows are taken for a wrong date."""
-
-
-class Repairs(NamedTuple):
-    """What was done to the rows of a series.
-
-    Attributes:
-      unsorted, combined, inserted: how many rows were out of order, combined, and inserted.
-      cut: how many rows without a value after the last one were left out.
-      far: the places of values that were left out, since they are absurdly far from all others, and the values.
-      irregular: the times have no common step, so each row is a step.
-      unit: the times were rounded to this, see :class:`jaxrnn.data.regular_times.RegularTimes`; or empty.
-    """
-
-    unsorted: int = 0
-    combined: int = 0
-    inserted: int = 0
-    cut: int = 0
-    far: tuple[tuple[int, float], ...] = ()
-    irregular: bool = False
-    unit: str = ""
-
-
-@dataclass(frozen=True)
-class OneSeries:
-    """A series of a panel.
-
-    Attributes:
-      name: its unique_id.
-      values: float64 ``[time]``; missing values lie on the line between their neighbours.
-      observed: bool ``[time]``; False where a value was missing.
-      times: the time of each value, ``datetime64[s]`` or whole numbers.
-      step: the step to the next one.
-      future: columns that are known in advance, by name: float64 or text ``[time + ahead]``, where ``ahead`` is
-        how many steps after the last value are given. NaN or an empty text where a value is missing.
-      past: columns that are known up to the last value, float64 or text ``[time]``.
-      static: what does not change along the series, by the name of the column.
-      repairs: what was done to its rows.
-    """
-
-    name: str
-    values: np.ndarray
-    observed: np.ndarray
-    times: np.ndarray
-    step: Step
-    future: Mapping[str, np.ndarray] = field(default_factory=dict)
-    past: Mapping[str, np.ndarray] = field(default_factory=dict)
-    static: Mapping[str, Any] = field(default_factory=dict)
-    repairs: Repairs = field(default_factory=Repairs)
-
-
-class Columns(NamedTuple):
-    """The names of further columns: known in advance, known up to the last value, and one value for a series."""
-
-    future: tuple[str, ...] = ()
-    past: tuple[str, ...] = ()
-    static: tuple[str, ...] = ()
-
-    @property
-    def all(self) -> tuple[str, ...]:
-        return (*self.future, *self.past, *self.static)
 
 
 def read_panel(
@@ -331,20 +272,3 @@ def _of_array(name: str, values: np.ndarray) -> OneSeries:
     times = np.arange(len(values))
     kept, far = _without_far(name, values, times)
     return OneSeries(name, filled(kept), np.isfinite(kept), times, Step("steps", 1), repairs=Repairs(far=far))
-
-
-def shown_time(time: Any) -> str:
-    """A date or a whole number for a message."""
-    return str(time).removesuffix("T00:00:00")
-
-
-def as_frame(columns: dict[str, np.ndarray], like: Any) -> Any:
-    """The columns as a frame of the kind of ``like``: pandas, polars, or the dictionary itself."""
-    library = type(like).__module__.partition(".")[0]
-    if library in ("pandas", "polars"):
-        import importlib
-
-        dates = [name for name, values in columns.items() if values.dtype.kind == "M"]
-        columns = columns | {name: columns[name].astype("datetime64[ms]") for name in dates}  # polars has no [s]
-        return importlib.import_module(library).DataFrame(columns)
-    return columns

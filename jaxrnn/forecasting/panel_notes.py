@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxrnn.forecasting.far_values import FAR
-from jaxrnn.forecasting.panel import OneSeries, shown_time
+from jaxrnn.forecasting.one_series import OneSeries, shown_time
 
 _FAR_CODE = 10
 _LARGE_STEP, _LARGE_TIME = 60, 1e8

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from jaxrnn.data import Step
-from jaxrnn.forecasting.panel import OneSeries
+from jaxrnn.forecasting.one_series import OneSeries
 
 _HIGHEST = 0.92
 """The highest ratio of a season in very long series."""

@@ -7,7 +7,7 @@ from typing import Any
 from jaxrnn import checks
 from jaxrnn.forecasting.distributions import DISTRIBUTIONS
 from jaxrnn.forecasting.network import KINDS
-from jaxrnn.forecasting.panel import Columns
+from jaxrnn.forecasting.one_series import Columns
 from jaxrnn.forecasting.quantile_columns import check_quantiles
 
 

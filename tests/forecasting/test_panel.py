@@ -9,7 +9,7 @@ from jaxrnn.data import Step
 from jaxrnn.forecasting import Columns, choose_season, describe_panel, read_panel, with_future
 from jaxrnn.forecasting.as_known import shortened
 from jaxrnn.forecasting.covariates import require_future
-from jaxrnn.forecasting.panel import Repairs
+from jaxrnn.forecasting.one_series import Repairs
 
 DAYS = np.datetime64("2024-01-01") + np.arange(6)
 
