@@ -13,6 +13,10 @@ from jaxrnn.forecasting.one_series import Columns, OneSeries, shown_time
 
 MOST_CATEGORIES = 100
 _LARGEST = 5.0
+"""Of what networks read, in standard deviations."""
+
+_LARGEST_CODE = 1e15
+"""Whole numbers below this are exact in float64, and written without an exponent."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +64,30 @@ class Encoder:
           NotANumber: a text stands where training had numbers.
         """
         if self.categories:
-            if values.dtype.kind == "f":  # a file of such texts alone is read as numbers
-                values = np.array([f"{value:g}" for value in values.tolist()])
-            return (values.astype(str)[:, None] == np.array(self.categories)).astype(np.float64)
+            return (as_text(values)[:, None] == np.array(self.categories)).astype(np.float64)
         if values.dtype.kind == "U":
             values = np.array([_number(place, text) for place, text in enumerate(values.tolist())])
         numbers = (values - self.mean) / self.deviation
         return np.clip(np.nan_to_num(numbers), -_LARGEST, _LARGEST)[:, None]
+
+
+def as_text(values: np.ndarray) -> np.ndarray:
+    """Numbers as people write them, empty where one is missing; text as it is.
+
+    Codes such as 1 and 2 are numbers in a frame or a file that holds no others, beside ``A`` they are text.
+
+    >>> as_text(np.array([1000001.0, 0.5, np.nan])).tolist()
+    ['1000001', '0.5', '']
+    """
+    if values.dtype.kind == "U":
+        return values
+    return np.array([_written(value) for value in values.tolist()], str)
+
+
+def _written(value: float) -> str:
+    if np.isnan(value):
+        return ""
+    return str(int(value)) if value.is_integer() and abs(value) < _LARGEST_CODE else repr(value)
 
 
 class NotANumber(ValueError):
@@ -219,11 +240,14 @@ def with_future(panel: Sequence[OneSeries], future: Sequence[OneSeries], horizon
             places = {time: place for place, time in enumerate(_steps(one, given.times))}
             found = np.array([places.get(time, -1) for time in ahead])
             for name, values in given.future.items():
+                before = columns[name]
+                if values.dtype.kind != before.dtype.kind:  # the same codes, in one of both beside text
+                    values, before = as_text(values), as_text(before)
                 missing = "" if values.dtype.kind == "U" else np.nan
-                padded = _padded(columns[name], count + horizon)[count:]
+                padded = _padded(before, count + horizon)[count:]
                 new = np.where(found >= 0, values[np.maximum(found, 0)], missing)
                 known = new != "" if values.dtype.kind == "U" else np.isfinite(new)
-                columns[name] = np.concatenate([columns[name][:count], np.where(known, new, padded)])
+                columns[name] = np.concatenate([before[:count], np.where(known, new, padded)])
         result.append(replace(one, future=columns))
     return result
 

@@ -203,7 +203,10 @@ def test_the_long_format_has_dates_gaps_and_missing_values():
         ),
         ("sales.csv", "given as a frame or arrays: read the file 'sales.csv' first"),
         (np.ones((9, 2)), r"'value': y must be \[time\], one value for each step, not values.shape=\(9, 2\)"),
-        ({"a": np.array([1.0])}, "no series is long enough to learn from: the longest has one step, but two are needed"),
+        (
+            {"a": np.array([1.0])},
+            "no series is long enough to learn from: the longest has one step, but two are needed",
+        ),
     ],
 )
 def test_what_cannot_be_read_names_the_series(frame, message):
