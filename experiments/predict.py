@@ -255,9 +255,9 @@ def predict_horizon(settings: Settings) -> None:
         theirs = names_for(Path(settings.series), theirs)
     options = PanelOptions(**theirs, **mine)
     model = Forecaster.load(settings.run / pipeline.MODEL)
-    panel = load_panel(settings.series, options, usual=next(iter(model.known.steps), None))
+    panel = load_panel(settings.series, options, known=model.known.times)
     if settings.future is not None:
-        panel = with_future(panel, load_future(str(settings.future), options), model.settings.horizon)
+        panel = with_future(panel, load_future(str(settings.future), options, panel), model.settings.horizon)
     claim_devices(None)
     forecasts = model.predict(panel)
     pipeline.write_columns(out, forecasts)

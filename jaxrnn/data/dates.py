@@ -8,11 +8,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxrnn.checks import shown
-from jaxrnn.data.utc_offsets import usual_offset, without_offsets
+from jaxrnn.data.utc_offsets import Dates, usual_offset, without_offsets
 
 _DAYS = (
     "%d.%m.%Y",
@@ -98,11 +99,14 @@ def read_dates(cells: Sequence[str]) -> np.ndarray | None:
     array(['2024-01-31T00:00:00', '2024-02-29T00:00:00'], dtype='datetime64[s]')
     """
     found = dates_and_note(cells)
-    return None if found is None else found[0]
+    return None if found is None else found.times
 
 
-def dates_and_note(cells: Sequence[str]) -> tuple[np.ndarray, str | None] | None:
-    """The result of :func:`read_dates`, and what to say about how the dates were read."""
+def dates_and_note(cells: Sequence[str], utc_offset: int | None = None) -> Dates | None:
+    """The result of :func:`read_dates`, and what to say about how the dates were read.
+
+    Times with a UTC offset are converted to ``utc_offset``, in seconds, if it is given.
+    """
     cells = [cell.strip() for cell in cells]
     distinct = list(dict.fromkeys(cells))
     sample = distinct[:: max(1, len(distinct) // _SAMPLE)]
@@ -130,9 +134,9 @@ def dates_and_note(cells: Sequence[str]) -> tuple[np.ndarray, str | None] | None
                 f"the date {shown(cells[place])} has two meanings ({' or '.join(found)}): write dates as "
                 f"YYYY-MM-DD"
             )
-        return found[next(name for name, ordered in orders.items() if ordered)], None
+        return Dates(found[next(name for name, ordered in orders.items() if ordered)])
     times = np.array(dates, "datetime64[s]")
-    return without_offsets(cells, times) if name == _ISO else (times, None)
+    return without_offsets(cells, times, utc_offset) if name == _ISO else Dates(times)
 
 
 class NotADate(ValueError):
@@ -209,6 +213,18 @@ class Step:
             days = np.busday_offset(last.astype("datetime64[D]"), ahead, roll="forward")
             return days.astype(last.dtype) + (last - last.astype("datetime64[D]").astype(last.dtype))
         return last + ahead * (_SECOND if self.unit == "seconds" else 1)
+
+
+class KnownTimes(NamedTuple):
+    """What is known of the times of rows before they are read: how the rows were that they are compared with.
+
+    Attributes:
+      step: the usual step between two rows, or None.
+      utc_offset: the UTC offset of the times, in seconds, or None, see :class:`jaxrnn.data.utc_offsets.Dates`.
+    """
+
+    step: Step | None = None
+    utc_offset: int | None = None
 
 
 def infer_step(times: np.ndarray) -> Step | None:

@@ -20,6 +20,7 @@ from jaxrnn.data.cells import (
     read_cells,
     times_in,
 )
+from jaxrnn.data.dates import KnownTimes
 from jaxrnn.data.numbers import MISSING
 
 
@@ -31,11 +32,13 @@ class LongRows(NamedTuple):
         missing, and the further columns: float64, or text. ``unique_id`` and ``ds`` only if the file has them.
       lines: int ``[rows]``, the number of each row's line.
       notes: what was done to read them, in sentences.
+      utc_offset: that of the times, see :class:`jaxrnn.data.utc_offsets.Dates`.
     """
 
     columns: dict[str, np.ndarray]
     lines: np.ndarray
     notes: tuple[str, ...]
+    utc_offset: int | None = None
 
 
 def read_long(
@@ -46,6 +49,7 @@ def read_long(
     value: str | None = None,
     further: Sequence[str] = (),
     with_values: bool = True,
+    known: KnownTimes = KnownTimes(),  # noqa: B008  a named tuple cannot be changed
 ) -> LongRows:
     """Read a CSV file of one series or of many.
 
@@ -56,6 +60,7 @@ def read_long(
       value: the column to forecast; by default ``y``, or the only numeric one.
       further: other columns to read; those without numbers are text.
       with_values: False reads no column of values.
+      known: what is known of the times.
 
     Raises:
       FileNotFoundError: the file does not exist.
@@ -71,7 +76,7 @@ def read_long(
     if unique_id is None and "unique_id" in cells.header:
         unique_id = "unique_id"
     used = [name for name in (unique_id, *further) if name is not None]
-    times = _times(cells, time, [*used, value])
+    times = _times(cells, time, [*used, value], known)
     columns: dict[str, np.ndarray] = {}
     notes = list(cells.notes)
     if times is None and (named := [name for name in cells.header if name.lower() in TIME_NAMES]):
@@ -98,7 +103,7 @@ def read_long(
             notes += said
         else:
             columns[name] = np.array(column)
-    return LongRows(columns, np.array(cells.lines), tuple(notes))
+    return LongRows(columns, np.array(cells.lines), tuple(notes), None if times is None else times.utc_offset)
 
 
 def _check_names(cells: Cells, names: Sequence[str]) -> None:
@@ -111,13 +116,13 @@ def _check_names(cells: Cells, names: Sequence[str]) -> None:
             )
 
 
-def _times(cells: Cells, time: str | None, wanted: Sequence[str | None]) -> Times | None:
+def _times(cells: Cells, time: str | None, wanted: Sequence[str | None], known: KnownTimes) -> Times | None:
     if time is None and "ds" in cells.header:
         time = "ds"
     if time is None:
-        return find_times(cells, wanted)
+        return find_times(cells, wanted, known)
     place = cells.header.index(time)
-    found = times_in(cells, place, named=True)
+    found = times_in(cells, place, named=True, known=known)
     if found is None:
         example = next((cell for cell in cells.column(place) if cell), "")
         raise ValueError(

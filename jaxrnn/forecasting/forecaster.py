@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxrnn import checks
+from jaxrnn.data import KnownTimes
 from jaxrnn.forecasting import metrics
 from jaxrnn.forecasting.as_known import shortened
 from jaxrnn.forecasting.backtests import backtest, judged, repeated
@@ -274,7 +275,7 @@ class Forecaster:
         require_same_step(panel, self.settings, self.known)
         if names.future:
             if future is not None:
-                panel = with_future(panel, read_future(future, names), horizon)
+                panel = with_future(panel, read_future(future, names, panel), horizon)
             self.require_future(panel)
         elif future is not None:
             raise ValueError("future= needs a model with future_columns, but this one has none")
@@ -295,9 +296,9 @@ class Forecaster:
         return self.networks.season
 
     def _read(self, frame: Any, *, fresh: bool = True) -> list[OneSeries]:
-        """The series of a frame; a ``fresh`` one may have rows at some steps of the training only."""
-        usual = self.known.steps[0] if fresh and self.known.steps else None
-        self._read_last = read_panel(frame, columns=self.settings.columns, usual=usual)
+        """The series of a frame; the times of a ``fresh`` one are read as those of the training."""
+        known = self.known.times if fresh else KnownTimes()
+        self._read_last = read_panel(frame, columns=self.settings.columns, known=known)
         if self.settings.counts:
             require_counts(self._read_last)
         return self._read_last

@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 
 from jaxrnn.checks import shown
-from jaxrnn.data import numbered_dates, read_dates
-from jaxrnn.data.dates import NotADate
+from jaxrnn.data import KnownTimes, numbered_dates
+from jaxrnn.data.dates import NotADate, dates_and_note
+from jaxrnn.data.utc_offsets import Dates
 
 
 def with_dates_of_index(frame: Any) -> Any:
@@ -62,24 +63,27 @@ def numbers_or_text(name: str, values: np.ndarray, ids: np.ndarray) -> np.ndarra
     return np.array(["" if _is_missing(one) else str(one) for one in values])
 
 
-def times_of(times: np.ndarray) -> np.ndarray:
+def times_of(column: Any, known: KnownTimes) -> Dates:
     """The column ``ds`` as ``datetime64[s]``, or as int64 if its numbers count the steps."""
+    # NumPy's form of times of polars with a time zone is UTC, while that of pandas keeps the local time.
+    zoned = getattr(getattr(column, "dtype", None), "time_zone", None) is not None
+    times = np.asarray(column.to_list() if zoned else column)
     if times.dtype.kind == "M":
         if np.isnat(times).any():
             raise ValueError(f"the column ds has no date in row {int(np.argmax(np.isnat(times)))}")
-        return times.astype("datetime64[s]")
+        return Dates(times.astype("datetime64[s]"))
     if times.dtype.kind == "f" and (times == np.floor(times)).all() and (np.abs(times) < 2**53).all():
         times = times.astype(np.int64)
     if times.dtype.kind in "iu":
-        return _numbered(times.astype(np.int64))
+        return Dates(_numbered(times.astype(np.int64)))
     missing = [row for row, time in enumerate(times) if _is_missing(time)]
     if missing:
         raise ValueError(f"the column ds has no date in row {missing[0]}")
     texts = [str(time) for time in times]
     if all(text.removeprefix("-").isdecimal() for text in texts):
-        return _numbered(np.array(texts, np.int64))
+        return Dates(_numbered(np.array(texts, np.int64)))
     try:
-        dates = read_dates(texts)
+        dates = dates_and_note(texts, known.utc_offset)
     except NotADate as error:
         raise ValueError(f"the column ds, in row {error.place}, {error}") from error
     if dates is None:

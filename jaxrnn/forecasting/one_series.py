@@ -18,6 +18,7 @@ class Repairs(NamedTuple):
       far: the places of values that were left out, since they are absurdly far from all others, and the values.
       irregular: the times have no common step, so each row is a step.
       unit: the times were rounded to this, see :class:`jaxrnn.data.regular_times.RegularTimes`; or empty.
+      dates: what to say about how the dates were read, or empty.
     """
 
     unsorted: int = 0
@@ -27,6 +28,7 @@ class Repairs(NamedTuple):
     far: tuple[tuple[int, float], ...] = ()
     irregular: bool = False
     unit: str = ""
+    dates: str = ""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class OneSeries:
       past: columns that are known up to the last value, float64 or text ``[time]``.
       static: what does not change along the series, by the name of the column.
       repairs: what was done to its rows.
+      utc_offset: the UTC offset that its times have, in seconds, if one was written with them; None for days and
+        longer steps.
     """
 
     name: str
@@ -55,6 +59,7 @@ class OneSeries:
     past: Mapping[str, np.ndarray] = field(default_factory=dict)
     static: Mapping[str, Any] = field(default_factory=dict)
     repairs: Repairs = field(default_factory=Repairs)
+    utc_offset: int | None = None
 
 
 class Columns(NamedTuple):

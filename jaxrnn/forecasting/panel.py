@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxrnn.data import AGGREGATES, Step, check_aggregate, combine, filled, regular_times, same_dates
+from jaxrnn.data import AGGREGATES, KnownTimes, Step, check_aggregate, combine, filled, regular_times, same_dates
+from jaxrnn.data.utc_offsets import Dates
 from jaxrnn.forecasting.far_values import LARGEST, far_values
 from jaxrnn.forecasting.frame_columns import names_of, numbers_of, numbers_or_text, times_of, with_dates_of_index
 from jaxrnn.forecasting.one_series import Columns, OneSeries, Repairs, shown_time
@@ -34,7 +35,7 @@ def read_panel(
     columns: Columns = Columns(),  # noqa: B008  a named tuple cannot be changed
     rows: Sequence[int] | np.ndarray | None = None,
     with_values: bool = True,
-    usual: Step | None = None,
+    known: KnownTimes = KnownTimes(),  # noqa: B008
 ) -> list[OneSeries]:
     """The series of a frame in long format, of a mapping from names to values, or of one array.
 
@@ -51,9 +52,9 @@ def read_panel(
         of a series give their values for the steps to forecast.
       rows: the numbers by which an error names the rows; the default counts them from 0.
       with_values: False reads a frame without ``y``, which gives columns that are known in advance.
-      usual: the step that a model was trained with. Series whose rows are farther apart have it too, with steps
-        without a row, if most steps have one. The default is the most frequent step of all series, for those with
-        up to three rows.
+      known: the times that a model was trained on. Series whose rows are farther apart have its step too, with
+        steps without a row, if most steps have one; the default is the most frequent step of all series, for those
+        with up to three rows. Times with a UTC offset are converted to its offset.
 
     Raises:
       ValueError: a column is missing, a value is not a number, a date does not parse, two rows of one series have
@@ -93,7 +94,8 @@ def read_panel(
     if not count:
         raise ValueError(f"the frame with the columns {names} has no rows")
     ids = names_of(np.asarray(table["unique_id"])) if "unique_id" in names else np.full(count, "value")
-    times = times_of(np.asarray(table["ds"])) if "ds" in names else None
+    dates = times_of(table["ds"], known) if "ds" in names else None
+    times = None if dates is None else dates.times
     y = numbers_of("y", np.asarray(table["y"]), ids) if with_values else np.full(count, np.nan)
     further = {name: numbers_or_text(name, np.asarray(table[name]), ids) for name in columns.all}
     rows = np.arange(count) if rows is None else np.asarray(rows)
@@ -106,15 +108,25 @@ def read_panel(
         parts.append(
             _ordered(str(groups[place]), mine, None if times is None else times[here], rows[here], aggregate)
         )
+    usual = known.step
     if usual is not None:
         parts = [_in_known_steps(part, usual) for part in parts]
     usual = _usual_step(parts) if usual is None else usual
-    return [_series(part, columns, usual, with_values) for part in parts]
+    panel = [_series(part, columns, usual, with_values) for part in parts]
+    return panel if dates is None else [_with_dates(one, dates) for one in panel]
 
 
-def read_future(frame: Any, columns: Columns) -> list[OneSeries]:
-    """The columns of a frame without ``y`` that are known in advance, at the times that it has."""
-    return read_panel(frame, columns=Columns(columns.future), with_values=False)
+def read_future(frame: Any, columns: Columns, panel: Sequence[OneSeries]) -> list[OneSeries]:
+    """The columns of a frame without ``y`` that are known in advance, at the times that it has.
+
+    These are read as those of ``panel``, which they continue.
+    """
+    known = KnownTimes(utc_offset=panel[0].utc_offset)
+    return read_panel(frame, columns=Columns(columns.future), with_values=False, known=known)
+
+
+def _with_dates(one: OneSeries, dates: Dates) -> OneSeries:
+    return replace(one, utc_offset=dates.utc_offset, repairs=one.repairs._replace(dates=dates.note or ""))
 
 
 def _no_columns(columns: Columns) -> None:

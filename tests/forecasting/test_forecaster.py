@@ -205,7 +205,7 @@ def test_the_long_format_has_dates_gaps_and_missing_values():
         (np.ones((9, 2)), r"'value': y must be \[time\], one value for each step, not values.shape=\(9, 2\)"),
         (
             {"a": np.array([1.0])},
-            "no series is long enough to learn from: the longest has one step, but two are needed",
+            "no series is long enough to learn from: the longest has one step",
         ),
     ],
 )

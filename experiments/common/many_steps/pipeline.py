@@ -112,7 +112,7 @@ def run(settings: Settings, ctrl_c: CtrlC, *, forecast: bool = True) -> int:
     if settings.future is not None:
         if not settings.future_columns:
             raise ValueError(f"--future {settings.future} needs --future-columns: which of its columns are known?")
-        panel = with_future(panel, load_future(str(settings.future), settings), settings.horizon)
+        panel = with_future(panel, load_future(str(settings.future), settings, panel), settings.horizon)
     origins = default_origins(settings, panel) if settings.origins is None else settings.origins
     check_horizon(settings, panel, origins, forecast=forecast)
     if forecast:
