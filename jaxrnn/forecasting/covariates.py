@@ -12,8 +12,8 @@ from jaxrnn.forecasting.calendar_features import calendar_features, usual_phases
 from jaxrnn.forecasting.one_series import Columns, OneSeries, shown_time
 
 MOST_CATEGORIES = 100
-_LARGEST = 5.0
-"""Of what networks read, in standard deviations."""
+LARGEST = 5.0
+"""Of what networks read of a column of numbers, in standard deviations."""
 
 _LARGEST_CODE = 1e15
 """Whole numbers below this are exact in float64, and written without an exponent."""
@@ -25,6 +25,8 @@ class Encoder:
 
     Attributes:
       mean, deviation: of a column of numbers, which is standardised; a missing number becomes 0.
+      largest: no standardised number is larger than this in either direction: the largest one of the training, and
+        at least :data:`LARGEST`.
       categories: of a column of text; each has a number that is 1 where the text is this one. A text that
         training has not met is 0 in all.
     """
@@ -32,6 +34,7 @@ class Encoder:
     mean: float = 0.0
     deviation: float = 1.0
     categories: tuple[str, ...] = ()
+    largest: float = LARGEST
 
     @classmethod
     def fit(cls, name: str, values: np.ndarray) -> "Encoder":
@@ -44,7 +47,8 @@ class Encoder:
             known = values[np.isfinite(values)]
             if not len(known):
                 return cls()
-            return cls(float(known.mean()), float(known.std()) or 1.0)
+            mean, deviation = float(known.mean()), float(known.std()) or 1.0
+            return cls(mean, deviation, largest=max(LARGEST, float(np.abs(known - mean).max()) / deviation))
         categories = np.unique(values[values != ""])
         if len(categories) > MOST_CATEGORIES:
             raise ValueError(
@@ -68,7 +72,7 @@ class Encoder:
         if values.dtype.kind == "U":
             values = np.array([_number(place, text) for place, text in enumerate(values.tolist())])
         numbers = (values - self.mean) / self.deviation
-        return np.clip(np.nan_to_num(numbers), -_LARGEST, _LARGEST)[:, None]
+        return np.clip(np.nan_to_num(numbers), -self.largest, self.largest)[:, None]
 
 
 def as_text(values: np.ndarray) -> np.ndarray:

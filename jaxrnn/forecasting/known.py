@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxrnn.data import KnownTimes, Step
-from jaxrnn.forecasting.covariates import Covariates
+from jaxrnn.forecasting.covariates import LARGEST, Covariates
 from jaxrnn.forecasting.effects import Effects
 from jaxrnn.forecasting.one_series import Columns, OneSeries
 from jaxrnn.forecasting.windows import Windows, usual_noise
@@ -116,11 +116,14 @@ class Known:
 
 
 def _extra(past: np.ndarray, future: np.ndarray, window: int, horizon: int) -> np.ndarray:
-    """The further features of one series, behind the empty steps that stand before it, float32."""
+    """The further features of one series, behind the empty steps that stand before it, float32.
+
+    Rare values may be very large in the unit of their column. The effects take them as they are, networks do not.
+    """
     empty = window - 1
     before = np.pad(past, ((empty, 0), (0, 0)))
     ahead = np.pad(future, ((empty, 0), (0, 0)))[horizon:]
-    return np.concatenate([before, ahead], axis=1).astype(np.float32)
+    return np.clip(np.concatenate([before, ahead], axis=1), -LARGEST, LARGEST).astype(np.float32)
 
 
 def _moved(unit: np.ndarray, pull: np.ndarray, window: int, horizon: int) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,7 @@ import pytest
 
 from jaxrnn.forecasting import Columns, Forecaster, read_panel, with_future
 from jaxrnn.forecasting.covariates import Encoder, require_future
+from jaxrnn.forecasting.windows import FEATURES
 
 SMALL: dict[str, Any] = dict(steps=20, seeds=1, hidden=(8,))
 DAYS = np.datetime64("2024-01-01") + np.arange(200)
@@ -40,3 +41,18 @@ def test_a_value_that_is_missing_in_the_future_is_missing_in_the_joined_column(k
     assert joined.future["promo"].tolist() == [str(one).removesuffix(".0") for one in before] + ["2", ""]
     with pytest.raises(ValueError, match="'promo' has no value at 2024-01-05"):
         require_future([joined], ["promo"], 2)
+
+
+def test_rare_large_values_have_their_effect_and_larger_ones_than_any_of_the_training_have_no_larger_one():
+    random, x = np.random.RandomState(0), np.zeros(300)
+    x[random.permutation(280)[:13]] = [*[100.0] * 5, *[200.0] * 5, *[400.0] * 3]
+    y = 50 + 0.5 * x + random.randn(300)
+    days = np.datetime64("2024-01-01") + np.arange(304)
+    model = Forecaster(4, season=1, future_columns="x", **SMALL).fit({"ds": days[:300], "y": y, "x": x})
+    forecast, wild = (
+        model.predict(future={"ds": days[300:], "x": ahead})["yhat"] for ahead in ([0.0, 100, 200, 400], [1e9] * 4)
+    )
+    np.testing.assert_allclose(forecast, [50, 100, 150, 250], rtol=0.06)
+    np.testing.assert_allclose(wild, forecast[3], rtol=0.03)
+    _, windows = model.windows_to_forecast(None, {"ds": days[300:], "x": [1e9] * 4})
+    assert windows.features[:, FEATURES:].max() == 5  # of what the networks read
