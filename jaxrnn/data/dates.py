@@ -183,11 +183,18 @@ class Step:
         lengths = {"months": 30 * _DAY, "weekdays": _DAY, "seconds": 1}
         return self.size * lengths[self.unit] if self.unit in lengths else None
 
+    @property
+    def length(self) -> int:
+        """Its seconds, or its size where it is a step between plain integers, to compare steps of one kind."""
+        return self.size if self.seconds is None else self.seconds
+
     def places(self, times: np.ndarray) -> np.ndarray | None:
         """The step at which each time lies, counted from the first; None if one lies between two steps."""
         if self.unit == "months":
             count = times.astype("datetime64[M]").astype(np.int64)
         elif self.unit == "weekdays":
+            if not np.is_busday(times.astype("datetime64[D]")).all():
+                return None
             count = np.busday_count(times[0].astype("datetime64[D]"), times.astype("datetime64[D]"))
         else:
             count = times.astype(np.int64)
@@ -215,16 +222,24 @@ class Step:
         return last + ahead * (_SECOND if self.unit == "seconds" else 1)
 
 
+DAYS, WEEKDAYS = Step("seconds", _DAY), Step("weekdays", 1)
+
+
 class KnownTimes(NamedTuple):
     """What is known of the times of rows before they are read: how the rows were that they are compared with.
 
     Attributes:
-      step: the usual step between two rows, or None.
+      steps: the steps between two rows of each series, the most frequent one first.
       utc_offset: the UTC offset of the times, in seconds, or None, see :class:`jaxrnn.data.utc_offsets.Dates`.
     """
 
-    step: Step | None = None
+    steps: tuple[Step, ...] = ()
     utc_offset: int | None = None
+
+    @property
+    def step(self) -> Step | None:
+        """The usual step, or None."""
+        return self.steps[0] if self.steps else None
 
 
 def infer_step(times: np.ndarray) -> Step | None:
@@ -250,7 +265,7 @@ def infer_step(times: np.ndarray) -> Step | None:
     changes = np.diff(times).astype(np.int64)
     each_its_day = (np.diff(days.astype(np.int64)) > 0).all()
     if _usual(changes) == _DAY and len(times) >= 10 and each_its_day and np.is_busday(days).all():
-        return Step("weekdays", 1)
+        return WEEKDAYS
     return _fitting(times, "seconds", changes)
 
 

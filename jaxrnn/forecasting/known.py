@@ -35,7 +35,7 @@ class Known:
     @property
     def times(self) -> KnownTimes:
         """What is known of the times of fresh rows."""
-        return KnownTimes(self.steps[0] if self.steps else None, self.utc_offset)
+        return KnownTimes(self.steps, self.utc_offset)
 
     @classmethod
     def nothing(cls) -> "Known":

@@ -13,7 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from jaxrnn.data import AGGREGATES, KnownTimes, Step, check_aggregate, combine, filled, regular_times, same_dates
+from jaxrnn.data import (
+    AGGREGATES,
+    DAYS,
+    WEEKDAYS,
+    KnownTimes,
+    Step,
+    check_aggregate,
+    combine,
+    filled,
+    regular_times,
+    same_dates,
+)
 from jaxrnn.data.utc_offsets import Dates
 from jaxrnn.forecasting.far_values import LARGEST, far_values
 from jaxrnn.forecasting.frame_columns import names_of, numbers_of, numbers_or_text, times_of, with_dates_of_index
@@ -108,10 +119,8 @@ def read_panel(
         parts.append(
             _ordered(str(groups[place]), mine, None if times is None else times[here], rows[here], aggregate)
         )
-    usual = known.step
-    if usual is not None:
-        parts = [_in_known_steps(part, usual) for part in parts]
-    usual = _usual_step(parts) if usual is None else usual
+    parts = [_in_known_steps(part, known) for part in parts]
+    usual = _usual_step(parts) if known.step is None else known.step
     panel = [_series(part, columns, usual, with_values) for part in parts]
     return panel if dates is None else [_with_dates(one, dates) for one in panel]
 
@@ -175,17 +184,23 @@ def _usual_step(parts: list[_Part]) -> Step | None:
     return steps.most_common(1)[0][0] if steps else None
 
 
-def _in_known_steps(part: _Part, known: Step) -> _Part:
-    """A part whose step is the known one, if its own is larger, or it has none, and its rows fit."""
-    if known.seconds is None or not _fits(part.times, known):
+def _in_known_steps(part: _Part, known: KnownTimes) -> _Part:
+    """A part whose step is the known one, if its own is larger, or it has none, and its rows fit.
+
+    Days from Monday to Friday are days without weekends, if no known series has a row for these days alone.
+    """
+    if known.step is None or not _fits(part.times, known.step):
         return part
-    farther = part.step is None or (part.step.seconds or 0) >= _FARTHER * known.seconds
-    return replace(part, step=known) if farther else part
+    farther = part.step is None or part.step.length >= _FARTHER * known.step.length
+    days = part.step == WEEKDAYS and WEEKDAYS not in known.steps
+    return replace(part, step=known.step) if farther or days else part
 
 
 def _series(part: _Part, columns: Columns, usual: Step | None, with_values: bool) -> OneSeries:
     times, values, step = part.times, part.columns, part.step
-    if usual is not None and len(times) <= _FEW and _fits(times, usual):
+    # Too few rows show no step, and a week or two without a weekend not that there is none.
+    unsure = len(times) <= _FEW or (usual == WEEKDAYS and step == DAYS)
+    if usual is not None and unsure and _fits(times, usual):
         step = usual
     if step is None:  # no common step: rows are steps, and the forecast goes on with the usual distance
         unit, size = ("steps", 1) if times.dtype.kind == "i" else ("seconds", 86_400)
