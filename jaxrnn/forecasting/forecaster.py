@@ -158,7 +158,7 @@ class Forecaster:
         columns = {
             "unique_id": np.repeat([one.name for one in panel], horizon),
             "ds": np.concatenate([one.step.after(one.times[-1], horizon) for one in panel]),
-            **forecast_columns(values, self.settings.quantiles),
+            **forecast_columns(values, self.settings.quantiles, self.settings.possible),
         }
         return as_frame(columns, self._frame if frame is None else frame)
 
@@ -187,8 +187,7 @@ class Forecaster:
         values = self.quantiles(windows, windows.ends)
         correlation = self._require_fit().correlation
         paths = sample_paths(values, correlation, LEVELS, count, np.random.default_rng(seed))
-        paths = np.maximum(paths, 0) if self.settings.non_negative else paths
-        return {one.name: path for one, path in zip(panel, paths)}
+        return {one.name: path for one, path in zip(panel, self.settings.possible(paths))}
 
     def quantiles(self, windows: Windows, origins: np.ndarray) -> np.ndarray:
         """The calibrated quantiles in the units of the series, float64 ``[origins, horizon, levels]``."""
@@ -196,8 +195,7 @@ class Forecaster:
         relative = calibration.apply(*self.networks.quantiles(windows, origins), LEVELS)
         values = windows.last[origins][:, None, None] + windows.scale[origins][:, None, None] * relative
         values = values if windows.offset is None else values + windows.offset[origins][..., None]
-        values = np.round(values) if self.settings.counts else values
-        return np.maximum(values, 0) if self.settings.non_negative or self.settings.counts else values
+        return self.settings.possible(values)
 
     def backtest(
         self, frame: Any = None, *, origins: int = 1, refit: bool = True, watch: Watch | None = None

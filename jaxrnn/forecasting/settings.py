@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from jaxrnn import checks
 from jaxrnn.forecasting.distributions import DISTRIBUTIONS
 from jaxrnn.forecasting.network import KINDS
@@ -82,6 +84,11 @@ class Settings:
     def counts(self) -> bool:
         """Whether values are counts."""
         return self.distribution is not None and DISTRIBUTIONS[self.distribution].counts
+
+    def possible(self, values: np.ndarray) -> np.ndarray:
+        """Forecasts as values that the series can have: counts are whole numbers, and none may be below 0."""
+        values = np.round(values) if self.counts else values
+        return np.maximum(values, 0) if self.non_negative or self.counts else values
 
     @property
     def columns(self) -> Columns:
