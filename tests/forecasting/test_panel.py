@@ -92,6 +92,20 @@ def test_an_unknown_way_to_combine_rows_and_columns_of_arrays_are_refused():
         read_panel({"a": np.arange(6.0)}, columns=Columns(past=("z",)))
 
 
+def test_the_season_of_a_mixed_panel_is_that_of_most_series_in_any_order():
+    days, random = np.datetime64("2024-01-01") + np.arange(140), np.random.RandomState(0)
+    months = np.datetime64("2015-01") + np.arange(60)
+    weekly = [3 * np.sin(2 * np.pi * np.arange(140) / 7) + random.randn(140) for _ in range(2)]
+    parts = [("m", months, random.randn(60)), ("a", days, weekly[0]), ("b", days, weekly[1])]
+    for order in ([0, 1, 2], [2, 1, 0], [1, 0, 2]):
+        panel = [one for place in order for one in read_panel(frame_of(*parts[place]))]
+        assert choose_season(panel).season == 7
+
+
+def frame_of(name: str, ds: np.ndarray, y: np.ndarray) -> dict[str, Any]:
+    return {"unique_id": [name] * len(ds), "ds": ds, "y": y}
+
+
 def test_the_season_of_dates_and_of_steps_is_found_and_noise_has_none():
     random, steps = np.random.RandomState(0), np.arange(140)
     weekly = 3 * np.sin(2 * np.pi * steps / 7) + random.randn(140) + 0.1 * steps
