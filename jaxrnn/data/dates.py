@@ -212,10 +212,10 @@ class Step:
             month = last.astype("datetime64[M]")
             within = last - month.astype(last.dtype)
             months = month + ahead * _MONTH
-            if self.month_end:
-                time = within % np.timedelta64(_DAY, "s")
-                return (months + _MONTH).astype(last.dtype) - np.timedelta64(_DAY, "s") + time
-            return months.astype(last.dtype) + within
+            time = within % np.timedelta64(_DAY, "s")
+            ends = (months + _MONTH).astype(last.dtype) - np.timedelta64(_DAY, "s") + time
+            # The 30th of February is its last day.
+            return ends if self.month_end else np.minimum(months.astype(last.dtype) + within, ends)
         if self.unit == "weekdays":
             days = np.busday_offset(last.astype("datetime64[D]"), ahead, roll="forward")
             return days.astype(last.dtype) + (last - last.astype("datetime64[D]").astype(last.dtype))
