@@ -27,6 +27,7 @@ from jaxrnn.forecasting.quantile_columns import LEVELS, forecast_columns
 from jaxrnn.forecasting.sample_paths import sample_paths
 from jaxrnn.forecasting.season import SeasonChoice
 from jaxrnn.forecasting.settings import Settings, as_tuple
+from jaxrnn.forecasting.simple import seasonal_naive
 from jaxrnn.forecasting.stored import Stored
 from jaxrnn.forecasting.watch import TrainingStopped, Watch
 from jaxrnn.forecasting.windows import Windows
@@ -236,9 +237,12 @@ class Forecaster:
 
         ``scale [series]`` is the unit of MASE, :func:`jaxrnn.forecasting.seasonal_error` of each series.
         """
-        windows = self.windows(self._read(frame))
+        panel = self._read(frame)
+        windows = self.windows(panel)
         values = self.quantiles(windows, windows.ends)
-        both = {"model": values, "seasonal_naive": repeated(windows.base[windows.ends])}
+        season, horizon = self.networks.season, self.settings.horizon
+        naive = [seasonal_naive(one.values, np.array([len(one.values)]), horizon, season) for one in panel]
+        both = {"model": values, "seasonal_naive": repeated(np.concatenate(naive))}
         return metrics.compare(both, actual, scale, LEVELS)
 
     def save(self, folder: str | Path) -> None:
