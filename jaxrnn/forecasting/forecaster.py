@@ -248,7 +248,8 @@ class Forecaster:
     def save(self, folder: str | Path) -> None:
         """Write the model into a folder, which is made. The series of :meth:`fit` are not kept."""
         calibration = self._require_fit()
-        stored = Stored(self.settings, calibration, self.known, self.season_choice, len(self.networks.params))
+        found = self.settings, calibration, self.known, self.season_choice
+        stored = Stored(self._given, *found, len(self.networks.params))
         stored.write(Path(folder), self.networks.maker, self.networks.params)
 
     @classmethod
@@ -260,7 +261,8 @@ class Forecaster:
           ValueError: the model is damaged, or was written by another version.
         """
         stored = Stored.read(Path(folder))
-        model = cls(**vars(stored.settings))
+        model = cls(**vars(stored.given))
+        model.settings = stored.settings
         model.known, model.season_choice, model.calibration = stored.known, stored.season, stored.calibration
         model.networks = Ensemble(model.settings, model.known)
         model.networks.params = stored.networks_of(Path(folder), model.networks.maker)

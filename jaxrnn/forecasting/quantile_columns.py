@@ -18,7 +18,7 @@ LOWEST = 0.01
 def check_quantiles(levels: Sequence[float]) -> tuple[float, ...]:
     """The levels, sorted. Raises a ValueError if one of them is not between 0.01 and 0.99."""
     for level in levels:
-        if isinstance(level, (str, bool)) or not LOWEST <= level <= 1 - LOWEST:
+        if level is None or isinstance(level, (str, bool)) or not LOWEST <= level <= 1 - LOWEST:
             raise ValueError(
                 f"quantiles must be levels from {LOWEST} to {1 - LOWEST}, for example 0.05, not {level!r}"
             )
