@@ -69,7 +69,7 @@ def read_panel(
 
     Raises:
       ValueError: a column is missing, a value is not a number, a date does not parse, two rows of one series have
-        one date, or a series has no values.
+        one date, a series has no values, or the names of a dictionary may be those of series or of columns.
 
     >>> frame = {"unique_id": ["a", "a", "b"], "ds": ["2024-01-01", "2024-02-01", "2024-01-01"], "y": [1, 2, 3]}
     >>> [(one.name, one.values.tolist()) for one in read_panel(frame)]
@@ -94,6 +94,8 @@ def read_panel(
             raise ValueError(f"the frame has the columns {names}, but needs unique_id, ds and y")
         _no_columns(columns)
         return [_of_array(str(name), np.asarray(values)) for name, values in table.items()]
+    if listed is None and with_values and not {"unique_id", "ds"} & set(names):
+        _no_other_series(names, columns)
     missing = [name for name in columns.all if name not in names]
     if missing:
         raise ValueError(f"the frame has no column {missing[0]!r}; it has {names}")
@@ -136,6 +138,17 @@ def read_future(frame: Any, columns: Columns, panel: Sequence[OneSeries]) -> lis
 
 def _with_dates(one: OneSeries, dates: Dates) -> OneSeries:
     return replace(one, utc_offset=dates.utc_offset, repairs=one.repairs._replace(dates=dates.note or ""))
+
+
+def _no_other_series(names: Sequence[str], columns: Columns) -> None:
+    """Raise a ValueError if the names of a dictionary with ``y`` may as well be those of series."""
+    others = [name for name in names if name != "y" and name not in columns.all]
+    if others:
+        raise ValueError(
+            f"the dictionary has 'y' and {others[0]!r}, which may be two series, or a column to forecast and "
+            f"another one: of series, call none of them 'y'; a further column, declare as one of future_columns, "
+            f"past_columns or static_columns, or leave it out"
+        )
 
 
 def _no_columns(columns: Columns) -> None:

@@ -80,6 +80,15 @@ def test_what_cannot_be_used_names_series_and_column(rows, options, message):
         read_panel(frame(**rows), columns=columns)
 
 
+def test_a_dictionary_that_may_be_two_series_or_two_columns_is_refused():
+    two = {"x": np.arange(6.0), "y": np.arange(6.0)}
+    with pytest.raises(ValueError, match="the dictionary has 'y' and 'x', which may be two series"):
+        read_panel(two)
+    (one,) = read_panel(two, columns=Columns(past=("x",)))
+    assert one.past["x"].tolist() == one.values.tolist()
+    assert len(read_panel({"y": np.arange(6.0)})) == len(read_panel({**two, "ds": DAYS})) == 1
+
+
 def test_times_without_values_are_no_series():
     with pytest.raises(ValueError, match="needs unique_id, ds and y"):
         read_panel({"ds": DAYS, "sales": np.arange(6.0)})

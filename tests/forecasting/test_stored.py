@@ -43,7 +43,7 @@ def test_a_model_that_cannot_be_stored_leaves_no_folder(tmp_path):
 
 
 @pytest.mark.parametrize("level", [None, "0.1", True, 0.001, np.nan])
-def test_a_level_that_is_none_is_shown(level):
+def test_an_invalid_level_is_shown(level):
     with pytest.raises(ValueError, match=r"quantiles must be levels from 0.01 to 0.99, for example 0.05, not"):
         Forecaster(1, quantiles=[level])
     with pytest.raises(ValueError, match="seed must be an integer, not 'x'"):
