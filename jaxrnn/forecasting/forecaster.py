@@ -214,10 +214,12 @@ class Forecaster:
           ``metrics`` (MASE, sMAPE, WQL and coverage of ``model``, ``seasonal_naive``, ``naive`` and ``ar``, in all
           and ``by_step`` of the horizon), ``rows``, a dictionary of arrays with ``unique_id``, ``origin`` (the
           last step that the forecast has read), ``step``, ``y``, ``yhat`` and the intervals, ``by_series``,
-          the MASE of each series by its name, and ``model``, which made the forecasts.
+          the MASE of each series by its name, and ``model``, which made the forecasts. Forecasts from an origin
+          without a value count in no error, since that value lies on a line to one that came later.
 
         Raises:
-          ValueError: every series is too short for that many origins and the horizon.
+          ValueError: every series is too short for that many origins and the horizon, or has no value before
+            the first origin.
           TrainingStopped: a signal ended the training. It is a KeyboardInterrupt.
         """
         panel = self._panel if frame is None else self._read(frame, fresh=not refit)

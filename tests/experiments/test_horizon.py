@@ -170,6 +170,22 @@ def test_one_series_continues_its_dates_and_backtest_writes_no_forecast(tmp_path
 
 
 @pytest.mark.parametrize(
+    ("place", "shown"), [(76, "there are no errors, since no origin with a value"), (78, "2 │ -")]
+)
+def test_a_backtest_with_missing_values_says_what_is_not_judged(place, shown, tmp_path, capsys):
+    path, out, days = tmp_path / "days.csv", tmp_path / "run", np.datetime64("2024-01-01") + np.arange(80)
+    values = ["" if row == place else str(50 + row % 7) for row in range(80)]
+    path.write_text("\n".join(["ds,y", *(f"{day},{value}" for day, value in zip(days, values))]))
+    options = ["--series", str(path), "--horizon", "3", "--season", "7", "--origins", "1", *QUICK]
+    assert backtest.main([*options, "--out", str(out)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert shown in said and "nan" not in said and "all of these are 0" not in said
+    assert [row["y"] for row in rows_of(out / "backtest.csv")] == [
+        "" if row == place else f"{50 + row % 7}.0" for row in (77, 78, 79)
+    ]
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         (
