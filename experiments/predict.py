@@ -255,7 +255,7 @@ def predict_horizon(settings: Settings) -> None:
         theirs = names_for(Path(settings.series), theirs)
     options = PanelOptions(**theirs, **mine)
     model = Forecaster.load(settings.run / pipeline.MODEL)
-    panel = load_panel(settings.series, options, known=model.known.times)
+    panel = load_panel(settings.series, options, known=model.known.times, texts=model.known.covariates.texts)
     if settings.future is not None:
         panel = with_future(panel, load_future(str(settings.future), options, panel), model.settings.horizon)
     claim_devices(None)

@@ -138,7 +138,7 @@ def times_in(
     counts_steps = named or name.lower() in STEP_NAMES
     if (counts_steps or dated) and all(_is_whole(cell) for cell in column):
         numbers = np.array([int(cell) for cell in column])
-        if (dates := numbered_dates(numbers, name)) is not None:
+        if (dates := numbered_dates(numbers, name, known.seconds)) is not None:
             return Times(place, name, dates.dates, (f"column {name!r}: {dates.note}",))
         return Times(place, name, numbers) if counts_steps else None
     return None

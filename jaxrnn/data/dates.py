@@ -241,6 +241,11 @@ class KnownTimes(NamedTuple):
         """The usual step, or None."""
         return self.steps[0] if self.steps else None
 
+    @property
+    def seconds(self) -> int | None:
+        """About how long it is; None for plain integers, or if it is unknown."""
+        return None if self.step is None else self.step.seconds
+
 
 def infer_step(times: np.ndarray) -> Step | None:
     """The step of increasing times ``[rows]``, which may have gaps. None if they have no common step.

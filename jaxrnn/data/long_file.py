@@ -1,6 +1,6 @@
 """CSV files of one series or many in long format: a row for each series and time."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +21,10 @@ from jaxrnn.data.cells import (
     times_in,
 )
 from jaxrnn.data.dates import KnownTimes
-from jaxrnn.data.numbers import MISSING
+from jaxrnn.data.numbers import MISSING, is_number
+
+_MISTAKES = 0.1
+"""Of the cells of a column of numbers, at most so many are something else by mistake."""
 
 
 class LongRows(NamedTuple):
@@ -50,6 +53,7 @@ def read_long(
     further: Sequence[str] = (),
     with_values: bool = True,
     known: KnownTimes = KnownTimes(),  # noqa: B008  a named tuple cannot be changed
+    texts: Collection[str] = (),
 ) -> LongRows:
     """Read a CSV file of one series or of many.
 
@@ -58,9 +62,12 @@ def read_long(
       unique_id: the column that tells which series a row belongs to; by default ``unique_id``, if there is one.
       time: the column of dates or of whole numbers; by default ``ds``, or the one that holds dates.
       value: the column to forecast; by default ``y``, or the only numeric one.
-      further: other columns to read; those without numbers are text.
+      further: other columns to read. They are numbers if nine tenths of their cells are, so that a few others are
+        named as mistakes, and otherwise text.
       with_values: False reads no column of values.
       known: what is known of the times.
+      texts: further columns that are text, whatever these rows hold, because they are text in the training: there
+        ``none`` may be a category, which otherwise is a missing number.
 
     Raises:
       FileNotFoundError: the file does not exist.
@@ -97,13 +104,24 @@ def read_long(
         columns["y"], said = column_numbers(cells, name)
         notes += said
     for name in further:
-        column = cells.column(cells.header.index(name))
-        if has_numbers(cells, cells.header.index(name)) or all(cell.lower() in MISSING for cell in column):
-            columns[name], said = column_numbers(cells, name)
-            notes += said
-        else:
-            columns[name] = np.array(column)
+        columns[name], said = _numbers_or_text(cells, name, text=name in texts)
+        notes += said
     return LongRows(columns, np.array(cells.lines), tuple(notes), None if times is None else times.utc_offset)
+
+
+def _numbers_or_text(cells: Cells, name: str, *, text: bool) -> tuple[np.ndarray, list[str]]:
+    """A further column, and what to say about it; see :func:`read_long`."""
+    column = np.array(cells.column(cells.header.index(name)))
+    if text:
+        return column, []
+    present = [place for place, cell in enumerate(column.tolist()) if cell.lower() not in MISSING]
+    others = [place for place in present if not is_number(str(column[place]))]
+    if len(others) <= _MISTAKES * len(present):
+        return column_numbers(cells, name)
+    if len(others) == len(present):
+        return column, []
+    row, cell = cells.lines[others[0]], shown(str(column[others[0]]))
+    return column, [f"column {name!r} holds numbers and text: it is read as text (row {row} holds {cell})"]
 
 
 def _check_names(cells: Cells, names: Sequence[str]) -> None:

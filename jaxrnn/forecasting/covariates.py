@@ -143,6 +143,11 @@ class Covariates:
         return cls(columns, encoders, usual_phases([one.step for one in panel]) if calendar else ())
 
     @property
+    def texts(self) -> tuple[str, ...]:
+        """The columns that held text in the training."""
+        return tuple(name for name, encoder in self.encoders.items() if encoder.categories)
+
+    @property
     def known_size(self) -> int:
         """How many numbers the columns have that are known in advance, without the calendar."""
         return sum(self.encoders[name].size for name in self.columns.future)

@@ -75,13 +75,13 @@ def times_of(column: Any, known: KnownTimes) -> Dates:
     if times.dtype.kind == "f" and (times == np.floor(times)).all() and (np.abs(times) < 2**53).all():
         times = times.astype(np.int64)
     if times.dtype.kind in "iu":
-        return Dates(_numbered(times.astype(np.int64)))
+        return Dates(_numbered(times.astype(np.int64), known))
     missing = [row for row, time in enumerate(times) if _is_missing(time)]
     if missing:
         raise ValueError(f"the column ds has no date in row {missing[0]}")
     texts = [str(time) for time in times]
     if all(text.removeprefix("-").isdecimal() for text in texts):
-        return Dates(_numbered(np.array(texts, np.int64)))
+        return Dates(_numbered(np.array(texts, np.int64), known))
     try:
         dates = dates_and_note(texts, known.utc_offset)
     except NotADate as error:
@@ -91,8 +91,8 @@ def times_of(column: Any, known: KnownTimes) -> Dates:
     return dates
 
 
-def _numbered(numbers: np.ndarray) -> np.ndarray:
-    found = numbered_dates(numbers)
+def _numbered(numbers: np.ndarray, known: KnownTimes) -> np.ndarray:
+    found = numbered_dates(numbers, seconds=known.seconds)
     return numbers if found is None else found.dates
 
 

@@ -132,8 +132,12 @@ def read_future(frame: Any, columns: Columns, panel: Sequence[OneSeries]) -> lis
 
     These are read as those of ``panel``, which they continue.
     """
-    known = KnownTimes(utc_offset=panel[0].utc_offset)
-    return read_panel(frame, columns=Columns(columns.future), with_values=False, known=known)
+    return read_panel(frame, columns=Columns(columns.future), with_values=False, known=continued(panel))
+
+
+def continued(panel: Sequence[OneSeries]) -> KnownTimes:
+    """What is known of the times of rows that continue a panel."""
+    return KnownTimes((panel[0].step,), panel[0].utc_offset)
 
 
 def _with_dates(one: OneSeries, dates: Dates) -> OneSeries:

@@ -215,6 +215,21 @@ def test_what_does_not_fit_is_said(options, message, shops, tmp_path, capsys):
     assert message in " ".join(capsys.readouterr().err.split())
 
 
+def test_a_category_that_may_be_a_missing_number_stays_one_in_new_rows_and_in_the_future(tmp_path):
+    days, random = np.datetime64("2024-01-01") + np.arange(64), np.random.RandomState(0)
+    promotions = random.choice(["none", "sale", "big"], 64).tolist()
+    series, fresh, future, out = (tmp_path / name for name in ("series.csv", "fresh.csv", "future.csv", "run"))
+    rows = [f"{day},{50 + row % 7},{promo}" for row, (day, promo) in enumerate(zip(days, promotions))]
+    series.write_text("\n".join(["ds,y,promo", *rows[:60]]))
+    fresh.write_text("\n".join(["ds,y,promo", *(f"{day},50,none" for day in days[:60])]))
+    future.write_text("\n".join(["ds,promo", *(f"{day},none" for day in days[60:])]))
+    options = ["--series", str(series), "--horizon", "4", "--season", "7", "--origins", "0", *QUICK]
+    with_future = ["--future", str(future)]
+    assert forecast.main([*options, "--future-columns", "promo", *with_future, "--out", str(out)]) == 0
+    assert predict.main([str(out), "--series", str(fresh), *with_future]) == 0
+    assert len(rows_of(out / "forecast-fresh.csv")) == 4
+
+
 def test_resume_says_what_is_wrong_with_the_folder(shops, tmp_path, capsys):
     file, empty, other = tmp_path / "file", tmp_path / "empty", tmp_path / "other"
     file.write_text("")

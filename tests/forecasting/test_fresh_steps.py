@@ -81,3 +81,31 @@ def test_numbered_rows_have_the_step_of_the_training():
     assert len(model.predict(VALUES[:20])["ds"]) == 3
     model = Forecaster(3, season=7, **SMALL).fit({"ds": 2 * np.arange(120), "y": VALUES[:120]})
     assert model.known.steps == (Step("steps", 2),) and len(model.predict(VALUES[:20])["ds"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("first", "style", "fresh", "after"),
+    [
+        ("2015-01-01", "quarters", [20241, 20242, 20243], "2024-10-01"),
+        ("2021-07-05", "weeks", [202401, 202402, 202403], "2024-01-22"),
+        ("2021-07-05", "weeks", [202401], "2024-01-08"),
+        ("2020-01-01", "months", [202401, 202402], "2024-03-01"),
+    ],
+)
+def test_numbers_of_a_single_year_are_dates_as_those_of_the_training(first, style, fresh, after):
+    step = {"quarters": np.timedelta64(3, "M"), "weeks": np.timedelta64(7, "D"), "months": np.timedelta64(1, "M")}
+    unit = "M" if style != "weeks" else "D"
+    days = (np.datetime64(first, unit) + step[style] * np.arange(36)).astype("datetime64[D]").tolist()
+    write = {
+        "quarters": lambda day: 10 * day.year + (day.month + 2) // 3,
+        "weeks": lambda day: 100 * day.isocalendar()[0] + day.isocalendar()[1],
+        "months": lambda day: 100 * day.year + day.month,
+    }[style]
+    numbers = np.array([write(day) for day in days])
+    model = Forecaster(1, season=1, future_columns="x", **SMALL)
+    model.fit({"ds": numbers, "y": VALUES[:36], "x": VALUES[:36]})
+    assert model.known.steps[0].unit != "steps"
+    frame = {"ds": np.array(fresh), "y": np.ones(len(fresh)), "x": np.ones(len(fresh))}
+    ahead = np.datetime64(after).item()
+    forecast = model.predict(frame, future={"ds": np.array([write(ahead)]), "x": [1.0]})
+    assert forecast["ds"].astype("datetime64[D]").tolist() == [ahead]

@@ -1,6 +1,6 @@
 """The options that say how a CSV file is read as a panel, and the reading."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +10,7 @@ from tyro.conf import arg
 
 from experiments.common.report import say
 from jaxrnn.data import KnownTimes, available_series, column_names, columns_of_names, load_series, read_long
-from jaxrnn.forecasting import Columns, OneSeries, describe_panel, read_panel
+from jaxrnn.forecasting import Columns, OneSeries, continued, describe_panel, read_panel
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,12 @@ def load_panel(
     options: PanelOptions,
     *,
     known: KnownTimes = KnownTimes(),  # noqa: B008  a named tuple cannot be changed
+    texts: Collection[str] = (),
 ) -> list[OneSeries]:
     """The series of a file, or the one of a name. Says what was done to the rows.
 
-    ``known`` is what is known of the times, as in :func:`jaxrnn.forecasting.read_panel`.
+    ``known`` is what is known of the times, and ``texts`` are columns of text, as in
+    :func:`jaxrnn.data.read_long`.
     """
     if options.column in options.columns.all:
         raise ValueError(f"--column {options.column} is what is forecast, so it cannot be a further column, too")
@@ -89,6 +91,7 @@ def load_panel(
             value=options.column,
             further=options.columns.all,
             known=known,
+            texts=texts,
         )
         for note in rows.notes:
             say(f"note: {note}")
@@ -146,7 +149,8 @@ def load_future(path: str, options: PanelOptions, panel: Sequence[OneSeries]) ->
         time=options.time_column,
         further=options.future_columns,
         with_values=False,
-        known=KnownTimes(utc_offset=panel[0].utc_offset),
+        known=continued(panel),
+        texts=[name for name, values in panel[0].future.items() if values.dtype.kind == "U"],
     )
     for note in rows.notes:
         say(f"note: {path}: {note}")
