@@ -167,6 +167,14 @@ def test_one_series_continues_its_dates_and_backtest_writes_no_forecast(tmp_path
         (str(origin), str(step)) for origin in (55, 56) for step in (1, 2, 3)
     ]
     assert float(tested[0]["y"]) == 100 + 56 % 12
+    assert predict.main([str(out), "--series", str(path)]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert (
+        "has no model: it is a backtest alone" in said
+        and "give python -m experiments.forecast the options" in said
+    )
+    assert forecast.main([*options, "--resume", "--out", str(out)]) == 0
+    assert predict.main([str(out), "--series", str(path)]) == 0
 
 
 @pytest.mark.parametrize(
