@@ -265,7 +265,9 @@ def predict_horizon(settings: Settings) -> None:
     model = Forecaster.load(settings.run / pipeline.MODEL)
     panel = load_panel(settings.series, options, known=model.known.times, texts=model.known.covariates.texts)
     if settings.future is not None:
-        panel = with_future(panel, load_future(str(settings.future), options, panel), model.settings.horizon)
+        future = load_future(str(settings.future), options, panel)
+        panel = with_future(panel, future, model.settings.horizon)
+        model.require_future(panel, future)
     claim_devices(None)
     forecasts = model.predict(panel)
     pipeline.write_columns(out, forecasts)

@@ -215,8 +215,14 @@ def _padded(values: np.ndarray, count: int) -> np.ndarray:
     return np.concatenate([values, more])
 
 
-def require_future(panel: Sequence[OneSeries], names: Sequence[str], horizon: int) -> None:
-    """Raise a ValueError that names series, column and date if a value over the horizon is missing."""
+def require_future(
+    panel: Sequence[OneSeries], names: Sequence[str], horizon: int, future: Sequence[OneSeries] = ()
+) -> None:
+    """Raise a ValueError that names series, column and date if a value over the horizon is missing.
+
+    ``future`` is what was joined to the panel by :func:`with_future`, if anything was.
+    """
+    given = {one.name for one in future}
     for one in panel:
         for name in names:
             count = len(one.values)
@@ -224,11 +230,13 @@ def require_future(panel: Sequence[OneSeries], names: Sequence[str], horizon: in
             missing = values == "" if values.dtype.kind == "U" else ~np.isfinite(values)
             if missing.any():
                 place = int(np.argmax(missing))
+                lost = given and one.name not in given
+                other = f", which has {future[0].name!r}, not {one.name!r}" if lost else ""
                 time = shown_time(one.step.after(one.times[-1], horizon)[place])
                 raise ValueError(
                     f"series {one.name!r}: the column {name!r} has no value at {time}, step {place + 1} of "
                     f"the {horizon} to forecast. A column that is known in advance needs values over the "
-                    f"whole horizon: add rows without y at the end, or give them as future (--future)"
+                    f"whole horizon: add rows without y at the end, or give them as future (--future){other}"
                 )
 
 

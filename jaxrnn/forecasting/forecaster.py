@@ -148,6 +148,7 @@ class Forecaster:
         Returns:
           A frame of the kind that was given, or a dictionary of arrays for anything else, with the columns
           ``unique_id``, ``ds``, ``yhat``, ``lo-80``, ``hi-80``, ``lo-95``, ``hi-95``, and those of ``quantiles``.
+          Numbers as ``unique_id`` stay numbers.
 
         Raises:
           ValueError: the model is not fitted, the frame is invalid, or a column that is known in advance has no
@@ -280,16 +281,19 @@ class Forecaster:
         require_same_sign(panel, self.settings)
         require_same_step(panel, self.settings, self.known)
         if names.future:
-            if future is not None:
-                panel = with_future(panel, read_future(future, names, panel), horizon)
-            self.require_future(panel)
+            ahead = [] if future is None else read_future(future, names, panel)
+            panel = with_future(panel, ahead, horizon)
+            self.require_future(panel, ahead)
         elif future is not None:
             raise ValueError("future= needs a model with future_columns, but this one has none")
         return panel, self.windows(panel)
 
-    def require_future(self, panel: list[OneSeries]) -> None:
-        """Raise a ValueError that names series, column and date if a future column misses a value ahead."""
-        require_future(panel, self.settings.future_columns, self.settings.horizon)
+    def require_future(self, panel: list[OneSeries], future: Sequence[OneSeries] = ()) -> None:
+        """Raise a ValueError that names series, column and date if a future column misses a value ahead.
+
+        ``future`` is what :func:`with_future` has joined to the panel.
+        """
+        require_future(panel, self.settings.future_columns, self.settings.horizon, future)
 
     def _require_fit(self) -> Calibration:
         if self.calibration is None:

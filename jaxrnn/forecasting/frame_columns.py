@@ -1,5 +1,6 @@
 """The columns of a frame as arrays of numbers, of text, or of times, and arrays as a frame."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,19 @@ def with_dates_of_index(frame: Any) -> Any:
     if type(index).__name__ not in ("DatetimeIndex", "PeriodIndex"):
         return frame
     if not hasattr(frame, "columns"):
-        return {"ds": np.asarray(index), "y": np.asarray(frame)}
-    return frame if "ds" in frame.columns else {"ds": np.asarray(index)} | {name: frame[name] for name in frame}
+        return {"ds": index, "y": np.asarray(frame)}
+    return frame if "ds" in frame.columns else {"ds": index} | {name: frame[name] for name in frame}
+
+
+def _as_given(names: np.ndarray, like: Any) -> np.ndarray:
+    """The names of series as they stand in a frame, where they may be numbers."""
+    if "unique_id" not in getattr(like, "columns", like if isinstance(like, Mapping) else ()):
+        return names
+    given = np.asarray(like["unique_id"])
+    if isinstance(given[0], str):
+        return names
+    texts, places = np.unique(names_of(given), return_index=True)
+    return np.array(given[places].tolist())[np.searchsorted(texts, names)]
 
 
 def names_of(ids: np.ndarray) -> np.ndarray:
@@ -66,8 +78,12 @@ def numbers_or_text(name: str, values: np.ndarray, ids: np.ndarray) -> np.ndarra
 def times_of(column: Any, known: KnownTimes) -> Dates:
     """The column ``ds`` as ``datetime64[s]``, or as int64 if its numbers count the steps."""
     # NumPy's form of times of polars with a time zone is UTC, while that of pandas keeps the local time.
-    zoned = getattr(getattr(column, "dtype", None), "time_zone", None) is not None
-    times = np.asarray(column.to_list() if zoned else column)
+    kind = getattr(column, "dtype", None)
+    if getattr(kind, "time_zone", None) is not None:
+        column = column.to_list()
+    elif type(kind).__name__ == "PeriodDtype":  # weeks and years of pandas, which begin at a date
+        column = getattr(column, "dt", column).to_timestamp()
+    times = np.asarray(column)
     if times.dtype.kind == "M":
         if np.isnat(times).any():
             raise ValueError(f"the column ds has no date in row {int(np.argmax(np.isnat(times)))}")
@@ -115,7 +131,11 @@ def _is_missing(one: Any) -> bool:
 
 
 def as_frame(columns: dict[str, np.ndarray], like: Any) -> Any:
-    """The columns as a frame of the kind of ``like``: pandas, polars, or the dictionary itself."""
+    """The columns as a frame of the kind of ``like``: pandas, polars, or the dictionary itself.
+
+    The names of series that are numbers in ``like`` are these numbers, so that both can be joined.
+    """
+    columns = columns | {"unique_id": _as_given(columns["unique_id"], like)}
     library = type(like).__module__.partition(".")[0]
     if library in ("pandas", "polars"):
         import importlib
