@@ -11,7 +11,12 @@ Prints the error of the forecasts of the test part, and the forecast of the step
 run with --horizon it writes the forecasts of the steps after the end of every series of the file.
 """
 
-import sys
+import signal
+
+if __name__ == "__main__":
+    # During the imports Ctrl-C ends the process without a traceback. main() installs a handler with a message.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +26,7 @@ from flax import nnx
 from tyro.conf import Positional, arg
 
 from experiments.common import runs
-from experiments.common.command import error_message
+from experiments.common.command import end_at_once, run_command
 from experiments.common.config import read_command_line
 from experiments.common.devices import claim_devices
 from experiments.common.many_steps import pipeline, record
@@ -33,12 +38,11 @@ from experiments.common.report import (
     comparison,
     console,
     digits,
-    fail,
     next_step,
-    plain_warnings,
     results_table,
     say,
 )
+from experiments.common.signals import CtrlC
 from jaxrnn.data import available_series
 from jaxrnn.forecasting import Forecaster, with_future
 from jaxrnn.models import RNNForecaster
@@ -123,8 +127,10 @@ class Settings:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    plain_warnings()
-    try:
+    ctrl_c = CtrlC()
+
+    def run() -> int:
+        ctrl_c.message = "interrupted before the forecasts were complete"
         settings = read_command_line(Settings, "predict", __doc__, arguments)
         if settings.out is not None:
             _check_free(settings.out, settings.overwrite)
@@ -132,9 +138,9 @@ def main(arguments: list[str] | None = None) -> int:
             predict_horizon(settings)
         else:
             predict(settings)
-    except (ValueError, OSError) as error:
-        return fail(error_message(error))
-    return 0
+        return 0
+
+    return run_command(ctrl_c, run)
 
 
 def _check_free(path: Path, overwrite: bool) -> None:
@@ -242,7 +248,9 @@ def predict_horizon(settings: Settings) -> None:
         _check_free(paths_out, settings.overwrite)
     if not (settings.run / pipeline.MODEL / "forecaster.json").exists():
         raise ValueError(
-            f"the run in {settings.run} ended before its model was trained: continue it with --resume"
+            f"the run in {settings.run} has no model: it is a backtest alone, or it ended before its model was "
+            f"trained. To train one, give python -m experiments.forecast the options of the run, with --resume "
+            f"--out {settings.run}"
         )
     given = record.read(settings.run)["settings"]
     names = [field.name for field in fields(PanelOptions)]
@@ -255,9 +263,11 @@ def predict_horizon(settings: Settings) -> None:
         theirs = names_for(Path(settings.series), theirs)
     options = PanelOptions(**theirs, **mine)
     model = Forecaster.load(settings.run / pipeline.MODEL)
-    panel = load_panel(settings.series, options, usual=next(iter(model.known.steps), None))
+    panel = load_panel(settings.series, options, known=model.known.times, texts=model.known.covariates.texts)
     if settings.future is not None:
-        panel = with_future(panel, load_future(str(settings.future), options), model.settings.horizon)
+        future = load_future(str(settings.future), options, panel)
+        panel = with_future(panel, future, model.settings.horizon)
+        model.require_future(panel, future)
     claim_devices(None)
     forecasts = model.predict(panel)
     pipeline.write_columns(out, forecasts)
@@ -270,4 +280,4 @@ def predict_horizon(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_at_once(main())

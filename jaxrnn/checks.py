@@ -51,6 +51,21 @@ def positive_integer(name: str, value: Any) -> int:
     return number
 
 
+def integer(name: str, value: Any) -> int:
+    """An integer of any integral type but bool.
+
+    >>> integer("seed", 0.5)
+    Traceback (most recent call last):
+    ValueError: seed must be an integer, not 0.5
+    """
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise ValueError(f"{name} must be an integer, not {shown(value)}")
+
+
 def positive_integer_or_none(name: str, value: Any) -> int | None:
     """None, or what :func:`positive_integer` accepts."""
     return None if value is None else positive_integer(name, value)

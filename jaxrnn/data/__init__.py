@@ -3,7 +3,7 @@
 from jaxrnn.data.baselines import autoregressive_forecast, moving_average_forecast, naive_forecast
 from jaxrnn.data.buckets import Buckets, PaddedBatch, bucket_by_length
 from jaxrnn.data.csv_file import Table, read_csv
-from jaxrnn.data.dates import Step, infer_step, read_dates
+from jaxrnn.data.dates import DAYS, WEEKDAYS, KnownTimes, Step, infer_step, read_dates
 from jaxrnn.data.long_file import LongRows, column_names, columns_of_names, read_long
 from jaxrnn.data.numbered_dates import numbered_dates
 from jaxrnn.data.numbers import filled
@@ -17,7 +17,10 @@ from jaxrnn.data.windows import sequential_starts, take_windows, window_starts
 
 __all__ = [
     "AGGREGATES",
+    "DAYS",
+    "WEEKDAYS",
     "Buckets",
+    "KnownTimes",
     "LabelledSequences",
     "LongRows",
     "PaddedBatch",

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxrnn.checks import shown
-from jaxrnn.data.dates import NotADate, dates_and_note, read_dates
+from jaxrnn.data.dates import KnownTimes, NotADate, dates_and_note, read_dates
 from jaxrnn.data.numbered_dates import NAMES, numbered_dates
 from jaxrnn.data.numbers import MISSING, decimal_point, is_number, read_number
 
@@ -45,12 +45,16 @@ class Cells:
 
 
 class Times(NamedTuple):
-    """The column of dates, or of whole numbers that count the steps, and what to say about how they were read."""
+    """The column of dates, or of whole numbers that count the steps, and what to say about how they were read.
+
+    ``utc_offset`` is that of :class:`jaxrnn.data.utc_offsets.Dates`.
+    """
 
     place: int
     name: str
     values: np.ndarray
     notes: tuple[str, ...] = ()
+    utc_offset: int | None = None
 
 
 def read_cells(path: Path) -> Cells:
@@ -89,41 +93,52 @@ def read_cells(path: Path) -> Cells:
     return Cells(path, separator, header, [line for line, _ in body], [row for _, row in body], notes)
 
 
-def find_times(cells: Cells, wanted: Sequence[str | None]) -> Times | None:
+def find_times(
+    cells: Cells,
+    wanted: Sequence[str | None],
+    known: KnownTimes = KnownTimes(),  # noqa: B008  a named tuple cannot be changed
+) -> Times | None:
     """The column of dates, or of whole numbers that count the steps; None if there is none."""
     for place, name in enumerate(cells.header):
         named = name.lower() in TIME_NAMES | STEP_NAMES
         if name not in wanted and (place == 0 or named):
-            times = times_in(cells, place)
+            times = times_in(cells, place, known=known)
             if times is not None:
                 return times
     return None
 
 
-def times_in(cells: Cells, place: int, *, named: bool = False) -> Times | None:
+def times_in(
+    cells: Cells,
+    place: int,
+    *,
+    named: bool = False,
+    known: KnownTimes = KnownTimes(),  # noqa: B008  a named tuple cannot be changed
+) -> Times | None:
     """The dates, or the whole numbers that count the steps, of one column; None if it holds neither.
 
     Args:
       named: the user has named this column, so it may have any name. Without this, numbers are dates or steps
         only in a column whose name says so.
+      known: what is known of the times.
     """
     name, column = cells.header[place], cells.column(place)
     dated = named or name.lower() in TIME_NAMES
     if dated or not all(is_number(cell) for cell in column[:10]):
         try:
-            dates = dates_and_note(column)
+            dates = dates_and_note(column, known.utc_offset)
         except NotADate as error:
             row = cells.lines[error.place]
             raise ValueError(f"{cells.path}, row {row}, column {name!r} {error}") from error
         except ValueError as error:
             raise ValueError(f"{cells.path}, column {name!r}: {error}") from error
         if dates is not None:
-            times, note = dates
-            return Times(place, name, times, () if note is None else (f"column {name!r}: {note}",))
+            notes = () if dates.note is None else (f"column {name!r}: {dates.note}",)
+            return Times(place, name, dates.times, notes, dates.utc_offset)
     counts_steps = named or name.lower() in STEP_NAMES
     if (counts_steps or dated) and all(_is_whole(cell) for cell in column):
         numbers = np.array([int(cell) for cell in column])
-        if (dates := numbered_dates(numbers, name)) is not None:
+        if (dates := numbered_dates(numbers, name, known.seconds)) is not None:
             return Times(place, name, dates.dates, (f"column {name!r}: {dates.note}",))
         return Times(place, name, numbers) if counts_steps else None
     return None

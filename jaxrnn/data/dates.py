@@ -8,11 +8,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxrnn.checks import shown
-from jaxrnn.data.utc_offsets import usual_offset, without_offsets
+from jaxrnn.data.utc_offsets import Dates, usual_offset, without_offsets
 
 _DAYS = (
     "%d.%m.%Y",
@@ -98,11 +99,14 @@ def read_dates(cells: Sequence[str]) -> np.ndarray | None:
     array(['2024-01-31T00:00:00', '2024-02-29T00:00:00'], dtype='datetime64[s]')
     """
     found = dates_and_note(cells)
-    return None if found is None else found[0]
+    return None if found is None else found.times
 
 
-def dates_and_note(cells: Sequence[str]) -> tuple[np.ndarray, str | None] | None:
-    """The result of :func:`read_dates`, and what to say about how the dates were read."""
+def dates_and_note(cells: Sequence[str], utc_offset: int | None = None) -> Dates | None:
+    """The result of :func:`read_dates`, and what to say about how the dates were read.
+
+    Times with a UTC offset are converted to ``utc_offset``, in seconds, if it is given.
+    """
     cells = [cell.strip() for cell in cells]
     distinct = list(dict.fromkeys(cells))
     sample = distinct[:: max(1, len(distinct) // _SAMPLE)]
@@ -130,9 +134,9 @@ def dates_and_note(cells: Sequence[str]) -> tuple[np.ndarray, str | None] | None
                 f"the date {shown(cells[place])} has two meanings ({' or '.join(found)}): write dates as "
                 f"YYYY-MM-DD"
             )
-        return found[next(name for name, ordered in orders.items() if ordered)], None
+        return Dates(found[next(name for name, ordered in orders.items() if ordered)])
     times = np.array(dates, "datetime64[s]")
-    return without_offsets(cells, times) if name == _ISO else (times, None)
+    return without_offsets(cells, times, utc_offset) if name == _ISO else Dates(times)
 
 
 class NotADate(ValueError):
@@ -179,11 +183,18 @@ class Step:
         lengths = {"months": 30 * _DAY, "weekdays": _DAY, "seconds": 1}
         return self.size * lengths[self.unit] if self.unit in lengths else None
 
+    @property
+    def length(self) -> int:
+        """Its seconds, or its size where it is a step between plain integers, to compare steps of one kind."""
+        return self.size if self.seconds is None else self.seconds
+
     def places(self, times: np.ndarray) -> np.ndarray | None:
         """The step at which each time lies, counted from the first; None if one lies between two steps."""
         if self.unit == "months":
             count = times.astype("datetime64[M]").astype(np.int64)
         elif self.unit == "weekdays":
+            if not np.is_busday(times.astype("datetime64[D]")).all():
+                return None
             count = np.busday_count(times[0].astype("datetime64[D]"), times.astype("datetime64[D]"))
         else:
             count = times.astype(np.int64)
@@ -201,14 +212,39 @@ class Step:
             month = last.astype("datetime64[M]")
             within = last - month.astype(last.dtype)
             months = month + ahead * _MONTH
-            if self.month_end:
-                time = within % np.timedelta64(_DAY, "s")
-                return (months + _MONTH).astype(last.dtype) - np.timedelta64(_DAY, "s") + time
-            return months.astype(last.dtype) + within
+            time = within % np.timedelta64(_DAY, "s")
+            ends = (months + _MONTH).astype(last.dtype) - np.timedelta64(_DAY, "s") + time
+            # The 30th of February is its last day.
+            return ends if self.month_end else np.minimum(months.astype(last.dtype) + within, ends)
         if self.unit == "weekdays":
             days = np.busday_offset(last.astype("datetime64[D]"), ahead, roll="forward")
             return days.astype(last.dtype) + (last - last.astype("datetime64[D]").astype(last.dtype))
         return last + ahead * (_SECOND if self.unit == "seconds" else 1)
+
+
+DAYS, WEEKDAYS = Step("seconds", _DAY), Step("weekdays", 1)
+
+
+class KnownTimes(NamedTuple):
+    """What is known of the times of rows before they are read: how the rows were that they are compared with.
+
+    Attributes:
+      steps: the steps between two rows of each series, the most frequent one first.
+      utc_offset: the UTC offset of the times, in seconds, or None, see :class:`jaxrnn.data.utc_offsets.Dates`.
+    """
+
+    steps: tuple[Step, ...] = ()
+    utc_offset: int | None = None
+
+    @property
+    def step(self) -> Step | None:
+        """The usual step, or None."""
+        return self.steps[0] if self.steps else None
+
+    @property
+    def seconds(self) -> int | None:
+        """About how long it is; None for plain integers, or if it is unknown."""
+        return None if self.step is None else self.step.seconds
 
 
 def infer_step(times: np.ndarray) -> Step | None:
@@ -234,7 +270,7 @@ def infer_step(times: np.ndarray) -> Step | None:
     changes = np.diff(times).astype(np.int64)
     each_its_day = (np.diff(days.astype(np.int64)) > 0).all()
     if _usual(changes) == _DAY and len(times) >= 10 and each_its_day and np.is_busday(days).all():
-        return Step("weekdays", 1)
+        return WEEKDAYS
     return _fitting(times, "seconds", changes)
 
 

@@ -1,6 +1,6 @@
 """CSV files of one series or many in long format: a row for each series and time."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +20,11 @@ from jaxrnn.data.cells import (
     read_cells,
     times_in,
 )
-from jaxrnn.data.numbers import MISSING
+from jaxrnn.data.dates import KnownTimes
+from jaxrnn.data.numbers import MISSING, is_number
+
+_MISTAKES = 0.1
+"""Of the cells of a column of numbers, at most so many are something else by mistake."""
 
 
 class LongRows(NamedTuple):
@@ -31,11 +35,13 @@ class LongRows(NamedTuple):
         missing, and the further columns: float64, or text. ``unique_id`` and ``ds`` only if the file has them.
       lines: int ``[rows]``, the number of each row's line.
       notes: what was done to read them, in sentences.
+      utc_offset: that of the times, see :class:`jaxrnn.data.utc_offsets.Dates`.
     """
 
     columns: dict[str, np.ndarray]
     lines: np.ndarray
     notes: tuple[str, ...]
+    utc_offset: int | None = None
 
 
 def read_long(
@@ -46,6 +52,8 @@ def read_long(
     value: str | None = None,
     further: Sequence[str] = (),
     with_values: bool = True,
+    known: KnownTimes = KnownTimes(),  # noqa: B008  a named tuple cannot be changed
+    texts: Collection[str] = (),
 ) -> LongRows:
     """Read a CSV file of one series or of many.
 
@@ -54,8 +62,12 @@ def read_long(
       unique_id: the column that tells which series a row belongs to; by default ``unique_id``, if there is one.
       time: the column of dates or of whole numbers; by default ``ds``, or the one that holds dates.
       value: the column to forecast; by default ``y``, or the only numeric one.
-      further: other columns to read; those without numbers are text.
+      further: other columns to read. They are numbers if nine tenths of their cells are, so that a few others are
+        named as mistakes, and otherwise text.
       with_values: False reads no column of values.
+      known: what is known of the times.
+      texts: further columns that are text, whatever these rows hold, because they are text in the training: there
+        ``none`` may be a category, which otherwise is a missing number.
 
     Raises:
       FileNotFoundError: the file does not exist.
@@ -71,7 +83,7 @@ def read_long(
     if unique_id is None and "unique_id" in cells.header:
         unique_id = "unique_id"
     used = [name for name in (unique_id, *further) if name is not None]
-    times = _times(cells, time, [*used, value])
+    times = _times(cells, time, [*used, value], known)
     columns: dict[str, np.ndarray] = {}
     notes = list(cells.notes)
     if times is None and (named := [name for name in cells.header if name.lower() in TIME_NAMES]):
@@ -92,13 +104,24 @@ def read_long(
         columns["y"], said = column_numbers(cells, name)
         notes += said
     for name in further:
-        column = cells.column(cells.header.index(name))
-        if has_numbers(cells, cells.header.index(name)) or all(cell.lower() in MISSING for cell in column):
-            columns[name], said = column_numbers(cells, name)
-            notes += said
-        else:
-            columns[name] = np.array(column)
-    return LongRows(columns, np.array(cells.lines), tuple(notes))
+        columns[name], said = _numbers_or_text(cells, name, text=name in texts)
+        notes += said
+    return LongRows(columns, np.array(cells.lines), tuple(notes), None if times is None else times.utc_offset)
+
+
+def _numbers_or_text(cells: Cells, name: str, *, text: bool) -> tuple[np.ndarray, list[str]]:
+    """A further column, and what to say about it; see :func:`read_long`."""
+    column = np.array(cells.column(cells.header.index(name)))
+    if text:
+        return column, []
+    present = [place for place, cell in enumerate(column.tolist()) if cell.lower() not in MISSING]
+    others = [place for place in present if not is_number(str(column[place]))]
+    if len(others) <= _MISTAKES * len(present):
+        return column_numbers(cells, name)
+    if len(others) == len(present):
+        return column, []
+    row, cell = cells.lines[others[0]], shown(str(column[others[0]]))
+    return column, [f"column {name!r} holds numbers and text: it is read as text (row {row} holds {cell})"]
 
 
 def _check_names(cells: Cells, names: Sequence[str]) -> None:
@@ -111,13 +134,13 @@ def _check_names(cells: Cells, names: Sequence[str]) -> None:
             )
 
 
-def _times(cells: Cells, time: str | None, wanted: Sequence[str | None]) -> Times | None:
+def _times(cells: Cells, time: str | None, wanted: Sequence[str | None], known: KnownTimes) -> Times | None:
     if time is None and "ds" in cells.header:
         time = "ds"
     if time is None:
-        return find_times(cells, wanted)
+        return find_times(cells, wanted, known)
     place = cells.header.index(time)
-    found = times_in(cells, place, named=True)
+    found = times_in(cells, place, named=True, known=known)
     if found is None:
         example = next((cell for cell in cells.column(place) if cell), "")
         raise ValueError(

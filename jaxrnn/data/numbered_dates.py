@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 _FIRST_YEAR, _LAST_YEAR = 1900, 2100
+_DAY = 86_400
 
 
 class NumberedDates(NamedTuple):
@@ -30,6 +31,7 @@ class _Style(NamedTuple):
       names: names of columns, in lower case, that say that they hold such numbers.
       first_day: the first day of a number's day, month, week or quarter, or None if there is none.
       place: a count of the first day's day, month, week or quarter.
+      steps: how long a step may be of rows whose numbers are dates of this kind, in seconds: from and to.
       longest_step: numbers that are just as regular when they count steps are taken as dates if their usual step
         is at most this.
     """
@@ -39,7 +41,12 @@ class _Style(NamedTuple):
     names: frozenset[str]
     first_day: Callable[[int, int], date | None]
     place: Callable[[date], int]
+    steps: tuple[int, int]
     longest_step: float = 0
+
+    def has(self, seconds: int | None) -> bool:
+        """Whether rows with a step of so many seconds may have such numbers."""
+        return seconds is not None and self.steps[0] <= seconds <= self.steps[1]
 
 
 def _day(year: int, part: int) -> date | None:
@@ -66,13 +73,14 @@ def _valid(make: Callable[[], date]) -> date | None:
 
 
 _STYLES = (
-    _Style("days", 10_000, frozenset(["yyyymmdd"]), _day, date.toordinal, np.inf),
+    _Style("days", 10_000, frozenset(["yyyymmdd"]), _day, date.toordinal, (_DAY, _DAY), np.inf),
     _Style(
         "months",
         100,
         frozenset(["month", "monat", "yearmonth", "year_month", "yyyymm", "date", "datum"]),
         _month,
         lambda day: 12 * day.year + day.month,
+        (30 * _DAY, 24 * 30 * _DAY),
         1,
     ),
     _Style(
@@ -81,6 +89,7 @@ _STYLES = (
         frozenset(["week", "woche", "kw", "yearweek", "year_week", "yyyyww"]),
         _week,
         lambda day: day.toordinal() // 7,
+        (7 * _DAY, 28 * _DAY),
     ),
     _Style(
         "quarters",
@@ -88,6 +97,7 @@ _STYLES = (
         frozenset(["quarter", "quartal"]),
         _quarter,
         lambda day: 4 * day.year + (day.month - 1) // 3,
+        (90 * _DAY, 24 * 30 * _DAY),
     ),
 )
 
@@ -99,7 +109,7 @@ NAMES = frozenset().union(_EPOCH_NAMES, *(style.names for style in _STYLES))
 """Names, in lower case, of columns that may hold such numbers."""
 
 
-def numbered_dates(numbers: np.ndarray, name: str = "") -> NumberedDates | None:
+def numbered_dates(numbers: np.ndarray, name: str = "", seconds: int | None = None) -> NumberedDates | None:
     """The dates that a column of whole numbers stands for, or None if the numbers count steps.
 
     All numbers must be dates of one kind between 1900 and 2100. Then the name of the column decides, as
@@ -107,6 +117,12 @@ def numbered_dates(numbers: np.ndarray, name: str = "") -> NumberedDates | None:
     numbers are as regular as the dates, as in 202401 to 202406, they are months, but never weeks or quarters. In a
     column that is called ``"timestamp"`` or similar, numbers from 1e9 on are seconds since 1970, or thousandths,
     millionths or billionths of them.
+
+    Args:
+      numbers: the column.
+      name: what it is called.
+      seconds: about how long the step is of the rows that these continue or are compared with, if they have dates.
+        Then numbers are dates whose days, weeks, months or quarters are such steps, even if there are few of them.
 
     >>> numbered_dates(np.array([202412, 202501])).dates.astype("datetime64[D]")
     array(['2024-12-01', '2025-01-01'], dtype='datetime64[D]')
@@ -119,7 +135,7 @@ def numbered_dates(numbers: np.ndarray, name: str = "") -> NumberedDates | None:
             if distinct[0] >= _FIRST_SECOND * 1000**power and distinct[-1] <= _LAST_SECOND * 1000**power:
                 dates = numbers.astype(np.int64).astype(f"datetime64[{unit}]").astype("datetime64[s]")
                 return NumberedDates(dates, f"the numbers are read as {what} since 1970, in UTC")
-    for style in sorted(_STYLES, key=lambda style: name.lower() not in style.names):
+    for style in sorted(_STYLES, key=lambda style: (name.lower() not in style.names, not style.has(seconds))):
         years = distinct // style.base
         if not len(distinct) or years[0] < _FIRST_YEAR or years[-1] > _LAST_YEAR:
             continue
@@ -127,7 +143,8 @@ def numbered_dates(numbers: np.ndarray, name: str = "") -> NumberedDates | None:
         known = [day for day in days if day is not None]
         if len(known) < len(days):
             continue
-        if name.lower() in style.names or _regular(distinct, np.array([style.place(day) for day in known]), style):
+        sure = name.lower() in style.names or style.has(seconds)
+        if sure or _regular(distinct, np.array([style.place(day) for day in known]), style):
             example = f"{distinct[0]} as {known[0]}"
             dates = np.array(known, "datetime64[s]")[place]
             return NumberedDates(dates, f"the numbers are read as {style.what}, {example}")

@@ -55,8 +55,9 @@ def same_dates(what: str, name: str, date: str, pair: Sequence[object], more: in
       more: how many other pairs there are.
       remedy: what can be done besides removing one, as a phrase.
     """
+    finer = " (times are read in whole seconds)" if "T" in date else ""
     others = f", and {more} more pairs of rows have one date" if more else ""
     return ValueError(
-        f"{what}rows {pair[0]} and {pair[1]} have the same {name}, {date}{others}. Keep one row for each date, or "
-        f"{remedy}"
+        f"{what}rows {pair[0]} and {pair[1]} have the same {name}, {date}{finer}{others}. Keep one row for each "
+        f"date, or {remedy}"
     )

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,7 +15,26 @@ _NEARLY_A_DAY = np.timedelta64(20, "h")
 _NOTE = (
     "the UTC offsets differ from row to row: the times were converted to UTC, and those of the forecast are UTC"
 )
+_NOTE_WANTED = (
+    "the UTC offsets differ from those of the training: the times were converted to {}, and those of the forecast "
+    "have this offset"
+)
 _NOTE_DAYS = "the UTC offsets differ from row to row: the rows are days or longer, so the local time was taken"
+
+
+class Dates(NamedTuple):
+    """The dates of a column.
+
+    Attributes:
+      times: ``datetime64[s]``.
+      note: what to say about how they were read, or None.
+      utc_offset: the UTC offset that all times have, in seconds; None where none is written, and for rows that are
+        a day or more apart, whose times stay as they are written.
+    """
+
+    times: np.ndarray
+    note: str | None = None
+    utc_offset: int | None = None
 
 
 def usual_offset(cell: str) -> str:
@@ -26,16 +46,17 @@ def usual_offset(cell: str) -> str:
     return _WRITTEN_APART.sub(lambda found: found[2] or "Z", cell)
 
 
-def without_offsets(cells: Sequence[str], local: np.ndarray) -> tuple[np.ndarray, str | None]:
-    """The times of a column without their UTC offsets, and what to say about it.
+def without_offsets(cells: Sequence[str], local: np.ndarray, wanted: int | None = None) -> Dates:
+    """The times of a column with one UTC offset, which is left out.
 
     With one offset in all rows the times stay as they are written. With several, times within a day are converted
     to UTC, where no hour is missing or doubled; times a day or more apart stay local, since a day in spring is an
-    hour shorter.
+    hour shorter. Where an offset is wanted, all times are converted to that one.
 
     Args:
       cells: times in ISO 8601.
       local: the same as they are written, without offset, ``datetime64[s]``.
+      wanted: the UTC offset of the times that these are compared with, in seconds, or None.
 
     Raises:
       ValueError: some times have an offset, and some do not.
@@ -44,7 +65,7 @@ def without_offsets(cells: Sequence[str], local: np.ndarray) -> tuple[np.ndarray
     timed = [place for place, cell in enumerate(cells) if "T" in cell.upper() or " " in cell]
     offsets = {place: found[1].upper() for place in timed if (found := _OFFSET.search(cells[place]))}
     if not offsets:
-        return local, None
+        return Dates(local)
     if len(offsets) < len(cells):
         place = next(place for place in range(len(cells)) if place not in offsets)
         other = cells[next(iter(offsets))]
@@ -54,13 +75,30 @@ def without_offsets(cells: Sequence[str], local: np.ndarray) -> tuple[np.ndarray
         )
     seconds = {text: _seconds(text) for text in set(offsets.values())}
     ahead = np.array([seconds[offsets[place]] for place in range(len(cells))])
-    if (ahead == ahead[0]).all():
-        return local, None
+    one, several = int(ahead[0]), bool((ahead != ahead[0]).any())
+    if wanted is None:
+        if _days_or_longer(local):
+            return Dates(local, _NOTE_DAYS if several else None)
+        wanted, note = (0, _NOTE) if several else (one, None)
+    else:
+        note = _NOTE_WANTED.format(_written(wanted)) if several or one != wanted else None
+    return Dates(local + (wanted - ahead).astype("timedelta64[s]"), note, wanted)
+
+
+def _days_or_longer(local: np.ndarray) -> bool:
     distinct = np.unique(local)
     time_of_day = distinct - distinct.astype("datetime64[D]")
-    if (time_of_day == time_of_day[0]).all() or np.median(np.diff(distinct)) >= _NEARLY_A_DAY:
-        return local, _NOTE_DAYS
-    return local - ahead.astype("timedelta64[s]"), _NOTE
+    return bool((time_of_day == time_of_day[0]).all() or np.median(np.diff(distinct)) >= _NEARLY_A_DAY)
+
+
+def _written(seconds: int) -> str:
+    """The offset as it is written.
+
+    >>> _written(0), _written(-9000)
+    ('UTC', '-02:30')
+    """
+    minutes = abs(seconds) // 60
+    return f"{'-' if seconds < 0 else '+'}{minutes // 60:02}:{minutes % 60:02}" if seconds else "UTC"
 
 
 def _seconds(offset: str) -> int:

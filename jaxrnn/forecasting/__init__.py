@@ -6,7 +6,8 @@ from jaxrnn.forecasting.correction import Correction
 from jaxrnn.forecasting.covariates import with_future
 from jaxrnn.forecasting.forecaster import Forecaster
 from jaxrnn.forecasting.metrics import coverage, mase, seasonal_error, smape, wql
-from jaxrnn.forecasting.panel import Columns, OneSeries, read_panel
+from jaxrnn.forecasting.one_series import Columns, OneSeries
+from jaxrnn.forecasting.panel import continued, read_panel
 from jaxrnn.forecasting.panel_notes import describe_panel
 from jaxrnn.forecasting.season import SeasonChoice, choose_season
 from jaxrnn.forecasting.watch import TrainingStopped, Watch
@@ -23,6 +24,7 @@ __all__ = [
     "TrainingStopped",
     "Watch",
     "choose_season",
+    "continued",
     "coverage",
     "describe_panel",
     "mase",

@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxrnn.data import filled
 from jaxrnn.forecasting.far_values import LARGEST, can_be_far, far_values
-from jaxrnn.forecasting.panel import OneSeries
+from jaxrnn.forecasting.one_series import OneSeries
 
 
 class AsKnown(NamedTuple):

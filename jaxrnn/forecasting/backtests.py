@@ -8,7 +8,7 @@ import numpy as np
 from jaxrnn.checks import positive_integer
 from jaxrnn.forecasting import metrics
 from jaxrnn.forecasting.as_known import as_known, shortened
-from jaxrnn.forecasting.panel import OneSeries
+from jaxrnn.forecasting.one_series import OneSeries
 from jaxrnn.forecasting.quantile_columns import LEVELS, forecast_columns
 from jaxrnn.forecasting.settings import Settings
 from jaxrnn.forecasting.simple import simple_forecasts
@@ -38,14 +38,20 @@ def judged(panel: Sequence[OneSeries], origins: int, horizon: int) -> tuple[list
     """
     origins = positive_integer("origins", origins)
     cut = horizon + origins - 1
-    long = [one for one in panel if len(one.values) >= cut + _FEWEST_BEFORE and one.observed[:-cut].any()]
+    long = [one for one in panel if len(one.values) >= cut + _FEWEST_BEFORE]
+    known = [one for one in long if one.observed[:-cut].any()]
+    if long and not known:
+        raise ValueError(
+            f"{origins=} and {horizon=} need values before the last {cut} steps, but no series of that length has "
+            f"one there (series {long[0].name!r} has {len(long[0].values)} steps): give fewer, or longer series"
+        )
     if not long:
         longest = max((len(one.values) for one in panel), default=0)
         raise ValueError(
             f"{origins=} and {horizon=} need series of at least {cut + _FEWEST_BEFORE} steps, but the longest has "
             f"{longest}"
         )
-    return long, cut
+    return known, cut
 
 
 def backtest(model: Model, panel: list[OneSeries], cut: int, origins: int) -> dict[str, Any]:
@@ -65,9 +71,10 @@ def backtest(model: Model, panel: list[OneSeries], cut: int, origins: int) -> di
     zeros = windows.ends - windows.lengths + 1  # where each series begins
     values = model.quantiles(windows, np.concatenate([zero - 1 + part.places for zero, part in zip(zeros, parts)]))
     known = [np.where(one.observed, one.values, np.nan) for one in panel]
-    actual = np.concatenate([one[steps[:, None] + np.arange(horizon)] for one, steps in zip(known, first)])
+    given = np.concatenate([one[steps[:, None] + np.arange(horizon)] for one, steps in zip(known, first)])
     # An origin without a value would be judged with a value that came later: the missing one lies on a line to it.
-    actual[~np.concatenate([part.series.observed[part.places - 1] for part in parts])] = np.nan
+    at_origin = np.concatenate([part.series.observed[part.places - 1] for part in parts])
+    actual = np.where(at_origin[:, None], given, np.nan)
     unit = [metrics.seasonal_error(shortened(one, len(one.values) - cut).values, season) for one in panel]
     simple = simple_forecasts(parts, horizon, season)
     all_forecasts = {"model": values, **{name: repeated(forecast) for name, forecast in simple.items()}}
@@ -77,8 +84,8 @@ def backtest(model: Model, panel: list[OneSeries], cut: int, origins: int) -> di
         "unique_id": np.repeat([one.name for one in panel], origins * horizon),
         "origin": np.repeat(last, horizon),
         "step": np.tile(np.arange(1, horizon + 1), len(last)),
-        "y": actual.ravel(),
-        **forecast_columns(values, model.settings.quantiles),
+        "y": given.ravel(),
+        **forecast_columns(values, model.settings.quantiles, model.settings.possible),
     }
     errors = np.abs(actual - values[..., LEVELS.index(0.5)]).reshape(len(panel), -1)
     with np.errstate(invalid="ignore"):

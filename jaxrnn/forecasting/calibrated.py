@@ -133,7 +133,9 @@ class CalibratedNetworks(nnx.Module):
         quantiles = jnp.sort(quantiles + (mixed - middle)[..., None] + self.shifts[...], axis=-1)
         values = anchors[..., None] + scale[..., None] * quantiles
         values = jnp.maximum(values, 0.0) if self.non_negative else values
-        return jnp.stack([sum(values[..., place] * share for place, share in of) for of in self._parts], axis=-1)
+        columns = [sum(values[..., place] * share for place, share in of) for of in self._parts]
+        # A column beyond the last quantiles may be below 0 where these are not.
+        return jnp.stack([jnp.maximum(one, 0.0) if self.non_negative else one for one in columns], axis=-1)
 
     def _check(self, inputs: Array, anchors: Array, naive: Array) -> None:
         shapes = {"inputs": self.input_shape, **self.further_inputs}
@@ -170,5 +172,8 @@ class CalibratedNetworks(nnx.Module):
                 graph.add("Mul", graph.sliced(values, 2, place, place + 1), graph.constant(share))
                 for place, share in of
             ]
-            columns.append(taken[0] if len(taken) == 1 else graph.add("Sum", *taken))
+            column = taken[0] if len(taken) == 1 else graph.add("Sum", *taken)
+            # A column beyond the last quantiles may be below 0 where these are not.
+            beyond = self.non_negative and len(taken) > 1
+            columns.append(graph.add("Max", column, graph.constant(0.0)) if beyond else column)
         return graph.add("Concat", *columns, axis=2)

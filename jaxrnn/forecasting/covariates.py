@@ -9,10 +9,14 @@ import numpy as np
 from jaxrnn.checks import shown
 from jaxrnn.data import rounded
 from jaxrnn.forecasting.calendar_features import calendar_features, usual_phases
-from jaxrnn.forecasting.panel import Columns, OneSeries, shown_time
+from jaxrnn.forecasting.one_series import Columns, OneSeries, shown_time
 
 MOST_CATEGORIES = 100
-_LARGEST = 5.0
+LARGEST = 5.0
+"""Of what networks read of a column of numbers, in standard deviations."""
+
+_LARGEST_CODE = 1e15
+"""Whole numbers below this are exact in float64, and written without an exponent."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,8 @@ class Encoder:
 
     Attributes:
       mean, deviation: of a column of numbers, which is standardised; a missing number becomes 0.
+      largest: no standardised number is larger than this in either direction: the largest one of the training, and
+        at least :data:`LARGEST`.
       categories: of a column of text; each has a number that is 1 where the text is this one. A text that
         training has not met is 0 in all.
     """
@@ -28,6 +34,7 @@ class Encoder:
     mean: float = 0.0
     deviation: float = 1.0
     categories: tuple[str, ...] = ()
+    largest: float = LARGEST
 
     @classmethod
     def fit(cls, name: str, values: np.ndarray) -> "Encoder":
@@ -40,7 +47,8 @@ class Encoder:
             known = values[np.isfinite(values)]
             if not len(known):
                 return cls()
-            return cls(float(known.mean()), float(known.std()) or 1.0)
+            mean, deviation = float(known.mean()), float(known.std()) or 1.0
+            return cls(mean, deviation, largest=max(LARGEST, float(np.abs(known - mean).max()) / deviation))
         categories = np.unique(values[values != ""])
         if len(categories) > MOST_CATEGORIES:
             raise ValueError(
@@ -60,13 +68,30 @@ class Encoder:
           NotANumber: a text stands where training had numbers.
         """
         if self.categories:
-            if values.dtype.kind == "f":  # a file of such texts alone is read as numbers
-                values = np.array([f"{value:g}" for value in values.tolist()])
-            return (values.astype(str)[:, None] == np.array(self.categories)).astype(np.float64)
+            return (as_text(values)[:, None] == np.array(self.categories)).astype(np.float64)
         if values.dtype.kind == "U":
             values = np.array([_number(place, text) for place, text in enumerate(values.tolist())])
         numbers = (values - self.mean) / self.deviation
-        return np.clip(np.nan_to_num(numbers), -_LARGEST, _LARGEST)[:, None]
+        return np.clip(np.nan_to_num(numbers), -self.largest, self.largest)[:, None]
+
+
+def as_text(values: np.ndarray) -> np.ndarray:
+    """Numbers as people write them, empty where one is missing; text as it is.
+
+    Codes such as 1 and 2 are numbers in a frame or a file that holds no others, beside ``A`` they are text.
+
+    >>> as_text(np.array([1000001.0, 0.5, np.nan])).tolist()
+    ['1000001', '0.5', '']
+    """
+    if values.dtype.kind == "U":
+        return values
+    return np.array([_written(value) for value in values.tolist()], str)
+
+
+def _written(value: float) -> str:
+    if np.isnan(value):
+        return ""
+    return str(int(value)) if value.is_integer() and abs(value) < _LARGEST_CODE else repr(value)
 
 
 class NotANumber(ValueError):
@@ -116,6 +141,11 @@ class Covariates:
         for name in columns.static:
             encoders[name] = Encoder.fit(name, np.array([one.static[name] for one in panel]))
         return cls(columns, encoders, usual_phases([one.step for one in panel]) if calendar else ())
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The columns that held text in the training."""
+        return tuple(name for name, encoder in self.encoders.items() if encoder.categories)
 
     @property
     def known_size(self) -> int:
@@ -185,8 +215,14 @@ def _padded(values: np.ndarray, count: int) -> np.ndarray:
     return np.concatenate([values, more])
 
 
-def require_future(panel: Sequence[OneSeries], names: Sequence[str], horizon: int) -> None:
-    """Raise a ValueError that names series, column and date if a value over the horizon is missing."""
+def require_future(
+    panel: Sequence[OneSeries], names: Sequence[str], horizon: int, future: Sequence[OneSeries] = ()
+) -> None:
+    """Raise a ValueError that names series, column and date if a value over the horizon is missing.
+
+    ``future`` is what was joined to the panel by :func:`with_future`, if anything was.
+    """
+    given = {one.name for one in future}
     for one in panel:
         for name in names:
             count = len(one.values)
@@ -194,11 +230,13 @@ def require_future(panel: Sequence[OneSeries], names: Sequence[str], horizon: in
             missing = values == "" if values.dtype.kind == "U" else ~np.isfinite(values)
             if missing.any():
                 place = int(np.argmax(missing))
+                lost = given and one.name not in given
+                other = f", which has {future[0].name!r}, not {one.name!r}" if lost else ""
                 time = shown_time(one.step.after(one.times[-1], horizon)[place])
                 raise ValueError(
                     f"series {one.name!r}: the column {name!r} has no value at {time}, step {place + 1} of "
                     f"the {horizon} to forecast. A column that is known in advance needs values over the "
-                    f"whole horizon: add rows without y at the end, or give them as future (--future)"
+                    f"whole horizon: add rows without y at the end, or give them as future (--future){other}"
                 )
 
 
@@ -219,11 +257,14 @@ def with_future(panel: Sequence[OneSeries], future: Sequence[OneSeries], horizon
             places = {time: place for place, time in enumerate(_steps(one, given.times))}
             found = np.array([places.get(time, -1) for time in ahead])
             for name, values in given.future.items():
+                before = columns[name]
+                if values.dtype.kind != before.dtype.kind:  # the same codes, in one of both beside text
+                    values, before = as_text(values), as_text(before)
                 missing = "" if values.dtype.kind == "U" else np.nan
-                padded = _padded(columns[name], count + horizon)[count:]
+                padded = _padded(before, count + horizon)[count:]
                 new = np.where(found >= 0, values[np.maximum(found, 0)], missing)
                 known = new != "" if values.dtype.kind == "U" else np.isfinite(new)
-                columns[name] = np.concatenate([columns[name][:count], np.where(known, new, padded)])
+                columns[name] = np.concatenate([before[:count], np.where(known, new, padded)])
         result.append(replace(one, future=columns))
     return result
 

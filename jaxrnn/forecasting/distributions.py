@@ -20,7 +20,7 @@ import numpy as np
 from jax import Array
 from jax.scipy import special, stats
 
-from jaxrnn.forecasting.panel import OneSeries, shown_time
+from jaxrnn.forecasting.one_series import OneSeries, shown_time
 
 LOCATION, LOG_SCALE, FREE = "location", "log of scale", "free"
 """What an output is: a change of the simple forecast, of the log of the window's noise, or of nothing."""

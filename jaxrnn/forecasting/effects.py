@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrnn.forecasting.panel import OneSeries
+from jaxrnn.forecasting.one_series import OneSeries
 
 _BLOCKS = 5
 _ROUNDS = 4

@@ -40,6 +40,10 @@ class Ensemble:
         return self._settings.window or 1
 
     @property
+    def horizon(self) -> int:
+        return self._settings.horizon
+
+    @property
     def season(self) -> int:
         return self._settings.season or 1
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxrnn import checks
+from jaxrnn.data import KnownTimes
 from jaxrnn.forecasting import metrics
 from jaxrnn.forecasting.as_known import shortened
 from jaxrnn.forecasting.backtests import backtest, judged, repeated
@@ -15,17 +16,19 @@ from jaxrnn.forecasting.calibration import Calibration
 from jaxrnn.forecasting.covariates import require_future, with_future
 from jaxrnn.forecasting.distributions import require_counts
 from jaxrnn.forecasting.ensemble import Ensemble
+from jaxrnn.forecasting.frame_columns import as_frame
 from jaxrnn.forecasting.fresh_rows import require_same_sign, require_same_step
 from jaxrnn.forecasting.known import Known
-from jaxrnn.forecasting.panel import OneSeries, as_frame, read_future, read_panel
+from jaxrnn.forecasting.learn import learn, windows_for
+from jaxrnn.forecasting.one_series import OneSeries
+from jaxrnn.forecasting.panel import read_future, read_panel
 from jaxrnn.forecasting.panel_notes import describe_panel
 from jaxrnn.forecasting.quantile_columns import LEVELS, forecast_columns
 from jaxrnn.forecasting.sample_paths import sample_paths
 from jaxrnn.forecasting.season import SeasonChoice
 from jaxrnn.forecasting.settings import Settings, as_tuple
-from jaxrnn.forecasting.settle import settle
+from jaxrnn.forecasting.simple import seasonal_naive
 from jaxrnn.forecasting.stored import Stored
-from jaxrnn.forecasting.train import Training
 from jaxrnn.forecasting.watch import TrainingStopped, Watch
 from jaxrnn.forecasting.windows import Windows
 
@@ -125,42 +128,13 @@ class Forecaster:
         ``stopped`` then says ``"interrupted"`` or ``"terminated"``.
 
         Raises:
-          ValueError: the frame is invalid, or no series is longer than two steps.
+          ValueError: the frame is invalid, or no series is longer than one step. The model stays as it was.
         """
-        self._frame, self._panel = frame, self._read(frame, fresh=False)
-        self.settings, self.season_choice, self.known = settle(self._given, self._panel)
-        networks = self.networks = Ensemble(self.settings, self.known)
-        settings, windows = self.settings, self.windows(self._panel)
-        if windows.offset is not None:
-            windows = self.windows(self._panel, until=np.maximum(windows.lengths - settings.horizon, 1))
-        starts = windows.starts(networks.season, networks.window)
-        if not len(starts):
-            longest = int(windows.lengths.max())
-            raise ValueError(
-                f"no series is long enough to learn from: the longest has {longest} steps, and horizon="
-                f"{settings.horizon} needs at least three"
-            )
-        watch = watch or Watch(progress=progress)
-        training = Training(settings, networks.make, windows, starts, networks.window, networks.season, watch)
-        self.stopped = None
-        judged_parts = []
-        for number in range(settings.seeds):
-            held = windows.held_out(networks.season, number, settings.seeds)
-            networks.params.append(training.train(number, windows.without(held)))
-            origins = windows.judged(held)
-            judged_parts.append((origins, *networks.quantiles(windows, origins, networks.params[-1:])))
-            self.stopped = training.stopped
-            if self.stopped:
-                break
-        origins, quantiles, simple = (np.concatenate(parts) for parts in zip(*judged_parts))
-        self.calibration = Calibration.of(
-            quantiles,
-            simple,
-            windows.targets[origins].astype(np.float64),
-            LEVELS,
-            units=windows.scale[origins] / windows.noise[origins],
-            periods=windows.periods(len(origins)),
-        )
+        panel = self._read(frame, fresh=False)
+        learned = learn(self._given, panel, watch or Watch(progress=progress))
+        # Only now, so that a fit that fails leaves the model as it was.
+        self._frame, self._panel = frame, panel
+        self.settings, self.season_choice, self.known, self.networks, self.calibration, self.stopped = learned
         return self
 
     def predict(self, frame: Any = None, *, future: Any = None) -> Any:
@@ -174,6 +148,7 @@ class Forecaster:
         Returns:
           A frame of the kind that was given, or a dictionary of arrays for anything else, with the columns
           ``unique_id``, ``ds``, ``yhat``, ``lo-80``, ``hi-80``, ``lo-95``, ``hi-95``, and those of ``quantiles``.
+          Numbers as ``unique_id`` stay numbers.
 
         Raises:
           ValueError: the model is not fitted, the frame is invalid, or a column that is known in advance has no
@@ -185,7 +160,7 @@ class Forecaster:
         columns = {
             "unique_id": np.repeat([one.name for one in panel], horizon),
             "ds": np.concatenate([one.step.after(one.times[-1], horizon) for one in panel]),
-            **forecast_columns(values, self.settings.quantiles),
+            **forecast_columns(values, self.settings.quantiles, self.settings.possible),
         }
         return as_frame(columns, self._frame if frame is None else frame)
 
@@ -214,8 +189,7 @@ class Forecaster:
         values = self.quantiles(windows, windows.ends)
         correlation = self._require_fit().correlation
         paths = sample_paths(values, correlation, LEVELS, count, np.random.default_rng(seed))
-        paths = np.maximum(paths, 0) if self.settings.non_negative else paths
-        return {one.name: path for one, path in zip(panel, paths)}
+        return {one.name: path for one, path in zip(panel, self.settings.possible(paths))}
 
     def quantiles(self, windows: Windows, origins: np.ndarray) -> np.ndarray:
         """The calibrated quantiles in the units of the series, float64 ``[origins, horizon, levels]``."""
@@ -223,8 +197,7 @@ class Forecaster:
         relative = calibration.apply(*self.networks.quantiles(windows, origins), LEVELS)
         values = windows.last[origins][:, None, None] + windows.scale[origins][:, None, None] * relative
         values = values if windows.offset is None else values + windows.offset[origins][..., None]
-        values = np.round(values) if self.settings.counts else values
-        return np.maximum(values, 0) if self.settings.non_negative or self.settings.counts else values
+        return self.settings.possible(values)
 
     def backtest(
         self, frame: Any = None, *, origins: int = 1, refit: bool = True, watch: Watch | None = None
@@ -242,10 +215,12 @@ class Forecaster:
           ``metrics`` (MASE, sMAPE, WQL and coverage of ``model``, ``seasonal_naive``, ``naive`` and ``ar``, in all
           and ``by_step`` of the horizon), ``rows``, a dictionary of arrays with ``unique_id``, ``origin`` (the
           last step that the forecast has read), ``step``, ``y``, ``yhat`` and the intervals, ``by_series``,
-          the MASE of each series by its name, and ``model``, which made the forecasts.
+          the MASE of each series by its name, and ``model``, which made the forecasts. Forecasts from an origin
+          without a value count in no error, since that value lies on a line to one that came later.
 
         Raises:
-          ValueError: every series is too short for that many origins and the horizon.
+          ValueError: every series is too short for that many origins and the horizon, or has no value before
+            the first origin.
           TrainingStopped: a signal ended the training. It is a KeyboardInterrupt.
         """
         panel = self._panel if frame is None else self._read(frame, fresh=not refit)
@@ -265,15 +240,19 @@ class Forecaster:
 
         ``scale [series]`` is the unit of MASE, :func:`jaxrnn.forecasting.seasonal_error` of each series.
         """
-        windows = self.windows(self._read(frame))
+        panel = self._read(frame)
+        windows = self.windows(panel)
         values = self.quantiles(windows, windows.ends)
-        both = {"model": values, "seasonal_naive": repeated(windows.base[windows.ends])}
+        season, horizon = self.networks.season, self.settings.horizon
+        naive = [seasonal_naive(one.values, np.array([len(one.values)]), horizon, season) for one in panel]
+        both = {"model": values, "seasonal_naive": repeated(np.concatenate(naive))}
         return metrics.compare(both, actual, scale, LEVELS)
 
     def save(self, folder: str | Path) -> None:
         """Write the model into a folder, which is made. The series of :meth:`fit` are not kept."""
         calibration = self._require_fit()
-        stored = Stored(self.settings, calibration, self.known, self.season_choice, len(self.networks.params))
+        found = self.settings, calibration, self.known, self.season_choice
+        stored = Stored(self._given, *found, len(self.networks.params))
         stored.write(Path(folder), self.networks.maker, self.networks.params)
 
     @classmethod
@@ -285,7 +264,8 @@ class Forecaster:
           ValueError: the model is damaged, or was written by another version.
         """
         stored = Stored.read(Path(folder))
-        model = cls(**vars(stored.settings))
+        model = cls(**vars(stored.given))
+        model.settings = stored.settings
         model.known, model.season_choice, model.calibration = stored.known, stored.season, stored.calibration
         model.networks = Ensemble(model.settings, model.known)
         model.networks.params = stored.networks_of(Path(folder), model.networks.maker)
@@ -301,16 +281,19 @@ class Forecaster:
         require_same_sign(panel, self.settings)
         require_same_step(panel, self.settings, self.known)
         if names.future:
-            if future is not None:
-                panel = with_future(panel, read_future(future, names), horizon)
-            self.require_future(panel)
+            ahead = [] if future is None else read_future(future, names, panel)
+            panel = with_future(panel, ahead, horizon)
+            self.require_future(panel, ahead)
         elif future is not None:
             raise ValueError("future= needs a model with future_columns, but this one has none")
         return panel, self.windows(panel)
 
-    def require_future(self, panel: list[OneSeries]) -> None:
-        """Raise a ValueError that names series, column and date if a future column misses a value ahead."""
-        require_future(panel, self.settings.future_columns, self.settings.horizon)
+    def require_future(self, panel: list[OneSeries], future: Sequence[OneSeries] = ()) -> None:
+        """Raise a ValueError that names series, column and date if a future column misses a value ahead.
+
+        ``future`` is what :func:`with_future` has joined to the panel.
+        """
+        require_future(panel, self.settings.future_columns, self.settings.horizon, future)
 
     def _require_fit(self) -> Calibration:
         if self.calibration is None:
@@ -323,9 +306,9 @@ class Forecaster:
         return self.networks.season
 
     def _read(self, frame: Any, *, fresh: bool = True) -> list[OneSeries]:
-        """The series of a frame; a ``fresh`` one may have rows at some steps of the training only."""
-        usual = self.known.steps[0] if fresh and self.known.steps else None
-        self._read_last = read_panel(frame, columns=self.settings.columns, usual=usual)
+        """The series of a frame; the times of a ``fresh`` one are read as those of the training."""
+        known = self.known.times if fresh else KnownTimes()
+        self._read_last = read_panel(frame, columns=self.settings.columns, known=known)
         if self.settings.counts:
             require_counts(self._read_last)
         return self._read_last
@@ -340,10 +323,4 @@ class Forecaster:
 
         ``until`` is, for each series, the first step whose value the effects of its columns must not depend on.
         """
-        return self.known.windows(
-            panel,
-            window=self.networks.window,
-            horizon=self.settings.horizon,
-            season=self.networks.season,
-            until=until,
-        )
+        return windows_for(self.networks, self.known, panel, until)

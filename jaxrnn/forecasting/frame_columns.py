@@ -1,12 +1,14 @@
-"""The columns of a frame as arrays of numbers, of text, or of times."""
+"""The columns of a frame as arrays of numbers, of text, or of times, and arrays as a frame."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from jaxrnn.checks import shown
-from jaxrnn.data import numbered_dates, read_dates
-from jaxrnn.data.dates import NotADate
+from jaxrnn.data import KnownTimes, numbered_dates
+from jaxrnn.data.dates import NotADate, dates_and_note
+from jaxrnn.data.utc_offsets import Dates
 
 
 def with_dates_of_index(frame: Any) -> Any:
@@ -18,8 +20,19 @@ def with_dates_of_index(frame: Any) -> Any:
     if type(index).__name__ not in ("DatetimeIndex", "PeriodIndex"):
         return frame
     if not hasattr(frame, "columns"):
-        return {"ds": np.asarray(index), "y": np.asarray(frame)}
-    return frame if "ds" in frame.columns else {"ds": np.asarray(index)} | {name: frame[name] for name in frame}
+        return {"ds": index, "y": np.asarray(frame)}
+    return frame if "ds" in frame.columns else {"ds": index} | {name: frame[name] for name in frame}
+
+
+def _as_given(names: np.ndarray, like: Any) -> np.ndarray:
+    """The names of series as they stand in a frame, where they may be numbers."""
+    if "unique_id" not in getattr(like, "columns", like if isinstance(like, Mapping) else ()):
+        return names
+    given = np.asarray(like["unique_id"])
+    if isinstance(given[0], str):
+        return names
+    texts, places = np.unique(names_of(given), return_index=True)
+    return np.array(given[places].tolist())[np.searchsorted(texts, names)]
 
 
 def names_of(ids: np.ndarray) -> np.ndarray:
@@ -62,24 +75,31 @@ def numbers_or_text(name: str, values: np.ndarray, ids: np.ndarray) -> np.ndarra
     return np.array(["" if _is_missing(one) else str(one) for one in values])
 
 
-def times_of(times: np.ndarray) -> np.ndarray:
+def times_of(column: Any, known: KnownTimes) -> Dates:
     """The column ``ds`` as ``datetime64[s]``, or as int64 if its numbers count the steps."""
+    # NumPy's form of times of polars with a time zone is UTC, while that of pandas keeps the local time.
+    kind = getattr(column, "dtype", None)
+    if getattr(kind, "time_zone", None) is not None:
+        column = column.to_list()
+    elif type(kind).__name__ == "PeriodDtype":  # weeks and years of pandas, which begin at a date
+        column = getattr(column, "dt", column).to_timestamp()
+    times = np.asarray(column)
     if times.dtype.kind == "M":
         if np.isnat(times).any():
             raise ValueError(f"the column ds has no date in row {int(np.argmax(np.isnat(times)))}")
-        return times.astype("datetime64[s]")
+        return Dates(times.astype("datetime64[s]"))
     if times.dtype.kind == "f" and (times == np.floor(times)).all() and (np.abs(times) < 2**53).all():
         times = times.astype(np.int64)
     if times.dtype.kind in "iu":
-        return _numbered(times.astype(np.int64))
+        return Dates(_numbered(times.astype(np.int64), known))
     missing = [row for row, time in enumerate(times) if _is_missing(time)]
     if missing:
         raise ValueError(f"the column ds has no date in row {missing[0]}")
     texts = [str(time) for time in times]
     if all(text.removeprefix("-").isdecimal() for text in texts):
-        return _numbered(np.array(texts, np.int64))
+        return Dates(_numbered(np.array(texts, np.int64), known))
     try:
-        dates = read_dates(texts)
+        dates = dates_and_note(texts, known.utc_offset)
     except NotADate as error:
         raise ValueError(f"the column ds, in row {error.place}, {error}") from error
     if dates is None:
@@ -87,8 +107,8 @@ def times_of(times: np.ndarray) -> np.ndarray:
     return dates
 
 
-def _numbered(numbers: np.ndarray) -> np.ndarray:
-    found = numbered_dates(numbers)
+def _numbered(numbers: np.ndarray, known: KnownTimes) -> np.ndarray:
+    found = numbered_dates(numbers, seconds=known.seconds)
     return numbers if found is None else found.dates
 
 
@@ -108,3 +128,19 @@ def _is_missing(one: Any) -> bool:
         return bool(one != one)
     except (TypeError, ValueError):  # pandas cannot tell whether NA equals NA
         return True
+
+
+def as_frame(columns: dict[str, np.ndarray], like: Any) -> Any:
+    """The columns as a frame of the kind of ``like``: pandas, polars, or the dictionary itself.
+
+    The names of series that are numbers in ``like`` are these numbers, so that both can be joined.
+    """
+    columns = columns | {"unique_id": _as_given(columns["unique_id"], like)}
+    library = type(like).__module__.partition(".")[0]
+    if library in ("pandas", "polars"):
+        import importlib
+
+        dates = [name for name, values in columns.items() if values.dtype.kind == "M"]
+        columns = columns | {name: columns[name].astype("datetime64[ms]") for name in dates}  # polars has no [s]
+        return importlib.import_module(library).DataFrame(columns)
+    return columns

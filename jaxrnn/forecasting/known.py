@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxrnn.data import Step
-from jaxrnn.forecasting.covariates import Covariates
+from jaxrnn.data import KnownTimes, Step
+from jaxrnn.forecasting.covariates import LARGEST, Covariates
 from jaxrnn.forecasting.effects import Effects
-from jaxrnn.forecasting.panel import Columns, OneSeries
+from jaxrnn.forecasting.one_series import Columns, OneSeries
 from jaxrnn.forecasting.windows import Windows, usual_noise
 
 
@@ -23,12 +23,19 @@ class Known:
       effects: what the columns that are known in advance add to a series.
       steps: the steps of the series that the model is trained on, each once, the most frequent first.
       usual_noise: how much these series vary beside their size; what a series of one row is taken to vary.
+      utc_offset: the UTC offset of their times, see :class:`jaxrnn.data.utc_offsets.Dates`.
     """
 
     covariates: Covariates
     effects: Effects
     steps: tuple[Step, ...] = ()
     usual_noise: float = 0.0
+    utc_offset: int | None = None
+
+    @property
+    def times(self) -> KnownTimes:
+        """What is known of the times of fresh rows."""
+        return KnownTimes(self.steps, self.utc_offset)
 
     @classmethod
     def nothing(cls) -> "Known":
@@ -42,7 +49,8 @@ class Known:
         known = [covariates.future(one, 0)[:, : covariates.known_size] for one in panel]
         steps = Counter(one.step for one in panel).most_common()
         effects = Effects.fit(panel, known, season)
-        return cls(covariates, effects, tuple(step for step, _ in steps), usual_noise(panel, season))
+        noise = usual_noise(panel, season)
+        return cls(covariates, effects, tuple(step for step, _ in steps), noise, panel[0].utc_offset)
 
     def windows(
         self,
@@ -96,21 +104,26 @@ class Known:
             "effects": self.effects.to_json(),
             "steps": steps,
             "usual_noise": self.usual_noise,
+            "utc_offset": self.utc_offset,
         }
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "Known":
         steps = tuple(Step(**step) for step in record["steps"])
         effects = Effects.from_json(record["effects"])
-        return cls(Covariates.from_json(record["covariates"]), effects, steps, record["usual_noise"])
+        noise, offset = record["usual_noise"], record.get("utc_offset")  # older models have not stored the offset
+        return cls(Covariates.from_json(record["covariates"]), effects, steps, noise, offset)
 
 
 def _extra(past: np.ndarray, future: np.ndarray, window: int, horizon: int) -> np.ndarray:
-    """The further features of one series, behind the empty steps that stand before it, float32."""
+    """The further features of one series, behind the empty steps that stand before it, float32.
+
+    Rare values may be very large in the unit of their column. The effects take them as they are, networks do not.
+    """
     empty = window - 1
     before = np.pad(past, ((empty, 0), (0, 0)))
     ahead = np.pad(future, ((empty, 0), (0, 0)))[horizon:]
-    return np.concatenate([before, ahead], axis=1).astype(np.float32)
+    return np.clip(np.concatenate([before, ahead], axis=1), -LARGEST, LARGEST).astype(np.float32)
 
 
 def _moved(unit: np.ndarray, pull: np.ndarray, window: int, horizon: int) -> tuple[np.ndarray, np.ndarray]:

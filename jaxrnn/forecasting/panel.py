@@ -7,15 +7,28 @@ from the name of each series to its values is taken too.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from jaxrnn.data import AGGREGATES, Step, check_aggregate, combine, filled, regular_times, same_dates
+from jaxrnn.data import (
+    AGGREGATES,
+    DAYS,
+    WEEKDAYS,
+    KnownTimes,
+    Step,
+    check_aggregate,
+    combine,
+    filled,
+    regular_times,
+    same_dates,
+)
+from jaxrnn.data.utc_offsets import Dates
 from jaxrnn.forecasting.far_values import LARGEST, far_values
 from jaxrnn.forecasting.frame_columns import names_of, numbers_of, numbers_or_text, times_of, with_dates_of_index
+from jaxrnn.forecasting.one_series import Columns, OneSeries, Repairs, shown_time
 
 COLUMNS = ("unique_id", "ds", "y")
 
@@ -26,66 +39,6 @@ _FARTHER = 1.5  # than the rows of the training
 """More missing steps than so many times the rows are taken for a wrong date."""
 
 
-class Repairs(NamedTuple):
-    """What was done to the rows of a series.
-
-    Attributes:
-      unsorted, combined, inserted: how many rows were out of order, combined, and inserted.
-      cut: how many rows without a value after the last one were left out.
-      far: the places of values that were left out, since they are absurdly far from all others, and the values.
-      irregular: the times have no common step, so each row is a step.
-      unit: the times were rounded to this, see :class:`jaxrnn.data.regular_times.RegularTimes`; or empty.
-    """
-
-    unsorted: int = 0
-    combined: int = 0
-    inserted: int = 0
-    cut: int = 0
-    far: tuple[tuple[int, float], ...] = ()
-    irregular: bool = False
-    unit: str = ""
-
-
-@dataclass(frozen=True)
-class OneSeries:
-    """A series of a panel.
-
-    Attributes:
-      name: its unique_id.
-      values: float64 ``[time]``; missing values lie on the line between their neighbours.
-      observed: bool ``[time]``; False where a value was missing.
-      times: the time of each value, ``datetime64[s]`` or whole numbers.
-      step: the step to the next one.
-      future: columns that are known in advance, by name: float64 or text ``[time + ahead]``, where ``ahead`` is
-        how many steps after the last value are given. NaN or an empty text where a value is missing.
-      past: columns that are known up to the last value, float64 or text ``[time]``.
-      static: what does not change along the series, by the name of the column.
-      repairs: what was done to its rows.
-    """
-
-    name: str
-    values: np.ndarray
-    observed: np.ndarray
-    times: np.ndarray
-    step: Step
-    future: Mapping[str, np.ndarray] = field(default_factory=dict)
-    past: Mapping[str, np.ndarray] = field(default_factory=dict)
-    static: Mapping[str, Any] = field(default_factory=dict)
-    repairs: Repairs = field(default_factory=Repairs)
-
-
-class Columns(NamedTuple):
-    """The names of further columns: known in advance, known up to the last value, and one value for a series."""
-
-    future: tuple[str, ...] = ()
-    past: tuple[str, ...] = ()
-    static: tuple[str, ...] = ()
-
-    @property
-    def all(self) -> tuple[str, ...]:
-        return (*self.future, *self.past, *self.static)
-
-
 def read_panel(
     frame: Any,
     *,
@@ -93,7 +46,7 @@ def read_panel(
     columns: Columns = Columns(),  # noqa: B008  a named tuple cannot be changed
     rows: Sequence[int] | np.ndarray | None = None,
     with_values: bool = True,
-    usual: Step | None = None,
+    known: KnownTimes = KnownTimes(),  # noqa: B008
 ) -> list[OneSeries]:
     """The series of a frame in long format, of a mapping from names to values, or of one array.
 
@@ -110,13 +63,13 @@ def read_panel(
         of a series give their values for the steps to forecast.
       rows: the numbers by which an error names the rows; the default counts them from 0.
       with_values: False reads a frame without ``y``, which gives columns that are known in advance.
-      usual: the step that a model was trained with. Series whose rows are farther apart have it too, with steps
-        without a row, if most steps have one. The default is the most frequent step of all series, for those with
-        up to three rows.
+      known: the times that a model was trained on. Series whose rows are farther apart have its step too, with
+        steps without a row, if most steps have one; the default is the most frequent step of all series, for those
+        with up to three rows. Times with a UTC offset are converted to its offset.
 
     Raises:
       ValueError: a column is missing, a value is not a number, a date does not parse, two rows of one series have
-        one date, or a series has no values.
+        one date, a series has no values, or the names of a dictionary may be those of series or of columns.
 
     >>> frame = {"unique_id": ["a", "a", "b"], "ds": ["2024-01-01", "2024-02-01", "2024-01-01"], "y": [1, 2, 3]}
     >>> [(one.name, one.values.tolist()) for one in read_panel(frame)]
@@ -141,6 +94,8 @@ def read_panel(
             raise ValueError(f"the frame has the columns {names}, but needs unique_id, ds and y")
         _no_columns(columns)
         return [_of_array(str(name), np.asarray(values)) for name, values in table.items()]
+    if listed is None and with_values and not {"unique_id", "ds"} & set(names):
+        _no_other_series(names, columns)
     missing = [name for name in columns.all if name not in names]
     if missing:
         raise ValueError(f"the frame has no column {missing[0]!r}; it has {names}")
@@ -152,7 +107,8 @@ def read_panel(
     if not count:
         raise ValueError(f"the frame with the columns {names} has no rows")
     ids = names_of(np.asarray(table["unique_id"])) if "unique_id" in names else np.full(count, "value")
-    times = times_of(np.asarray(table["ds"])) if "ds" in names else None
+    dates = times_of(table["ds"], known) if "ds" in names else None
+    times = None if dates is None else dates.times
     y = numbers_of("y", np.asarray(table["y"]), ids) if with_values else np.full(count, np.nan)
     further = {name: numbers_or_text(name, np.asarray(table[name]), ids) for name in columns.all}
     rows = np.arange(count) if rows is None else np.asarray(rows)
@@ -165,15 +121,38 @@ def read_panel(
         parts.append(
             _ordered(str(groups[place]), mine, None if times is None else times[here], rows[here], aggregate)
         )
-    if usual is not None:
-        parts = [_in_known_steps(part, usual) for part in parts]
-    usual = _usual_step(parts) if usual is None else usual
-    return [_series(part, columns, usual, with_values) for part in parts]
+    parts = [_in_known_steps(part, known) for part in parts]
+    usual = _usual_step(parts) if known.step is None else known.step
+    panel = [_series(part, columns, usual, with_values) for part in parts]
+    return panel if dates is None else [_with_dates(one, dates) for one in panel]
 
 
-def read_future(frame: Any, columns: Columns) -> list[OneSeries]:
-    """The columns of a frame without ``y`` that are known in advance, at the times that it has."""
-    return read_panel(frame, columns=Columns(columns.future), with_values=False)
+def read_future(frame: Any, columns: Columns, panel: Sequence[OneSeries]) -> list[OneSeries]:
+    """The columns of a frame without ``y`` that are known in advance, at the times that it has.
+
+    These are read as those of ``panel``, which they continue.
+    """
+    return read_panel(frame, columns=Columns(columns.future), with_values=False, known=continued(panel))
+
+
+def continued(panel: Sequence[OneSeries]) -> KnownTimes:
+    """What is known of the times of rows that continue a panel."""
+    return KnownTimes((panel[0].step,), panel[0].utc_offset)
+
+
+def _with_dates(one: OneSeries, dates: Dates) -> OneSeries:
+    return replace(one, utc_offset=dates.utc_offset, repairs=one.repairs._replace(dates=dates.note or ""))
+
+
+def _no_other_series(names: Sequence[str], columns: Columns) -> None:
+    """Raise a ValueError if the names of a dictionary with ``y`` may as well be those of series."""
+    others = [name for name in names if name != "y" and name not in columns.all]
+    if others:
+        raise ValueError(
+            f"the dictionary has 'y' and {others[0]!r}, which may be two series, or a column to forecast and "
+            f"another one: of series, call none of them 'y'; a further column, declare as one of future_columns, "
+            f"past_columns or static_columns, or leave it out"
+        )
 
 
 def _no_columns(columns: Columns) -> None:
@@ -222,17 +201,23 @@ def _usual_step(parts: list[_Part]) -> Step | None:
     return steps.most_common(1)[0][0] if steps else None
 
 
-def _in_known_steps(part: _Part, known: Step) -> _Part:
-    """A part whose step is the known one, if its own is larger, or it has none, and its rows fit."""
-    if known.seconds is None or not _fits(part.times, known):
+def _in_known_steps(part: _Part, known: KnownTimes) -> _Part:
+    """A part whose step is the known one, if its own is larger, or it has none, and its rows fit.
+
+    Days from Monday to Friday are days without weekends, if no known series has a row for these days alone.
+    """
+    if known.step is None or not _fits(part.times, known.step):
         return part
-    farther = part.step is None or (part.step.seconds or 0) >= _FARTHER * known.seconds
-    return replace(part, step=known) if farther else part
+    farther = part.step is None or part.step.length >= _FARTHER * known.step.length
+    days = part.step == WEEKDAYS and WEEKDAYS not in known.steps
+    return replace(part, step=known.step) if farther or days else part
 
 
 def _series(part: _Part, columns: Columns, usual: Step | None, with_values: bool) -> OneSeries:
     times, values, step = part.times, part.columns, part.step
-    if usual is not None and len(times) <= _FEW and _fits(times, usual):
+    # Too few rows show no step, and a week or two without a weekend not that there is none.
+    unsure = len(times) <= _FEW or (usual == WEEKDAYS and step == DAYS)
+    if usual is not None and unsure and _fits(times, usual):
         step = usual
     if step is None:  # no common step: rows are steps, and the forecast goes on with the usual distance
         unit, size = ("steps", 1) if times.dtype.kind == "i" else ("seconds", 86_400)
@@ -331,20 +316,3 @@ def _of_array(name: str, values: np.ndarray) -> OneSeries:
     times = np.arange(len(values))
     kept, far = _without_far(name, values, times)
     return OneSeries(name, filled(kept), np.isfinite(kept), times, Step("steps", 1), repairs=Repairs(far=far))
-
-
-def shown_time(time: Any) -> str:
-    """A date or a whole number for a message."""
-    return str(time).removesuffix("T00:00:00")
-
-
-def as_frame(columns: dict[str, np.ndarray], like: Any) -> Any:
-    """The columns as a frame of the kind of ``like``: pandas, polars, or the dictionary itself."""
-    library = type(like).__module__.partition(".")[0]
-    if library in ("pandas", "polars"):
-        import importlib
-
-        dates = [name for name, values in columns.items() if values.dtype.kind == "M"]
-        columns = columns | {name: columns[name].astype("datetime64[ms]") for name in dates}  # polars has no [s]
-        return importlib.import_module(library).DataFrame(columns)
-    return columns

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxrnn.forecasting.far_values import FAR
-from jaxrnn.forecasting.panel import OneSeries, shown_time
+from jaxrnn.forecasting.one_series import OneSeries, shown_time
 
 _FAR_CODE = 10
 _LARGE_STEP, _LARGE_TIME = 60, 1e8
@@ -57,6 +57,7 @@ def describe_panel(panel: Sequence[OneSeries]) -> list[str]:
             more = ", ..." if len(named) > 3 else ""
             where = f"{len(named)} series ({', '.join(map(repr, named[:3]))}{more})"
             said.append(what.format(n=sum(counts), where=where))
+    said += [f"column 'ds': {note}" for note in dict.fromkeys(one.repairs.dates for one in panel) if note]
     left_out = [one for one in panel if one.repairs.far]
     if left_out:
         one, (place, value) = left_out[0], left_out[0].repairs.far[0]

@@ -1,6 +1,6 @@
 """The quantiles that networks are trained for, those of any other level, and what their columns are called."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -18,7 +18,7 @@ LOWEST = 0.01
 def check_quantiles(levels: Sequence[float]) -> tuple[float, ...]:
     """The levels, sorted. Raises a ValueError if one of them is not between 0.01 and 0.99."""
     for level in levels:
-        if isinstance(level, (str, bool)) or not LOWEST <= level <= 1 - LOWEST:
+        if level is None or isinstance(level, (str, bool)) or not LOWEST <= level <= 1 - LOWEST:
             raise ValueError(
                 f"quantiles must be levels from {LOWEST} to {1 - LOWEST}, for example 0.05, not {level!r}"
             )
@@ -55,12 +55,18 @@ def quantiles_at(level: float, quantiles: np.ndarray, levels: Sequence[float]) -
     return (1 - share) * quantiles[..., right - 1] + share * quantiles[..., right]
 
 
-def forecast_columns(quantiles: np.ndarray, further: Sequence[float] = ()) -> dict[str, np.ndarray]:
+def forecast_columns(
+    quantiles: np.ndarray,
+    further: Sequence[float] = (),
+    possible: Callable[[np.ndarray], np.ndarray] = lambda values: values,
+) -> dict[str, np.ndarray]:
     """The median, the ends of the intervals and the quantiles of further levels, by the names of their columns.
 
     Args:
       quantiles: ``[..., levels]`` of :data:`LEVELS`.
       further: other levels.
+      possible: makes values that the series can have of what lies between two quantiles or beyond the last one.
     """
     columns = {name: quantiles[..., LEVELS.index(level)].ravel() for name, level in COLUMNS.items()}
-    return columns | {quantile_column(one): quantiles_at(one, quantiles, LEVELS).ravel() for one in further}
+    others = {quantile_column(one): quantiles_at(one, quantiles, LEVELS).ravel() for one in further}
+    return columns | {name: possible(values) for name, values in others.items()}

@@ -7,6 +7,7 @@ After a moving average over m steps is subtracted, with D_h the mean of |x_t - x
 It is near 1 for noise and random walks of any kind, and lower the more the values repeat after m steps.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from jaxrnn.data import Step
-from jaxrnn.forecasting.panel import OneSeries
+from jaxrnn.forecasting.one_series import OneSeries
 
 _HIGHEST = 0.92
 """The highest ratio of a season in very long series."""
@@ -53,15 +54,17 @@ class SeasonChoice:
 
 
 def choose_season(panel: Sequence[OneSeries]) -> SeasonChoice:
-    """The season of a panel.
+    """The season of the series of a panel that have its most frequent step.
 
     >>> from jaxrnn.forecasting import read_panel
     >>> days = np.datetime64("2024-01-01") + np.arange(70)
     >>> choose_season(read_panel({"ds": days, "y": np.arange(70) % 7 + 0.1 * np.arange(70)})).season
     7
     """
-    dated = panel[0].step.unit != "steps"
-    candidates = calendar_seasons(panel[0].step) if dated else _WITHOUT_DATES
+    step = _usual_step(panel)
+    panel = [one for one in panel if _same(one.step, step)]
+    dated = step.unit != "steps"
+    candidates = calendar_seasons(step) if dated else _WITHOUT_DATES
     unsure = _UNSURE_DATED if dated else _UNSURE
     some = panel[:: max(1, len(panel) // _MOST_SERIES)]
     ratios: dict[int, float] = {}
@@ -81,6 +84,22 @@ def choose_season(panel: Sequence[OneSeries]) -> SeasonChoice:
         if chosen == 1 or ratios[season] < _BETTER * ratios[chosen]:
             chosen = season
     return SeasonChoice(chosen, ratios)
+
+
+def _usual_step(panel: Sequence[OneSeries]) -> Step:
+    """The step of most series; of two that are as frequent, that of more values, and else the shorter one."""
+    counts: Counter[Step] = Counter()
+    values: Counter[Step] = Counter()
+    for one in panel:
+        step = next((other for other in counts if _same(other, one.step)), one.step)
+        counts[step] += 1
+        values[step] += len(one.values)
+    return max(counts, key=lambda step: (counts[step], values[step], -step.length, step.unit))
+
+
+def _same(one: Step, other: Step) -> bool:
+    """Whether the calendar suggests the same seasons for both: numbered rows have no calendar."""
+    return one.unit == other.unit and (one.size == other.size or one.unit == "steps")
 
 
 def calendar_seasons(step: Step) -> tuple[int, ...]:

@@ -4,10 +4,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from jaxrnn import checks
 from jaxrnn.forecasting.distributions import DISTRIBUTIONS
 from jaxrnn.forecasting.network import KINDS
-from jaxrnn.forecasting.panel import Columns
+from jaxrnn.forecasting.one_series import Columns
 from jaxrnn.forecasting.quantile_columns import check_quantiles
 
 
@@ -46,14 +48,18 @@ class Settings:
     distribution: str | None = None
 
     def __post_init__(self) -> None:
-        """Raise a ValueError that names an argument if it is invalid."""
-        for name in ("horizon", "steps", "seeds"):
-            checks.positive_integer(name, getattr(self, name))
+        """Raise a ValueError that names an argument if it is invalid; numbers of NumPy become Python's."""
+        plain: dict[str, Any] = {
+            name: checks.positive_integer(name, getattr(self, name)) for name in ("horizon", "steps", "seeds")
+        }
         for name in ("season", "window"):
-            checks.positive_integer_or_none(name, getattr(self, name))
+            plain[name] = checks.positive_integer_or_none(name, getattr(self, name))
+        plain["seed"] = checks.integer("seed", self.seed)
         checks.positive_number("learning_rate", self.learning_rate)
-        checks.flag("calendar", self.calendar)
-        checks.flag("non_negative", self.non_negative, default=False)
+        plain["learning_rate"] = float(self.learning_rate)
+        plain["calendar"] = checks.flag("calendar", self.calendar)
+        if self.non_negative is not None:
+            plain["non_negative"] = checks.flag("non_negative", self.non_negative)
         if self.cell not in KINDS:
             raise ValueError(f"unknown cell {self.cell!r}; available: {', '.join(KINDS)}")
         if self.distribution is not None and self.distribution not in DISTRIBUTIONS:
@@ -63,12 +69,13 @@ class Settings:
             )
         if not self.hidden:
             raise ValueError(f"hidden must have at least one layer, not {self.hidden}")
-        for units in self.hidden:
-            checks.positive_integer("hidden", units)
+        plain["hidden"] = tuple(checks.positive_integer("hidden", units) for units in self.hidden)
         for name in self.columns.all:
             if not isinstance(name, str):
                 raise ValueError(f"a further column must be given by its name, a text, not {checks.shown(name)}")
-        object.__setattr__(self, "quantiles", check_quantiles(self.quantiles))
+        plain["quantiles"] = check_quantiles(self.quantiles)
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
         twice = {name for name in self.columns.all if self.columns.all.count(name) > 1} | (
             set(self.columns.all) & {"unique_id", "ds", "y"}
         )
@@ -82,6 +89,11 @@ class Settings:
     def counts(self) -> bool:
         """Whether values are counts."""
         return self.distribution is not None and DISTRIBUTIONS[self.distribution].counts
+
+    def possible(self, values: np.ndarray) -> np.ndarray:
+        """Forecasts as values that the series can have: counts are whole numbers, and none may be below 0."""
+        values = np.round(values) if self.counts else values
+        return np.maximum(values, 0) if self.non_negative or self.counts else values
 
     @property
     def columns(self) -> Columns:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxrnn.forecasting.known import Known
-from jaxrnn.forecasting.panel import OneSeries, shown_time
+from jaxrnn.forecasting.one_series import OneSeries, shown_time
 from jaxrnn.forecasting.season import SeasonChoice, choose_season
 from jaxrnn.forecasting.settings import Settings
 

@@ -24,13 +24,21 @@ def simple_forecasts(parts: Sequence[AsKnown], horizon: int, season: int) -> dic
     """
     found: dict[str, list[np.ndarray]] = {"seasonal_naive": [], "naive": [], "ar": []}
     for one, places in parts:
-        found["seasonal_naive"].append(_seasonal(one.values, places, horizon, season if season < places[0] else 1))
-        found["naive"].append(_seasonal(one.values, places, horizon, 1))
+        found["seasonal_naive"].append(seasonal_naive(one.values, places, horizon, season))
+        found["naive"].append(seasonal_naive(one.values, places, horizon, 1))
         found["ar"].append(autoregression_from(one.values, places, horizon))
     return {name: np.concatenate(arrays) for name, arrays in found.items()}
 
 
-def _seasonal(values: np.ndarray, places: np.ndarray, horizon: int, season: int) -> np.ndarray:
+def seasonal_naive(values: np.ndarray, places: np.ndarray, horizon: int, season: int) -> np.ndarray:
+    """The last season again, or the last value before a whole season: forecasts ``[origins, horizon]``.
+
+    Args:
+      values: ``[time]``.
+      places: int ``[origins]``, rising, the first step that is forecast from each origin.
+      horizon, season: in steps.
+    """
+    season = season if season < places[0] else 1
     ahead = np.arange(horizon)
     return values[places[:, None] - season + ahead % season]
 

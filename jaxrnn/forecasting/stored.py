@@ -21,8 +21,16 @@ _REMEDY = "copy its folder again, or train the model again"
 
 @dataclass(frozen=True)
 class Stored:
-    """What is stored beside the networks."""
+    """What is stored beside the networks.
 
+    Attributes:
+      given: the arguments of the forecaster.
+      settings: the same with what was found in the series of the training.
+      calibration, known, season: what else was found there.
+      networks: how many there are.
+    """
+
+    given: Settings
     settings: Settings
     calibration: Calibration
     known: Known
@@ -31,19 +39,21 @@ class Stored:
 
     def write(self, folder: Path, make: Callable[[int], Callable[[], nnx.Module]], params: Sequence[Any]) -> None:
         """Write everything into a folder, which is made."""
-        folder.mkdir(parents=True, exist_ok=True)
-        for number, one in enumerate(params):
-            model = make(number)()
-            nnx.update(model, one)
-            save_model(model, folder / f"network{number}")
         record = {
+            "given": asdict(self.given),
             "settings": asdict(self.settings),
             "calibration": self.calibration.to_json(),
             "known": self.known.to_json(),
             "season": None if self.season is None else self.season.to_json(),
             "networks": self.networks,
         }
-        (folder / SETTINGS).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        text = json.dumps(record, indent=2) + "\n"  # whatever fails here fails before anything is written
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, one in enumerate(params):
+            model = make(number)()
+            nnx.update(model, one)
+            save_model(model, folder / f"network{number}")
+        (folder / SETTINGS).write_text(text, encoding="utf-8")
 
     @classmethod
     def read(cls, folder: Path) -> "Stored":
@@ -58,13 +68,11 @@ class Stored:
             raise FileNotFoundError(f"{folder} holds no forecaster: {path} does not exist")
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
-            settings: dict[str, Any] = {
-                name: tuple(value) if isinstance(value, list) else value
-                for name, value in record["settings"].items()
-            }
+            settings = _settings(record["settings"])
             season, networks = record["season"], positive_integer("networks", record["networks"])
             return cls(
-                Settings(**settings),
+                _settings(record["given"]) if "given" in record else settings,  # older models lack what was given
+                settings,
                 Calibration.from_json(record["calibration"]),
                 Known.from_json(record["known"]),
                 None if season is None else SeasonChoice.from_json(season),
@@ -84,3 +92,7 @@ class Stored:
             ]
         except CheckpointError as error:
             raise ValueError(f"the model in {folder} cannot be loaded: {error}. To mend it, {_REMEDY}") from error
+
+
+def _settings(record: dict[str, Any]) -> Settings:
+    return Settings(**{name: tuple(value) if isinstance(value, list) else value for name, value in record.items()})

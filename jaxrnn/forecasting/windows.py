@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxrnn.forecasting.panel import OneSeries
+from jaxrnn.forecasting.one_series import OneSeries
 from jaxrnn.forecasting.panel_smoothing import COUNT, smoothing_states
 
 FEATURES = 6 + 3 * COUNT

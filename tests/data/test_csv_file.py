@@ -237,6 +237,15 @@ def test_the_step_between_dates_and_what_comes_next(times, unit, after):
     assert infer_step(np.array(["2024-01-01", "2024-01-02", "2024-01-02T07:00"], "datetime64[s]")) is None
 
 
+@pytest.mark.parametrize("day", [29, 30])
+def test_a_month_without_the_day_has_its_last_day(day):
+    times = np.array([f"2024-{month:02}-{day}T09:30" for month in range(3, 13)], "datetime64[s]")
+    step = infer_step(times)
+    assert step is not None and not step.month_end
+    after = step.after(times[-1], 3).astype("datetime64[m]").astype(str).tolist()
+    assert after == [f"2025-01-{day}T09:30", "2025-02-28T09:30", f"2025-03-{day}T09:30"]
+
+
 def test_dates_written_as_numbers_are_read_and_said(read):
     months = [202311, 202312, 202401, 202402]
     series = read([f"{month},{i}" for i, month in enumerate(months)], header="month,sales")

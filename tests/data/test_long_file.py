@@ -49,6 +49,20 @@ def test_what_cannot_be_read_names_file_row_and_column(text, options, message, t
         read_long(written(tmp_path, text), **options)
 
 
+def test_the_whole_column_tells_whether_it_is_text_unless_that_is_known(tmp_path):
+    codes = [*"1" * 10, *"AB1A"]
+    path = written(tmp_path, "\n".join(["ds,y,z", *(f"{row},1,{code}" for row, code in enumerate(codes))]))
+    rows = read_long(path, further=["z"])
+    assert rows.columns["z"].tolist() == codes
+    assert rows.notes == ("column 'z' holds numbers and text: it is read as text (row 12 holds 'A')",)
+    path = written(tmp_path, "ds,y,z\n1,1,none\n2,1,-\n3,1,5\n")
+    np.testing.assert_array_equal(read_long(path, further=["z"]).columns["z"], [np.nan, np.nan, 5])
+    assert read_long(path, further=["z"], texts=["z"]).columns["z"].tolist() == ["none", "-", "5"]
+    path = written(tmp_path, "\n".join(["ds,y,z", "0,1,n.a.", *(f"{row},1,{row}" for row in range(1, 12))]))
+    with pytest.raises(ValueError, match=r"row 2, column 'z' holds 'n.a.', which is not a finite number"):
+        read_long(path, further=["z"])
+
+
 @pytest.mark.parametrize(
     ("aggregate", "expected"),
     [("sum", 9), ("mean", 3), ("median", 2), ("min", 1), ("max", 6), ("first", 6), ("last", 1)],

@@ -167,6 +167,30 @@ def test_one_series_continues_its_dates_and_backtest_writes_no_forecast(tmp_path
         (str(origin), str(step)) for origin in (55, 56) for step in (1, 2, 3)
     ]
     assert float(tested[0]["y"]) == 100 + 56 % 12
+    assert predict.main([str(out), "--series", str(path)]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert (
+        "has no model: it is a backtest alone" in said
+        and "give python -m experiments.forecast the options" in said
+    )
+    assert forecast.main([*options, "--resume", "--out", str(out)]) == 0
+    assert predict.main([str(out), "--series", str(path)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("place", "shown"), [(76, "there are no errors, since no origin with a value"), (78, "2 │ -")]
+)
+def test_a_backtest_with_missing_values_says_what_is_not_judged(place, shown, tmp_path, capsys):
+    path, out, days = tmp_path / "days.csv", tmp_path / "run", np.datetime64("2024-01-01") + np.arange(80)
+    values = ["" if row == place else str(50 + row % 7) for row in range(80)]
+    path.write_text("\n".join(["ds,y", *(f"{day},{value}" for day, value in zip(days, values))]))
+    options = ["--series", str(path), "--horizon", "3", "--season", "7", "--origins", "1", *QUICK]
+    assert backtest.main([*options, "--out", str(out)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert shown in said and "nan" not in said and "all of these are 0" not in said
+    assert [row["y"] for row in rows_of(out / "backtest.csv")] == [
+        "" if row == place else f"{50 + row % 7}.0" for row in (77, 78, 79)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -197,6 +221,21 @@ def test_what_does_not_fit_is_said(options, message, shops, tmp_path, capsys):
     assert forecast.main(["--series", str(shops), *options, "--out", str(tmp_path / "run")]) == 2
     assert not (tmp_path / "run").exists()
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_category_that_may_be_a_missing_number_stays_one_in_new_rows_and_in_the_future(tmp_path):
+    days, random = np.datetime64("2024-01-01") + np.arange(64), np.random.RandomState(0)
+    promotions = random.choice(["none", "sale", "big"], 64).tolist()
+    series, fresh, future, out = (tmp_path / name for name in ("series.csv", "fresh.csv", "future.csv", "run"))
+    rows = [f"{day},{50 + row % 7},{promo}" for row, (day, promo) in enumerate(zip(days, promotions))]
+    series.write_text("\n".join(["ds,y,promo", *rows[:60]]))
+    fresh.write_text("\n".join(["ds,y,promo", *(f"{day},50,none" for day in days[:60])]))
+    future.write_text("\n".join(["ds,promo", *(f"{day},none" for day in days[60:])]))
+    options = ["--series", str(series), "--horizon", "4", "--season", "7", "--origins", "0", *QUICK]
+    with_future = ["--future", str(future)]
+    assert forecast.main([*options, "--future-columns", "promo", *with_future, "--out", str(out)]) == 0
+    assert predict.main([str(out), "--series", str(fresh), *with_future]) == 0
+    assert len(rows_of(out / "forecast-fresh.csv")) == 4
 
 
 def test_resume_says_what_is_wrong_with_the_folder(shops, tmp_path, capsys):

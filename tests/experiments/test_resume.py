@@ -80,8 +80,9 @@ def test_of_two_runs_at_once_in_one_folder_one_trains_and_the_other_is_refused(t
 
 
 def test_ctrl_c_before_training_ends_with_130_and_no_traceback(tmp_path):
-    command = [sys.executable, "-m", "experiments.forecast", "--out", str(tmp_path / "run")]
-    for delay in (0, 1):
+    training, predicting = ["forecast", "--out", str(tmp_path / "run")], ["predict", str(tmp_path / "run")]
+    for (name, *options), delay in ((training, 0), (training, 1), (predicting, 0)):
+        command = [sys.executable, "-m", f"experiments.{name}", *options]
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         # Not while the interpreter itself starts, which Ctrl-C ends with a traceback.
         libraries = Path(f"/proc/{process.pid}/maps")

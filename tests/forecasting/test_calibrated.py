@@ -95,13 +95,20 @@ def test_it_forecasts_as_the_forecaster_does_here_and_elsewhere(name, tmp_path):
     np.testing.assert_array_equal(other(**inputs), networks(**inputs))
 
 
-def test_no_forecast_of_what_is_never_negative_is_negative():
-    values = np.concatenate([np.linspace(40, 0, 40), np.zeros(20)])
-    model = Forecaster(HORIZON, 1, steps=20, seeds=1, hidden=(6,)).fit(values)
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.concatenate([np.linspace(40, 0, 40), np.zeros(20)]),
+        np.random.default_rng(0).poisson(2, 90).astype(float),
+    ],
+)
+def test_no_forecast_of_what_is_never_negative_is_negative(values):
+    model = Forecaster(HORIZON, 1, steps=20, seeds=1, hidden=(6,), quantiles=[0.01]).fit(values)
     networks = CalibratedNetworks(model)
     session = onnxruntime.InferenceSession(to_onnx(networks), providers=["CPUExecutionProvider"])
     (found,) = session.run(None, networks.inputs())
-    assert (found[..., networks.columns.index("lo-95")] == 0).any() and (found >= 0).all()
+    assert (found[..., networks.columns.index("q-0.01")] == 0).any()
+    assert (found >= 0).all() and (np.asarray(networks(**networks.inputs())) >= 0).all()
 
 
 def test_it_stays_as_it_is_when_the_forecaster_is_fitted_again():

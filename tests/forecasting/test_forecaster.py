@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrnn.forecasting import Forecaster, read_panel
+from jaxrnn.forecasting import Forecaster, read_panel, smape
 from jaxrnn.forecasting.as_known import shortened
 from jaxrnn.forecasting.calibration import MIXTURES, Calibration
 from jaxrnn.forecasting.forecaster import LEVELS
@@ -132,9 +132,11 @@ def test_from_an_origin_without_a_value_nothing_is_learned_or_judged(fitted):
     windows = Windows.of(read_panel({"a": values}), window=6, horizon=4, season=6)
     unknown = np.isnan(windows.targets[5:])
     assert unknown[-6].all() and not unknown[-5, :].all() and unknown[-7, 0] and not unknown[-7, 1:].any()
-    rows = fitted.backtest({"a": values}, origins=3, refit=False)["rows"]
-    judged = np.isfinite(rows["y"]).reshape(3, 4)
-    assert judged.tolist() == [[False, True, True, True], [False] * 4, [True] * 4]
+    tested = fitted.backtest({"a": values}, origins=3, refit=False)
+    y, yhat = (tested["rows"][name].reshape(3, 4) for name in ("y", "yhat"))
+    assert np.isfinite(y).tolist() == [[False, True, True, True], [True] * 4, [True] * 4]
+    judged = np.where([[True], [False], [True]], y, np.nan)
+    assert tested["metrics"]["model"]["smape"] == pytest.approx(smape(judged, yhat))
     one, other = (shortened(read_panel({"a": given})[0], len(values) - 5) for given in (values, -values))
     assert one.values[-1] == one.values[-2] and other.values[-1] == other.values[-2]
 
@@ -203,7 +205,10 @@ def test_the_long_format_has_dates_gaps_and_missing_values():
         ),
         ("sales.csv", "given as a frame or arrays: read the file 'sales.csv' first"),
         (np.ones((9, 2)), r"'value': y must be \[time\], one value for each step, not values.shape=\(9, 2\)"),
-        ({"a": np.array([1.0])}, "no series is long enough to learn from: the longest has 1 steps"),
+        (
+            {"a": np.array([1.0])},
+            "no series is long enough to learn from: the longest has one step",
+        ),
     ],
 )
 def test_what_cannot_be_read_names_the_series(frame, message):
@@ -220,6 +225,8 @@ def test_invalid_arguments_are_refused(fitted):
         Forecaster(1).predict()
     with pytest.raises(ValueError, match="origins=200 and horizon=4 need series of at least 206 steps"):
         fitted.backtest(origins=200)
+    with pytest.raises(ValueError, match="horizon=4 need values before the last 4 steps, but no series of that"):
+        fitted.backtest(np.r_[[np.nan] * 50, [1.0, 2, 3, 4]])
 
 
 def test_a_model_that_never_saw_negative_values_says_so(fitted):

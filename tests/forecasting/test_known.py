@@ -65,6 +65,13 @@ def test_a_column_that_is_known_in_advance_halves_the_error_and_more(fitted):
     assert with_column["model"]["mase"] < 0.5 * min(without[n]["mase"] for n in ("seasonal_naive", "naive", "ar"))
 
 
+def test_the_simple_forecasts_that_a_measure_compares_with_are_those_of_the_whole_values(fitted):
+    values = FRAME["y"].reshape(SERIES, COUNT)
+    rows = {name: np.reshape(column, (SERIES, COUNT))[:, :-HORIZON].ravel() for name, column in FRAME.items()}
+    found = fitted.measure(rows, values[:, -HORIZON:], np.ones(SERIES))["seasonal_naive"]["mase"]
+    assert found == pytest.approx(np.abs(values[:, -HORIZON:] - values[:, -HORIZON - 7 : -7]).mean())
+
+
 def test_a_promotion_ahead_adds_its_effect(fitted):
     none, all_days = (fitted.predict(future=ahead(promo)) for promo in (0.0, 1.0))
     size = np.array([np.median(FRAME["y"].reshape(SERIES, COUNT)[i]) for i in range(SERIES)]).repeat(HORIZON)

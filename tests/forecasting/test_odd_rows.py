@@ -204,27 +204,6 @@ def test_damaged_networks_are_named(saved, tmp_path):
         Forecaster.load(tmp_path)
 
 
-def test_fresh_rows_at_some_steps_of_the_training_are_read_in_its_steps():
-    days, values = DAYS_OF_TRAINING, 10 + np.sin(2 * np.pi * np.arange(200) / 7)
-    model = Forecaster(3, season=7, steps=2, seeds=1, hidden=4).fit({"ds": days[:120], "y": values[:120]})
-    for places in (
-        np.arange(120, 200, 2),
-        np.sort(np.random.RandomState(0).permutation(np.arange(120, 200))[:50]),
-    ):
-        all_days = np.arange(places[0], places[-1] + 1)
-        whole = {"ds": days[all_days], "y": np.where(np.isin(all_days, places), values[all_days], np.nan)}
-        found = model.predict({"ds": days[places], "y": values[places]})
-        for name, expected in model.predict(whole).items():
-            np.testing.assert_array_equal(found[name], expected)
-    # Months lie on days, too, but most days have no row then.
-    months = np.datetime64("2024-01") + np.arange(30)
-    with pytest.raises(ValueError, match=r"rows that are 1 month apart.*those of missing steps without a value"):
-        model.predict({"ds": months, "y": np.ones(30)})
-
-
-DAYS_OF_TRAINING = np.datetime64("2024-01-01") + np.arange(200)
-
-
 def test_numbers_that_may_be_seconds_are_told():
     (one,) = read_panel({"ds": 1_700_000_000 + 86_400 * np.arange(5), "y": np.arange(5.0)})
     assert "as 1700000000, are read as numbers, 86400 apart" in " ".join(describe_panel([one]))

@@ -9,7 +9,7 @@ from jaxrnn.data import Step
 from jaxrnn.forecasting import Columns, choose_season, describe_panel, read_panel, with_future
 from jaxrnn.forecasting.as_known import shortened
 from jaxrnn.forecasting.covariates import require_future
-from jaxrnn.forecasting.panel import Repairs
+from jaxrnn.forecasting.one_series import Repairs
 
 DAYS = np.datetime64("2024-01-01") + np.arange(6)
 
@@ -80,6 +80,15 @@ def test_what_cannot_be_used_names_series_and_column(rows, options, message):
         read_panel(frame(**rows), columns=columns)
 
 
+def test_a_dictionary_that_may_be_two_series_or_two_columns_is_refused():
+    two = {"x": np.arange(6.0), "y": np.arange(6.0)}
+    with pytest.raises(ValueError, match="the dictionary has 'y' and 'x', which may be two series"):
+        read_panel(two)
+    (one,) = read_panel(two, columns=Columns(past=("x",)))
+    assert one.past["x"].tolist() == one.values.tolist()
+    assert len(read_panel({"y": np.arange(6.0)})) == len(read_panel({**two, "ds": DAYS})) == 1
+
+
 def test_times_without_values_are_no_series():
     with pytest.raises(ValueError, match="needs unique_id, ds and y"):
         read_panel({"ds": DAYS, "sales": np.arange(6.0)})
@@ -90,6 +99,20 @@ def test_an_unknown_way_to_combine_rows_and_columns_of_arrays_are_refused():
         read_panel(frame(ds=DAYS, y=np.arange(6.0)), aggregate="total")
     with pytest.raises(ValueError, match="need a frame with unique_id, ds and y"):
         read_panel({"a": np.arange(6.0)}, columns=Columns(past=("z",)))
+
+
+def test_the_season_of_a_mixed_panel_is_that_of_most_series_in_any_order():
+    days, random = np.datetime64("2024-01-01") + np.arange(140), np.random.RandomState(0)
+    months = np.datetime64("2015-01") + np.arange(60)
+    weekly = [3 * np.sin(2 * np.pi * np.arange(140) / 7) + random.randn(140) for _ in range(2)]
+    parts = [("m", months, random.randn(60)), ("a", days, weekly[0]), ("b", days, weekly[1])]
+    for order in ([0, 1, 2], [2, 1, 0], [1, 0, 2]):
+        panel = [one for place in order for one in read_panel(frame_of(*parts[place]))]
+        assert choose_season(panel).season == 7
+
+
+def frame_of(name: str, ds: np.ndarray, y: np.ndarray) -> dict[str, Any]:
+    return {"unique_id": [name] * len(ds), "ds": ds, "y": y}
 
 
 def test_the_season_of_dates_and_of_steps_is_found_and_noise_has_none():

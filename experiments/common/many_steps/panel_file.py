@@ -1,6 +1,7 @@
 """The options that say how a CSV file is read as a panel, and the reading."""
 
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,8 +9,8 @@ import numpy as np
 from tyro.conf import arg
 
 from experiments.common.report import say
-from jaxrnn.data import Step, available_series, column_names, columns_of_names, load_series, read_long
-from jaxrnn.forecasting import Columns, OneSeries, describe_panel, read_panel
+from jaxrnn.data import KnownTimes, available_series, column_names, columns_of_names, load_series, read_long
+from jaxrnn.forecasting import Columns, OneSeries, continued, describe_panel, read_panel
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,17 @@ class PanelOptions:
         return Columns(self.future_columns, self.past_columns, self.static_columns)
 
 
-def load_panel(name: str, options: PanelOptions, *, usual: Step | None = None) -> list[OneSeries]:
+def load_panel(
+    name: str,
+    options: PanelOptions,
+    *,
+    known: KnownTimes = KnownTimes(),  # noqa: B008  a named tuple cannot be changed
+    texts: Collection[str] = (),
+) -> list[OneSeries]:
     """The series of a file, or the one of a name. Says what was done to the rows.
 
-    ``usual`` is the step of series that are too short to tell; the default is that of the others.
+    ``known`` is what is known of the times, and ``texts`` are columns of text, as in
+    :func:`jaxrnn.data.read_long`.
     """
     if options.column in options.columns.all:
         raise ValueError(f"--column {options.column} is what is forecast, so it cannot be a further column, too")
@@ -82,6 +90,8 @@ def load_panel(name: str, options: PanelOptions, *, usual: Step | None = None) -
             time=options.time_column,
             value=options.column,
             further=options.columns.all,
+            known=known,
+            texts=texts,
         )
         for note in rows.notes:
             say(f"note: {note}")
@@ -91,8 +101,9 @@ def load_panel(name: str, options: PanelOptions, *, usual: Step | None = None) -
                 aggregate=options.aggregate,
                 columns=options.columns,
                 rows=rows.lines,
-                usual=usual,
+                known=known,
             )
+            panel = [replace(one, utc_offset=rows.utc_offset) for one in panel]
         except ValueError as error:
             hint = ""
             if "have the same ds" in str(error) and "unique_id" not in rows.columns:
@@ -130,14 +141,16 @@ def names_for(path: Path, of_run: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in of_run.items() if name not in missing}
 
 
-def load_future(path: str, options: PanelOptions) -> list[OneSeries]:
-    """The columns of a file that are known in advance, for the steps to forecast."""
+def load_future(path: str, options: PanelOptions, panel: Sequence[OneSeries]) -> list[OneSeries]:
+    """The columns of a file that are known in advance, for the steps to forecast, which continue a panel."""
     rows = read_long(
         Path(path),
         unique_id=options.id_column,
         time=options.time_column,
         further=options.future_columns,
         with_values=False,
+        known=continued(panel),
+        texts=[name for name, values in panel[0].future.items() if values.dtype.kind == "U"],
     )
     for note in rows.notes:
         say(f"note: {path}: {note}")

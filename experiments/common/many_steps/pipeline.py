@@ -109,14 +109,16 @@ def run(settings: Settings, ctrl_c: CtrlC, *, forecast: bool = True) -> int:
         raise ValueError("--resume needs --out: give the folder of the run to continue")
     model = make_model(settings)
     panel = load_panel(settings.series, settings)
+    future: list[OneSeries] = []
     if settings.future is not None:
         if not settings.future_columns:
             raise ValueError(f"--future {settings.future} needs --future-columns: which of its columns are known?")
-        panel = with_future(panel, load_future(str(settings.future), settings), settings.horizon)
+        future = load_future(str(settings.future), settings, panel)
+        panel = with_future(panel, future, settings.horizon)
     origins = default_origins(settings, panel) if settings.origins is None else settings.origins
     check_horizon(settings, panel, origins, forecast=forecast)
     if forecast:
-        model.require_future(panel)
+        model.require_future(panel, future)
     folder = settings.out or runs.new_folder_named(f"{Path(settings.series).stem}-horizon{settings.horizon}")
     record.begin(folder, settings, panel)
     if settings.resume and forecast and record.complete(folder):

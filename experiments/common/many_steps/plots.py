@@ -48,7 +48,7 @@ def plot_fans(
             axes.fill_between(after, *bounds, color=OURS, alpha=strength, linewidth=0, label=f"{label} interval")
         axes.plot(after, by_series["yhat"][place], color=OURS, linewidth=1.4, label="forecast")
         title = f"{what}{one.name}"
-        if one.name in errors:
+        if np.isfinite(errors.get(one.name, np.nan)):
             title += f" (MASE {digits(errors[one.name])} in the backtest)"
         axes.set_title(title, loc="left", fontsize=10, parse_math=False)
         axes.tick_params(axis="x", labelsize=8)

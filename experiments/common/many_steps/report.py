@@ -31,11 +31,16 @@ def report_backtest(metrics: dict[str, Any]) -> None:
     for name in names:
         style = "bold" if name == "model" else ""
         values = [metrics[name][key] for key in MEASURES]
-        cells = ["-" if np.isnan(value) else digits(value) for value in values]
+        cells = [_shown(value) for value in values]
         cells = cells if name == "model" else [*cells[:3], "", ""]  # one value has no interval
         table.add_row(*(Text(cell, style) for cell in (NAMES[name], *cells)))
     console.print(table)
-    if np.isnan(metrics["model"]["wql"]):
+    if np.isnan(metrics["model"]["mase"]):
+        say(
+            "there are no errors, since no origin with a value has a value after it: fill in missing values, or "
+            "give more --origins"
+        )
+    elif np.isnan(metrics["model"]["wql"]):
         say("there is no WQL, since it is relative to the sum of the values, and all of these are 0")
     if metrics["horizon"] > 1:
         console.print(_by_step(metrics, names))
@@ -59,9 +64,14 @@ def _by_step(metrics: dict[str, Any], names: list[str]) -> Table:
         table.add_column(MEASURES[key], justify="right")
     for step in shown:
         rows = {name: metrics["by_step"][name][step - 1] for name in names}
-        covered = [digits(rows["model"][key]) for key in ("coverage_80", "coverage_95")]
-        table.add_row(str(step), *(digits(rows[name]["mase"]) for name in names), *covered)
+        covered = [_shown(rows["model"][key]) for key in ("coverage_80", "coverage_95")]
+        table.add_row(str(step), *(_shown(rows[name]["mase"]) for name in names), *covered)
     return table
+
+
+def _shown(value: float) -> str:
+    """An error for a table; a dash where none could be measured."""
+    return "-" if np.isnan(value) else digits(value)
 
 
 def choices(model: Forecaster) -> dict[str, Any]:
