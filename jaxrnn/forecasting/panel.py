@@ -150,8 +150,8 @@ def _no_other_series(names: Sequence[str], columns: Columns) -> None:
     if others:
         raise ValueError(
             f"the dictionary has 'y' and {others[0]!r}, which may be two series, or a column to forecast and "
-            f"another one: of series, call none of them 'y'; a further column, declare as one of future_columns, "
-            f"past_columns or static_columns, or leave it out"
+            f"another column. If they are series, give 'y' another name. If {others[0]!r} is a column, name it in "
+            f"future_columns, past_columns or static_columns, or leave it out"
         )
 
 

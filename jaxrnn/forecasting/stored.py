@@ -95,4 +95,7 @@ class Stored:
 
 
 def _settings(record: dict[str, Any]) -> Settings:
-    return Settings(**{name: tuple(value) if isinstance(value, list) else value for name, value in record.items()})
+    arguments: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in record.items()
+    }
+    return Settings(**arguments)

@@ -294,13 +294,15 @@ def test_utc_offsets_that_change_keep_every_hour_and_every_day():
     autumn = [f"2024-10-27 {hour}" for hour in ("02:00:00+02:00", "02:00:00+01:00", "03:00:00+01:00")]
     for cells in (spring, autumn):
         found = dates_and_note(cells)
-        assert found is not None and found[1] is not None and "converted to UTC" in found[1]
-        assert np.diff(found[0]).astype(int).tolist() == [3600] * (len(cells) - 1)
-        assert found[0][0] == np.datetime64(cells[0][:16]) - np.timedelta64(1 + (cells is autumn), "h")
+        assert found is not None and "converted to UTC" in str(found.note)
+        assert np.diff(found.times).astype(int).tolist() == [3600] * (len(cells) - 1)
+        assert found.times[0] == np.datetime64(cells[0][:16]) - np.timedelta64(1 + (cells is autumn), "h")
     days = dates_and_note(["2024-03-30T00:00+01:00", "2024-03-31T00:00+01:00", "2024-04-01T00:00+02:00"])
-    assert days is not None and np.diff(days[0]).astype(int).tolist() == [86_400] * 2 and "local" in str(days[1])
+    assert (
+        days is not None and np.diff(days.times).astype(int).tolist() == [86_400] * 2 and "local" in str(days.note)
+    )
     same = dates_and_note(["2024-03-30 05:00 UTC", "2024-03-30 06:00 UTC"])
-    assert same is not None and same[1] is None and same[0][0] == np.datetime64("2024-03-30T05:00")
+    assert same is not None and same.note is None and same.times[0] == np.datetime64("2024-03-30T05:00")
     with pytest.raises(ValueError, match=r"'2024-01-02T00:00' has no UTC offset, but others have one"):
         read_dates(["2024-01-01T00:00Z", "2024-01-02T00:00", "2024-01-03T00:00Z"])
     assert read_dates(["2024-01-02", "2024-01-03"]) is not None  # the day is not an offset

@@ -24,12 +24,18 @@ def test_a_fit_that_fails_leaves_the_model_as_it_was():
 
 def test_arguments_may_be_numbers_of_numpy(tmp_path):
     given: dict[str, Any] = dict(
-        season=np.int64(7), window=np.int32(14), hidden=np.array([4]), steps=np.int64(4), seeds=np.uint8(1)
+        horizon=np.int64(3),
+        quantiles=np.array([0.05]),
+        season=np.int64(7),
+        window=np.int32(14),
+        hidden=np.array([4]),
+        steps=np.int64(4),
+        seeds=np.uint8(1),
     )
     given |= dict(
         seed=np.int64(1), learning_rate=np.float32(1e-3), non_negative=np.bool_(True), calendar=np.bool_(False)
     )
-    model = Forecaster(np.int64(3), quantiles=np.array([0.05]), **given).fit(VALUES)
+    model = Forecaster(**given).fit(VALUES)
     model.save(tmp_path)
     assert (Forecaster.load(tmp_path).predict(VALUES)["yhat"] == model.predict()["yhat"]).all()
 
