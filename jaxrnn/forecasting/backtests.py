@@ -85,6 +85,7 @@ def backtest(model: Model, panel: list[OneSeries], cut: int, origins: int) -> di
         "origin": np.repeat(last, horizon),
         "step": np.tile(np.arange(1, horizon + 1), len(last)),
         "y": given.ravel(),
+        "judged": np.isfinite(actual).ravel(),
         **forecast_columns(values, model.settings.quantiles, model.settings.possible),
     }
     errors = np.abs(actual - values[..., LEVELS.index(0.5)]).reshape(len(panel), -1)

@@ -148,7 +148,8 @@ class Forecaster:
         Returns:
           A frame of the kind that was given, or a dictionary of arrays for anything else, with the columns
           ``unique_id``, ``ds``, ``yhat``, ``lo-80``, ``hi-80``, ``lo-95``, ``hi-95``, and those of ``quantiles``.
-          Numbers as ``unique_id`` stay numbers.
+          Numbers as ``unique_id`` stay numbers. Times with a UTC offset get that of the training, or become UTC if
+          that had several; of days, the local date stays. ``notes`` says so.
 
         Raises:
           ValueError: the model is not fitted, the frame is invalid, or a column that is known in advance has no
@@ -214,9 +215,10 @@ class Forecaster:
         Returns:
           ``metrics`` (MASE, sMAPE, WQL and coverage of ``model``, ``seasonal_naive``, ``naive`` and ``ar``, in all
           and ``by_step`` of the horizon), ``rows``, a dictionary of arrays with ``unique_id``, ``origin`` (the
-          last step that the forecast has read), ``step``, ``y``, ``yhat`` and the intervals, ``by_series``,
-          the MASE of each series by its name, and ``model``, which made the forecasts. Forecasts from an origin
-          without a value count in no error, since that value lies on a line to one that came later.
+          last step that the forecast has read), ``step``, ``y``, ``judged`` (whether the forecast counts in the
+          errors: both the value and that at the origin are known, since a missing one lies on a line to a later
+          one), ``yhat`` and the intervals, ``by_series``, the MASE of each series by its name, and ``model``,
+          which made the forecasts.
 
         Raises:
           ValueError: every series is too short for that many origins and the horizon, or has no value before

@@ -129,4 +129,4 @@ def test_series_whose_origins_know_different_values_keep_their_rows():
         np.testing.assert_allclose(both["rows"]["yhat"][rows], alone["rows"]["yhat"], rtol=1e-4)
         assert both["by_series"][name] == pytest.approx(alone["by_series"][name], rel=1e-4)
     # Where the first value of the new level is the last known one, it is left out, and the origin is not judged.
-    assert np.isnan(both["rows"]["y"][12:24].reshape(6, 2)).all(axis=1).sum() >= 1
+    assert (~both["rows"]["judged"][12:24].reshape(6, 2)).all(axis=1).sum() >= 1

@@ -135,8 +135,9 @@ def test_from_an_origin_without_a_value_nothing_is_learned_or_judged(fitted):
     tested = fitted.backtest({"a": values}, origins=3, refit=False)
     y, yhat = (tested["rows"][name].reshape(3, 4) for name in ("y", "yhat"))
     assert np.isfinite(y).tolist() == [[False, True, True, True], [True] * 4, [True] * 4]
-    judged = np.where([[True], [False], [True]], y, np.nan)
-    assert tested["metrics"]["model"]["smape"] == pytest.approx(smape(judged, yhat))
+    judged = tested["rows"]["judged"].reshape(3, 4)
+    assert judged.tolist() == [[False, True, True, True], [False] * 4, [True] * 4]
+    assert tested["metrics"]["model"]["smape"] == pytest.approx(smape(np.where(judged, y, np.nan), yhat))
     one, other = (shortened(read_panel({"a": given})[0], len(values) - 5) for given in (values, -values))
     assert one.values[-1] == one.values[-2] and other.values[-1] == other.values[-2]
 
