@@ -20,9 +20,8 @@ _LESS_OPTIMISED: dict[str, Any] = {
 def options_for_one_call() -> dict[str, Any]:
     """Options of ``jax.jit`` for a program that runs once: on a CPU, LLVM optimises less.
 
-    The initial values of a small model take about half of the time to compile, with the same bits. Without any
-    optimisation LLVM would not fuse products with sums, which changes the bits. Within another transformation JAX
-    takes no options for a program, and raises a ValueError.
+    A program compiles sooner, with the same bits. Without any optimisation LLVM would not fuse products with sums,
+    which changes the bits. Within another transformation JAX takes no options, and raises a ValueError.
     """
     if platform_of(()) != "cpu" or jax.config.read("jax_disable_most_optimizations"):
         return {}
@@ -42,7 +41,7 @@ def for_one_call(function: Callable[..., Any]) -> Callable[..., Any]:
 
     def call(*arguments: Any) -> Any:
         leaves, treedef = jax.tree.flatten(arguments)
-        if platform_of(leaves) != "cpu" or _transforms(leaves):
+        if platform_of(leaves) != "cpu" or _is_transformed(leaves):
             return plain(*arguments)
         parameters = lowering_parameters()
         if parameters is None:
@@ -59,7 +58,7 @@ def for_one_call(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _transforms(leaves: Iterable[Any]) -> bool:
+def _is_transformed(leaves: Iterable[Any]) -> bool:
     """Whether this is called within another transformation, such as ``jax.jit`` or ``jax.vmap``."""
     if any(isinstance(leaf, Tracer) for leaf in leaves):
         return True

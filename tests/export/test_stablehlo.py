@@ -14,6 +14,7 @@ from flax import nnx
 
 import jaxrnn
 from jaxrnn.export import to_stablehlo
+from tests.cells_with_state import CountingCell
 
 SIZES = ((3, 7), (1, 2))
 """Of batch and time; only the first model is run at both."""
@@ -177,22 +178,6 @@ def test_models_of_tokens():
     program = jax.export.deserialize(bytearray(to_stablehlo(words, seq_lengths=True)))
     found = program.call(tokens, seq_lengths=lengths)
     np.testing.assert_allclose(found, words(tokens, seq_lengths=lengths), rtol=1e-5, atol=1e-6)
-
-
-class CountingCell(nnx.Module):
-    """A cell that counts its steps in a variable of its own."""
-
-    num_feature_axes = 1
-
-    def __init__(self):
-        self.count = nnx.Variable(jnp.zeros(()))
-
-    def initialize_carry(self, input_shape, rngs=None):
-        return jnp.zeros(input_shape)
-
-    def __call__(self, carry, inputs):
-        self.count[...] += 1
-        return carry + self.count[...] * inputs, carry
 
 
 def test_what_cannot_be_exported_is_said(tmp_path):

@@ -14,6 +14,7 @@ from flax import nnx
 import jaxrnn
 from jaxrnn.layers.streaming import streaming_step
 from jaxrnn.ops.native.library import why_not_loaded
+from tests.cells_with_state import CountingCell, DroppingCell
 
 X = np.random.default_rng(0).normal(size=(2, 6, 3)).astype(np.float32)
 
@@ -246,31 +247,6 @@ def test_wrong_arguments_of_a_native_step(carry, inputs, message):
     step, first = streaming_step(jaxrnn.LSTMCell(3, 4, rngs=nnx.Rngs(0)), X[:, 0])
     with pytest.raises((ValueError, TypeError), match=re.escape(message)):
         step(first if carry is None else carry, inputs)
-
-
-class CountingCell(nnx.Module):
-    """A cell that counts its steps in a variable of its own."""
-
-    num_feature_axes = 1
-
-    def __init__(self):
-        self.count = nnx.Variable(jnp.zeros(()))
-
-    def initialize_carry(self, input_shape, rngs=None):
-        return jnp.zeros(input_shape)
-
-    def __call__(self, carry, inputs):
-        self.count[...] += 1
-        return carry + self.count[...] * inputs, carry
-
-
-class DroppingCell(nnx.GRUCell):
-    def __init__(self):
-        super().__init__(3, 3, rngs=nnx.Rngs(0))
-        self.drop = nnx.Dropout(0.5, rngs=nnx.Rngs(0))
-
-    def __call__(self, carry, inputs):
-        return super().__call__(carry, self.drop(inputs))
 
 
 @pytest.mark.parametrize("make", [CountingCell, DroppingCell])

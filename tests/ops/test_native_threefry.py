@@ -54,7 +54,7 @@ def test_the_bits_are_those_of_jax(name, wide):
 
 
 def test_the_bits_are_those_of_the_paper():
-    # Threefry-2x32 with 20 rounds, from the known answers of Random123 1.09.
+    # Threefry-2x32 with 20 rounds, from the known answers of Random123, the authors' own implementation.
     answers = [
         ([0] * 2, [0] * 2, [0x6B200159, 0x99BA4EFE]),
         ([0xFFFFFFFF] * 2, [0xFFFFFFFF] * 2, [0x1CB996FC, 0xBB002BE7]),

@@ -1,5 +1,5 @@
 // Threefry-2x32, the generator of JAX's random bits: Salmon, Moraes, Dror, Shaw (2011), Parallel random numbers: as easy
-// as 1, 2, 3, doi:10.1145/2063384.2063405. XLA takes as long to compile it for one array as to compile a small layer.
+// as 1, 2, 3, doi:10.1145/2063384.2063405. It is here because XLA takes long to compile it, once for every array.
 
 #include <algorithm>
 #include <cstddef>
