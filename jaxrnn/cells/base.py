@@ -12,8 +12,6 @@ The engine derives the backward pass from ``pointwise``, so the cell gets the sa
 the built-in ones.
 """
 
-import functools
-from collections.abc import Callable
 from typing import Any, ClassVar, TypeGuard
 
 import jax
@@ -21,11 +19,10 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.nnx.nn.dtypes import canonicalize_dtype
 from jax import Array
-from jax.core import Tracer
 
 from jaxrnn import checks
+from jaxrnn.cells.initializers import Initializer, by_gates, glorot_uniform, orthogonal, zeros
 from jaxrnn.cells.pure import pure_pointwise
-from jaxrnn.ops.compilation import options_for_one_call
 from jaxrnn.ops.step import (
     Carry,
     Params,
@@ -39,46 +36,6 @@ from jaxrnn.ops.step import (
     recurrent_projection,
 )
 from jaxrnn.signature import InitSignature
-
-Initializer = Callable[..., Array]
-
-glorot_uniform = nnx.initializers.glorot_uniform()
-zeros = nnx.initializers.zeros_init()
-
-
-def orthogonal(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-    """A uniformly distributed orthogonal matrix, the same as ``nnx.initializers.orthogonal()`` makes for this key.
-
-    Under ``vmap`` the matrices are made one after the other. On a CPU with few cores, several of jaxlib's batched
-    QR decompositions in one program deadlock, because they wait for each other's threads.
-    """
-
-    @jax.custom_batching.sequential_vmap
-    def draw(key: Array) -> Array:
-        return nnx.initializers.orthogonal()(key, shape, dtype)
-
-    return draw(key)
-
-
-def _gates(init: Initializer, keys: list[Array], shape: tuple[int, int], dtype: Any) -> Array:
-    """Matrices of one shape, one for each key, side by side."""
-    if init not in (glorot_uniform, orthogonal):
-        return jnp.concatenate([init(key, shape, dtype) for key in keys], axis=-1)
-    traced = any(isinstance(key, Tracer) for key in keys)
-    options = {} if traced else options_for_one_call()
-    return _drawn_together(bool(options))(init, keys, shape, dtype)
-
-
-@functools.cache
-def _drawn_together(once: bool) -> Callable[..., Array]:
-    """The same numbers as one by one. One loop or one vector of random bits takes far less time to compile."""
-
-    @functools.partial(jax.jit, static_argnums=(0, 2, 3), **(options_for_one_call() if once else {}))
-    def draw(init: Initializer, keys: list[Array], shape: tuple[int, int], dtype: Any) -> Array:
-        gates = jax.vmap(lambda key: init(key, shape, dtype))(jnp.stack(keys))
-        return jnp.moveaxis(gates, 0, 1).reshape(shape[0], -1)
-
-    return draw
 
 
 class RecurrentCell(nnx.RNNCellBase):
@@ -192,7 +149,7 @@ class RecurrentCell(nnx.RNNCellBase):
             # because QR decompositions do not support half precision.
             wide = accumulation_dtype(param_dtype)
             keys = [rngs.params() for _ in range(self.num_gates)]
-            return _gates(init, keys, (rows, columns), wide).astype(param_dtype)
+            return by_gates(init, keys, (rows, columns), wide).astype(param_dtype)
 
         self.kernel = nnx.Param(blocks(kernel_init, in_features, hidden_features))
         units = hidden_features // num_heads

@@ -8,7 +8,8 @@ from flax.nnx.nn.dtypes import canonicalize_dtype
 from jax import Array
 
 from jaxrnn import checks
-from jaxrnn.cells.base import Initializer, check_inputs, checked_carry, glorot_uniform, zeros
+from jaxrnn.cells.base import check_inputs, checked_carry
+from jaxrnn.cells.initializers import Initializer, glorot_uniform, zeros
 from jaxrnn.ops.linear import broadcasts, checked_arrays, run_linear_recurrence
 from jaxrnn.ops.step import Projection, accumulation_dtype, by_gate, cast, projected, widen
 from jaxrnn.signature import InitSignature

@@ -9,7 +9,7 @@ from flax import nnx
 from jax import Array
 
 from jaxrnn import checks
-from jaxrnn.cells.base import Initializer
+from jaxrnn.cells.initializers import Initializer
 from jaxrnn.cells.linear import LinearRecurrentCell
 
 input_init = nnx.initializers.variance_scaling(0.5, "fan_in", "normal")

@@ -8,7 +8,7 @@ from flax import nnx
 from jax import Array
 
 from jaxrnn import checks
-from jaxrnn.cells.base import Initializer, glorot_uniform, zeros
+from jaxrnn.cells.initializers import Initializer, glorot_uniform, zeros
 from jaxrnn.cells.linear import LinearRecurrentCell
 from jaxrnn.ops.activations import Activation
 

@@ -7,7 +7,8 @@ from flax import nnx
 from jax import Array
 
 from jaxrnn import checks
-from jaxrnn.cells.base import Initializer, RecurrentCell, glorot_uniform, orthogonal, zeros
+from jaxrnn.cells.base import RecurrentCell
+from jaxrnn.cells.initializers import Initializer, glorot_uniform, orthogonal, zeros
 from jaxrnn.ops.activations import ACTIVATIONS, Activation
 from jaxrnn.ops.pointwise import simple_rnn_pointwise
 

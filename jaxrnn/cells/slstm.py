@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from jaxrnn.cells.base import Initializer, RecurrentCell, glorot_uniform, orthogonal, zeros
+from jaxrnn.cells.base import RecurrentCell
+from jaxrnn.cells.initializers import Initializer, glorot_uniform, orthogonal, zeros
 from jaxrnn.ops.slstm import SLSTMCarry, slstm_pointwise
 from jaxrnn.ops.step import accumulation_dtype, cast
 

@@ -9,7 +9,7 @@ from jax import Array
 
 from jaxrnn import checks
 from jaxrnn.cells import CELLS
-from jaxrnn.cells.base import Initializer, glorot_uniform
+from jaxrnn.cells.initializers import Initializer, glorot_uniform
 from jaxrnn.checks import Cell
 from jaxrnn.layers.kinds import layer_sizes
 from jaxrnn.layers.stack import StackedRNN

@@ -9,7 +9,7 @@ from jax import Array
 
 from jaxrnn import checks, ops
 from jaxrnn.cells import SLSTMCell
-from jaxrnn.cells.base import glorot_uniform
+from jaxrnn.cells.initializers import glorot_uniform
 from jaxrnn.ops import SLSTMCarry, slstm_pointwise
 from jaxrnn.ops.dispatch import checked_lengths
 from jaxrnn.ops.step import accumulation_dtype

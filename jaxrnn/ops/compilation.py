@@ -40,15 +40,16 @@ def for_one_call(function: Callable[..., Any]) -> Callable[..., Any]:
     plain, fast, programs = jax.jit(function), jax.jit(function, **options_for_one_call()), {}
 
     def call(*arguments: Any) -> Any:
-        leaves, treedef = jax.tree.flatten(arguments)
+        leaves = jax.tree.leaves(arguments)
         if platform_of(leaves) != "cpu" or _is_transformed(leaves):
             return plain(*arguments)
         parameters = lowering_parameters()
         if parameters is None:
             return fast(*arguments)
-        kind = treedef, *((jax.typeof(leaf), getattr(leaf, "sharding", None)) for leaf in leaves)
+        traced: Any = fast.trace(*arguments)
+        # JAX keeps what it has traced, for every shape and for settings such as that of its random generator.
+        kind = traced.jaxpr, *(getattr(leaf, "sharding", None) for leaf in leaves)
         if kind not in programs:
-            traced: Any = fast.trace(*arguments)
             programs[kind] = traced.lower(_private_parameters=parameters).compile()
         try:
             return programs[kind](*arguments)

@@ -32,6 +32,8 @@ DRIVERS = {
     "sanitized_linear.cpp": "128 setups\n",
     "sanitized_layers.cpp": "192 setups\n",
     "sanitized_threefry.cpp": "7 setups\n",
+    "sanitized_norm.cpp": "14 setups\n",
+    "sanitized_orthogonal.cpp": "15 setups\n",
 }
 """The programs to run, and what they print if nothing is wrong."""
 

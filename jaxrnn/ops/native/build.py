@@ -24,6 +24,9 @@ from pathlib import Path
 SOURCES = Path(__file__).parent / "src"
 LIBRARY = Path(__file__).with_name("libjaxrnn.so")
 FLAGS = ["-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-DNDEBUG", "-Wall", "-Wno-maybe-uninitialized"]
+ONCE = ("library", "program_library", "linear_library", "layers", "streaming", "threefry", "norm", "orthogonal")
+"""Sources that are compiled once, for the base of the architecture; the others for every instruction set."""
+
 X86_SETS = {
     "avx512": ["-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq", "-mavx2", "-mfma"],
     "avx2": ["-mavx2", "-mfma"],
@@ -128,7 +131,7 @@ def build(library: Path = LIBRARY, *, all_sets: bool = False, force: bool = True
                 compile_to_object(source, *flags, f"-DJAXRNN_ISA={name}")
         include = ["-isystem", str(headers()), f'-DJAXRNN_SOURCE_HASH="{source_hash()}"', *has]
         include += [f'-DJAXRNN_BUILD_HASH="{build_hash}"']
-        for source in ("library", "program_library", "linear_library", "layers", "streaming", "threefry"):
+        for source in ONCE:
             compile_to_object(source, *include)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(_run, commands))

@@ -19,6 +19,8 @@ TARGETS = (
     "jaxrnn_linear_backward",
     "jaxrnn_quantized",
     "jaxrnn_threefry",
+    "jaxrnn_norm",
+    "jaxrnn_orthonormal",
 )
 
 
