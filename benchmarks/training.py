@@ -12,7 +12,9 @@ are:
     first epoch     from the start to its end: making model and data, tracing, compiling, training. Imports come
                     before, and so does the model of ours from which other libraries take their first weights
     an epoch        later epochs, the processes taking turns in random order, median and quartiles
-    to the target   seconds from the start until the validation metric is reached, evaluated after every epoch
+    to the target   seconds from the start until the validation metric is reached, evaluated after every epoch; of
+                    several trainings, each in a new process and shuffled by a seed of its own: the median and all
+    with imports    the same, and the time in which a new Python imports the library
     peak memory     of the process (resident) by then; the libraries' own code included
     growth          an epoch of seq2vec at other sizes: steps, units, batch, and number of series
 
@@ -26,6 +28,9 @@ by ours, turn by turn: above 1, ours is faster.
 """
 
 import importlib
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -33,6 +38,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Annotated, Any
 
+import numpy as np
 import tyro
 
 from benchmarks.common import comparison
@@ -65,8 +71,9 @@ GROWTH: dict[str, dict[str, Any]] = {
 
 Result = dict[str, Any]
 """One ``task`` in one ``library``: ``first``, the ``seconds`` to the end of the first epoch; ``learned``, the
-``seconds`` from there to the target, the metric's ``values`` after every epoch, whether it was ``reached``;
-``memory`` in bytes; ``losses`` of first epochs without shuffling; seconds of later ``epochs``, and ``spread``."""
+``seconds`` from there to the target, the metric's ``values`` after every epoch, whether it was ``reached``; the
+same of ``more`` trainings, and seconds of the ``imports`` of all; ``memory`` in bytes; ``losses`` of first epochs
+without shuffling; seconds of later ``epochs``, and ``spread``."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,9 @@ class TrainingOptions(Options):
 
     max_epochs: int | None = None
     """How long to wait for the target (default: the task's, with --quick 3)."""
+
+    trainings: int = 1
+    """How often every library trains until the target, with seeds 0, 1, ..."""
 
 
 def run(options: TrainingOptions) -> None:
@@ -97,7 +107,7 @@ def run(options: TrainingOptions) -> None:
     results: list[Result] = []
     for task in progress(task for task in tasks if task not in without):
         takers = [name for name in libraries if task == FIRST_TASK or name not in ONLY_FIRST_TASK]
-        group = measure(task, takers, sizes, made.repetitions)
+        group = measure(task, takers, sizes, made.repetitions, options.trainings)
         results += group
         texts = (f"{', '.join(f'{v:.5g}' for v in r['losses'])} ({label(r['library'])})" for r in group)
         made.add(f"## {task}")
@@ -117,14 +127,17 @@ def run(options: TrainingOptions) -> None:
     made.write(absent=absent, notes=notes, matmul_limit_s=limit, results=results, growth=growth)
 
 
-def measure(task: str, libraries: Sequence[str], sizes: dict[str, Any], repetitions: int) -> list[Result]:
-    """One task in every library: one after the other up to the check, then later epochs in turns."""
+def measure(
+    task: str, libraries: Sequence[str], sizes: dict[str, Any], repetitions: int, trainings: int = 1
+) -> list[Result]:
+    """One task in every library: one after the other up to the check, then later epochs in turns, then further
+    trainings in turns."""
     results, processes = {}, {}
     with ExitStack() as stack:
         for name in libraries:
             process = processes[name] = stack.enter_context(Process(TRAINERS[name].environment))
             process.ask(start, name, task, sizes)
-            found = {"first": {"seconds": process.ask(first_epoch)}, "learned": process.ask(learn)}
+            found = {"imports": [import_seconds(name)], **trained(process), "more": []}
             found |= {"memory": process.ask(memory), "losses": process.ask(first_losses), "epochs": []}
             results[name] = {"task": task, "library": name, **found}
         check(results)
@@ -133,7 +146,26 @@ def measure(task: str, libraries: Sequence[str], sizes: dict[str, Any], repetiti
         for order in turns(processes, repetitions):
             for name in order:
                 results[name]["epochs"] += processes[name].ask(later_epochs, 1)
+    for seed in range(1, trainings):
+        for name in libraries:
+            results[name]["imports"].append(import_seconds(name))
+            with Process(TRAINERS[name].environment) as process:
+                process.ask(start, name, task, sizes)
+                results[name]["more"].append(trained(process, seed))
     return [{**result, "spread": Spread.of(result["epochs"])._asdict()} for result in results.values()]
+
+
+def trained(process: Process, seed: int = 0) -> dict[str, Any]:
+    """A training until the target, in a process that has started."""
+    return {"first": {"seconds": process.ask(first_epoch, seed)}, "learned": process.ask(learn)}
+
+
+def import_seconds(library: str) -> float:
+    """Seconds in which a new Python starts, imports what a training needs, and ends."""
+    of = TRAINERS[library]
+    imports = f"import {', '.join(of.imports or of.packages)}"
+    command = [sys.executable, "-c", imports]
+    return timed(lambda: subprocess.run(command, check=True, env={**os.environ, **of.environment}))[0]
 
 
 def check(results: Mapping[str, Result]) -> None:
@@ -161,19 +193,32 @@ def epoch_table(results: Sequence[Result]) -> Table:
     target = f"s to {task.metric} {'>=' if task.classifies else '<='} {task.target:g}"
     lines = []
     for result in results:
-        values, reached = result["learned"]["values"], result["learned"]["reached"]
-        seconds = result["first"]["seconds"] + result["learned"]["seconds"]
-        missed = f"not within {len(values)} epochs: {values[-1]:.3g}"
+        trainings = [result, *result.get("more", [])]
+        seconds = [of["first"]["seconds"] + of["learned"]["seconds"] for of in trainings]
+        with_imports = [a + b for a, b in zip(seconds, result.get("imports", []))]
         ratio = Spread.of([a / b for a, b in zip(result["epochs"], baseline["epochs"], strict=True)])
         texts = {
             "ms an epoch": spread_text(Spread.of(result["epochs"]), 1e-3),
             "divided by ours": "1" if result is baseline else spread_text(ratio),
-            "first epoch, s": f"{result['first']['seconds']:.2f}",
-            target: f"{seconds:.1f} ({len(values)} epochs)" if reached else missed,
+            "first epoch, s": f"{np.median([of['first']['seconds'] for of in trainings]):.2f}",
+            target: target_text(seconds, [of["learned"] for of in trainings]),
+            "with imports, s": f"{np.median(with_imports):.1f}" if with_imports else "",
             "peak memory, MiB": f"{result['memory'] / 2**20:.0f}",
         }
         lines.append((label(result["library"]), texts))
     return Table.of("library", lines)
+
+
+def target_text(seconds: Sequence[float], learned: Sequence[dict[str, Any]]) -> str:
+    """How long trainings took until the target: the median and, of several, the range."""
+    missed = [of["values"] for of in learned if not of["reached"]]
+    if missed:
+        of_all = f"{len(missed)} of {len(learned)} " if len(learned) > 1 else ""
+        return f"{of_all}not within {len(missed[0])} epochs: {missed[0][-1]:.3g}"
+    ranges = [f"{min(seconds):.1f} to {max(seconds):.1f}"] if len(seconds) > 1 else []
+    fewest, *_, most = sorted([len(of["values"]) for of in learned] * 2)
+    ranges.append(f"{fewest} epochs" if fewest == most else f"{fewest} to {most} epochs")
+    return f"{np.median(seconds):.1f} ({'; '.join(ranges)})"
 
 
 def growth_table(growth: Sequence[dict[str, Any]]) -> Table:
@@ -203,10 +248,10 @@ def start(library: str, task: str, sizes: dict[str, Any]) -> None:
         ours.initial_model(now.task, data_of(now.task))
 
 
-def first_epoch() -> float:
+def first_epoch(seed: int = 0) -> float:
     """Seconds to build everything and train one epoch."""
     began = time.perf_counter()
-    now.trainer = _make()
+    now.trainer = _make(seed=seed)
     now.trainer.epoch()
     return time.perf_counter() - began
 

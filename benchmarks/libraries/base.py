@@ -55,11 +55,12 @@ class Library:
       cells: the names of our cells that it has, with the same equations.
       layer: ``(name, our cell, inputs [batch, time, in_features])`` to a :class:`Contestant`.
       steps: ``(name, our cell, inputs [1, in_features])`` to :data:`Steps`.
-      trainer: ``(task, data, shuffle=True)`` to a :class:`Trainer`.
+      trainer: ``(task, data, shuffle=True, seed=0)`` to a :class:`Trainer`; the seed is that of the shuffling.
       max_time: the longest sequence that it is timed with; None for any.
       in_jax: whether it runs on JAX.
       forward_only: whether it only runs trained models.
       environment: variables that its process needs.
+      imports: the modules that a training imports, if they are not its packages.
     """
 
     label: str
@@ -72,6 +73,7 @@ class Library:
     in_jax: bool = True
     forward_only: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
+    imports: Collection[str] = ()
 
     def missing(self) -> str | None:
         """Why it cannot take part at all, or None."""

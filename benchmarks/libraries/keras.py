@@ -61,9 +61,10 @@ def steps(name: str, cell: jaxrnn.RecurrentCell, inputs: np.ndarray) -> base.Ste
     return base.steps_in_jax(apply, params, [jnp.asarray(a) for a in made.get_initial_state(1)], inputs)
 
 
-def trainer(task: Task, data: Any, *, shuffle: bool = True) -> base.Trainer:
+def trainer(task: Task, data: Any, *, shuffle: bool = True, seed: int = 0) -> base.Trainer:
     """On the backend that the environment variable KERAS_BACKEND names."""
     keras: Any = importlib.import_module("keras")
+    keras.utils.set_random_seed(seed)
     layers: Any = keras.layers
     cell = getattr(layers, CELLS[task.cell])
     stack, head = first_weights(task, data)

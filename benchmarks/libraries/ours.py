@@ -1,6 +1,7 @@
 """This library: its cells and their first weights, layers, single steps and trainings."""
 
 import functools
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -99,7 +100,13 @@ def _loss(task: Task) -> Any:
 
 
 def trainer(
-    task: Task, data: Any, *, shuffle: bool = True, implementation: str | None = None, one_device: bool = False
+    task: Task,
+    data: Any,
+    *,
+    shuffle: bool = True,
+    seed: int = 0,
+    implementation: str | None = None,
+    one_device: bool = False,
 ) -> base.Trainer:
     """One compiled program an epoch; unless ``one_device``, each batch is spread over the cores, as in
     ``experiments.forecast``. Sequences of many lengths are padded to as many as pay."""
@@ -120,7 +127,7 @@ def trainer(
     else:
         mesh = None if one_device else batch_mesh(task.batch, None)
         epoch = windowed_epoch(task, data, apply, optimizer, shuffle=shuffle, mesh=mesh)
-    state = training.TrainState.create(params, optimizer, carry=carry)
+    state = training.TrainState.create(params, optimizer, carry=carry, seed=seed)
 
     def train() -> float:
         nonlocal state
@@ -134,12 +141,10 @@ def trainer(
     return base.Trainer(train, predict)
 
 
-JAXRNN = base.Library(OURS, {"jax": "jax"}, trainer=trainer)
-ONE_DEVICE = base.Library(
-    "jaxrnn, one device", {"jax": "jax"}, trainer=functools.partial(trainer, one_device=True)
-)
-REFERENCE = base.Library(
-    "jaxrnn, reference",
-    {"jax": "jax"},
+JAXRNN = base.Library(OURS, {"jax": "jax"}, trainer=trainer, imports=("jaxrnn.models", "jaxrnn.training"))
+ONE_DEVICE = replace(JAXRNN, label="jaxrnn, one device", trainer=functools.partial(trainer, one_device=True))
+REFERENCE = replace(
+    JAXRNN,
+    label="jaxrnn, reference",
     trainer=functools.partial(trainer, implementation="reference", one_device=True),
 )

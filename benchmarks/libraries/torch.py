@@ -101,9 +101,10 @@ def steps(name: str, cell: jaxrnn.RecurrentCell, inputs: np.ndarray, *, threads:
     return take
 
 
-def trainer(task: Task, data: Any, *, shuffle: bool = True) -> Trainer:
+def trainer(task: Task, data: Any, *, shuffle: bool = True, seed: int = 0) -> Trainer:
     """The usual loop over a ``DataLoader``. Batches of sequences of many lengths are packed."""
     torch = _torch()
+    torch.manual_seed(seed)
     nn, packing = torch.nn, torch.nn.utils.rnn
     stack, (kernel, bias) = first_weights(task, data)
     sizes = {"num_layers": len(task.hidden), "bidirectional": task.lengths}

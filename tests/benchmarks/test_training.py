@@ -127,7 +127,12 @@ def test_tables():
     growth = [{"size": "base", "seconds": {"jaxrnn": [0.1], "torch": [0.2]}}]
     growth += [{"size": "T 60", "seconds": {"jaxrnn": [0.2]}}]
     assert epoch_table(results).rows[1][2].startswith("1.00")
-    assert epoch_table(results).rows[0][4] == "3.0 (2 epochs)"
+    assert epoch_table(results).rows[0][4:6] == ["3.0 (2 epochs)", ""]
+    again = {"first": {"seconds": 2.0}, "learned": {"seconds": 3.0, "values": [9.0, 8.0, 6.0], "reached": True}}
+    several = result("jaxrnn", [1.0]) | {"more": [again, again], "imports": [1.0, 1.0, 2.0]}
+    assert epoch_table([several]).rows[0][3:6] == ["2.00", "5.0 (3.0 to 5.0; 2 to 3 epochs)", "6.0"]
+    again["learned"]["reached"] = False
+    assert epoch_table([several]).rows[0][4] == "2 of 3 not within 3 epochs: 6"
     assert growth_table(growth).rows[1] == ["T 60", "200", ""]
 
 
