@@ -33,7 +33,7 @@ DRIVERS = {
     "sanitized_layers.cpp": "192 setups\n",
     "sanitized_threefry.cpp": "7 setups\n",
     "sanitized_norm.cpp": "14 setups\n",
-    "sanitized_orthogonal.cpp": "15 setups\n",
+    "sanitized_orthogonal.cpp": "16 setups\n",
 }
 """The programs to run, and what they print if nothing is wrong."""
 
