@@ -16,9 +16,10 @@ from typing import Any, ClassVar, TypeGuard
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
+from flax import errors, nnx
 from flax.nnx.nn.dtypes import canonicalize_dtype
 from jax import Array
+from jax.core import Tracer
 
 from jaxrnn import checks
 from jaxrnn.cells.initializers import Initializer, by_gates, glorot_uniform, orthogonal, zeros
@@ -97,18 +98,18 @@ class RecurrentCell(nnx.RNNCellBase):
 
     output_is_hidden_state: ClassVar[bool] = False
     """Whether every step's output is the hidden state, as in all built-in cells. Layers that return only the last
-    output then take it from the carry, and need not keep the others."""
+    output then take it from the carry, and need not keep the others. Zoneout sees by itself where it is so."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        if "pointwise" in vars(cls):
-            # The subclass has its own equations, so these declarations of its base class no longer hold.
-            for name, value in (
-                ("pure_pointwise", RecurrentCell.pure_pointwise),
-                ("output_is_hidden_state", False),
-            ):
-                if name not in vars(cls):
-                    setattr(cls, name, value)
+        for name, value in (
+            ("pure_pointwise", RecurrentCell.pure_pointwise),
+            ("output_is_hidden_state", False),
+        ):
+            # The equations come from the class itself or from a mixin, so this declaration, which stands further
+            # down the line of base classes, was made for others.
+            if _place(cls, "pointwise") < _place(cls, name):
+                setattr(cls, name, value)
 
     def __init__(
         self,
@@ -167,8 +168,8 @@ class RecurrentCell(nnx.RNNCellBase):
 
         It must be a pure function of its arguments and of the cell's variables, without random numbers and side
         effects. Arrays that need gradients must be ``nnx.Param`` attributes of the cell; arrays from a closure or
-        a global get no gradient. Other attributes and globals are read when the program is compiled, so a later
-        change of them may have no effect.
+        a global get no gradient. Globals and attributes of the class are read when the program is compiled, so a
+        later change of them may have no effect.
 
         Args:
           carry: as from :meth:`carry_like`.
@@ -206,7 +207,7 @@ class RecurrentCell(nnx.RNNCellBase):
         shape = (*input_shape[:-1], self.hidden_features)
         dtype = self.dtype or self.param_dtype
         if carry_init is None:
-            return self.carry_like(jnp.zeros(shape, dtype))
+            return _apart(self.carry_like(jnp.zeros(shape, dtype)))
         if rngs is None:
             raise ValueError("carry_init needs rngs: initialize_carry(shape, rngs=nnx.Rngs(0), carry_init=...)")
         stream = rngs.carry if isinstance(rngs, nnx.Rngs) else rngs
@@ -264,6 +265,21 @@ class RecurrentCell(nnx.RNNCellBase):
         return apply_pointwise(pointwise, params, carry, xw, rh)
 
 
+def _place(cls: type, name: str) -> int:
+    """Where in the line of its base classes a class finds an attribute."""
+    return next(place for place, base in enumerate(cls.__mro__) if name in vars(base))
+
+
+def _apart(carry: Carry) -> Carry:
+    """The carry with a buffer for every part, as ``jax.jit`` needs them to take a carry as ``donate_argnums``."""
+    leaves, structure = jax.tree.flatten(carry)
+    parts: list[Array] = []
+    for leaf in leaves:
+        shared = any(leaf is part for part in parts) and not isinstance(leaf, Tracer)
+        parts.append(jnp.copy(leaf) if shared else leaf)
+    return structure.unflatten(parts)
+
+
 def steps_on_engine(cell: checks.Cell) -> TypeGuard[RecurrentCell]:
     """Whether the engine can run the cell's step. It cannot if a subclass defines its own ``__call__``."""
     return isinstance(cell, RecurrentCell) and type(cell).__call__ is RecurrentCell.__call__
@@ -280,5 +296,12 @@ def check_inputs(cell: Any, inputs: Array) -> None:
 
 def checked_carry(cell: checks.Cell, carry: Carry, input_shape: tuple[int, ...]) -> Carry:
     """The carry as arrays. Raises a ValueError if it does not fit the cell and the shape of a step's inputs."""
-    expected = jax.eval_shape(lambda: cell.initialize_carry(input_shape, nnx.Rngs(0)))
-    return checks.carry(type(cell).__name__, carry, expected, input_shape)
+    return checks.carry(type(cell).__name__, carry, shapes_of_carry(cell, input_shape), input_shape)
+
+
+def shapes_of_carry(cell: checks.Cell, input_shape: tuple[int, ...]) -> Carry:
+    """Shapes and dtypes of the cell's initial carry, for a step's inputs of this shape."""
+    try:
+        return jax.eval_shape(lambda: cell.initialize_carry(input_shape, nnx.Rngs(0)))
+    except errors.TraceContextError:  # it draws from random streams of its own, which stay as they are
+        return jax.eval_shape(lambda: nnx.clone(cell).initialize_carry(input_shape, nnx.Rngs(0)))

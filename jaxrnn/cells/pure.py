@@ -1,5 +1,7 @@
 """A cell's pointwise method as a function that JAX can compile: pure, hashable, and equal for equal cells."""
 
+import copy
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +17,33 @@ def pure_pointwise(cell: nnx.Module) -> tuple[Pointwise, Params]:
     """``cell.pointwise`` as a pure function of the parameters that a subclass added, and these parameters."""
     graphdef, projections, own = nnx.split(cell, _is_projection, ...)
     leaves, treedef = jax.tree.flatten(projections)
-    return _PurePointwise(graphdef, treedef, tuple(_Applied(a.shape, a.dtype) for a in leaves)), own
+    return _PurePointwise(_as_it_is(graphdef), treedef, tuple(_Applied(a.shape, a.dtype) for a in leaves)), own
+
+
+def _as_it_is(value: Any) -> Any:
+    """The value, with copies of what can be changed in place, such as an attribute of the cell that is a dict.
+
+    It is what compiled programs are found by: after a change, the old program must not be found for the new value.
+    """
+    try:
+        hash(value)
+        return value
+    except TypeError:
+        pass
+    if isinstance(value, jax.Array):
+        return value
+    if isinstance(value, tuple):
+        parts = map(_as_it_is, value)
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    value = copy.copy(value)
+    if isinstance(value, dict):
+        value.update({key: _as_it_is(part) for key, part in value.items()})
+    elif isinstance(value, list):
+        value[:] = map(_as_it_is, value)
+    fields = dataclasses.fields(value) if dataclasses.is_dataclass(value) else ()
+    for name in [field.name for field in fields] or getattr(value, "__dict__", ()):
+        object.__setattr__(value, name, _as_it_is(getattr(value, name)))
+    return value
 
 
 def _is_projection(path: tuple[Any, ...], value: Any) -> bool:
@@ -29,13 +57,20 @@ class _Applied:
     shape: tuple[int, ...]
     dtype: Any
 
-    def __getitem__(self, index: Any) -> Any:
+    def _read(self, *arguments: Any, **options: Any) -> Any:
         raise ValueError(
             f"pointwise reads a parameter {self.shape} of the projections, which have already been applied: use "
             "their results, xw and rh, or add an nnx.Param to the cell"
         )
 
-    __array__ = __jax_array__ = __getitem__
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # Python, JAX and Flax look for methods that an object need not have
+            raise AttributeError(name)
+        return self._read()
+
+    __array__ = __jax_array__ = __getitem__ = __iter__ = __neg__ = __abs__ = _read
+    __add__ = __sub__ = __mul__ = __matmul__ = __truediv__ = __pow__ = _read
+    __radd__ = __rsub__ = __rmul__ = __rmatmul__ = __rtruediv__ = __rpow__ = _read
 
 
 @dataclass(frozen=True)

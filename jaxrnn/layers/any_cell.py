@@ -8,7 +8,7 @@ from flax import nnx
 from jax import Array, lax
 
 from jaxrnn.checks import Cell
-from jaxrnn.ops.dispatch import checked_resets, valid_steps
+from jaxrnn.ops.masks import checked_resets, valid_steps
 from jaxrnn.ops.step import Carry, cast
 
 

@@ -12,8 +12,9 @@ from jaxrnn import checks
 from jaxrnn.cells.base import check_inputs
 from jaxrnn.checks import Cell
 from jaxrnn.layers.flax_cells import is_known
-from jaxrnn.ops.dispatch import IMPLEMENTATIONS, check_name, checked_lengths
+from jaxrnn.ops.dispatch import IMPLEMENTATIONS, check_name
 from jaxrnn.ops.linear import LINEAR_IMPLEMENTATIONS
+from jaxrnn.ops.masks import checked_lengths
 from jaxrnn.ops.step import Carry
 
 

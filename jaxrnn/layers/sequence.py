@@ -18,16 +18,10 @@ from jaxrnn.layers.any_cell import align, scan_any_cell
 from jaxrnn.layers.blocks import Block, Steps, lengths_from, over_time
 from jaxrnn.layers.flax_cells import TranslatedCell, carry_for_engine, carry_for_flax, is_known, translated
 from jaxrnn.layers.zoneout import Zoneout
-from jaxrnn.ops.dispatch import (
-    checked_lengths,
-    checked_reset_carry,
-    checked_resets,
-    exported_programs,
-    recurrence,
-    valid_steps,
-)
+from jaxrnn.ops.dispatch import exported_programs, run_recurrence
+from jaxrnn.ops.masks import checked_lengths, checked_reset_carry, checked_resets, valid_steps, without_padding
 from jaxrnn.ops.native.layers import quantized_recurrence, unable_to_infer
-from jaxrnn.ops.step import Carry, cast, hidden_state, projected
+from jaxrnn.ops.step import Carry, Recurrence, cast, hidden_state, projected
 from jaxrnn.ops.zoneout import zoneout_pointwise
 
 ZEROS = "zeros"
@@ -79,9 +73,7 @@ def run_cell(
     if seq_lengths is not None:
         batch = inputs.shape[1 : inputs.ndim - cell.num_feature_axes]
         seq_lengths = checked_lengths(seq_lengths, inputs.shape[0], batch)
-        valid = valid_steps(seq_lengths, inputs.shape[0], batch)
-        # A NaN in the padding would reach the gradient of the kernel as 0 * NaN.
-        inputs = jnp.where(align(valid, inputs), inputs, 0)
+        inputs = without_padding(inputs, seq_lengths, valid_steps(seq_lengths, inputs.shape[0], batch))
     if initial_carry is None:
         initial_carry = first_carry(cell, inputs, rngs)
     elif is_known(cell):
@@ -171,7 +163,7 @@ def _on_engine(
             sharding = jax.typeof(inputs).sharding
             if any(sharding.spec):  # as the projection that they stand beside, on an explicit mesh
                 keep = jax.sharding.reshard(keep, sharding.update(spec=P(*sharding.spec[: inputs.ndim - 1])))
-    seq_lengths, resets = options.pop("seq_lengths"), options.pop("resets")
+    seq_lengths, resets, scale = (options.pop(name) for name in ("seq_lengths", "resets", "recurrent_scale"))
 
     def block(carry: Carry, steps: Steps) -> tuple[Carry, Array]:
         x, resets, first = steps
@@ -180,18 +172,9 @@ def _on_engine(
         if keep is not None:
             masks = lax.dynamic_slice_in_dim(keep, first, x.shape[0])
             xw = jnp.concatenate([projected(xw), masks], axis=-1)
-        carry, outputs = recurrence(
-            pointwise,
-            kernel,
-            xw,
-            carry,
-            params=params,
-            recurrent_bias=recurrent_bias,
-            seq_lengths=lengths,
-            resets=resets,
-            reset_carry=reset_carry,
-            **options,
-        )
+        valid = None if lengths is None else valid_steps(lengths, x.shape[0], x.shape[1:-1])
+        arrays = Recurrence(kernel, xw, carry, params, recurrent_bias, scale, valid, resets, reset_carry)
+        carry, outputs = run_recurrence(pointwise, arrays, **options)
         if last_only and cell.output_is_hidden_state:
             outputs = cast(hidden_state(carry), outputs.dtype)[None]
         return carry, outputs
@@ -265,13 +248,21 @@ def first_carry(cell: Cell, inputs: Array, rngs: nnx.Rngs | nnx.RngStream | None
     if not isinstance(cell, (RecurrentCell, LinearRecurrentCell)):
         carry = cell.initialize_carry(inputs.shape[1:], nnx.Rngs(0) if rngs is None else rngs)
         return _sharded_like(inputs, carry, cell.num_feature_axes)
+    compute = cell.compute_dtype(inputs)
+    own = getattr(cell.initialize_carry, "__func__", None) is not RecurrentCell.initialize_carry
+    if isinstance(cell, RecurrentCell) and not own:
+        h = jnp.zeros((*inputs.shape[1:-1], cell.hidden_features), cell.dtype or compute)
+        return _sharded_like(inputs, cell.carry_like(h))
     carry = _sharded_like(inputs, cell.initialize_carry(inputs.shape[1:], rngs))
     if cell.dtype is not None:
         return carry
-    compute = cell.compute_dtype(inputs)
     if isinstance(cell, LinearRecurrentCell):
         return jax.tree.map(lambda a: cast(a, cell.state_dtype(compute)), carry)
-    return jax.tree.map(lambda a, part: cast(a, part.dtype), carry, cell.carry_like(jnp.zeros((0,), compute)))
+    parts = cell.carry_like(jnp.zeros((0,), compute))
+    if jax.tree.structure(parts) != jax.tree.structure(carry):
+        # The cell has its own initialize_carry, as Flax's cells do, and no carry_like: its dtypes are its choice.
+        return jax.tree.map(lambda a: cast(a, jnp.promote_types(a.dtype, compute)), carry)
+    return jax.tree.map(lambda a, part: cast(a, part.dtype), carry, parts)
 
 
 def _sharded_like(inputs: Array, carry: Carry, num_feature_axes: int = 1) -> Carry:

@@ -66,7 +66,8 @@ class StackedRNN(nnx.Module):
         dropout off, and ``model.train()`` turns them on again, as everywhere in Flax.
       zoneout: the probability that a unit keeps its value from the step before, drawn anew at every step (Krueger
         et al. 2017, arXiv:1606.01305); a number, or one for every part of the carry, ``(c, h)`` for an LSTM. After
-        ``model.eval()`` the state is the mean of both values.
+        ``model.eval()`` the state is the mean of both values. Outputs that are the hidden state have it too; what
+        else a cell returns, its equations compute from the new state before units keep their values.
       skip_connections: add the inputs of every layer but the lowest to its outputs.
       return_sequences: return the outputs of all steps, ``[*batch, time, hidden]``; False returns only the one
         computed last, ``[*batch, hidden]`` (the last within ``seq_lengths``; zeros for length 0).
@@ -215,7 +216,7 @@ class StackedRNN(nnx.Module):
         for layer in range(self.num_layers):
             first, reset = first_carries[layer], reset_carries[layer]
             with errors_of(f"layer {layer}"):
-                carry, outputs, last = self._run_layer(layer, sequence, first, reset, options)
+                carry, outputs, last, width = self._run_layer(layer, sequence, first, reset, options)
                 if layer < self.num_layers - 1 and not isinstance(outputs, Array):
                     raise ValueError(
                         f"merge returned a {type(outputs).__name__}, but layer {layer + 1} reads one array"
@@ -223,7 +224,7 @@ class StackedRNN(nnx.Module):
             if self.skip_connections and layer > 0:
                 check_skip_connection(layer, sequence.shape, outputs.shape)
                 outputs = outputs + sequence
-                last = last + self._last_read(layer, sequence, seq_lengths)
+                last = last + self._last_read(width, sequence, seq_lengths)
             if self.dropout is not None and layer < self.num_layers - 1:
                 outputs = self.dropout(outputs)
             carries.append(carry)
@@ -238,8 +239,11 @@ class StackedRNN(nnx.Module):
 
     def _run_layer(
         self, layer: int, sequence: Array, initial_carry: Any, reset_carry: Any, options: dict[str, Any]
-    ) -> tuple[Carry, Array, Array]:
-        """Run a layer over ``sequence [time, *batch, features]``. Returns carry, outputs, and the last output."""
+    ) -> tuple[Carry, Array, Array, int]:
+        """Run a layer over ``sequence [time, *batch, features]``.
+
+        Returns carry, outputs, the last output, and how many of its features are of the forward direction.
+        """
         for cell in [self.cells[layer], *self.backward_cells[layer : layer + 1]]:
             reads: Any = getattr(cell, "in_features", None) if is_known(cell) else None
             if reads not in (None, sequence.shape[-1]):
@@ -263,7 +267,8 @@ class StackedRNN(nnx.Module):
             return carry, outputs, self._last(outputs, lengths, reverse)
 
         if not self.bidirectional:
-            return run(self.cells[layer], initial_carry, reset_carry, self.reverse)
+            carry, outputs, last = run(self.cells[layer], initial_carry, reset_carry, self.reverse)
+            return carry, outputs, last, last.shape[-1]
         forward_carry, backward_carry = pair_of_carries(initial_carry)
         forward_reset, backward_reset = pair_of_reset_carries(reset_carry)
         carry, outputs, last = run(self.cells[layer], forward_carry, forward_reset, False)
@@ -275,7 +280,7 @@ class StackedRNN(nnx.Module):
             outputs = jnp.moveaxis(merge(outputs, back_outputs), batch_axes, 0)
         else:
             outputs = merge(outputs, back_outputs)
-        return (carry, back_carry), outputs, merge(last, back_last)
+        return (carry, back_carry), outputs, merge(last, back_last), last.shape[-1]
 
     def _recurrent_scale(self, cell: Cell, sequence: Array) -> Array | None:
         if self.recurrent_dropout is None or self.recurrent_dropout.deterministic:
@@ -294,12 +299,14 @@ class StackedRNN(nnx.Module):
         last = last.reshape(1, *last.shape, *(1,) * (outputs.ndim - 1 - last.ndim))
         return jnp.take_along_axis(outputs, last, axis=0)[0]
 
-    def _last_read(self, layer: int, sequence: Array, seq_lengths: Array | None) -> Array:
-        """What a layer reads at the step computed last; of two directions, side by side, at that of each."""
+    def _last_read(self, forward: int, sequence: Array, seq_lengths: Array | None) -> Array:
+        """What a layer reads at the step computed last; of two directions, side by side, at that of each.
+
+        ``forward`` is how many features of its output are of the forward direction.
+        """
         last = self._last(sequence, seq_lengths, self.reverse)
         if self.merge_fn is not concatenate_features or not self.bidirectional:
             return last
-        forward = getattr(self.cells[layer], "hidden_features", last.shape[-1] // 2)
         back = self._last(sequence, seq_lengths, True)
         return jnp.concatenate([last[..., :forward], back[..., forward:]], axis=-1)
 

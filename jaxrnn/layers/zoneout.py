@@ -1,5 +1,6 @@
 """Zoneout as an option of layers."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from jax import Array
 
 from jaxrnn import checks
 from jaxrnn.cells import RecurrentCell, SLSTMCell
+from jaxrnn.cells.base import shapes_of_carry
 from jaxrnn.checks import Cell
 from jaxrnn.ops.step import Carry
 
@@ -38,8 +40,16 @@ class Zoneout(nnx.Module):
         """Raise a ValueError if the rates do not fit this cell."""
         carry = None
         if isinstance(cell, RecurrentCell):
-            carry = jax.eval_shape(lambda: cell.initialize_carry((1, cell.in_features)))
-        self.rates_of(cell, carry)
+            carry = shapes_of_carry(cell, (1, cell.in_features))
+        rates, leaves = self.rates_of(cell, carry), jax.tree.leaves(carry)
+        widths = [math.prod(leaf.shape[1:]) for leaf in leaves]
+        wrong = [number for number, rate in enumerate(rates) if rate > 0 and widths[number] != widths[-1]]
+        if wrong:
+            raise ValueError(
+                f"zoneout={self.rates}: part {wrong[0]} of the carry of {checks.shown(cell)} has "
+                f"{widths[wrong[0]]} units, and not {widths[-1]} as its last part, the hidden state: give one "
+                "rate for every part, and 0 for this one"
+            )
 
     def rates_of(self, cell: Cell, carry: Carry) -> tuple[float, ...]:
         """One rate for every part of the cell's carry, or a ValueError."""

@@ -11,7 +11,7 @@ from jaxrnn import checks, ops
 from jaxrnn.cells import SLSTMCell
 from jaxrnn.cells.initializers import glorot_uniform
 from jaxrnn.ops import SLSTMCarry, slstm_pointwise
-from jaxrnn.ops.dispatch import checked_lengths
+from jaxrnn.ops.masks import checked_lengths
 from jaxrnn.ops.step import accumulation_dtype
 from jaxrnn.signature import InitSignature
 

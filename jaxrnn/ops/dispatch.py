@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 from jax.core import Tracer
 
 from jaxrnn import checks
 from jaxrnn.ops import pallas
+from jaxrnn.ops.masks import checked_lengths, checked_reset_carry, checked_resets, valid_steps, without_padding
 from jaxrnn.ops.native import recurrence as native
 from jaxrnn.ops.reference import reference_recurrence
 from jaxrnn.ops.scan import scan_recurrence
@@ -143,20 +143,38 @@ def recurrence(
     """
     check_name(implementation, IMPLEMENTATIONS)
     _check(recurrent_kernel, recurrent_bias, xw, initial_carry)
-    time, batch = xw.shape[0], xw.shape[1:-1]
-    valid = None if seq_lengths is None else valid_steps(seq_lengths, time, batch)
-    if valid is not None:
-        # A NaN in the padding must not reach a gradient as 0 * NaN.
+    valid = None
+    if seq_lengths is not None:
+        lengths = checked_lengths(seq_lengths, xw.shape[0], xw.shape[1:-1])
+        valid = valid_steps(lengths, xw.shape[0], xw.shape[1:-1])
         if isinstance(xw, Projection):
-            xw = dataclasses.replace(xw, inputs=jnp.where(valid[..., None], xw.inputs, 0))
+            xw = dataclasses.replace(xw, inputs=without_padding(xw.inputs, lengths, valid))
         else:
-            xw = jnp.where(valid[..., None], xw, 0)
-    resets = checked_resets(resets, time, batch, valid)
+            xw = without_padding(xw, lengths, valid)
+    arrays = Recurrence(
+        recurrent_kernel, xw, initial_carry, params, recurrent_bias, recurrent_scale, valid, resets, reset_carry
+    )
+    return run_recurrence(pointwise, arrays, reverse=reverse, unroll=unroll, implementation=implementation)
+
+
+def run_recurrence(
+    pointwise: Pointwise,
+    arrays: Recurrence,
+    *,
+    reverse: bool,
+    unroll: int | None = None,
+    implementation: str | None = None,
+) -> tuple[Carry, Array]:
+    """:func:`recurrence` of arrays whose padding :func:`without_padding` has filled."""
+    check_name(implementation, IMPLEMENTATIONS)
+    recurrent_kernel, xw, initial_carry, params, recurrent_bias, recurrent_scale, valid, *_ = arrays
+    _check(recurrent_kernel, recurrent_bias, xw, initial_carry)
+    resets, reset_carry = checked_resets(arrays.resets, xw.shape[0], xw.shape[1:-1], valid), None
     unroll, reverse = checks.positive_integer_or_none("unroll", unroll), checks.flag("reverse", reverse)
-    if resets is None:
-        reset_carry = None
-    else:
-        reset_carry = initial_carry if reset_carry is None else checked_reset_carry(reset_carry, initial_carry)
+    if resets is not None:
+        reset_carry = initial_carry
+        if arrays.reset_carry is not None:
+            reset_carry = checked_reset_carry(arrays.reset_carry, initial_carry)
     if recurrent_scale is not None:
         recurrent_scale = lax.stop_gradient(_floating(recurrent_scale, recurrent_kernel.dtype))
     if recurrent_bias is not None:
@@ -302,47 +320,3 @@ def _check(
 def _floating(array: Array, dtype: Any) -> Array:
     """The same numbers in a floating dtype: the C++ library would read a mask of bools as floats."""
     return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(dtype)
-
-
-def valid_steps(seq_lengths: Array, time: int, batch: tuple[int, ...]) -> Array:
-    """bool ``[time, *batch]``: which steps lie within each row's length."""
-    lengths = checked_lengths(seq_lengths, time, batch)
-    return jnp.arange(time).reshape(time, *([1] * lengths.ndim)) < lengths[None]
-
-
-def checked_lengths(seq_lengths: Array, time: int, batch: tuple[int, ...]) -> Array:
-    """``seq_lengths`` as int32, or a ValueError; those that are not known yet are clipped to 0..time."""
-    lengths = jnp.asarray(seq_lengths)
-    if lengths.shape != batch or not jnp.issubdtype(lengths.dtype, jnp.integer):
-        raise ValueError(f"seq_lengths must be integers of shape {batch}, not {lengths.dtype} {lengths.shape}")
-    if not isinstance(lengths, Tracer) and lengths.size:
-        known = np.asarray(lengths)  # in NumPy, since within jit even a known array's minimum is not known
-        low, high = int(known.min()), int(known.max())
-        if low < 0 or high > time:
-            raise ValueError(f"seq_lengths must lie in 0..{time} (time), but reach from {low} to {high}")
-    return jnp.clip(lengths.astype(jnp.int32), 0, time)
-
-
-def checked_resets(resets: Array | None, time: int, batch: tuple[int, ...], valid: Array | None) -> Array | None:
-    """``resets`` as an array, or a ValueError; without those in the padding, which freezes the carry."""
-    if resets is None:
-        return None
-    resets = jnp.asarray(resets)
-    if resets.shape != (time, *batch) or resets.dtype != jnp.bool_:
-        raise ValueError(f"resets must be bool of shape {(time, *batch)}, not {resets.dtype} {resets.shape}")
-    return resets if valid is None else resets & valid
-
-
-def checked_reset_carry(reset_carry: Carry, initial_carry: Carry) -> Carry:
-    """``reset_carry`` in the dtypes of ``initial_carry``, or a ValueError if its structure or shapes differ."""
-    expected, found = jax.tree.structure(initial_carry), jax.tree.structure(reset_carry)
-    if expected != found:
-        raise ValueError(f"reset_carry has the structure {found}, but must have that of the carry, {expected}")
-    leaves = zip(jax.tree_util.tree_leaves_with_path(reset_carry), jax.tree.leaves(initial_carry), strict=True)
-    for (path, leaf), like in leaves:
-        if jnp.shape(leaf) != like.shape:
-            raise ValueError(
-                f"reset_carry{jax.tree_util.keystr(path)} has the shape {jnp.shape(leaf)}, but must have that of "
-                f"the carry, {like.shape}"
-            )
-    return jax.tree.map(lambda leaf, like: jnp.asarray(leaf, like.dtype), reset_carry, initial_carry)

@@ -294,14 +294,19 @@ def checked_pointwise(
             f"pointwise must return a carry with the structure of its argument, {expected}, not {found}"
         )
     for old, new in zip(jax.tree.leaves(carry), jax.tree.leaves(new_carry), strict=True):
-        if old.shape != new.shape:
-            raise ValueError(
-                f"pointwise must keep the shapes of the carry, but changed {old.shape} to {new.shape}"
-            )
+        if old.shape != jnp.shape(new):
+            found = f"{new.shape}" if hasattr(new, "shape") else f"a {type(new).__name__}"
+            raise ValueError(f"pointwise must keep the shapes of the carry, but changed {old.shape} to {found}")
     batch = hidden_state(carry).shape[:-1]
     if not isinstance(y, Array) or y.shape[:-1] != batch or y.ndim == 0:
         found = f"an array of shape {y.shape}" if isinstance(y, Array) else f"a {type(y).__name__}"
         raise ValueError(f"pointwise must return an output of shape {(*batch, 'features')}, not {found}")
+    for leaf in jax.tree.leaves(result):
+        if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+            raise ValueError(
+                f"pointwise must return a real carry and output, not {leaf.dtype}: keep real and imaginary "
+                "parts as two parts of the carry"
+            )
     return new_carry, y
 
 

@@ -95,11 +95,22 @@ def test_skip_connections_add_what_a_layer_reads():
         jaxrnn.SimpleRNN(2, (4, 5), skip_connections=True, rngs=nnx.Rngs(0))(X)
 
 
+class HalfShown(jaxrnn.RecurrentCell):
+    """A cell with outputs of half the width of its hidden state."""
+
+    def pointwise(self, carry, xw, rh):
+        h = jnp.tanh(xw[0] + rh[0])
+        return h, h[..., : self.hidden_features // 2]
+
+
+@pytest.mark.parametrize(("kind", "hidden"), [(jaxrnn.GRUCell, 2), (HalfShown, 4)])
 @pytest.mark.parametrize("lengths", [None, (0, 3, 5)])
-def test_with_skip_connections_the_last_output_of_both_directions_is_what_each_computed_last(lengths):
+def test_with_skip_connections_the_last_output_of_both_directions_is_what_each_computed_last(
+    lengths, kind, hidden
+):
     def stack(return_sequences):
         rngs = nnx.Rngs(0)
-        cells, back = ([jaxrnn.GRUCell(2, 2, rngs=rngs), jaxrnn.GRUCell(4, 2, rngs=rngs)] for _ in range(2))
+        cells, back = ([kind(2, hidden, rngs=rngs), kind(4, hidden, rngs=rngs)] for _ in range(2))
         options: Any = {"backward_cells": back, "skip_connections": True}
         return jaxrnn.StackedRNN(cells, return_sequences=return_sequences, **options)
 

@@ -207,6 +207,25 @@ def test_what_came_out_never_changes_and_any_carry_can_be_returned_to():
         carry.h[0, 0] = 1
 
 
+class CarryInADict(jaxrnn.RecurrentCell):
+    def carry_like(self, h):
+        return {"c": h, "h": h}
+
+    def pointwise(self, carry, xw, rh):
+        h = jnp.tanh(xw[0] + rh[0] + carry["c"])
+        return {"c": carry["c"] / 2 + h, "h": h}, h
+
+
+@needs_library
+def test_what_is_written_into_a_carry_is_read():
+    cell = CarryInADict(3, 4, rngs=nnx.Rngs(0))
+    step, carry = streaming_step(cell, X[:, 0], implementation="native")
+    carry, _ = step(carry, X[:, 0])
+    zeros = np.zeros((2, 4), np.float32)
+    carry["c"] = carry["h"] = zeros
+    np.testing.assert_array_equal(step(carry, X[:, 1])[1], step({"c": zeros, "h": zeros}, X[:, 1])[1])
+
+
 @needs_library
 def test_threads_share_a_step():
     step, first = streaming_step(jaxrnn.GRUCell(3, 64, rngs=nnx.Rngs(0)), X[:, 0])

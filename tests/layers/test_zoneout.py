@@ -68,7 +68,57 @@ def test_gradients_of_training_equal_those_of_the_loop(implementation):
         np.testing.assert_allclose(found[name], gradient, atol=1e-5, err_msg=name)
 
 
+class OwnLSTM(jaxrnn.RecurrentCell):
+    """The LSTM, as a user would write it. What ``factor`` multiplies is not the hidden state."""
+
+    num_gates = 4
+    factor: Any = None
+
+    def carry_like(self, h):
+        return jaxrnn.LSTMCarry(h, h)
+
+    def pointwise(self, carry, xw, rh):
+        i, f, g, o = (x + r for x, r in zip(xw, rh))
+        c = jax.nn.sigmoid(f) * carry.c + jax.nn.sigmoid(i) * jnp.tanh(g)
+        h = jax.nn.sigmoid(o) * jnp.tanh(c)
+        return jaxrnn.LSTMCarry(c, h), h if self.factor is None else self.factor * h
+
+
+class Doubled(OwnLSTM):
+    factor = 2
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("implementation", [None, "scan"])
+def test_the_output_of_an_own_cell_has_zoneout_where_it_is_the_hidden_state(training, implementation):
+    def run(kind):
+        options: Any = dict(zoneout=(0.5, 0.9), return_carry=True, implementation=implementation)
+        stack = jaxrnn.StackedRNN([kind(3, 8, use_bias=False, rngs=nnx.Rngs(0))], **options, rngs=nnx.Rngs(1))
+        stack.train() if training else stack.eval()
+        return stack(X)
+
+    expected = run(jaxrnn.LSTMCell)
+    assert_same(run(OwnLSTM), expected)
+    (carry,), outputs = run(Doubled)
+    assert_same(carry, expected[0][0])
+    assert not np.allclose(outputs, 2 * expected[1])  # the equations say what it is, from the new c
+
+
+class Wide(jaxrnn.RecurrentCell):
+    def initialize_carry(self, input_shape, rngs=None, carry_init=None):
+        batch = input_shape[:-1]
+        return jnp.zeros((*batch, 2)), jnp.zeros((*batch, self.hidden_features))
+
+    def pointwise(self, carry, xw, rh):
+        h = jnp.tanh(xw[0] + rh[0])
+        return (carry[0] + h[..., :2], h), h
+
+
 def test_what_cannot_have_zoneout_says_so():
+    wide = Wide(3, 8, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"part 0 of the carry of a Wide has 2 units, and not 8"):
+        jaxrnn.StackedRNN([wide], zoneout=0.5, rngs=nnx.Rngs(0))
+    jaxrnn.StackedRNN([wide], zoneout=(0, 0.5), rngs=nnx.Rngs(0))(X)
     with pytest.raises(ValueError, match=r"zoneout must be a number of at least 0 and below 1, not 1\.5"):
         layers(1.5)
     with pytest.raises(ValueError, match=r"has 3 rates, but the carry of a LSTMCell has 2 parts"):

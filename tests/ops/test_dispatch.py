@@ -105,6 +105,9 @@ def test_unroll_is_any_integer():
             "pointwise must return a carry with the structure",
         ),
         (lambda params, carry, xw, rh: (carry[..., :1], carry), r"changed \(2, 3\) to \(2, 1\)"),
+        (lambda params, carry, xw, rh: (0.0, carry), r"changed \(2, 3\) to a float"),
+        (lambda params, carry, xw, rh: (carry * 1j, carry), "must return a real carry and output, not complex64"),
+        (lambda params, carry, xw, rh: (carry, carry * 1j), "must return a real carry and output, not complex64"),
     ],
 )
 def test_a_pointwise_function_that_changes_its_carry_is_refused(pointwise, message, implementation):
@@ -131,6 +134,19 @@ def test_recurrent_scale_gets_no_gradient_and_leaves_the_others_theirs(name, mon
     np.testing.assert_array_equal(dscale, jnp.zeros_like(scale))
     expected = jax.grad(lambda kernel: loss(kernel * 0.5, jnp.ones_like(scale)))(unit)
     np.testing.assert_allclose(dkernel, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+def test_a_parameter_may_be_a_python_number(platform):
+    def scaled(params, carry, xw, rh):
+        h = jnp.tanh(params * xw[0] + rh[0])
+        return h, h
+
+    h, xw, kernel = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in [(2, 16), (5, 2, 16), (16, 16)])
+    number, array = (
+        explain(scaled, kernel, xw, h, params=params, platform=platform) for params in (0.5, jnp.asarray(0.5))
+    )
+    assert number == array
 
 
 def test_none_picks_an_implementation_by_itself():

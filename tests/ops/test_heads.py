@@ -103,6 +103,22 @@ def test_heads_equal_the_block_diagonal_kernel(name, implementation):
     assert_close(found, (results, gradients))
 
 
+@pytest.mark.parametrize("name", ["pallas_triton", "pallas_mosaic_tpu"])
+def test_heads_of_one_unit_may_share_a_parameter_also_of_a_weak_type(name):
+    def scaled(params, carry, xw, rh):
+        h = jnp.tanh(xw[0] + params * rh[0])
+        return h, h
+
+    def total(arguments, implementation):
+        kernel, scale = arguments
+        arrays = kernel, jnp.full((4, 2, 3), 0.5), jnp.full((2, 3), 0.1)
+        return recurrence(scaled, *arrays, params=scale, implementation=implementation)[1].sum()
+
+    arguments = jnp.linspace(0.1, 0.5, 3).reshape(3, 1, 1), jnp.asarray(0.7)
+    found, expected = (jax.grad(total)(arguments, implementation) for implementation in (name, "scan"))
+    assert_close(found, expected)
+
+
 @pytest.mark.parametrize("implementation", ["scan", "native"])
 def test_of_an_empty_batch_the_gradients_are_zero(implementation):
     if implementation == "native" and library.why_not_loaded() is not None:

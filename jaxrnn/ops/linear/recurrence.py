@@ -12,15 +12,14 @@ from jaxrnn import checks
 from jaxrnn.ops.dispatch import (
     Choice,
     check_name,
-    checked_lengths,
     checked_platform,
-    checked_resets,
     choose,
     exported_programs,
     platform_of,
 )
 from jaxrnn.ops.linear import kernel, loops, native
 from jaxrnn.ops.linear.arrays import LinearArrays, spread_alike
+from jaxrnn.ops.masks import checked_lengths, checked_resets
 from jaxrnn.ops.step import accumulation_dtype, cast
 
 

@@ -62,7 +62,10 @@ class NativeStep:
         self._inputs = np.empty(self._shape, self._dtype)
         self._carry = np.empty((self._parts, *self._carry_shape), self._dtype)  # one that no step returned
         self._inputs_at, self._carry_at = self._inputs.ctypes.data, self._carry.ctypes.data
-        self._last: Any = None  # the carry that the last step returned, and its address
+        # The carry that the last step returned, and its address. Only tuples stay as they were returned: somebody
+        # may have written into a dict or a list.
+        self._lasting = _of_tuples(self._treedef)
+        self._last: Any = self
         self._last_at = 0
         # A built-in cell's output is its hidden state. That of a program comes after the carry.
         self._output_apart = pointwise not in CELLS
@@ -118,7 +121,8 @@ class NativeStep:
             results = self._block[number]
             parts = [results[part] for part in range(self._parts)]
             carry = self._make_carry(parts)
-            self._last, self._last_at = carry, new_at
+            if self._lasting:
+                self._last, self._last_at = carry, new_at
             return carry, results[self._parts] if self._output_apart else parts[-1]
 
     def _begin_block(self) -> None:
@@ -139,3 +143,9 @@ class NativeStep:
         for place, leaf in zip(self._carry, leaves, strict=True):
             np.copyto(place, leaf, "same_kind")
         return self._carry_at
+
+
+def _of_tuples(treedef: Any) -> bool:
+    """Whether a pytree is an array, or made of tuples and arrays alone."""
+    node = treedef.node_data()
+    return node is None or (issubclass(node[0], tuple) and all(map(_of_tuples, treedef.children())))

@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxrnn.ops.step import Carry, Pointwise, Recurrence, units_of
+from jaxrnn.ops.step import Carry, Pointwise, Recurrence, dtype_of, units_of
 
 if TYPE_CHECKING:
     from jaxrnn.ops.pallas.recurrence import Device
@@ -71,12 +71,11 @@ def not_a_tile(pointwise: Pointwise, a: Recurrence, lacks: frozenset[str] = froz
         if leaf.shape[-1] != hidden:
             return f"a part of the carry has {leaf.shape[-1]} columns, not those of h: {hidden}"
     for leaf in jax.tree.leaves(a.params):
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            return f"a parameter of the pointwise function is {leaf.dtype}, not floating"
-        if leaf.shape not in ((), (1,), (hidden,), (1, hidden)):
-            return (
-                f"a parameter of the pointwise function is {leaf.shape}, neither a number nor one for every unit"
-            )
+        dtype, shape = dtype_of(leaf), jnp.shape(leaf)
+        if not jnp.issubdtype(dtype, jnp.floating):
+            return f"a parameter of the pointwise function is {dtype}, not floating"
+        if shape not in ((), (1,), (hidden,), (1, hidden)):
+            return f"a parameter of the pointwise function is {shape}, neither a number nor one for every unit"
     return not_elementwise(Cell.of(pointwise, a), lacks)
 
 

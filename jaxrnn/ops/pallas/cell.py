@@ -18,6 +18,7 @@ from jaxrnn.ops.step import (
     Recurrence,
     accumulation_dtype,
     checked_pointwise,
+    dtype_of,
     hidden_state,
     recurrent_gates_of,
 )
@@ -125,7 +126,7 @@ class Cell:
     @staticmethod
     def of(pointwise: Pointwise, a: Recurrence) -> "Cell":
         def dtypes(tree):
-            return tuple(jnp.dtype(leaf.dtype) for leaf in jax.tree.leaves(tree))
+            return tuple(jnp.dtype(dtype_of(leaf)) for leaf in jax.tree.leaves(tree))
 
         return Cell(
             pointwise,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import jax
 
-from jaxrnn.ops.step import Recurrence
+from jaxrnn.ops.step import Recurrence, dtype_of
 
 
 def too_large(a: Recurrence, padded: Callable[[int], int], limit: int, where: str) -> str | None:
@@ -46,8 +46,8 @@ def other_dtype(a: Recurrence, dtypes: tuple[str, ...], where: str) -> str | Non
     }
     for name, tree in named.items():
         for leaf in jax.tree.leaves(tree):
-            if leaf.dtype.name not in dtypes:
-                return f"{name} is {leaf.dtype}, but {where} runs {', '.join(dtypes)}"
+            if dtype_of(leaf).name not in dtypes:
+                return f"{name} is {dtype_of(leaf)}, but {where} runs {', '.join(dtypes)}"
     return None
 
 

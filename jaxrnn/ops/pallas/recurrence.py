@@ -60,7 +60,9 @@ def pallas_recurrence(
     device: Device, pointwise: Pointwise, arrays: Recurrence, *, reverse: bool, interpret: Any = False
 ) -> tuple[Carry, Array]:
     """The recurrence on a device; ``interpret`` runs its kernels on any other, for tests, as Pallas defines it."""
-    a = arrays
+    # JAX gives the pullback of a step its arrays in another order where an argument has a weak type, as
+    # jnp.asarray(0.5) has. The kernels need the order of their plan, which was made without.
+    a = jax.tree.map(lambda leaf: leaf.astype(leaf.dtype), arrays)
     batch = a.xw.shape[1:-1]
     if not a.xw.size:
         return a.initial_carry, jnp.zeros((*a.xw.shape[:-1], units_of(a.recurrent_kernel)), a.xw.dtype)
@@ -301,7 +303,5 @@ def _params_gradients(dparams: list[Array], params: Any, heads: int, shape: tupl
     found = []
     for d, leaf in zip(dparams, leaves, strict=True):
         summed = d[:batch, :hidden].reshape(heads, -1, hidden).sum(1)
-        found.append(
-            cast(summed.sum() if leaf.size == 1 and hidden > 1 else summed, leaf.dtype).reshape(leaf.shape)
-        )
+        found.append(cast(summed.sum() if leaf.size == 1 else summed, leaf.dtype).reshape(leaf.shape))
     return jax.tree.unflatten(structure, found)
