@@ -181,4 +181,5 @@ def checked_starts(starts: Any, axes: int, features: Array, targets: Array, wind
             f"windows of {window} steps that start at {least} to {most} do not fit into the series: features have "
             f"{len(features)} steps, targets {len(targets)}"
         )
-    return jnp.asarray(starts)
+    # A step of the series may not fit into a small dtype, even if the first step of every window does.
+    return jnp.asarray(starts, jnp.int32 if known.dtype.itemsize < 4 else None)
