@@ -20,6 +20,7 @@ from jaxrnn.training.progress import epoch_progress
 from jaxrnn.training.run import Run
 from jaxrnn.training.state import StepMetrics, TrainState
 from jaxrnn.training.stepped import Epoch, SteppedEpoch
+from jaxrnn.training.together import join
 
 _OWN = {"epoch", "loss", "grad_norm", "skipped", "seconds"}
 """What every row of the history has, whatever ``evaluate`` returns."""
@@ -51,9 +52,12 @@ def fit(
     earlier checkpoints stay intact.
 
     After SIGTERM, SIGHUP or Ctrl-C, the running steps finish (about half a second of them), the state is saved,
-    also in the middle of an epoch, and the function returns. A second Ctrl-C stops at once. Under
-    ``jax.distributed`` every process calls this with its own share of the devices in the mesh; a signal to one
-    stops all of them after the same step, and the main process saves.
+    also in the middle of an epoch, and the function returns. A second Ctrl-C stops at once.
+
+    Under ``jax.distributed`` every process calls this with the same arguments: a mesh of the devices of all
+    processes, and the whole data, of which each process trains on its own rows. They begin with the state of the
+    main process, which saves; ``checkpoints`` of the others are not used. A signal to one stops all of them after
+    the same step.
 
     Steps whose loss or gradient is not finite are skipped (see :func:`jaxrnn.training.train_step`). The history
     counts them, and the first epoch that has any gives a warning.
@@ -78,7 +82,9 @@ def fit(
         minute.
       max_skipped: after this many skipped steps in a row, the run has diverged and stops. They are counted at the
         end of each call, which runs steps for about half a second.
-      mesh: a mesh of one axis, over whose devices every batch is spread.
+      mesh: a mesh of one axis, over whose devices every batch is spread. With several processes it holds the
+        devices of all, such as ``jax.sharding.Mesh(jax.devices(), ("batch",))``. If there is none, each process
+        trains the same model, with a warning.
 
     Returns:
       The same run, after training. ``best_params`` holds the best epoch's parameters and ``stopped`` says why it
@@ -87,7 +93,8 @@ def fit(
     Raises:
       ValueError: ``run`` is no :class:`Run`, a number is out of range, ``evaluate`` does not return ``monitor``,
         or returns a name of the history's own, ``monitor`` is neither of the training nor evaluated, or a mesh is
-        given for a function that cannot be spread over it.
+        given for a function that cannot be spread over it; or processes that train together have different
+        arguments, data or shapes, which the message names.
       CheckpointError: ``checkpoints`` holds higher steps of an earlier run.
 
     The docstring of :mod:`jaxrnn.training` has examples.
@@ -117,8 +124,9 @@ def fit(
                 "make_streamed_epoch"
             )
         train_epoch = stepped = stepped.over(mesh)
-    if isinstance(checkpoints, Checkpoints):
-        processes.on_main(partial(checkpoints.require_newest, _number(run, stepped)))
+    same = {"epochs": epochs, "monitor": monitor, "max_skipped": max_skipped, "save_every_steps": save_every_steps}
+    join(run, stepped, same, saves=checkpoints is not None)
+    processes.on_main(partial(_require_newest, checkpoints, run, stepped))
     run.stopped, run.save_error = None, None
     pace = _Pace(run, save_every, save_every_steps)
     main = processes.is_main()
@@ -231,6 +239,11 @@ def _row(
 
 def _save(run: Run, saver: BackgroundSaver, stepped: SteppedEpoch | None) -> None:
     saver.save(_number(run, stepped), run.arrays, run.record)
+
+
+def _require_newest(checkpoints: Saves | None, run: Run, stepped: SteppedEpoch | None) -> None:
+    if isinstance(checkpoints, Checkpoints):
+        checkpoints.require_newest(_number(run, stepped))
 
 
 def _number(run: Run, stepped: SteppedEpoch | None) -> int:
