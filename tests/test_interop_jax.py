@@ -154,6 +154,21 @@ def test_a_gru_with_a_bias_of_the_candidate_only_is_one_with_zeros_for_the_other
     assert_close(step(carry, X[:, 0])[1], many(many.initialize_carry((3, 4)), X[:, 0])[1])
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, np.float16], ids=["bfloat16", "float16"])
+def test_sums_of_biases_in_half_precision_are_not_rounded(dtype):
+    half = np.asarray(np.random.default_rng(0).normal(size=(3, 20)) * 3, dtype)
+    wide = half.astype(np.float32)
+    weights = {"w": np.zeros((9, 20), dtype), "b": half[0]}
+    lstm = jaxrnn.LSTMCell(4, 5, rngs=nnx.Rngs(0))
+    interop.load_haiku_weights(lstm, {"lstm/linear": weights})
+    assert lstm.bias is not None
+    i, g, f, o = np.split(wide[0], 4)
+    np.testing.assert_array_equal(lstm.bias[...], np.concatenate([i, f + 1, g, o]))
+    state = {"weight_ih_l0": np.zeros((20, 4), dtype), "weight_hh_l0": np.zeros((20, 5), dtype)}
+    interop.load_torch_weights(jaxrnn.RNN(lstm), state | {"bias_ih_l0": half[1], "bias_hh_l0": half[2]})
+    np.testing.assert_array_equal(lstm.bias[...], wide[1] + wide[2])
+
+
 LSTM = {"lstm/linear": {"w": np.ones((9, 20)), "b": np.ones(20)}}
 GRU = SimpleNamespace(weight_ih=np.ones((15, 4)), weight_hh=np.ones((15, 5)), bias=np.ones(15), bias_n=np.ones(5))
 

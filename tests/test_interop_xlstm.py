@@ -75,6 +75,22 @@ def test_outputs_and_gradients_equal_the_vanilla_backend_of_xlstm():
         np.testing.assert_allclose(ours_found, of_torch, atol=1e-5 * scale, err_msg=name)
 
 
+def test_a_cell_in_float64_gets_every_bit_of_the_weights_of_the_gates():
+    random = np.random.default_rng(0)
+    state = {f"{name}gate.weight": random.normal(size=(2, 4, 4)) for name in "fizo"}
+    state |= {
+        "slstm_cell._recurrent_kernel_": random.normal(size=(2, 16, 4)),
+        "slstm_cell._bias_": random.normal(size=32),
+    }
+    with jax.enable_x64(True):
+        ours = cell(param_dtype=jnp.float64)
+        load_xlstm_weights(ours, state)
+        kernel = np.asarray(ours.kernel[...]).reshape(2, 4, 4, 2, 4)  # [heads, in, gates, heads, out]
+    for number, name in enumerate("fizo"):
+        for head in range(2):
+            np.testing.assert_array_equal(kernel[head, :, number, head], state[f"{name}gate.weight"][head].T)
+
+
 def test_a_state_that_does_not_fit_is_refused_with_what_is_wrong():
     good = {"_recurrent_kernel_": np.zeros((2, 16, 4)), "_bias_": np.zeros(32)}
     with pytest.raises(ValueError, match=r"_bias_ has shape \(31,\), but the cell needs \(32,\)"):

@@ -113,7 +113,42 @@ def test_a_temperature_near_zero_takes_the_likeliest():
             np.testing.assert_array_equal(drawn, [1, 0])
 
 
-@pytest.mark.parametrize("options", [{"top_p": 0.0}, {"top_k": 0}, {"top_k": 2.5}, {"temperature": -1.0}])
+def test_logits_of_bfloat16_and_of_jax_are_drawn_like_those_of_numpy():
+    logits = (np.arange(40).reshape(4, 10) % 7 / 2).astype(np.float32)
+    wanted = sample_tokens(logits, np.random.default_rng(0), top_p=0.9)
+    for same in (jnp.asarray(logits), jnp.asarray(logits, jnp.bfloat16), np.asarray(logits, jnp.bfloat16)):
+        np.testing.assert_array_equal(sample_tokens(same, np.random.default_rng(0), top_p=0.9), wanted)
+
+
+@pytest.mark.parametrize("temperature", [0, 1.0])
+@pytest.mark.parametrize("row", [[np.nan, 0.0, 1.0], [-np.inf, -np.inf, -np.inf]], ids=["nan", "no token"])
+def test_no_token_is_drawn_from_logits_that_are_not_finite(row, temperature):
+    with pytest.raises(ValueError, match=r"the highest logit of row 1 is (nan|-inf), so no token can be drawn"):
+        sample_tokens(np.array([[0.0, 1.0, 2.0], row]), np.random.default_rng(0), temperature=temperature)
+    made = model()
+    made.embedding.embedding[...] = jnp.full_like(made.embedding.embedding[...], jnp.nan)
+    with pytest.raises(ValueError, match="the highest logit of row 0 is nan"):
+        generate(made, TOKENS, 2, temperature=temperature)
+
+
+def test_an_infinite_logit_is_the_likeliest():
+    logits, random = np.array([[0.0, np.inf, 2.0]]), np.random.default_rng(0)
+    assert sample_tokens(logits, random, temperature=0).tolist() == [1]
+    with pytest.raises(ValueError, match="the highest logit of row 0 is inf"):
+        sample_tokens(logits, random)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"top_p": 0.0},
+        {"top_p": "0.9"},
+        {"top_k": 0},
+        {"top_k": 2.5},
+        {"temperature": -1.0},
+        {"temperature": None},
+    ],
+)
 def test_draws_that_make_no_sense_are_refused(options):
     (name,) = options
     with pytest.raises(ValueError, match=f"{name} must be"):

@@ -97,7 +97,8 @@ def numbers(name: str, array: Any) -> np.ndarray:
     found = np.asarray(array)
     if not any(jnp.issubdtype(found.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):
         raise ValueError(f"{name} must be an array of real numbers, not {checks.shown(array)}")
-    return found
+    # What a loader computes with the numbers, such as a sum of biases, is not to be rounded to half precision.
+    return found.astype(np.float32) if jnp.issubdtype(found.dtype, jnp.floating) and found.itemsize < 4 else found
 
 
 def checked(name: str, array: Any, shape: tuple[int, ...]) -> np.ndarray:

@@ -97,7 +97,8 @@ def _of_cell(cell: SLSTMCell, weights: _Weights) -> list[tuple[Any, np.ndarray]]
     if prefix:
         if cell.in_features != hidden:
             raise ValueError(f"an sLSTMLayer has as many inputs as units, but {cell.in_features=}, {hidden=}")
-        kernel, gates = np.zeros((heads, units, 4, heads, units), np.float32), weights.gates("", heads, units)
+        gates = weights.gates("", heads, units)
+        kernel = np.zeros((heads, units, 4, heads, units), gates.dtype)
         for head in range(heads):
             kernel[head, :, :, head] = np.swapaxes(gates[:, head], 0, 1)
         found.append((cell.kernel, kernel.reshape(hidden, 4 * hidden)))

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from flax import nnx
+from jax import Array
 
 from jaxrnn import checks
 from jaxrnn.layers.streams import Streams
@@ -48,7 +49,7 @@ def generate(
       int32 ``[batch, length]``, without the prompts.
 
     Raises:
-      ValueError: an argument is invalid, or a token is not of the vocabulary.
+      ValueError: an argument is invalid, a token is not of the vocabulary, or the model's logits are not finite.
 
     >>> from flax import nnx
     >>> model = LanguageModel(50, 16, rngs=nnx.Rngs(0))
@@ -86,7 +87,7 @@ def _head_of(model: LanguageModel, embedding: np.ndarray) -> Callable[[Any], np.
 
 
 def sample_tokens(
-    logits: np.ndarray,
+    logits: np.ndarray | Array,
     rng: np.random.Generator,
     *,
     temperature: float = 1.0,
@@ -99,7 +100,7 @@ def sample_tokens(
       int64 ``[batch]``.
 
     Raises:
-      ValueError: an argument is invalid; the message shows its value.
+      ValueError: an argument is invalid, or the highest logit of a row is not finite; the message shows its value.
 
     >>> logits = np.log([[0.5, 0.3, 0.2]] * 1000)
     >>> drawn = sample_tokens(logits, np.random.default_rng(0), top_p=0.6)
@@ -107,9 +108,21 @@ def sample_tokens(
     [604, 396]
     """
     _check_draws(temperature, top_k, top_p)
-    differences = logits - logits.max(axis=1, keepdims=True)
-    if np.asarray(temperature, np.result_type(differences, np.float16)) == 0:  # also if it is rounded to 0
+    logits = np.asarray(logits)
+    if logits.dtype.kind == "V":  # bfloat16 and the like, which NumPy cannot combine with its own types
+        logits = logits.astype(np.float32)
+    greedy = np.asarray(temperature, np.result_type(logits, np.float16)) == 0  # also if it is rounded to 0
+    highest = logits.max(axis=1, keepdims=True)
+    wrong = ~np.isfinite(highest) & ~(greedy & (highest == np.inf))
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise ValueError(
+            f"the highest logit of row {row} is {highest[row, 0]}, so no token can be drawn: it must be finite. "
+            f"Look for values that are not finite in the weights of the model, which its training may have left"
+        )
+    if greedy:
         return logits.argmax(axis=1)
+    differences = logits - highest
     with np.errstate(over="ignore"):  # a weight of exp(-inf) is 0, as it should be
         scaled = differences / temperature
     if top_k is not None and top_k < scaled.shape[1]:
@@ -161,9 +174,17 @@ def _checked_excluded(exclude: Sequence[int], vocabulary_size: int) -> list[int]
 
 
 def _check_draws(temperature: Any, top_k: Any, top_p: Any) -> None:
-    if not 0 <= temperature < float("inf"):
+    if not _holds(lambda: 0 <= temperature < float("inf")):
         raise ValueError(f"temperature must be a finite number of at least 0, not {temperature!r}")
     if top_k is not None:
         checks.positive_integer("top_k", top_k)
-    if top_p is not None and not 0 < top_p <= 1:
+    if top_p is not None and not _holds(lambda: 0 < top_p <= 1):
         raise ValueError(f"top_p must be above 0 and at most 1, not {top_p!r}")
+
+
+def _holds(condition: Callable[[], Any]) -> bool:
+    """Whether a value is in its range; what cannot be compared with numbers, such as text or None, is not."""
+    try:
+        return bool(condition())
+    except (TypeError, ValueError):
+        return False

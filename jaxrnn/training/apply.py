@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -67,12 +67,29 @@ class _Random:
         return jax.tree.unflatten(self.treedef, leaves)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _ModelApply:
+    """It is equal for equal models, so that their trainings share compiled programs.
+
+    A model with a plain attribute that can change, such as a list, has no hash: its function is equal only to
+    itself, because a program that was compiled for an earlier content of the list must not be used again.
+    """
+
     graphdef: Any
     model_type: type
     takes_carry: bool
     random: _Random | None = None
+
+    def __hash__(self) -> int:
+        try:
+            return hash((self.graphdef, self.model_type, self.takes_carry, self.random))
+        except TypeError:
+            return id(self)
+
+    def __eq__(self, other: Any) -> bool:
+        if not isinstance(other, _ModelApply) or hash(self) != hash(other):
+            return False
+        return self is other or all(getattr(self, one.name) == getattr(other, one.name) for one in fields(self))
 
     def __call__(self, params: Any, inputs: Array, carry: Any, *, key: Array | None = None) -> tuple[Any, Array]:
         if self.random is None:
@@ -139,6 +156,11 @@ def held_leaves(params: Any) -> list[bool]:
     return held
 
 
+_NEEDS_VALUES = (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError)
+"""The errors of a function that makes a model and computes with the numbers of its weights, as
+:func:`jaxrnn.export.quantize` does: JAX cannot trace it, so it is called."""
+
+
 def pure_apply(model: Model) -> tuple[Apply, Any]:
     """Split a model into a function of its parameters and the parameters.
 
@@ -184,7 +206,10 @@ def pure_apply(model: Model) -> tuple[Apply, Any]:
         params = parts(model)
     else:  # it is called once, while JAX traces its program; what is no array comes out by the list
         make = _require_maker(model)
-        params = for_one_call(lambda: parts(make()))()
+        try:
+            params = for_one_call(lambda: parts(make()))()
+        except _NEEDS_VALUES:
+            params = parts(make())
     return applies[-1], params
 
 
@@ -214,14 +239,21 @@ def structure(model: Model) -> tuple[Any, Any]:
 
 def _abstract(model: Model) -> nnx.Module:
     """The model, or for a function that makes one, a model of shapes."""
-    return model if isinstance(model, nnx.Module) else nnx.eval_shape(_require_maker(model))
+    if isinstance(model, nnx.Module):
+        return model
+    make = _require_maker(model)
+    try:
+        return nnx.eval_shape(make)
+    except _NEEDS_VALUES:
+        return make()
 
 
 def model_with(model: Model, params: Any) -> Any:
     """Make a new model of the same structure that holds a copy of these parameters.
 
     Args:
-      model: a model, or a function that makes one; the function is only traced, so no initialiser runs.
+      model: a model, or a function that makes one; the function is only traced, so that no initialiser runs,
+        unless it computes with the numbers of the weights.
       params: as :func:`pure_apply` returns them for that model, or with the variables of its ``nnx.Rngs``.
 
     Raises:
@@ -233,7 +265,10 @@ def model_with(model: Model, params: Any) -> Any:
         random = given
     elif jax.tree.leaves(random) and not isinstance(model, nnx.Module):
         make = _require_maker(model)
-        random = for_one_call(lambda: nnx.split(make(), nnx.RngState, ...)[1])()
+        try:
+            random = for_one_call(lambda: nnx.split(make(), nnx.RngState, ...)[1])()
+        except _NEEDS_VALUES:
+            random = nnx.split(make(), nnx.RngState, ...)[1]
     shapes = [
         {jax.tree_util.keystr(path): jnp.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
         for tree in (params, expected)

@@ -118,10 +118,15 @@ def make_bucketed_epoch(
         assert metrics is not None
         return jax.tree.unflatten(treedef, leaves), metrics
 
+    def known() -> dict[str, Any]:
+        steps_of_each = np.array([len(sequence) for sequence in buckets.sequences])
+        values = np.concatenate([np.ravel(sequence) for sequence in buckets.sequences])
+        return {"the lengths of the sequences": steps_of_each, "the sequences": values, "targets": targets}
+
     def make(mesh: Mesh | None) -> SteppedEpoch:
         if mesh is not None:
             raise ValueError("an epoch over buckets runs on one device: leave mesh out")
-        return SteppedEpoch(int(steps), program, None, make)
+        return SteppedEpoch(int(steps), program, None, make, known)
 
     return make(None)
 

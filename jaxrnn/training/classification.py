@@ -52,6 +52,8 @@ def _cross_entropy(label_smoothing: float, class_weights: tuple[float, ...] | No
                 f"targets {targets.dtype} {targets.shape} do not fit logits {logits.shape}: they must be "
                 f"numbers of classes {logits.shape[:-1]}, or probabilities {logits.shape}"
             )
+        if numbers and targets.dtype.itemsize < 4:  # the number of classes may have no place in a small dtype
+            targets = targets.astype(jnp.int32)
         if class_weights is not None and len(class_weights) != classes:
             raise ValueError(f"there are {len(class_weights)} class_weights, but {classes} classes")
         wanted = jax.nn.one_hot(targets, classes, dtype=logits.dtype) if numbers else targets
@@ -128,7 +130,7 @@ def _numbers(name: str, classes: Any, num_classes: int) -> np.ndarray:
     wrong = classes[(classes < 0) | (classes >= num_classes)]
     if wrong.size:
         raise ValueError(f"{name} must be between 0 and {num_classes - 1}, not {wrong[0]}")
-    return classes
+    return classes.astype(np.int64)  # a product of two small integers may not fit into their dtype
 
 
 def _same_length(predicted: np.ndarray, labels: np.ndarray) -> None:

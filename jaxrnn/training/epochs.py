@@ -55,7 +55,8 @@ def make_windowed_epoch(
       mesh: a mesh of one axis, over whose devices each batch's rows are spread. A batch that does not divide is
         filled up with rows of weight zero. The results differ by rounding only. A small recurrence keeps only one
         CPU core busy, so on CPUs make one device per core, before anything else:
-        ``jax.config.update("jax_num_cpu_devices", 2)``.
+        ``jax.config.update("jax_num_cpu_devices", 2)``. With several processes it holds the devices of all, each
+        of which passes all features and targets, and trains on its own rows of each batch.
 
     Returns:
       A compiled function from a train state, which is donated, to the next one and the mean metrics.
@@ -70,6 +71,10 @@ def make_windowed_epoch(
         raise ValueError(f"{batch_size=} must be an integer, at least 1")
     plan = BatchPlan.of(starts.shape[0], batch_size)
     steps = plan.steps
+
+    def known() -> dict[str, Any]:
+        numbers = {"window": int(window), "batch_size": int(batch_size)}
+        return {"features": features, "targets": targets, "starts": starts, **numbers}
 
     def make(mesh: Mesh | None) -> SteppedEpoch:
         axis_name = None if mesh is None else batch_axis(mesh)[1]
@@ -101,13 +106,17 @@ def make_windowed_epoch(
         # The series is an argument of the program, because large constants slow compilation down.
         arrays = (starts, features, targets, jnp.asarray(place), jnp.asarray(weights))
         if mesh is None:
-            return SteppedEpoch(steps, _Ordered(jax.jit(loop, donate_argnums=0), reorder, arrays), mesh, make)
+            return SteppedEpoch(
+                steps, _Ordered(jax.jit(loop, donate_argnums=0), reorder, arrays), mesh, make, known
+            )
         auto, axis = batch_axis(mesh)
         specs = (P(), P(), P(), P(), P(), P(None, axis), P(None, axis))
         # check_vma=False: the engine's custom derivative does not declare which values vary over the mesh.
         loop = jax.shard_map(loop, mesh=auto, in_specs=specs, out_specs=P(), check_vma=False)
         arrays = tuple(put(array, auto, spec) for array, spec in zip(arrays, specs[2:]))
-        return SteppedEpoch(steps, _Ordered(jax.jit(loop, donate_argnums=0), reorder, arrays, auto), mesh, make)
+        return SteppedEpoch(
+            steps, _Ordered(jax.jit(loop, donate_argnums=0), reorder, arrays, auto), mesh, make, known
+        )
 
     return make(mesh)
 
@@ -209,6 +218,10 @@ def make_sequential_epoch(
             f"initial_carry must hold arrays with the {batch} rows of {starts.shape=}, not {initial_carry!r}: "
             f"where no carry is passed on, use make_windowed_epoch"
         )
+
+    def known() -> dict[str, Any]:
+        return {"features": features, "targets": targets, "starts": starts, "window": int(window)}
+
     for path, leaf in jax.tree_util.tree_leaves_with_path(initial_carry):
         if leaf.shape[:1] != (batch,):
             raise ValueError(
@@ -256,7 +269,7 @@ def make_sequential_epoch(
             def program(state: TrainState, stop: int, fresh: bool = True):
                 return run(state, np.int32(stop), *here)
 
-            return SteppedEpoch(steps, program, mesh, make)
+            return SteppedEpoch(steps, program, mesh, make, known)
         auto, axis = batch_axis(mesh)
         whole, spread = P(), P(axis)
         fields: dict[str, Any] = dict.fromkeys(TrainState.__dataclass_fields__, whole)
@@ -277,7 +290,7 @@ def make_sequential_epoch(
         def program(state: TrainState, stop: int, fresh: bool = True):
             return run_spread(put(state, auto), np.int32(stop), first, *shards)
 
-        return SteppedEpoch(steps, program, mesh, make)
+        return SteppedEpoch(steps, program, mesh, make, known)
 
     return make(mesh)
 

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from jaxrnn import checks
@@ -20,6 +21,10 @@ from jaxrnn.training.progress import epoch_progress
 from jaxrnn.training.run import Run
 from jaxrnn.training.state import StepMetrics, TrainState
 from jaxrnn.training.stepped import Epoch, SteppedEpoch
+from jaxrnn.training.together import join
+
+_OF_TRAINING = {"loss", "grad_norm"}
+"""What can be monitored of the training itself."""
 
 _OWN = {"epoch", "loss", "grad_norm", "skipped", "seconds"}
 """What every row of the history has, whatever ``evaluate`` returns."""
@@ -51,9 +56,12 @@ def fit(
     earlier checkpoints stay intact.
 
     After SIGTERM, SIGHUP or Ctrl-C, the running steps finish (about half a second of them), the state is saved,
-    also in the middle of an epoch, and the function returns. A second Ctrl-C stops at once. Under
-    ``jax.distributed`` every process calls this with its own share of the devices in the mesh; a signal to one
-    stops all of them after the same step, and the main process saves.
+    also in the middle of an epoch, and the function returns. A second Ctrl-C stops at once.
+
+    Under ``jax.distributed`` every process calls this with the same arguments: a mesh of the devices of all
+    processes, and the whole data, of which each process trains on its own rows. They begin with the state of the
+    main process, which saves; ``checkpoints`` of the others are not used. A signal to one stops all of them after
+    the same step.
 
     Steps whose loss or gradient is not finite are skipped (see :func:`jaxrnn.training.train_step`). The history
     counts them, and the first epoch that has any gives a warning.
@@ -63,10 +71,11 @@ def fit(
       train_epoch: a function from a train state (which it may donate) to the next state and metrics with ``loss``
         and ``grad_norm``. A :class:`SteppedEpoch`, such as :func:`jaxrnn.training.make_windowed_epoch` makes, can
         be stopped and saved between its steps; any other function only between epochs.
-      evaluate: a function from a train state to a dictionary of validation metrics that contains ``monitor``.
+      evaluate: a function from a train state to a dictionary of validation metrics, one number each.
       epochs: the number of epochs in all, including those of a restored run.
-      monitor: the metric that decides which epoch is best; lower is better. The default is ``valid_loss``, or
-        without ``evaluate`` the training ``loss``.
+      monitor: the metric that decides which epoch is best; lower is better: one that ``evaluate`` returns, or
+        ``loss`` or ``grad_norm`` of the training. The default is ``valid_loss``, or without ``evaluate`` the
+        training ``loss``.
       on_epoch: called after every epoch.
       progress: show a progress bar on standard error, with the losses and the time left.
       checkpoints: where to save: a :class:`jaxrnn.training.CheckpointStore`, or an object with the same ``save``.
@@ -78,7 +87,9 @@ def fit(
         minute.
       max_skipped: after this many skipped steps in a row, the run has diverged and stops. They are counted at the
         end of each call, which runs steps for about half a second.
-      mesh: a mesh of one axis, over whose devices every batch is spread.
+      mesh: a mesh of one axis, over whose devices every batch is spread. With several processes it holds the
+        devices of all, such as ``jax.sharding.Mesh(jax.devices(), ("batch",))``. If there is none, each process
+        trains the same model, with a warning.
 
     Returns:
       The same run, after training. ``best_params`` holds the best epoch's parameters and ``stopped`` says why it
@@ -86,8 +97,9 @@ def fit(
 
     Raises:
       ValueError: ``run`` is no :class:`Run`, a number is out of range, ``evaluate`` does not return ``monitor``,
-        or returns a name of the history's own, ``monitor`` is neither of the training nor evaluated, or a mesh is
-        given for a function that cannot be spread over it.
+        or returns a name of the history's own or a metric that is no number, ``monitor`` is neither of the
+        training nor evaluated, or a mesh is given for a function that cannot be spread over it; or processes that
+        train together have different arguments, data or shapes, which the message names.
       CheckpointError: ``checkpoints`` holds higher steps of an earlier run.
 
     The docstring of :mod:`jaxrnn.training` has examples.
@@ -107,7 +119,7 @@ def fit(
     if checkpoints is not None and not hasattr(checkpoints, "save"):
         raise ValueError(f"checkpoints must be a CheckpointStore, not {checkpoints!r}")
     monitor = monitor or ("loss" if evaluate is None else "valid_loss")
-    if evaluate is None and monitor not in ("loss", "grad_norm"):
+    if evaluate is None and monitor not in _OF_TRAINING:
         raise ValueError(f"{monitor=} needs evaluate=, a function whose dictionary has it; or monitor the 'loss'")
     stepped = train_epoch if isinstance(train_epoch, SteppedEpoch) else None
     if mesh is not None:
@@ -117,8 +129,9 @@ def fit(
                 "make_streamed_epoch"
             )
         train_epoch = stepped = stepped.over(mesh)
-    if isinstance(checkpoints, Checkpoints):
-        processes.on_main(partial(checkpoints.require_newest, _number(run, stepped)))
+    same = {"epochs": epochs, "monitor": monitor, "max_skipped": max_skipped, "save_every_steps": save_every_steps}
+    join(run, stepped, same, saves=checkpoints is not None)
+    processes.on_main(partial(_require_newest, checkpoints, run, stepped))
     run.stopped, run.save_error = None, None
     pace = _Pace(run, save_every, save_every_steps)
     main = processes.is_main()
@@ -152,7 +165,7 @@ def fit(
                     _save(run, saver, stepped)
             if done:
                 evaluated = {} if evaluate is None else evaluate(run.state)
-                if not isinstance(evaluated, Mapping) or (evaluate is not None and monitor not in evaluated):
+                if not isinstance(evaluated, Mapping) or monitor not in {*evaluated, *_OF_TRAINING}:
                     raise ValueError(f"evaluate must return a dictionary with {monitor=} in it, not {evaluated!r}")
                 if own := sorted(_OWN & set(evaluated)):
                     raise ValueError(
@@ -166,7 +179,7 @@ def fit(
                 # If all steps of an epoch were skipped, there is no loss, and how many those are decides. If none
                 # was, and the loss is not finite, train_epoch does not skip such steps.
                 judged = [] if in_a_row else [row["loss"]]
-                if evaluate is not None or not in_a_row:
+                if monitor in evaluated or not in_a_row:
                     judged.append(row[monitor])
                 if not all(map(math.isfinite, judged)):
                     run.stopped = "diverged"
@@ -224,13 +237,25 @@ def _row(
         "grad_norm": float(metrics.grad_norm),
         "skipped": int(local(run.state.totals.skipped)) if stepped is not None else 0,
     }
-    row |= {name: float(value) for name, value in evaluated.items()}
+    row |= {name: _as_number(name, value) for name, value in evaluated.items()}
     # Evaluations may differ in the last bit between processors, but all processes must decide the same.
     return processes.share(row | {"seconds": seconds})
 
 
+def _as_number(name: str, value: Any) -> float:
+    try:
+        return float(value if np.ndim(value) == 0 else np.asarray(value).item())
+    except (TypeError, ValueError):
+        raise ValueError(f"evaluate returned {checks.shown(value)} as {name}: it must be one number") from None
+
+
 def _save(run: Run, saver: BackgroundSaver, stepped: SteppedEpoch | None) -> None:
     saver.save(_number(run, stepped), run.arrays, run.record)
+
+
+def _require_newest(checkpoints: Saves | None, run: Run, stepped: SteppedEpoch | None) -> None:
+    if isinstance(checkpoints, Checkpoints):
+        checkpoints.require_newest(_number(run, stepped))
 
 
 def _number(run: Run, stepped: SteppedEpoch | None) -> int:

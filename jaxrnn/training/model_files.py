@@ -3,6 +3,7 @@
 import os
 from typing import Any
 
+import jax
 from flax import nnx
 
 from jaxrnn.training.apply import Model, model_with, structure
@@ -15,6 +16,9 @@ def save_model(model: nnx.Module, folder: str | os.PathLike[str]) -> None:
 
     The folder holds a checkpoint of :class:`jaxrnn.training.CheckpointStore`: every byte has a checksum, and if
     the save is interrupted, the earlier model stays intact.
+
+    Under ``jax.distributed`` only one process may save to a folder:
+    ``if jax.process_index() == 0: save_model(model, folder)``.
 
     Raises:
       CheckpointError: the folder holds checkpoints of a training run, or another process writes to it.
@@ -30,8 +34,16 @@ def save_model(model: nnx.Module, folder: str | os.PathLike[str]) -> None:
     >>> bool((loaded(jnp.ones((2, 30))) == model(jnp.ones((2, 30)))).all())
     True
     """
-    with CheckpointStore(folder, keep=1) as store:
-        store.save(_STEP, _arrays(nnx.state(model)), {"model": type(model).__name__})
+    try:
+        with CheckpointStore(folder, keep=1) as store:
+            store.save(_STEP, _arrays(nnx.state(model)), {"model": type(model).__name__})
+    except CheckpointError as error:
+        if jax.process_count() == 1:
+            raise
+        raise CheckpointError(
+            f"{error}. If all {jax.process_count()} processes save one model, let only one of them do it: "
+            f"if jax.process_index() == 0"
+        ) from error
 
 
 def load_model(model: Model, folder: str | os.PathLike[str]) -> Any:

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax
+
 from jaxrnn.training.apply import Model, model_with
 from jaxrnn.training.checkpoint import Checkpoints, copied
 from jaxrnn.training.distributed import local, processes
@@ -98,17 +100,19 @@ class Run:
     def resumed(self, checkpoints: Checkpoints) -> "Run":
         """Continue from the newest undamaged checkpoint; without any checkpoint, returns this run unchanged.
 
-        If several processes train together, the main one reads and sends the values to the others.
+        If several processes train together, all of them call this. The main one reads and sends the values to the
+        others.
 
         Raises:
           CheckpointError: no checkpoint can be loaded, or the checkpoint has other shapes than this run.
         """
-        arrays = [self.arrays]
+        # With several processes, the main one alone cannot place arrays on devices of all: fit does that.
+        arrays = [self.arrays if jax.process_count() == 1 else local(self.arrays)]
 
         def read() -> dict[str, Any] | None:
             if not checkpoints.steps():
                 return None
-            found = checkpoints.restore(self.arrays)
+            found = checkpoints.restore(arrays[0])
             arrays[0] = found.arrays
             return dict(found.record)
 

@@ -35,12 +35,19 @@ class SteppedEpoch:
     Attributes:
       steps: batches in an epoch.
       mesh: the devices over which each batch is spread; None for one device.
+      data: a function that returns what must be equal in all processes that train together, by name: arrays and
+        plain JSON. None if that is not known.
     """
 
     def __init__(
-        self, steps: int, program: Program, mesh: Mesh | None, make: Callable[[Mesh | None], "SteppedEpoch"]
+        self,
+        steps: int,
+        program: Program,
+        mesh: Mesh | None,
+        make: Callable[[Mesh | None], "SteppedEpoch"],
+        data: Callable[[], dict[str, Any]] | None = None,
     ):
-        self.steps, self.mesh = steps, mesh
+        self.steps, self.mesh, self.data = steps, mesh, data
         self._program, self._make = program, make
 
     def __call__(self, state: TrainState) -> tuple[TrainState, StepMetrics]:
@@ -74,11 +81,13 @@ class SteppedEpoch:
         parts of a series, as in cross-validation, are compiled once.
         """
         program: Any = self._program
+        known = self.data
         return SteppedEpoch(
             self.steps,
             program.with_targets(targets),
             self.mesh,
             lambda mesh: self._make(mesh).with_targets(targets),
+            None if known is None else lambda: known() | {"targets": targets},
         )
 
 
@@ -181,4 +190,5 @@ def checked_starts(starts: Any, axes: int, features: Array, targets: Array, wind
             f"windows of {window} steps that start at {least} to {most} do not fit into the series: features have "
             f"{len(features)} steps, targets {len(targets)}"
         )
-    return jnp.asarray(starts)
+    # A step of the series may not fit into a small dtype, even if the first step of every window does.
+    return jnp.asarray(starts, jnp.int32 if known.dtype.itemsize < 4 else None)

@@ -11,6 +11,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxrnn import checks
 from jaxrnn.data.series_file import SeriesFile, shuffled
 from jaxrnn.training.apply import Apply, check_apply
 from jaxrnn.training.distributed import batch_axis, padded, put
@@ -50,7 +51,8 @@ def make_streamed_epoch(
       from that function's.
 
     Raises:
-      ValueError: a window does not fit into the series, or a number is below 1.
+      ValueError: a window does not fit into the series, ``starts`` is no range, or a number is not a positive
+        integer.
 
     >>> import tempfile
     >>> from flax import nnx
@@ -68,9 +70,13 @@ def make_streamed_epoch(
     (3, 3)
     """
     check_apply(apply)
-    if batch_size < 1 or window < 1 or not len(starts):
-        raise ValueError(f"{batch_size=}, {window=} and the number of {starts=} must be at least 1")
-    if min(starts) < 0 or max(starts) + window > min(len(features), len(targets)):
+    if not isinstance(starts, range) or not starts:
+        shown = checks.shown(starts)
+        raise ValueError(f"starts must be a range with at least 1 number, such as range(100), not {shown}")
+    batch_size = checks.positive_integer("batch_size", batch_size)
+    window = checks.positive_integer("window", window)
+    first, last = sorted((starts[0], starts[-1]))
+    if first < 0 or last + window > min(len(features), len(targets)):
         raise ValueError(
             f"windows of {window} steps from {starts} do not fit into the series: features have {len(features)} "
             f"steps, targets {len(targets)}"
@@ -131,7 +137,16 @@ def make_streamed_epoch(
                 done.append(metrics)
             return state, done[-1]
 
-        return SteppedEpoch(steps, program, mesh, make)
+        def known() -> dict[str, Any]:
+            found: dict[str, Any] = {"starts": str(starts), "window": int(window), "batch_size": int(batch_size)}
+            found["the shape of the features"] = list(features.shape)
+            found["the shape of the targets"] = list(targets.shape)
+            if mesh is None:  # each process reads all rows, of which some tell other files apart
+                some = np.linspace(0, len(starts) - 1, min(len(starts), 64)).astype(int)
+                found["features"] = features.take_windows(starts.start + some * starts.step, 1)
+            return found
+
+        return SteppedEpoch(steps, program, mesh, make, known)
 
     return make(mesh)
 

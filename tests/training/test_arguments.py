@@ -63,6 +63,17 @@ def test_the_last_window_there_is_fits():
     assert sequential(starts=np.array([[14]])).steps == 1
 
 
+def test_starts_may_have_a_dtype_that_cannot_hold_the_last_step():
+    series, losses = jnp.sin(jnp.arange(300.0))[:, None], []
+    make = lambda: jaxrnn.RNNForecaster(hidden_features=2, rngs=nnx.Rngs(0))  # noqa: E731
+    for dtype in (np.int32, np.uint8):
+        epoch = windowed(features=series, targets=series[1:], starts=np.array([0, 250, 252], dtype))
+        params = training.pure_apply(make)[1]
+        state = training.TrainState.create(params, training.make_optimizer("sgd", 1e-3))
+        losses.append(float(epoch(state)[1].loss))
+    assert losses[0] == losses[1]
+
+
 def test_a_loss_is_no_table():
     with pytest.raises(ValueError, match=r"predictions \(4, 1\) and targets \(4,\) differ in shape"):
         training.huber(jnp.zeros((4, 1)), jnp.zeros(4))

@@ -128,3 +128,29 @@ def test_what_does_not_fit_is_refused():
         epoch(state)
     with pytest.raises(ValueError, match="runs on one device"):
         epoch.over(jax.make_mesh((1,), ("batch",)))
+
+
+class WithAList(nnx.Module):
+    """Has a plain attribute that has no hash, and that changes what the model computes."""
+
+    def __init__(self, factors):
+        self.factors = factors
+        self.classifier = jaxrnn.SequenceClassifier(2, 3, num_classes=3, rngs=nnx.Rngs(0))
+
+    def __call__(self, x, *, seq_lengths=None):
+        return self.classifier(x, seq_lengths=seq_lengths) * sum(self.factors)
+
+
+def test_a_model_may_have_a_list_as_an_attribute():
+    made = WithAList([1, 2])
+    buckets = bucket_by_length(SEQUENCES[:5], batch_size=5, num_buckets=1)
+    found = []
+    for _ in range(2):
+        apply, params = training.pure_apply(made)
+        found.append(training.bucketed_outputs(apply, params, buckets))
+        made.factors.append(3)
+    np.testing.assert_allclose(found[1], 2 * found[0], rtol=1e-6)  # not the program of the shorter list
+    optimizer = training.make_optimizer("sgd", 0.1)
+    epoch = training.make_bucketed_epoch(apply, optimizer, training.cross_entropy(), buckets, LABELS[:5])
+    state, metrics = epoch(training.TrainState.create(params, optimizer))
+    assert int(state.step) == 1 and np.isfinite(metrics.loss)

@@ -24,6 +24,15 @@ def test_cross_entropy_is_its_formula(smoothing, weights):
     assert training.cross_entropy(label_smoothing=smoothing, class_weights=weights) is loss
 
 
+@pytest.mark.parametrize(("dtype", "classes"), [(jnp.uint8, 256), (jnp.int8, 128), (jnp.int8, 200)])
+def test_labels_may_have_a_dtype_that_cannot_hold_the_number_of_classes(dtype, classes):
+    logits = jnp.asarray(np.random.default_rng(1).normal(size=(3, classes)))
+    labels = jnp.array([0, 1, min(classes - 1, int(jnp.iinfo(dtype).max))])
+    loss = training.cross_entropy(class_weights=np.linspace(1, 2, classes).tolist())
+    np.testing.assert_array_equal(loss(logits, labels.astype(dtype)), loss(logits, labels))
+    assert np.isfinite(loss(logits, labels)).all()
+
+
 def test_classes_that_do_not_exist_have_no_loss():
     labels = jnp.array([0, 3, 4, -1])  # of four classes
     losses = training.cross_entropy()(jnp.asarray(LOGITS[:4]), labels)
@@ -50,6 +59,17 @@ def test_metrics_are_those_of_a_loop():
     assert training.macro_f1(predicted, LABELS, 6) == pytest.approx(np.mean(scores))
     np.testing.assert_array_equal(training.confusion_matrix(predicted, LABELS, 6), counts)
     assert training.accuracy(predicted, LABELS) == np.trace(counts) / 20
+
+
+@pytest.mark.parametrize(("dtype", "classes"), [(np.uint8, 200), (np.int8, 20), (np.int16, 200)])
+def test_metrics_of_labels_of_a_small_dtype_are_those_of_wide_ones(dtype, classes):
+    random = np.random.default_rng(0)
+    labels, other = random.integers(classes, size=(2, 1000))
+    predicted = np.where(random.random(1000) < 0.7, labels, other)
+    found = training.confusion_matrix(predicted.astype(dtype), labels.astype(dtype), classes)
+    wanted = np.zeros((classes, classes), int)
+    np.add.at(wanted, (labels, predicted), 1)
+    np.testing.assert_array_equal(found, wanted)
 
 
 def test_balanced_weights_give_every_class_the_same_sum():

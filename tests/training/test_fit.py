@@ -6,6 +6,7 @@ import signal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -213,6 +214,23 @@ def test_the_monitor_must_be_there_before_anything_is_trained():
         fit(new_run(), epoch, epochs=1, monitor="valid_loss")
     assert not epoch.ran  # pyright: ignore[reportFunctionMemberAccess]
     assert fit(new_run(), epoch, epochs=1, monitor="grad_norm").stopping.best == 1.0
+
+
+@pytest.mark.parametrize("name", ["loss", "grad_norm"])
+def test_a_metric_of_the_training_is_monitored_beside_an_evaluation(name):
+    epoch, evaluate = scripted([3.0, 2.0])
+    run = fit(new_run(), epoch, evaluate, epochs=2, monitor=name)
+    assert (run.stopping.best, run.stopping.best_epoch) == (1.0, 1)
+    assert [row["valid_loss"] for row in run.history] == [3.0, 2.0]
+
+
+def test_a_metric_is_one_number():
+    epoch, _ = scripted([])
+    run = fit(new_run(), epoch, lambda state: {"valid_loss": np.array([2.0])}, epochs=1)
+    assert run.stopping.best == 2.0
+    for value, shown in ((None, "None"), (np.zeros(2), r"array\(\[0., 0.\]\)")):
+        with pytest.raises(ValueError, match=f"evaluate returned {shown} as mae: it must be one number"):
+            fit(new_run(), epoch, lambda state: {"valid_loss": 1.0, "mae": value}, epochs=1)  # noqa: B023
 
 
 @pytest.mark.parametrize("name", ["loss", "epoch", "skipped", "grad_norm", "seconds"])

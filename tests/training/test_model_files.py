@@ -42,6 +42,17 @@ def test_every_variable_comes_back(tmp_path, kind, made):
     assert states_equal(loaded, model) and not states_equal(other, model)
 
 
+def test_a_function_that_computes_with_the_numbers_of_its_weights_makes_a_model_too(tmp_path):
+    def small(seed: int = 0) -> nnx.Module:
+        return jaxrnn.export.quantize(jaxrnn.LSTM(2, (4, 3), dropout=0.5, rngs=nnx.Rngs(seed)))
+
+    save_model(small(1), tmp_path)
+    assert states_equal(load_model(small, tmp_path), small(1))
+    _, params = training.pure_apply(small)
+    found, wanted = jax.tree.leaves(params), jax.tree.leaves(training.pure_apply(small())[1])
+    assert all((a == b).all() for a, b in zip(found, wanted, strict=True))
+
+
 def test_a_model_saved_again_replaces_the_one_before(tmp_path):
     for seed in (1, 2, 3):
         save_model(make(seed), tmp_path)

@@ -103,12 +103,16 @@ def test_every_window_is_read_once_an_epoch_in_another_order(series, monkeypatch
 
 def test_what_does_not_fit_is_refused(series):
     apply, _ = pure_apply(lambda: RNNForecaster(hidden_features=4, rngs=nnx.Rngs(0)))
-    for starts, batch_size, message in (
+    cases: Any = (
         (range(57), 8, r"windows of 5 steps from range\(0, 57\) do not fit"),
         (range(-1, 5), 8, "do not fit into the series"),
-        (range(0), 8, "must be at least 1"),
-        (range(5), 0, "must be at least 1"),
-    ):
+        (range(10**15), 8, "do not fit into the series"),  # at once, without a walk over all of them
+        (range(0), 8, "starts must be a range with at least 1 number"),
+        ([0, 1, 2], 8, "starts must be a range with at least 1 number"),
+        (range(5), 0, "batch_size must be a positive integer, not 0"),
+        (range(5), 8.0, "batch_size must be a positive integer, not 8.0"),
+    )
+    for starts, batch_size, message in cases:
         with pytest.raises(ValueError, match=message):
             make_streamed_epoch(
                 apply,
