@@ -171,9 +171,14 @@ def report_result(forecasting: Forecasting, run: Run, metrics: dict[str, Any]) -
     say(f"{which}; its MAE over the last {np.isfinite(forecasting.actual).sum()} values is {digits(ours)}")
     if epoch:
         begin, end = forecasting.parts.monitor
+        count = int(forecasting.observed[begin:end].sum())
+        missing = end - begin - count
+        less = f", of which {missing} are missing and do not count" if missing and count else ""
+        none = "" if count else ", all of which are missing, so what stands in for them decided"
         say(
             f"the validation MAE of that epoch, which decided that it is the best, is "
             f"{digits(metrics['monitored_mae'])}; it is over the {end - begin} values from step {begin} on"
+            f"{less}{none}"
         )
     say(f"forecast of {next_step(forecasting.series)}, after the series: {digits(metrics['next_value'])}")
     for line in explain_choice(forecasting, metrics["choice"]):

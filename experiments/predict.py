@@ -198,8 +198,8 @@ def load_run(
         config = replace(config, column=column)
     if split is not None:
         config = replace(config, split=split)
-    forecasting = Forecasting(config, load(config), preparation)
-    template = Run.create(forecasting.start(forecasting.optimizer())[0])
+    forecasting = Forecasting(config, load(config), preparation, training=False)
+    template = Run.create(forecasting.new_state(forecasting.optimizer(steps=1)))
     with CheckpointStore(folder / runs.CHECKPOINTS) as store:
         restored = store.restore(template.arrays)
     params = restored.arrays["best_params"]
