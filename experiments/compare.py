@@ -18,6 +18,7 @@ from rich.progress import Progress
 from tyro.conf import arg
 
 from experiments.common import runs
+from experiments.common.command import error_message
 from experiments.common.config import Settings as ForecastSettings
 from experiments.common.config import read_command_line, resolve
 from experiments.common.devices import batch_mesh, claim_devices
@@ -45,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
         claim_devices(None)
         compare(settings)
     except (ValueError, OSError) as error:
-        return fail(str(error))
+        return fail(error_message(error))
     except KeyboardInterrupt:
         ended_early("interrupted; no results were written")
         return 130

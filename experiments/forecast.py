@@ -34,6 +34,7 @@ if __name__ == "__main__":
 
 import math  # noqa: E402
 import sys  # noqa: E402
+from dataclasses import replace  # noqa: E402
 from functools import partial  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
@@ -129,6 +130,8 @@ def run_experiment(settings: Settings) -> int:
     if record is not None:
         saved, preparation = runs.parse_config(folder, record)
         config = runs.check_resumable(saved, settings)
+    elif settings.resume:
+        config = resolve(replace(settings, resume=False))
 
     series = load(config)
     for note in series.notes:
@@ -286,7 +289,7 @@ def finish(forecasting: Forecasting, run: Run, folder: Path) -> dict[str, Any]:
 
     from experiments.common import plots
 
-    title = f"{forecasting.series.name}, {config.cell} {config.task}: MAE {metrics['valid_mae']:.3f}"
+    title = f"{forecasting.series.name}, {config.cell} {config.task}: MAE {digits(metrics['valid_mae'])}"
     plots.plot_forecast(
         folder / "forecast.png", forecasting.parts.test, actual, forecast[:-1], compared["naive"], title
     )

@@ -30,6 +30,7 @@ from experiments.common.options import Out
 from experiments.common.report import ended_early, say
 from experiments.common.signals import CtrlC
 from jaxrnn.forecasting import Forecaster, OneSeries, TrainingStopped, Watch, with_future
+from jaxrnn.forecasting.backtests import judged
 from jaxrnn.training import EXIT_CODES
 
 MODEL = "model"
@@ -168,14 +169,23 @@ def judge(
     settings: Settings, model: Forecaster, panel: list[OneSeries], origins: int, folder: Path
 ) -> dict[str, Any]:
     """Backtest, and write its rows and its errors."""
-    say(f"backtest: {len(panel)} series, {origins} origins each; training on what comes before the first origin")
+    long, _ = judged(panel, origins, model.settings.horizon)
+    say(f"backtest: {len(long)} series, {origins} origins each; training on what comes before the first origin")
+    if len(long) < len(panel):
+        names = {one.name for one in long}
+        left_out = [repr(one.name) for one in panel if one.name not in names]
+        more = ", ..." if len(left_out) > 3 else ""
+        say(
+            f"{len(left_out)} more series ({', '.join(left_out[:3])}{more}) are not judged: too few values lie "
+            f"before their first origin"
+        )
     began = time.perf_counter()
     with training_progress("backtest") as report:
         watch = Watch(folder / record.CHECKPOINTS / "backtest", report)
         tested = model.backtest(panel, origins=origins, watch=watch)
     choice = choices(tested["model"])
     metrics = tested["metrics"] | {
-        "series": len(panel),
+        "series": len(long),
         "origins": origins,
         "horizon": settings.horizon,
         "season": choice["season"],
@@ -204,6 +214,8 @@ def train(
         model.fit(panel, watch=Watch(folder / record.CHECKPOINTS / "forecast", report))
     if model.stopped == "terminated":  # after SIGTERM there is no time to forecast
         return
+    for note in model.known.covariates.unknown_texts(panel, model.settings.horizon):
+        say(f"note: {note}")
     columns = model.predict()
     write_columns(folder / record.FORECAST, columns)
     model.save(folder / MODEL)
