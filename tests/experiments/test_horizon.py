@@ -82,8 +82,8 @@ def test_a_panel_is_forecast_backtested_interrupted_resumed_and_new_rows_are_pre
     assert len(rows_of(out / "backtest.csv")) == 2 * 18 * 5  # the third series is too short to be judged
     said = capsys.readouterr()
     printed = " ".join(said.out.split())
-    assert metrics["series"] == 2 and "backtest: 2 series, 18 origins" in printed
-    assert "1 more series ('c') are not judged: too few values" in printed
+    assert metrics["series"] == 2 and "backtest of 2 series, 18 origins" in printed
+    assert "1 series ('c') are not judged: too few values" in printed
     assert "of the median, simple forecasts the rest" in " ".join(said.out.split())
     assert metrics["choice"]["season"] == 7 and metrics["choice"]["calendar"] == ["weekday", "month"]
 

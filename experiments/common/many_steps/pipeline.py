@@ -30,7 +30,6 @@ from experiments.common.options import Out
 from experiments.common.report import ended_early, say
 from experiments.common.signals import CtrlC
 from jaxrnn.forecasting import Forecaster, OneSeries, TrainingStopped, Watch, with_future
-from jaxrnn.forecasting.backtests import judged
 from jaxrnn.training import EXIT_CODES
 
 MODEL = "model"
@@ -169,23 +168,21 @@ def judge(
     settings: Settings, model: Forecaster, panel: list[OneSeries], origins: int, folder: Path
 ) -> dict[str, Any]:
     """Backtest, and write its rows and its errors."""
-    long, _ = judged(panel, origins, model.settings.horizon)
-    say(f"backtest: {len(long)} series, {origins} origins each; training on what comes before the first origin")
-    if len(long) < len(panel):
-        names = {one.name for one in long}
-        left_out = [repr(one.name) for one in panel if one.name not in names]
-        more = ", ..." if len(left_out) > 3 else ""
-        say(
-            f"{len(left_out)} more series ({', '.join(left_out[:3])}{more}) are not judged: too few values lie "
-            f"before their first origin"
-        )
+    say(f"backtest: {origins} origins of each series; training on what comes before the first origin")
     began = time.perf_counter()
     with training_progress("backtest") as report:
         watch = Watch(folder / record.CHECKPOINTS / "backtest", report)
         tested = model.backtest(panel, origins=origins, watch=watch)
+    left_out = [repr(one.name) for one in panel if one.name not in tested["by_series"]]
+    if left_out:
+        more = ", ..." if len(left_out) > 3 else ""
+        say(
+            f"{len(left_out)} series ({', '.join(left_out[:3])}{more}) are not judged: too few values lie before "
+            f"their first origin"
+        )
     choice = choices(tested["model"])
     metrics = tested["metrics"] | {
-        "series": len(long),
+        "series": len(tested["by_series"]),
         "origins": origins,
         "horizon": settings.horizon,
         "season": choice["season"],
