@@ -18,6 +18,7 @@ from rich.progress import Progress
 from tyro.conf import arg
 
 from experiments.common import runs
+from experiments.common.command import error_message
 from experiments.common.config import Settings as ForecastSettings
 from experiments.common.config import read_command_line, resolve
 from experiments.common.devices import batch_mesh, claim_devices
@@ -45,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
         claim_devices(None)
         compare(settings)
     except (ValueError, OSError) as error:
-        return fail(str(error))
+        return fail(error_message(error))
     except KeyboardInterrupt:
         ended_early("interrupted; no results were written")
         return 130
@@ -61,12 +62,13 @@ def compare(settings: Settings) -> None:
             for task in TASKS:
                 options = [ForecastSettings(recipe, task, series=series, seed=seed) for seed in settings.seeds]
                 configs.append([resolve(option) for option in options])
+    runs.make_folder(settings.out)
     rows, known = [], {}
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         line = bar.add_task("training", total=len(configs) * len(settings.seeds))
         for group in configs:
             if group[0].series not in known:
-                known[group[0].series] = _baseline_maes(group[0])
+                known[group[0].series] = baseline_maes(group[0])
             results = []
             for config in group:
                 results.append(train_once(config))
@@ -75,7 +77,6 @@ def compare(settings: Settings) -> None:
             if not console.is_terminal:
                 print(f"{rows[-1]['series']} {rows[-1]['forecast']}: {rows[-1]['mae']:.3f}", flush=True)
     table = markdown(known, rows)
-    settings.out.mkdir(parents=True, exist_ok=True)
     (settings.out / "compare.md").write_text(table, encoding="utf-8")
     machine = {"processor": platform.processor() or platform.machine(), "jax": jax.__version__}
     runs.write_json(settings.out / "compare.json", {"machine": machine, "baselines": known, "networks": rows})
@@ -90,19 +91,17 @@ def train_once(config: Config) -> dict[str, float]:
     run = fit(Run.create(state, patience=config.patience), epoch, forecasting.evaluate, epochs=config.epochs)
     forecast = forecasting.forecast(run.best_params)[:-1]
     return {
-        "mae": float(np.abs(forecast - forecasting.actual).mean()),
+        "mae": forecasting.mae(forecast),
         "best_epoch": run.stopping.best_epoch,
         "epochs_run": run.epochs_run,
         "seconds": sum(row["seconds"] for row in run.history),
     }
 
 
-def _baseline_maes(config: Config) -> dict[str, float]:
+def baseline_maes(config: Config) -> dict[str, float]:
+    """The errors of the forecasts without a network, by name."""
     forecasting = Forecasting(resolve(ForecastSettings(recipe="tuned", series=config.series)), load(config))
-    return {
-        name: float(np.abs(forecast - forecasting.actual).mean())
-        for name, forecast in baselines(forecasting).items()
-    }
+    return {name: forecasting.mae(forecast) for name, forecast in baselines(forecasting).items()}
 
 
 def _summary(config: Config, results: list[dict[str, float]], seeds: tuple[int, ...]) -> dict:

@@ -34,6 +34,7 @@ if __name__ == "__main__":
 
 import math  # noqa: E402
 import sys  # noqa: E402
+from dataclasses import replace  # noqa: E402
 from functools import partial  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
@@ -129,6 +130,8 @@ def run_experiment(settings: Settings) -> int:
     if record is not None:
         saved, preparation = runs.parse_config(folder, record)
         config = runs.check_resumable(saved, settings)
+    elif settings.resume:
+        config = resolve(replace(settings, resume=False))
 
     series = load(config)
     for note in series.notes:
@@ -171,9 +174,14 @@ def report_result(forecasting: Forecasting, run: Run, metrics: dict[str, Any]) -
     say(f"{which}; its MAE over the last {np.isfinite(forecasting.actual).sum()} values is {digits(ours)}")
     if epoch:
         begin, end = forecasting.parts.monitor
+        count = int(forecasting.observed[begin:end].sum())
+        missing = end - begin - count
+        less = f", of which {missing} are missing and do not count" if missing and count else ""
+        none = "" if count else ", all of which are missing, so what stands in for them decided"
         say(
             f"the validation MAE of that epoch, which decided that it is the best, is "
             f"{digits(metrics['monitored_mae'])}; it is over the {end - begin} values from step {begin} on"
+            f"{less}{none}"
         )
     say(f"forecast of {next_step(forecasting.series)}, after the series: {digits(metrics['next_value'])}")
     for line in explain_choice(forecasting, metrics["choice"]):
@@ -281,7 +289,7 @@ def finish(forecasting: Forecasting, run: Run, folder: Path) -> dict[str, Any]:
 
     from experiments.common import plots
 
-    title = f"{forecasting.series.name}, {config.cell} {config.task}: MAE {metrics['valid_mae']:.3f}"
+    title = f"{forecasting.series.name}, {config.cell} {config.task}: MAE {digits(metrics['valid_mae'])}"
     plots.plot_forecast(
         folder / "forecast.png", forecasting.parts.test, actual, forecast[:-1], compared["naive"], title
     )

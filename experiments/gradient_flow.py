@@ -32,6 +32,7 @@ from rich.table import Table
 from tyro.conf import arg
 
 from experiments.common import runs
+from experiments.common.command import error_message
 from experiments.common.config import read_command_line
 from experiments.common.report import console, fail, say
 from jaxrnn import ops
@@ -116,7 +117,7 @@ def main(arguments: list[str] | None = None) -> int:
         settings = read_command_line(Settings, "gradient_flow", __doc__, arguments)
         draw(settings)
     except (ValueError, OSError) as error:
-        return fail(str(error))
+        return fail(error_message(error))
     return 0
 
 
@@ -126,6 +127,7 @@ def draw(settings: Settings) -> None:
             raise ValueError(f"--{name.replace('_', '-')} must be positive, not {getattr(settings, name)}")
     if not settings.gains or not settings.activations:
         raise ValueError("at least one gain and one activation are needed")
+    runs.make_folder(settings.out)
     keys = jax.random.split(jax.random.key(settings.seed), 3)
     shape = (settings.steps, settings.batch, settings.hidden)
     orthogonal = jax.nn.initializers.orthogonal()(keys[0], (settings.hidden, settings.hidden))
@@ -138,7 +140,6 @@ def draw(settings: Settings) -> None:
         }
         for name in settings.activations
     }
-    settings.out.mkdir(parents=True, exist_ok=True)
     record = {name: {str(gain): vars(flow) for gain, flow in rows.items()} for name, rows in flows.items()}
     runs.write_json(settings.out / "gradient_flow.json", record)
 

@@ -73,6 +73,7 @@ def run_experiment(settings: Settings) -> int:
     folder = settings.out or runs.new_folder_named(f"{Path(config.text).stem}-{config.cell}-seed{config.seed}")
     record = runs.find_run(folder, resume=settings.resume)
     if record is not None:
+        runs.check_experiment(folder, record, "experiments.language")
         config = check_resumable(record, settings, config)
     text = load_text(config.text)
     if record is not None and record["series"] != describe_text(text):

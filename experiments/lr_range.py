@@ -16,6 +16,7 @@ from rich.progress import Progress
 from tyro.conf import arg
 
 from experiments.common import runs
+from experiments.common.command import error_message
 from experiments.common.config import Settings as ForecastSettings
 from experiments.common.config import read_command_line, resolve
 from experiments.common.devices import batch_mesh, claim_devices
@@ -81,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
         claim_devices(None)
         run_tests(settings)
     except (ValueError, OSError) as error:
-        return fail(str(error))
+        return fail(error_message(error))
     except KeyboardInterrupt:
         ended_early("interrupted; no results were written")
         return 130
@@ -93,8 +94,8 @@ def run_tests(settings: Settings) -> None:
         raise ValueError(
             f"--epochs {settings.epochs} --tasks {' '.join(settings.tasks)}: give at least one epoch and one task"
         )
+    runs.make_folder(settings.out)
     found = {task: range_test(settings, task) for task in settings.tasks}
-    settings.out.mkdir(parents=True, exist_ok=True)
     runs.write_json(settings.out / "lr_range.json", {task: vars(test) for task, test in found.items()})
     from experiments.common import plots
 

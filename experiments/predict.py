@@ -198,8 +198,8 @@ def load_run(
         config = replace(config, column=column)
     if split is not None:
         config = replace(config, split=split)
-    forecasting = Forecasting(config, load(config), preparation)
-    template = Run.create(forecasting.start(forecasting.optimizer())[0])
+    forecasting = Forecasting(config, load(config), preparation, training=False)
+    template = Run.create(forecasting.new_state(forecasting.optimizer(steps=1)))
     with CheckpointStore(folder / runs.CHECKPOINTS) as store:
         restored = store.restore(template.arrays)
     params = restored.arrays["best_params"]
@@ -253,6 +253,10 @@ def predict_horizon(settings: Settings) -> None:
             f"--out {settings.run}"
         )
     given = record.read(settings.run)["settings"]
+    if settings.future is not None and not given["future_columns"]:
+        raise ValueError(
+            f"--future {settings.future} needs a run with --future-columns, but that in {settings.run} has none"
+        )
     names = [field.name for field in fields(PanelOptions)]
     mine = {name: value for name in names if (value := getattr(settings, name, None)) is not None}
     theirs = {
@@ -269,6 +273,8 @@ def predict_horizon(settings: Settings) -> None:
         panel = with_future(panel, future, model.settings.horizon)
         model.require_future(panel, future)
     claim_devices(None)
+    for note in model.known.covariates.unknown_texts(panel, model.settings.horizon):
+        say(f"note: {note}")
     forecasts = model.predict(panel)
     pipeline.write_columns(out, forecasts)
     say(f"the forecasts of {len(panel)} series are in {out}")

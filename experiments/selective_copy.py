@@ -31,6 +31,7 @@ from tyro.conf import arg
 
 import jaxrnn
 from experiments.common import runs
+from experiments.common.command import error_message
 from experiments.common.config import read_command_line
 from experiments.common.options import check_known, option
 from experiments.common.report import console, fail, say
@@ -149,7 +150,7 @@ def main(arguments: list[str] | None = None) -> int:
         check(settings)
         show(settings)
     except (ValueError, OSError) as error:
-        return fail(str(error))
+        return fail(error_message(error))
     return 0
 
 
@@ -171,7 +172,7 @@ def check(settings: Settings) -> None:
 
 
 def show(settings: Settings) -> None:
-    settings.out.mkdir(parents=True, exist_ok=True)
+    runs.make_folder(settings.out)
     found = {}
     for cell in settings.cells:
         found[cell] = curves(cell, settings)

@@ -254,7 +254,8 @@ def resolve(settings: Settings) -> Config:
     """Complete the settings with the recipe. Raises a ValueError if an option is invalid."""
     series = settings.series or "course"
     recipe = settings.recipe or ("course" if series == "course" else "tuned")
-    if recipe == "course" and (settings.season or settings.level_width):
+    # A run that is resumed has a recipe of its own, with which the options are compared.
+    if recipe == "course" and not settings.resume and (settings.season or settings.level_width):
         raise ValueError("--season and --level-width belong to the tuned recipe: add --recipe tuned")
     config = replace(RECIPES[recipe][settings.task or "seq2vec"], series=series)
     if recipe == "tuned":

@@ -1,5 +1,6 @@
 """The parts of a series, what is fitted to them before training, and how much of the network is used."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,9 +101,11 @@ def choose(rests: np.ndarray, corrections: np.ndarray) -> Choice:
     shrinks with the number of standard errors by which it lowers the error, down to none.
 
     Args:
-      rests: ``[steps]``, the values minus the average of simple forecasts.
+      rests: ``[steps]``, the values minus the average of simple forecasts. Without steps, none is used.
       corrections: ``[steps]``, what the network adds to the average.
     """
+    if not len(rests):
+        return Choice(0.0, math.nan, math.nan, math.nan)
     without = np.abs(rests)
     errors = {share: np.abs(rests - share * corrections) for share in SHARES}
     best = min(errors, key=lambda share: errors[share].mean())

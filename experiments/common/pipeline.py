@@ -14,6 +14,7 @@ from jax import Array
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from experiments.common.errors import huber_where_known, weighted_errors
 from experiments.common.parts import LONGEST_WINDOW, Choice, choose, divide, prepare
 from experiments.common.recipes import Config
 from jaxrnn.cells import CELLS, RecurrentCell
@@ -49,6 +50,7 @@ class Forecasting:
       config: the configuration.
       series: the series to train on, or to forecast.
       preparation: the fitted preparation of an earlier run; None fits one to the training part.
+      training: whether the network is to be trained, rather than only to forecast.
       mesh: devices over which to spread the rows of every batch; None for one device.
 
     Raises:
@@ -61,6 +63,7 @@ class Forecasting:
         series: Series,
         preparation: Preparation | Correction | None = None,
         *,
+        training: bool = True,
         mesh: Mesh | None = None,
     ):
         self.config, self.series = config, series
@@ -72,7 +75,12 @@ class Forecasting:
             self.config = config = replace(config, window=min(LONGEST_WINDOW, max(usable // 2, 1)))
         self.every_step = config.task != "seq2vec"
         self.stateful = config.task == "stateful"
-        self._check_lengths()
+        if training:
+            self._check_lengths()
+        elif isinstance(self.preparation, Correction):
+            # As where training is on a short series, the first steps are inputs without some simple forecasts.
+            first = min(self.prepared.first, max(self.parts.train - config.window, 0))
+            self.prepared = self.prepared._replace(first=first)
         self.features = jnp.asarray(self.prepared.features)
         self.targets = jnp.asarray(self.prepared.targets)
         self.apply, self.params = pure_apply(self.make_model)
@@ -127,11 +135,11 @@ class Forecasting:
         # Sequences need all of their steps; after a window, only values that were observed are to be forecast.
         return starts if self.every_step else starts[self.observed[starts + window]]
 
-    def optimizer(self, *, schedule: bool = True) -> optax.GradientTransformation:
-        """The configured optimiser; without ``schedule``, at a constant rate."""
+    def optimizer(self, *, schedule: bool = True, steps: int | None = None) -> optax.GradientTransformation:
+        """The configured optimiser, for so many steps; without ``schedule``, at a constant rate."""
         config = self.config
         rate: optax.ScalarOrSchedule = config.learning_rate
-        steps = config.epochs * self.batches_per_epoch
+        steps = config.epochs * self.batches_per_epoch if steps is None else steps
         warmup = int(config.warmup * steps)
         if schedule and config.decay:
             rate = optax.warmup_cosine_decay_schedule(0.0, rate, warmup, max(steps, warmup + 1))
@@ -143,14 +151,16 @@ class Forecasting:
             return None
         return jax.jit(lambda: self.make_model().initialize_carry(self.config.batch_size))()
 
+    def new_state(self, optimizer: optax.GradientTransformation) -> TrainState:
+        config = self.config
+        carry, average = self.initial_carry(), config.average is not None
+        return TrainState.create(self.params, optimizer, seed=config.seed, carry=carry, average=average)
+
     def start(self, optimizer: optax.GradientTransformation, **options: Any) -> tuple[TrainState, Any]:
         """A new train state, and the compiled function that trains it for an epoch, made with these options."""
         config = self.config
-        carry = self.initial_carry()
-        state = TrainState.create(
-            self.params, optimizer, seed=config.seed, carry=carry, average=config.average is not None
-        )
-        make = partial(make_sequential_epoch, initial_carry=carry, mesh=self.mesh)
+        state = self.new_state(optimizer)
+        make = partial(make_sequential_epoch, initial_carry=self.initial_carry(), mesh=self.mesh)
         if not self.stateful:
             make = partial(
                 make_windowed_epoch,
@@ -161,9 +171,9 @@ class Forecasting:
         epoch = make(
             self.apply,
             optimizer,
-            huber,
+            huber if self._learned is self.targets else huber_where_known,
             self.features,
-            self.targets,
+            self._learned,
             jnp.asarray(self._train_starts()),
             window=config.window,
             average_decay=config.average or 0.0,
@@ -179,6 +189,7 @@ class Forecasting:
         """
         begin, end = self.parts.monitor
         if self.stateful:
+            known = self.counted(begin, end)
             after = int(self._train_starts()[-1, -1]) + self.config.window
             # One series cannot be spread over devices, so one device of each process reads it all.
             params, carry = local((state.best_guess, state.carry))
@@ -187,7 +198,7 @@ class Forecasting:
             return self._errors(
                 outputs,
                 self.targets[begin - 1 : end - 1],
-                jnp.full(end - begin, 1 / (end - begin)),
+                jnp.asarray(known / known.sum(), jnp.float32),
                 self._scales[begin - 1 : end - 1],
             )
         return self._monitor(state.best_guess)
@@ -196,8 +207,9 @@ class Forecasting:
         """The starts of the windows from which the values begin .. end - 1 are forecast."""
         if begin - self.config.window < self.prepared.first:
             raise ValueError(
-                f"--window {self.config.window} is too long to forecast step {begin}: it would begin before step "
-                f"{self.prepared.first}, the first with inputs. Shorten the window or move the --split"
+                f"the network reads windows of {self.config.window} steps, and that before step {begin}, which is "
+                f"to be forecast, begins before step {self.prepared.first}, the first with inputs. Move the "
+                f"--split, or train with a shorter --window"
             )
         return jnp.arange(begin, end) - self.config.window
 
@@ -209,8 +221,9 @@ class Forecasting:
         # Rows that only fill up the last device have weight zero, and so have values that were filled in.
         weights = (rows < len(starts)) / len(starts)
         starts = starts[np.minimum(rows, len(starts) - 1)]
-        known = self.observed[starts + self.config.window]
-        if not known.all() and (known * weights).any():
+        begin, end = self.parts.monitor
+        known = self.counted(begin, end)[starts + self.config.window - begin]
+        if not known.all():
             weights = known * weights / (known * weights).sum()
         window = self.config.window
 
@@ -221,7 +234,8 @@ class Forecasting:
             return result if self.mesh is None else jax.lax.psum(result, self.mesh.axis_names[0])
 
         scales = self._scales[starts + window - 1]
-        arrays = (self.features, self.targets, jnp.asarray(starts), jnp.asarray(weights, jnp.float32), scales)
+        targets = self._learned if self.observed[begin:end].any() else self.targets
+        arrays = (self.features, targets, jnp.asarray(starts), jnp.asarray(weights, jnp.float32), scales)
         if self.mesh is not None:
             mesh, axis = batch_axis(self.mesh)
             specs = (P(), P(), P(), P(axis), P(axis), P(axis))
@@ -235,15 +249,16 @@ class Forecasting:
         """The unit of the targets at every step."""
         return jnp.asarray(np.broadcast_to(self.prepared.scale, len(self.series.values)), jnp.float32)
 
+    @cached_property
+    def _learned(self) -> Array:
+        """The targets. Where every step of a window is learned, NaN marks those whose values were missing."""
+        if self.observed.all() or not self.every_step:
+            return self.targets
+        return jnp.where(np.append(self.observed[1:], True)[:, None], self.targets, jnp.nan)
+
     def _errors(self, outputs: Array, wanted: Array, weights: Array, scales: Array) -> dict[str, Array]:
-        """The weighted means over the rows of the loss at all steps and of the absolute error at the last step."""
-        losses = huber(outputs, wanted).reshape(len(weights), -1).mean(axis=1)
-        last = jnp.abs(outputs - wanted).reshape(len(weights), -1)[:, -1]
-        if isinstance(self.prepared.scale, np.ndarray):
-            last, scale = last * scales, 1.0
-        else:
-            scale = self.prepared.scale
-        return {"valid_loss": losses @ weights, "valid_mae": last @ weights * scale}
+        some = self._learned is not self.targets
+        return weighted_errors(outputs, wanted, weights, scales, self.prepared.scale, some_missing=some)
 
     @partial(jax.jit, static_argnums=0)
     def _pass(self, params: Any, features: Array, carry: Any) -> Array:
@@ -271,9 +286,10 @@ class Forecasting:
     def choose(self, params: Any) -> Choice:
         """How much of the network's corrections to use, decided on the monitored part alone."""
         begin, end = self.parts.monitor
+        if not self.stateful:  # a short series that is only forecast may have no window before some of the values
+            begin = min(max(begin, self.prepared.first + self.config.window), end)
         rests = self.series.values[begin:end, 0] - self.prepared.baseline[begin - 1 : end - 1]
-        known = self.observed[begin:end]
-        known = known if known.any() else ~known
+        known = self.counted(begin, end)
         return choose(rests[known], self._scaled(params, begin, end)[known])
 
     def _scaled(self, params: Any, begin: int, end: int) -> np.ndarray:
@@ -300,6 +316,11 @@ class Forecasting:
         """False at the steps whose values were missing and have been filled in, bool ``[time]``."""
         observed = self.series.observed
         return np.ones(len(self.series.values), bool) if observed is None else observed
+
+    def counted(self, begin: int, end: int) -> np.ndarray:
+        """Which of the values begin .. end - 1 count, bool ``[steps]``: the known ones, or all if none is."""
+        known = self.observed[begin:end]
+        return known if known.any() else ~known
 
     def mae(self, forecast: np.ndarray) -> float:
         """The mean absolute error of forecasts of the test part, over the values that are not missing."""

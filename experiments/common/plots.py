@@ -9,7 +9,7 @@ import numpy as np
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
-from matplotlib.ticker import FormatStrFormatter, LogLocator
+from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator
 
 INK, ACTUAL, OURS, OTHER = "#333333", "#9a9a9a", "#1f5fbf", "#d98324"
 plt.rcParams.update(
@@ -26,6 +26,15 @@ plt.rcParams.update(
 )
 
 
+def draw_values(axes: Any, steps: np.ndarray, values: np.ndarray, line: str = "-", **style: Any) -> None:
+    """Draw a line through values ``[steps]``, and a dot where one has no neighbours, since no line shows it."""
+    axes.plot(steps, values, line, **style)
+    known = np.concatenate([[False], np.isfinite(values), [False]])
+    alone = known[1:-1] & ~known[:-2] & ~known[2:]
+    if alone.any():
+        axes.plot(steps[alone], values[alone], "o", color=style["color"], markersize=3)
+
+
 def plot_forecast(
     path: Path, start: int, actual: np.ndarray, forecast: np.ndarray, naive: np.ndarray, title: str
 ) -> None:
@@ -40,9 +49,10 @@ def plot_forecast(
     steps = start + np.arange(len(actual))
     figure, (whole, close) = plt.subplots(2, 1, figsize=(11, 7), height_ratios=(3, 2), layout="constrained")
     for axes, last in ((whole, len(steps)), (close, min(90, len(steps)))):
-        axes.plot(steps[-last:], actual[-last:], color=ACTUAL, linewidth=1, label="value")
-        axes.plot(steps[-last:], naive[-last:], ":", color=OTHER, linewidth=0.9, label="naive (last value)")
-        axes.plot(steps[-last:], forecast[-last:], color=OURS, linewidth=1.3, label="forecast")
+        shown = steps[-last:]
+        draw_values(axes, shown, actual[-last:], color=ACTUAL, linewidth=1, label="value")
+        draw_values(axes, shown, naive[-last:], ":", color=OTHER, linewidth=0.9, label="naive (last value)")
+        draw_values(axes, shown, forecast[-last:], color=OURS, linewidth=1.3, label="forecast")
     whole.set_title(title, loc="left", parse_math=False)
     whole.legend(loc="lower left", ncols=3)
     close.set_title(f"the last {min(90, len(steps))} steps", loc="left", fontsize=10)
@@ -73,6 +83,7 @@ def plot_learning_curve(
         axes.plot([], [], " ", label=f"best: {best:.4g} in epoch {best_epoch}")
     if all(row["loss"] > 0 and row["valid_loss"] > 0 for row in history):
         _log_losses(axes)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel=epoch, ylabel=loss)
     axes.set_title(title, loc="left", parse_math=False)
     axes.legend()

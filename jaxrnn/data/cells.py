@@ -108,6 +108,38 @@ def find_times(
     return None
 
 
+def times_by_content(
+    cells: Cells,
+    used: Sequence[str | None],
+    known: KnownTimes = KnownTimes(),  # noqa: B008  a named tuple cannot be changed
+) -> tuple[Times | None, tuple[str, ...]]:
+    """The only column beside those that are used whose cells are dates, wherever it stands and whatever its name.
+
+    Where :func:`find_times` finds none. Returns None if there is none or several, and what to say about it.
+    """
+    found: list[Times] = []
+    doubtful: list[str] = []
+    for place, name in enumerate(cells.header):
+        if name not in used:
+            try:
+                times = times_in(cells, place, known=known)
+            except ValueError as error:
+                doubtful.append(f"the dates of column {name!r} are not used: {error}")
+            else:
+                found += [] if times is None else [times]
+    if len(found) > 1:
+        names = " and ".join(repr(times.name) for times in found)
+        return None, (
+            f"columns {names} hold dates, so none of them is used, and the rows are taken in the order of the "
+            f"file: rename the one that orders them to 'date', or with --horizon name it with --time-column",
+        )
+    if not found:
+        return None, tuple(doubtful)
+    (times,) = found
+    notes = (f"the dates are those of column {times.name!r}", *times.notes, *doubtful)
+    return times._replace(notes=notes), ()
+
+
 def times_in(
     cells: Cells,
     place: int,
@@ -136,7 +168,7 @@ def times_in(
             notes = () if dates.note is None else (f"column {name!r}: {dates.note}",)
             return Times(place, name, dates.times, notes, dates.utc_offset)
     counts_steps = named or name.lower() in STEP_NAMES
-    if (counts_steps or dated) and all(_is_whole(cell) for cell in column):
+    if (counts_steps or dated) and all(is_whole(cell) for cell in column):
         numbers = np.array([int(cell) for cell in column])
         if (dates := numbered_dates(numbers, name, known.seconds)) is not None:
             return Times(place, name, dates.dates, (f"column {name!r}: {dates.note}",))
@@ -144,7 +176,8 @@ def times_in(
     return None
 
 
-def _is_whole(cell: str) -> bool:
+def is_whole(cell: str) -> bool:
+    """Whether a cell holds a whole number, written with digits alone, that fits into 64 bits."""
     return cell.removeprefix("-").isdecimal() and len(cell) < 18
 
 

@@ -1,5 +1,6 @@
 """CSV files of one series or many in long format: a row for each series and time."""
 
+import itertools
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,7 @@ from jaxrnn.data.cells import (
     has_numbers,
     listed,
     read_cells,
+    times_by_content,
     times_in,
 )
 from jaxrnn.data.dates import KnownTimes
@@ -60,7 +62,8 @@ def read_long(
     Args:
       path: the file. Separator, number format, encoding and date format are found from its content.
       unique_id: the column that tells which series a row belongs to; by default ``unique_id``, if there is one.
-      time: the column of dates or of whole numbers; by default ``ds``, or the one that holds dates.
+      time: the column of dates or of whole numbers; by default ``ds``, or the one that holds dates. Dates in a
+        column that no name points out are used only if each row of a series has its own.
       value: the column to forecast; by default ``y``, or the only numeric one.
       further: other columns to read. They are numbers if nine tenths of their cells are, so that a few others are
         named as mistakes, and otherwise text.
@@ -83,17 +86,23 @@ def read_long(
     if unique_id is None and "unique_id" in cells.header:
         unique_id = "unique_id"
     used = [name for name in (unique_id, *further) if name is not None]
-    times = _times(cells, time, [*used, value], known)
     columns: dict[str, np.ndarray] = {}
     notes = list(cells.notes)
+    if unique_id is not None:
+        columns["unique_id"] = _ids(cells, unique_id)
+    times = _times(cells, time, [*used, value], known)
+    if times is None and time is None:
+        times, said = times_by_content(cells, [*used, value], known)
+        if times is not None and (said := _repeated(cells, times, columns.get("unique_id"))):
+            times = None
+        notes += said
     if times is None and (named := [name for name in cells.header if name.lower() in TIME_NAMES]):
         example = next((cell for cell in cells.column(cells.header.index(named[0])) if cell), "")
         notes.append(
             f"the column {named[0]!r} is not read as dates, since not all of its cells are dates of one format "
-            f"(the first is {shown(example)}): rows are taken in the order of the file, and numbered"
+            f"(the first is {shown(example)}): rows are taken in the order of the file, and numbered. If it holds "
+            f"whole numbers that count the steps, name it with --time-column"
         )
-    if unique_id is not None:
-        columns["unique_id"] = _ids(cells, unique_id)
     if times is not None:
         columns["ds"] = times.values
         notes += times.notes
@@ -147,6 +156,20 @@ def _times(cells: Cells, time: str | None, wanted: Sequence[str | None], known: 
             f"{cells.path}, column {time!r} must hold dates or whole numbers, but holds {shown(example)}"
         )
     return found
+
+
+def _repeated(cells: Cells, times: Times, ids: np.ndarray | None) -> tuple[str, ...]:
+    """What to say about dates that nobody has named, if two rows of a series have the same."""
+    rows: dict[tuple[object, object], int] = {}
+    for row, key in enumerate(zip(itertools.repeat("") if ids is None else ids.tolist(), times.values.tolist())):
+        if (first := rows.setdefault(key, row)) != row:
+            return (
+                f"column {times.name!r} holds dates, but rows {cells.lines[first]} and {cells.lines[row]} have "
+                f"the same, so it is not used: rows are taken in the order of the file, and numbered. If the file "
+                f"holds several series, name their column with --id-column; --time-column {times.name} uses the "
+                f"dates",
+            )
+    return ()
 
 
 def _ids(cells: Cells, unique_id: str) -> np.ndarray:

@@ -107,3 +107,14 @@ def filled(values: np.ndarray) -> np.ndarray:
     """
     steps, known = np.arange(len(values)), np.isfinite(values)
     return np.interp(steps, steps[known], values[known])
+
+
+def carried(values: np.ndarray) -> np.ndarray:
+    """The values with each NaN replaced by the last one before it; before the first value, by the first.
+
+    >>> carried(np.array([1.0, np.nan, np.nan, 3.0]))
+    array([1., 1., 1., 3.])
+    """
+    known = np.flatnonzero(np.isfinite(values))
+    last = np.searchsorted(known, np.arange(len(values)), side="right") - 1
+    return values[known[np.maximum(last, 0)]]

@@ -22,8 +22,8 @@ class Series:
       split: the first step of the test part, on which forecasts are evaluated.
       season: steps per season, or None.
       source, licence: where the numbers come from and how they may be used.
-      observed: bool ``[time]``, False where the value to forecast was missing and has been filled in; None if all
-        values are there.
+      observed: bool ``[time]``, False where the value to forecast was missing, and the last one before it stands
+        in; None if all values are there.
       times: the dates of a file, ``datetime64[s]``, or its whole numbers that count the steps; None without.
       step: the step between them, or None.
       notes: what was done to the rows of a file, in sentences.

@@ -75,7 +75,7 @@ def backtest(model: Model, panel: list[OneSeries], cut: int, origins: int) -> di
     # An origin without a value would be judged with a value that came later: the missing one lies on a line to it.
     at_origin = np.concatenate([part.series.observed[part.places - 1] for part in parts])
     actual = np.where(at_origin[:, None], given, np.nan)
-    unit = [metrics.seasonal_error(shortened(one, len(one.values) - cut).values, season) for one in panel]
+    unit = [mase_unit(shortened(one, len(one.values) - cut), season) for one in panel]
     simple = simple_forecasts(parts, horizon, season)
     all_forecasts = {"model": values, **{name: repeated(forecast) for name, forecast in simple.items()}}
     measured = metrics.compare(all_forecasts, actual, np.repeat(unit, origins), LEVELS)
@@ -98,6 +98,17 @@ def backtest(model: Model, panel: list[OneSeries], cut: int, origins: int) -> di
         "by_series": dict(zip([one.name for one in panel], mase.tolist())),
         "model": model,
     }
+
+
+def mase_unit(one: OneSeries, season: int) -> float:
+    """The unit of MASE of a series: :func:`metrics.seasonal_error` of its known values.
+
+    If no two of these are a season apart, what stands in for missing ones counts, too.
+    """
+    known = np.where(one.observed, one.values, np.nan)
+    apart = season if season < len(known) else 1
+    pairs = np.isfinite(known[apart:] - known[:-apart])
+    return metrics.seasonal_error(known if pairs.any() else one.values, season)
 
 
 def repeated(forecast: np.ndarray) -> np.ndarray:

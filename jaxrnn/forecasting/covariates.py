@@ -189,6 +189,31 @@ class Covariates:
             time = shown_time(times[error.place])
             raise ValueError(f"series {one.name!r}: the column {name!r} {error} (at {time})") from error
 
+    def unknown_texts(self, panel: Sequence[OneSeries], horizon: int) -> list[str]:
+        """Which texts of a panel, up to ``horizon`` steps ahead, training did not have, in sentences."""
+        said = []
+        for name in self.texts:
+            met = {"", *self.encoders[name].categories}
+            new: dict[str, str] = {}  # the first series of each
+            for one in panel:
+                if name in self.columns.static:
+                    values = np.array([one.static[name]])
+                elif name in self.columns.past:
+                    values = one.past[name]
+                else:
+                    values = one.future[name][: len(one.values) + horizon]
+                for text in dict.fromkeys(as_text(values).tolist()):
+                    if text not in met:
+                        new.setdefault(text, one.name)
+            if new:
+                listed = ", ".join(f"{shown(text)} (series {series!r})" for text, series in list(new.items())[:3])
+                more = f" and {len(new) - 3} more" if len(new) > 3 else ""
+                said.append(
+                    f"column {name!r} holds texts that the training did not have: {listed}{more}. Nothing was "
+                    f"learned of them, so they count as none of its texts"
+                )
+        return said
+
     def to_json(self) -> dict[str, Any]:
         encoders = {name: vars(encoder) for name, encoder in self.encoders.items()}
         return {"columns": self.columns._asdict(), "encoders": encoders, "phases": self.phases}

@@ -284,7 +284,7 @@ class Forecaster:
         require_same_step(panel, self.settings, self.known)
         if names.future:
             ahead = [] if future is None else read_future(future, names, panel)
-            panel = with_future(panel, ahead, horizon)
+            panel = self._read_last = with_future(panel, ahead, horizon)
             self.require_future(panel, ahead)
         elif future is not None:
             raise ValueError("future= needs a model with future_columns, but this one has none")
@@ -317,8 +317,9 @@ class Forecaster:
 
     @property
     def notes(self) -> list[str]:
-        """What was done to the rows of the last frame that was read, in sentences."""
-        return describe_panel(self._read_last)
+        """What was done to the rows of the last frame that was read, and unknown texts in it, in sentences."""
+        unknown = self.known.covariates.unknown_texts(self._read_last, self.settings.horizon)
+        return [*describe_panel(self._read_last), *unknown]
 
     def windows(self, panel: list[OneSeries], until: Sequence[int] | np.ndarray | None = None) -> Windows:
         """The windows of these series, for :meth:`quantiles`.

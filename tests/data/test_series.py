@@ -80,9 +80,9 @@ def test_a_file_needs_no_csv_in_its_name_if_it_is_there(write):
         (GOOD.replace("tue,3", "tue,1e999"), {"column": "a"}, "row 3, column 'a' holds '1e999'"),
         (GOOD.replace("tue", "\n\ntue").replace("3,", "x,"), {"column": "a"}, "row 5, column 'a' holds 'x'"),
         (
-            GOOD.replace("1,", ",").replace("3,", "nan,"),
+            GOOD.replace("tue,3,4.5", "tue,,1\nthu,nan,1\nfri,n/a,1"),
             {"column": "a"},
-            "2 of 3 values of column 'a'",
+            "3 of 5 values of column 'a'",
         ),
         (GOOD.replace("3,4.5", "3,?"), {"column": "a", "further_columns": ["b"]}, "row 3, column 'b' holds '?'"),
         (GOOD, {"column": "c"}, "unknown column 'c'; available in"),

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import classify, export, predict
+from experiments import classify, export, language, predict
 from experiments.common import runs
 from experiments.common.labelled import datasets
 from experiments.common.labelled.pipeline import features_of
@@ -191,6 +191,10 @@ def test_other_experiments_name_the_run_of_this_one(finished, tmp_path, capsys):
     assert "holds a run of experiments.classify: give one of experiments.forecast" in " ".join(
         capsys.readouterr().err.split()
     )
+    assert language.main(["--text", "kjv", "--out", str(finished), "--resume"]) == 2
+    assert "holds a run of experiments.classify: give one of experiments.language" in " ".join(
+        capsys.readouterr().err.split()
+    )
     assert classify.main(["--data", "new.ts", "--run", str(tmp_path), "--out", str(tmp_path)]) == 2
     assert "holds no run" in capsys.readouterr().err
 
@@ -209,6 +213,8 @@ def test_texts_are_classified(tmp_path, capsys):
     assert classify.main(["--data", str(path), "--out", str(out), *SMALL, *options]) == 0
     metrics = read_json(out / "metrics.json")
     assert metrics["classes"] == ["bad", "good"] and metrics["baselines"]["bag_of_words"] == 1.0
+    judged = metrics["held_out_examples"]
+    assert f"on {judged} of the " in capsys.readouterr().out
     new = tmp_path / "new.csv"
     odd = "A Fine story, isn\u2019t it? " + "\u00dcber " * 30_000
     new.write_text(f'text\na fine story\n"{odd}"\n', encoding="utf-8")  # without labels

@@ -81,6 +81,9 @@ def test_a_panel_is_forecast_backtested_interrupted_resumed_and_new_rows_are_pre
     assert (out / "forecast.png").stat().st_size > 0
     assert len(rows_of(out / "backtest.csv")) == 2 * 18 * 5  # the third series is too short to be judged
     said = capsys.readouterr()
+    printed = " ".join(said.out.split())
+    assert metrics["series"] == 2 and "backtest of 2 series, 18 origins" in printed
+    assert "1 series ('c') are not judged: too few values" in printed
     assert "of the median, simple forecasts the rest" in " ".join(said.out.split())
     assert metrics["choice"]["season"] == 7 and metrics["choice"]["calendar"] == ["weekday", "month"]
 
@@ -118,6 +121,7 @@ def test_a_panel_is_forecast_backtested_interrupted_resumed_and_new_rows_are_pre
         ([], "is a run with --horizon: give the --series"),
         (["--series", str(shops), "--out", str(tmp_path / "no" / "x.csv")], "which does not exist: make it first"),
         (["--series", str(fresh)], "unknown column"),
+        (["--series", str(shops), "--future", str(fresh)], "needs a run with --future-columns"),
     ):
         assert predict.main([str(out), *other, *(["--id-column", "store"] if other else [])]) == 2
         assert message in " ".join(capsys.readouterr().err.split())
@@ -223,7 +227,7 @@ def test_what_does_not_fit_is_said(options, message, shops, tmp_path, capsys):
     assert message in " ".join(capsys.readouterr().err.split())
 
 
-def test_a_category_that_may_be_a_missing_number_stays_one_in_new_rows_and_in_the_future(tmp_path):
+def test_a_category_that_may_be_a_missing_number_stays_one_in_new_rows_and_in_the_future(tmp_path, capsys):
     days, random = np.datetime64("2024-01-01") + np.arange(64), np.random.RandomState(0)
     promotions = random.choice(["none", "sale", "big"], 64).tolist()
     series, fresh, future, out = (tmp_path / name for name in ("series.csv", "fresh.csv", "future.csv", "run"))
@@ -235,7 +239,12 @@ def test_a_category_that_may_be_a_missing_number_stays_one_in_new_rows_and_in_th
     with_future = ["--future", str(future)]
     assert forecast.main([*options, "--future-columns", "promo", *with_future, "--out", str(out)]) == 0
     assert predict.main([str(out), "--series", str(fresh), *with_future]) == 0
-    assert len(rows_of(out / "forecast-fresh.csv")) == 4
+    assert len(rows_of(out / "forecast-fresh.csv")) == 4 and "texts that" not in capsys.readouterr().out
+    future.write_text(future.read_text().replace("none", "hug"))
+    assert predict.main([str(out), "--series", str(fresh), *with_future, "--overwrite"]) == 0
+    assert "column 'promo' holds texts that the training did not have: 'hug' (series 'value')" in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 def test_resume_says_what_is_wrong_with_the_folder(shops, tmp_path, capsys):

@@ -12,6 +12,7 @@ from experiments.common.labelled.datasets import Examples
 from experiments.common.labelled.options import Settings, resolve
 from experiments.common.labelled.pipeline import Classification
 from experiments.common.labelled.sequences import Augmentation, SequencePreparation, far_values
+from experiments.common.labelled.texts import TextPreparation
 
 RNG = np.random.default_rng(0)
 
@@ -109,3 +110,11 @@ def test_frames_hold_every_step(differences):
     if differences:
         steps = features.reshape(8, 4)
         np.testing.assert_allclose(steps[1:7, 2:], np.diff(scaled, axis=0), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"), [(("good", "bad"), ("bad", "good")), (("good", "good", "bad"), ("good",))]
+)
+def test_words_of_a_single_text_are_taken_only_where_there_are_no_others(texts, words):
+    pytest.importorskip("sklearn")
+    assert TextPreparation.fit(texts, min_count=2, most=9, longest=9).words == words

@@ -164,6 +164,16 @@ def test_texts_that_cannot_be_learned_are_refused(content, message, tmp_path, ca
     assert not (tmp_path / "run" / "config.json").exists()
 
 
+def test_a_text_in_utf_16_is_that_in_utf_8(tmp_path):
+    path = tmp_path / "text.txt"
+    found = []
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        path.write_bytes(("the caf\u00e9 is open\r\n" * 9).encode(encoding))
+        found.append(load_text(str(path)))
+    assert found[0].characters == found[1].characters == found[2].characters
+    assert found[0].sha256 == found[1].sha256 == found[2].sha256 and "\r" not in found[0].characters
+
+
 def test_a_text_is_divided_and_numbered():
     text = divide_text("letters", "ab" * 46 + "c" + "abcabd" + "a")
     assert (text.train, text.test, len(text.tokens)) == (93, 95, 100)

@@ -79,3 +79,17 @@ def test_another_process_forecasts_the_same(finished, tmp_path):
     metrics = read_json(finished / "metrics.json")
     assert f"the last 461 values is {metrics['valid_mae']:.3f}\n" in again.stdout
     assert (tmp_path / "again.csv").read_bytes() == (finished / "forecast.csv").read_bytes()
+
+
+def test_a_series_that_is_only_forecast_needs_no_training_part(tmp_path, capsys):
+    out, paths = tmp_path / "run", []
+    for count in (140, 40):
+        paths.append(str(tmp_path / f"{count}.csv"))
+        values = 50 + np.random.RandomState(0).randn(count)
+        Path(paths[-1]).write_text("step,y\n" + "".join(f"{step},{y}\n" for step, y in enumerate(values.tolist())))
+    assert run_forecast(out, "--series", paths[0], "--hidden", "4", "--epochs", "1") == 0
+    for split in ("35", "30"):
+        assert predict.main([str(out), "--series", paths[1], "--split", split]) == 0
+    assert f"MAE over the last {40 - 30} values" in capsys.readouterr().out
+    assert predict.main([str(out), "--series", paths[1], "--split", "29"]) == 2
+    assert "reads windows of 30 steps, and that before step 29" in " ".join(capsys.readouterr().err.split())

@@ -7,13 +7,17 @@ import sys
 import numpy as np
 import pytest
 
-from experiments.common import report
+from experiments import compare as comparison
+from experiments import gradient_flow, lr_range, selective_copy
+from experiments.common import plots, report
 from experiments.common.command import run_command
 from experiments.common.config import Settings, resolve
+from experiments.common.many_steps.plots import plot_fans
 from experiments.common.many_steps.report import report_backtest
 from experiments.common.pipeline import Forecasting
 from experiments.common.signals import CtrlC
 from jaxrnn.data import Series
+from jaxrnn.forecasting import read_panel
 from jaxrnn.forecasting.metrics import compare
 from jaxrnn.training import EarlyStopping, Run
 from jaxrnn.training.distributed.signals import StopSignals
@@ -95,3 +99,41 @@ def test_a_moving_average_that_is_worse_than_the_last_value_is_named(level_width
     }
     advice = report.advice(forecasting, run_of(1.0), maes, maes["naive"] * 1.01) or ""
     assert ("a moving average of 80 values" in advice and "--level-width 2" in advice) == named
+
+
+@pytest.mark.parametrize("command", [comparison, gradient_flow, lr_range, selective_copy])
+def test_a_folder_that_cannot_be_made_is_said_before_the_work(command, tmp_path, monkeypatch, capsys):
+    def work(*_, **__):
+        raise AssertionError
+
+    for name in ("train_once", "baseline_maes", "gradient_flow", "range_test", "curves"):
+        monkeypatch.setattr(command, name, work, raising=False)
+    (tmp_path / "file").write_text("")
+    assert command.main(["--out", str(tmp_path / "file")]) == 2
+    assert "it is a file; choose another --out" in " ".join(capsys.readouterr().err.split())
+
+
+def test_what_has_no_neighbours_is_drawn_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(plots.plt, "close", lambda figure: None)
+    values = np.where(np.arange(12) % 2, np.nan, np.arange(12.0))
+    panel = read_panel({"a": values})
+    names = ("yhat", "lo-80", "hi-80", "lo-95", "hi-95")
+    columns = {"ds": np.array([12])} | {name: np.array([place + 0.5]) for place, name in enumerate(names)}
+    plot_fans(tmp_path / "fans.png", panel, columns, 1, {})
+    plots.plot_forecast(tmp_path / "forecast.png", 5, np.ones(1), np.zeros(1), np.ones(1), "one value")
+    fans, one = (plots.plt.figure(number) for number in plots.plt.get_fignums()[-2:])
+    dots = [line for axes in (*fans.axes, one.axes[0]) for line in axes.lines if line.get_marker() == "o"]
+    assert [len(np.asarray(dot.get_xdata())) for dot in dots] == [
+        3,
+        1,
+        1,
+        1,
+        1,
+    ]  # every second of six values, and four lone values
+    assert [np.ptp(np.asarray(lines.get_paths()[0].vertices)[:, 1]) for lines in fans.axes[0].collections] == [
+        1,
+        1,
+    ]  # the intervals
+    monkeypatch.undo()
+    plots.plt.close(fans)
+    plots.plt.close(one)

@@ -69,6 +69,26 @@ def test_checkpoints_without_a_run_are_not_mixed_with_new_ones(finished, tmp_pat
     assert "holds checkpoints of another run" in capsys.readouterr().err
 
 
+def test_a_run_of_another_kind_in_the_folder_is_named(tmp_path, capsys):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "backtest").write_text("")
+    (tmp_path / "horizon.json").write_text("{}")
+    for more in ([], ["--resume"]):
+        assert run_forecast(tmp_path, *more) == 2
+        said = " ".join(capsys.readouterr().err.split())
+        assert "holds a run with --horizon: choose another --out" in said and "config.json" not in said
+
+
+def test_options_of_the_tuned_recipe_may_be_repeated(tmp_path, capsys):
+    out, options = tmp_path / "run", ["--season", "7", "--hidden", "4", "--epochs", "1"]
+    assert run_forecast(out, *options, "--resume") == 2  # there is nothing to resume, and the course recipe begins
+    assert "belong to the tuned recipe" in " ".join(capsys.readouterr().err.split()) and not out.exists()
+    assert run_forecast(out, *options, "--recipe", "tuned") == 0
+    assert run_forecast(out, *options, "--resume") == 0
+    assert run_forecast(out, "--season", "8", "--resume") == 2
+    assert "--season is 8, but the run to be resumed has 7" in " ".join(capsys.readouterr().err.split())
+
+
 def test_of_two_runs_at_once_in_one_folder_one_trains_and_the_other_is_refused(tmp_path):
     out = tmp_path / "run"
     command = [sys.executable, "-m", "experiments.forecast", *SMALL, "--out", str(out)]

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from jaxrnn.forecasting import metrics
+from jaxrnn.forecasting import metrics, read_panel
+from jaxrnn.forecasting.backtests import mase_unit
 
 RANDOM = np.random.RandomState(0)
 ACTUAL = RANDOM.randn(5, 3) + 4
@@ -39,3 +40,13 @@ def test_missing_values_do_not_count():
 def test_the_unit_of_a_constant_series_is_not_zero():
     assert metrics.seasonal_error(np.full(9, 4.0), 3) == 4 and metrics.seasonal_error(np.zeros(9), 3) == 1
     assert metrics.seasonal_error(np.array([1.0, 3.0]), 12) == 2
+
+
+def test_the_unit_of_a_series_with_missing_values_is_that_of_the_known_ones():
+    values = np.array([1.0, np.nan, 4.0, 9.0, np.nan, 5.0, 3.0])
+    (one,) = read_panel({"a": values})
+    assert mase_unit(one, 2) == pytest.approx(np.mean([3, 4]))  # 1 and 4, 9 and 5
+    (whole,) = read_panel({"a": np.arange(7.0) ** 2})
+    assert mase_unit(whole, 2) == metrics.seasonal_error(whole.values, 2)
+    (alternate,) = read_panel({"a": np.where(np.arange(7) % 2, np.nan, np.arange(7.0))})
+    assert mase_unit(alternate, 3) == 3  # no two known values are three steps apart

@@ -27,6 +27,7 @@ def evaluate(classification: Classification, found: Sequence[Run], folder: Path)
     predicted = probabilities.argmax(axis=1)
     compared = baselines(data)
     matrix = confusion_matrix(predicted, labels, classes)
+    right = _right_where_held_out(classification, found)
     metrics = {
         "data": config.data,
         "cell": config.cell,
@@ -35,7 +36,8 @@ def evaluate(classification: Classification, found: Sequence[Run], folder: Path)
         "test_macro_f1": macro_f1(predicted, labels, classes),
         "baselines": compared,
         "test_accuracy_of_each_network": [accuracy(p.argmax(axis=1), labels) for p in of_members],
-        "held_out_accuracy": _held_out(classification, found),
+        "held_out_accuracy": float(right.mean()),
+        "held_out_examples": len(right),
         "classes": list(data.classes),
         "confusion": matrix.tolist(),
         "networks": len(found),
@@ -49,8 +51,10 @@ def evaluate(classification: Classification, found: Sequence[Run], folder: Path)
         "device": jax.devices()[0].device_kind,
     }
     console.print(results_table(classification, compared, metrics))  # before writing, which may fail
-    held_out = metrics["held_out_accuracy"]
-    say(f"on the training part, each example judged by the network that held it out: {100 * held_out:.1f} %")
+    say(
+        f"on {len(right)} of the {len(data.train.labels)} examples of the training part, each judged by the "
+        f"network that held it out: {100 * right.mean():.1f} %"
+    )
     better = [f"{NAMES[n]} ({100 * v:.1f} %)" for n, v in compared.items() if v > metrics["test_accuracy"]]
     if better:
         say(f"these methods without a network are better: {', '.join(better)}")
@@ -68,14 +72,14 @@ def evaluate(classification: Classification, found: Sequence[Run], folder: Path)
     return metrics
 
 
-def _held_out(classification: Classification, found: Sequence[Run]) -> float:
-    """The accuracy on the training part of the networks that have not learned from the example."""
+def _right_where_held_out(classification: Classification, found: Sequence[Run]) -> np.ndarray:
+    """Which examples of the training part are right that a network held out, as this network says."""
     right = []
     for member, run in enumerate(found):
         rows = classification.held_out(member)
         probabilities = classification.probabilities(run.best_params, [classification.train[row] for row in rows])
         right.append(probabilities.argmax(axis=1) == classification.data.train.labels[rows])
-    return float(np.concatenate(right).mean())
+    return np.concatenate(right)
 
 
 def results_table(classification: Classification, compared: dict[str, float], metrics: dict[str, Any]) -> Table:

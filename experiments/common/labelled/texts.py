@@ -101,9 +101,15 @@ class TextPreparation:
 
     @classmethod
     def fit(cls, texts: tuple[str, ...], *, min_count: int, most: int, longest: int) -> "TextPreparation":
-        """Take the words that occur in at least ``min_count`` texts, at most ``most`` of them."""
+        """Take the words that occur in at least ``min_count`` texts, at most ``most`` of them.
+
+        If no word occurs in so many, words of a single text are taken, too.
+        """
         vectorizer = _vectorizer(min_df=min(min_count, len(texts)), max_features=most)
-        vectorizer.fit(texts)
+        try:
+            vectorizer.fit(texts)
+        except ValueError:
+            vectorizer = _vectorizer(max_features=most).fit(texts)
         return cls(tuple(sorted(vectorizer.vocabulary_)), longest)
 
     @cached_property

@@ -168,14 +168,21 @@ def judge(
     settings: Settings, model: Forecaster, panel: list[OneSeries], origins: int, folder: Path
 ) -> dict[str, Any]:
     """Backtest, and write its rows and its errors."""
-    say(f"backtest: {len(panel)} series, {origins} origins each; training on what comes before the first origin")
+    say(f"backtest: {origins} origins of each series; training on what comes before the first origin")
     began = time.perf_counter()
     with training_progress("backtest") as report:
         watch = Watch(folder / record.CHECKPOINTS / "backtest", report)
         tested = model.backtest(panel, origins=origins, watch=watch)
+    left_out = [repr(one.name) for one in panel if one.name not in tested["by_series"]]
+    if left_out:
+        more = ", ..." if len(left_out) > 3 else ""
+        say(
+            f"{len(left_out)} series ({', '.join(left_out[:3])}{more}) are not judged: too few values lie before "
+            f"their first origin"
+        )
     choice = choices(tested["model"])
     metrics = tested["metrics"] | {
-        "series": len(panel),
+        "series": len(tested["by_series"]),
         "origins": origins,
         "horizon": settings.horizon,
         "season": choice["season"],
@@ -204,6 +211,8 @@ def train(
         model.fit(panel, watch=Watch(folder / record.CHECKPOINTS / "forecast", report))
     if model.stopped == "terminated":  # after SIGTERM there is no time to forecast
         return
+    for note in model.known.covariates.unknown_texts(panel, model.settings.horizon):
+        say(f"note: {note}")
     columns = model.predict()
     write_columns(folder / record.FORECAST, columns)
     model.save(folder / MODEL)

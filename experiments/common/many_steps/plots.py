@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib import pyplot as plt
 
-from experiments.common.plots import ACTUAL, OURS
+from experiments.common.plots import ACTUAL, OURS, draw_values
 from experiments.common.report import digits
 from jaxrnn.forecasting import OneSeries
 
@@ -42,11 +42,15 @@ def plot_fans(
         shown = min(len(one.values), 6 * horizon)
         before, after = one.times[-shown:], by_series["ds"][place]
         values = np.where(one.observed, one.values, np.nan)[-shown:]
-        axes.plot(before, values, color=ACTUAL, linewidth=1, label="values")
+        draw_values(axes, before, values, color=ACTUAL, linewidth=1, label="values")
         for low, high, strength, label in (("lo-95", "hi-95", 0.15, "95 %"), ("lo-80", "hi-80", 0.3, "80 %")):
             bounds = by_series[low][place], by_series[high][place]
-            axes.fill_between(after, *bounds, color=OURS, alpha=strength, linewidth=0, label=f"{label} interval")
-        axes.plot(after, by_series["yhat"][place], color=OURS, linewidth=1.4, label="forecast")
+            label = f"{label} interval"
+            if horizon > 1:
+                axes.fill_between(after, *bounds, color=OURS, alpha=strength, linewidth=0, label=label)
+            else:
+                axes.vlines(after, *bounds, color=OURS, alpha=strength, linewidth=6, label=label)
+        draw_values(axes, after, by_series["yhat"][place], color=OURS, linewidth=1.4, label="forecast")
         title = f"{what}{one.name}"
         if np.isfinite(errors.get(one.name, np.nan)):
             title += f" (MASE {digits(errors[one.name])} in the backtest)"

@@ -12,7 +12,7 @@ from experiments.common import runs
 from experiments.common.options import option
 from jaxrnn.forecasting import OneSeries
 
-CONFIG = "horizon.json"
+CONFIG = runs.HORIZON_CONFIG
 CHECKPOINTS = "checkpoints"
 FORECAST, PICTURE = "forecast.csv", "forecast.png"
 _MAY_CHANGE = ("out", "resume")
