@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxrnn.forecasting import Columns, Forecaster, read_panel, with_future
-from jaxrnn.forecasting.covariates import Encoder, require_future
+from jaxrnn.forecasting.covariates import Covariates, Encoder, require_future
 from jaxrnn.forecasting.windows import FEATURES
 
 SMALL: dict[str, Any] = dict(steps=20, seeds=1, hidden=(8,))
@@ -25,6 +25,31 @@ def test_codes_that_are_numbers_in_the_future_alone_are_those_of_the_training():
         for given in (["1", "2", "1", "2"], [1, 2, 1, 2])
     )
     assert (as_text == as_numbers).all() and as_numbers[1] > as_numbers[0] + 10
+    assert model.notes == []
+    model.predict(future={"ds": DAYS[190:194], "promo": np.array(["1", "B", "2", "B"])})
+    (said,) = model.notes
+    assert said.startswith("column 'promo' holds texts that the training did not have: 'B' (series 'value')")
+
+
+def test_texts_that_the_training_did_not_have_are_named_of_every_kind_of_column():
+    columns = Columns(("f",), ("p",), ("s",))
+    frame = {"ds": DAYS[:4], "y": [1.0, 2, 3, np.nan]}
+    one, other = (
+        read_panel(frame | {"f": np.array(f), "p": np.array(p), "s": np.array([s] * 4)}, columns=columns)
+        for f, p, s in (
+            (["a", "b", "a", "b"], ["c", "c", "d", ""], "e"),
+            (["a", "", "x", "y"], ["c", "z", "d", ""], "w"),
+        )
+    )
+    covariates = Covariates.fit(one, columns, calendar=False)
+    assert covariates.unknown_texts(one, 1) == []
+    said = covariates.unknown_texts(other, 1)
+    assert [note.split(". ")[0].split(": ")[1] for note in said] == [
+        "'x' (series 'value'), 'y' (series 'value')",
+        "'z' (series 'value')",
+        "'w' (series 'value')",
+    ]
+    assert "'y'" not in covariates.unknown_texts(other, 0)[0]  # it lies beyond what is forecast
 
 
 def test_codes_of_seven_digits_are_known_categories():
