@@ -63,9 +63,10 @@ def read_panel(
         of a series give their values for the steps to forecast.
       rows: the numbers by which an error names the rows; the default counts them from 0.
       with_values: False reads a frame without ``y``, which gives columns that are known in advance.
-      known: the times that a model was trained on. Series whose rows are farther apart have its step too, with
-        steps without a row, if most steps have one; the default is the most frequent step of all series, for those
-        with up to three rows. Times with a UTC offset are converted to its offset.
+      known: the times that a model was trained on. Series whose rows are farther apart than those of any of its
+        series have its most frequent step, with steps without a row, if most steps have one; the default is the
+        most frequent step of all series, for those with up to three rows. Times with a UTC offset are converted to
+        its offset.
 
     Raises:
       ValueError: a column is missing, a value is not a number, a date does not parse, two rows of one series have
@@ -137,7 +138,7 @@ def read_future(frame: Any, columns: Columns, panel: Sequence[OneSeries]) -> lis
 
 def continued(panel: Sequence[OneSeries]) -> KnownTimes:
     """What is known of the times of rows that continue a panel."""
-    return KnownTimes((panel[0].step,), panel[0].utc_offset)
+    return KnownTimes(tuple(dict.fromkeys(one.step for one in panel)), panel[0].utc_offset)
 
 
 def _with_dates(one: OneSeries, dates: Dates) -> OneSeries:
@@ -204,13 +205,12 @@ def _usual_step(parts: list[_Part]) -> Step | None:
 def _in_known_steps(part: _Part, known: KnownTimes) -> _Part:
     """A part whose step is the known one, if its own is larger, or it has none, and its rows fit.
 
-    Days from Monday to Friday are days without weekends, if no known series has a row for these days alone.
+    A step that a known series has stays as it is. Days from Monday to Friday are else days without weekends.
     """
-    if known.step is None or not _fits(part.times, known.step):
+    if known.step is None or part.step in known.steps or not _fits(part.times, known.step):
         return part
     farther = part.step is None or part.step.length >= _FARTHER * known.step.length
-    days = part.step == WEEKDAYS and WEEKDAYS not in known.steps
-    return replace(part, step=known.step) if farther or days else part
+    return replace(part, step=known.step) if farther or part.step == WEEKDAYS else part
 
 
 def _series(part: _Part, columns: Columns, usual: Step | None, with_values: bool) -> OneSeries:
