@@ -108,7 +108,7 @@ class Effects:
 def _unit(one: OneSeries, season: int, until: int | None = None) -> np.ndarray:
     """The mean size of the values before each step, and before the step after the last, ``[time + 1]``.
 
-    Those of the steps up to ``until`` depend on the values before it.
+    Those of the steps up to ``until`` depend on the values before it. Of nothing but zeros it is 0.
     """
     width = max(2 * season, 14)
     sizes = np.abs(np.where(one.observed, one.values, 0))
@@ -121,7 +121,7 @@ def _unit(one: OneSeries, season: int, until: int | None = None) -> np.ndarray:
     start = np.maximum(stop - width, 0)
     stop = np.maximum(stop, min(4, count))  # the first steps have the mean of the first four
     unit = (total[stop] - total[start]) / np.maximum(known[stop] - known[start], 1)
-    return np.where(unit > 0, unit, np.where(mean > 0, mean * 1e-3, 1.0))
+    return np.where(unit > 0, unit, mean * 1e-3)
 
 
 def _usual_sizes(sizes: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -145,12 +145,9 @@ def _rows(
     """The rows of the regression, ``[rows, columns]`` and ``[rows]``."""
     count = len(one.values) if until is None else until
     lag = season if season < count else 1
-    z, x, unit, observed = (
-        columns[:count],
-        one.values[:count],
-        _unit(one, season, until)[:count],
-        one.observed[:count],
-    )
+    z, x, observed = columns[:count], one.values[:count], one.observed[:count]
+    unit = _unit(one, season, until)[:count]
+    unit = np.where(unit > 0, unit, 1.0)  # zeros are 0 in any unit
     both = observed[lag:] & observed[:-lag]
     now, before = unit[lag:][both], unit[:-lag][both]
     rows = z[lag:][both] - z[:-lag][both] * (before / now)[:, None]

@@ -11,7 +11,7 @@ from jaxrnn.data import KnownTimes, Step
 from jaxrnn.forecasting.covariates import LARGEST, Covariates
 from jaxrnn.forecasting.effects import Effects
 from jaxrnn.forecasting.one_series import Columns, OneSeries
-from jaxrnn.forecasting.windows import Windows, usual_noise
+from jaxrnn.forecasting.windows import Windows, usual_noise, usual_size
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Known:
       effects: what the columns that are known in advance add to a series.
       steps: the steps of the series that the model is trained on, each once, the most frequent first.
       usual_noise: how much these series vary beside their size; what a series of one row is taken to vary.
+      usual_size: how large their values are; what a series of zeros is taken to vary beside.
       utc_offset: the UTC offset of their times, see :class:`jaxrnn.data.utc_offsets.Dates`.
     """
 
@@ -30,6 +31,7 @@ class Known:
     effects: Effects
     steps: tuple[Step, ...] = ()
     usual_noise: float = 0.0
+    usual_size: float = 0.0
     utc_offset: int | None = None
 
     @property
@@ -49,8 +51,8 @@ class Known:
         known = [covariates.future(one, 0)[:, : covariates.known_size] for one in panel]
         steps = Counter(one.step for one in panel).most_common()
         effects = Effects.fit(panel, known, season)
-        noise = usual_noise(panel, season)
-        return cls(covariates, effects, tuple(step for step, _ in steps), noise, panel[0].utc_offset)
+        usual = usual_noise(panel, season), usual_size(panel)
+        return cls(covariates, effects, tuple(step for step, _ in steps), *usual, panel[0].utc_offset)
 
     def windows(
         self,
@@ -70,7 +72,8 @@ class Known:
         Args:
           until: for each series, the first step whose value its effects must not depend on.
         """
-        sizes: dict[str, Any] = dict(window=window, horizon=horizon, season=season, usual_noise=self.usual_noise)
+        sizes: dict[str, Any] = dict(window=window, horizon=horizon, season=season)
+        sizes |= dict(usual_noise=self.usual_noise, usual_size=self.usual_size)
         covariates = self.covariates
         if not covariates.past_size:
             return Windows.of(list(panel), **sizes)
@@ -104,6 +107,7 @@ class Known:
             "effects": self.effects.to_json(),
             "steps": steps,
             "usual_noise": self.usual_noise,
+            "usual_size": self.usual_size,
             "utc_offset": self.utc_offset,
         }
 
@@ -111,8 +115,10 @@ class Known:
     def from_json(cls, record: dict[str, Any]) -> "Known":
         steps = tuple(Step(**step) for step in record["steps"])
         effects = Effects.from_json(record["effects"])
-        noise, offset = record["usual_noise"], record.get("utc_offset")  # older models have not stored the offset
-        return cls(Covariates.from_json(record["covariates"]), effects, steps, noise, offset)
+        later = {
+            name: record[name] for name in ("usual_size", "utc_offset") if name in record
+        }  # not in older models
+        return cls(Covariates.from_json(record["covariates"]), effects, steps, record["usual_noise"], **later)
 
 
 def _extra(past: np.ndarray, future: np.ndarray, window: int, horizon: int) -> np.ndarray:
