@@ -27,7 +27,14 @@ from jaxrnn.data import (
 )
 from jaxrnn.data.utc_offsets import Dates
 from jaxrnn.forecasting.far_values import LARGEST, far_values
-from jaxrnn.forecasting.frame_columns import names_of, numbers_of, numbers_or_text, times_of, with_dates_of_index
+from jaxrnn.forecasting.frame_columns import (
+    array_of,
+    names_of,
+    numbers_of,
+    numbers_or_text,
+    times_of,
+    with_dates_of_index,
+)
 from jaxrnn.forecasting.one_series import Columns, OneSeries, Repairs, shown_time
 
 COLUMNS = ("unique_id", "ds", "y")
@@ -56,7 +63,7 @@ def read_panel(
 
     Args:
       frame: the frame; a panel that was read before is returned as it is. Dates in the index of a pandas frame or
-        series stand for a column ``ds``.
+        series, or of all series of a dictionary, stand for a column ``ds``. Masked values are missing.
       aggregate: how rows of one series with one time are combined, for example ``"sum"``, ``"mean"`` or ``"last"``
         (see :data:`jaxrnn.data.AGGREGATES`). Numbers of further columns take their mean. None makes it an error.
       columns: further columns to read. If there are any that are known in advance, rows after the last known ``y``
@@ -81,37 +88,39 @@ def read_panel(
     check_aggregate(aggregate)
     if isinstance(frame, list) and frame and all(isinstance(one, OneSeries) for one in frame):
         return list(frame)
-    frame = with_dates_of_index(frame)
+    frame = with_dates_of_index(frame, columns.all)
     listed = getattr(frame, "columns", None)
     if listed is None and not isinstance(frame, Mapping):
         _no_columns(columns)
         if isinstance(frame, (str, Path)):
             raise ValueError(f"series are given as a frame or arrays: read the file {str(frame)!r} first")
-        return [_of_array("value", np.asarray(frame))]
+        return [_of_array("value", array_of(frame))]
     table: Any = frame
     names = list(table) if listed is None else list(listed)
     if with_values and "y" not in names:
         if listed is not None or {"unique_id", "ds"} & set(names):
             raise ValueError(f"the frame has the columns {names}, but needs unique_id, ds and y")
         _no_columns(columns)
-        return [_of_array(str(name), np.asarray(values)) for name, values in table.items()]
+        if not names:
+            raise ValueError("the dictionary holds no series: give it names and arrays of values")
+        return [_of_array(str(name), array_of(values)) for name, values in table.items()]
     if listed is None and with_values and not {"unique_id", "ds"} & set(names):
         _no_other_series(names, columns)
     missing = [name for name in columns.all if name not in names]
     if missing:
         raise ValueError(f"the frame has no column {missing[0]!r}; it has {names}")
     used = [name for name in (*COLUMNS, *columns.all) if name in names and (with_values or name != "y")]
-    counts = {name: len(np.atleast_1d(np.asarray(table[name]))) for name in used}
+    counts = {name: len(np.atleast_1d(array_of(table[name]))) for name in used}
     if len(set(counts.values())) > 1:
         raise ValueError(f"the columns must have one length, but have {counts}")
     count = next(iter(counts.values()), 0)
     if not count:
         raise ValueError(f"the frame with the columns {names} has no rows")
-    ids = names_of(np.asarray(table["unique_id"])) if "unique_id" in names else np.full(count, "value")
+    ids = names_of(array_of(table["unique_id"])) if "unique_id" in names else np.full(count, "value")
     dates = times_of(table["ds"], known) if "ds" in names else None
     times = None if dates is None else dates.times
-    y = numbers_of("y", np.asarray(table["y"]), ids) if with_values else np.full(count, np.nan)
-    further = {name: numbers_or_text(name, np.asarray(table[name]), ids) for name in columns.all}
+    y = numbers_of("y", array_of(table["y"]), ids) if with_values else np.full(count, np.nan)
+    further = {name: numbers_or_text(name, array_of(table[name]), ids) for name in columns.all}
     rows = np.arange(count) if rows is None else np.asarray(rows)
     groups, first, group = np.unique(ids, return_index=True, return_inverse=True)
     members = np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])
