@@ -39,3 +39,10 @@ def test_missing_values_do_not_count():
 def test_the_unit_of_a_constant_series_is_not_zero():
     assert metrics.seasonal_error(np.full(9, 4.0), 3) == 4 and metrics.seasonal_error(np.zeros(9), 3) == 1
     assert metrics.seasonal_error(np.array([1.0, 3.0]), 12) == 2
+
+
+def test_a_series_that_repeats_up_to_rounding_has_the_unit_of_its_values():
+    wave = 10 + np.sin(np.arange(100) * 2 * np.pi / 7)
+    assert 0 < np.abs(wave[7:] - wave[:-7]).max() < 1e-13
+    assert metrics.seasonal_error(wave, 7) == pytest.approx(np.abs(wave).mean())
+    assert metrics.seasonal_error(1e9 + np.arange(100.0), 7) == 7  # little beside its level, but no rounding
