@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxrnn.checks import shown
 from jaxrnn.data import KnownTimes, numbered_dates
-from jaxrnn.data.dates import NotADate, dates_and_note
+from jaxrnn.data.dates import NotADate, dates_and_note, whole_seconds
 from jaxrnn.data.utc_offsets import Dates
 
 _NUMBERS = numbers.Real, np.bool_, Decimal
@@ -123,7 +123,7 @@ def times_of(column: Any, known: KnownTimes) -> Dates:
     if times.dtype.kind == "M":
         if np.isnat(times).any():
             raise ValueError(f"the column ds has no date in row {int(np.argmax(np.isnat(times)))}")
-        return Dates(times.astype("datetime64[s]"))
+        return Dates(whole_seconds(times))
     if times.dtype.kind == "f" and (times == np.floor(times)).all() and (np.abs(times) < 2**53).all():
         times = times.astype(np.int64)
     if times.dtype.kind in "iu":

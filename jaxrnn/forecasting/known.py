@@ -10,7 +10,7 @@ import numpy as np
 from jaxrnn.data import KnownTimes, Step
 from jaxrnn.forecasting.covariates import LARGEST, Covariates
 from jaxrnn.forecasting.effects import Effects
-from jaxrnn.forecasting.one_series import Columns, OneSeries
+from jaxrnn.forecasting.one_series import Columns, OneSeries, usual_unit
 from jaxrnn.forecasting.windows import Windows, usual_noise, usual_size
 
 
@@ -25,6 +25,7 @@ class Known:
       usual_noise: how much these series vary beside their size; what a series of one row is taken to vary.
       usual_size: how large their values are; what a series of zeros is taken to vary beside.
       utc_offset: the UTC offset of their times, see :class:`jaxrnn.data.utc_offsets.Dates`.
+      unit: what the times of most of them were rounded to, see :class:`jaxrnn.data.regular_times.RegularTimes`.
     """
 
     covariates: Covariates
@@ -33,11 +34,12 @@ class Known:
     usual_noise: float = 0.0
     usual_size: float = 0.0
     utc_offset: int | None = None
+    unit: str = ""
 
     @property
     def times(self) -> KnownTimes:
         """What is known of the times of fresh rows."""
-        return KnownTimes(self.steps, self.utc_offset)
+        return KnownTimes(self.steps, self.utc_offset, self.unit)
 
     @classmethod
     def nothing(cls) -> "Known":
@@ -52,7 +54,9 @@ class Known:
         steps = Counter(one.step for one in panel).most_common()
         effects = Effects.fit(panel, known, season)
         usual = usual_noise(panel, season), usual_size(panel)
-        return cls(covariates, effects, tuple(step for step, _ in steps), *usual, panel[0].utc_offset)
+        return cls(
+            covariates, effects, tuple(step for step, _ in steps), *usual, panel[0].utc_offset, usual_unit(panel)
+        )
 
     def windows(
         self,
@@ -109,6 +113,7 @@ class Known:
             "usual_noise": self.usual_noise,
             "usual_size": self.usual_size,
             "utc_offset": self.utc_offset,
+            "unit": self.unit,
         }
 
     @classmethod
@@ -116,7 +121,7 @@ class Known:
         steps = tuple(Step(**step) for step in record["steps"])
         effects = Effects.from_json(record["effects"])
         later = {
-            name: record[name] for name in ("usual_size", "utc_offset") if name in record
+            name: record[name] for name in ("usual_size", "utc_offset", "unit") if name in record
         }  # not in older models
         return cls(Covariates.from_json(record["covariates"]), effects, steps, record["usual_noise"], **later)
 

@@ -35,7 +35,7 @@ from jaxrnn.forecasting.frame_columns import (
     times_of,
     with_dates_of_index,
 )
-from jaxrnn.forecasting.one_series import Columns, OneSeries, Repairs, shown_time
+from jaxrnn.forecasting.one_series import Columns, OneSeries, Repairs, shown_time, usual_unit
 
 COLUMNS = ("unique_id", "ds", "y")
 
@@ -129,7 +129,9 @@ def read_panel(
         here = members[place]
         mine = {"y": y[here], **{name: values[here] for name, values in further.items()}}
         parts.append(
-            _ordered(str(groups[place]), mine, None if times is None else times[here], rows[here], aggregate)
+            _ordered(
+                str(groups[place]), mine, None if times is None else times[here], rows[here], aggregate, known.unit
+            )
         )
     parts = [_in_known_steps(part, known) for part in parts]
     usual = _usual_step(parts) if known.step is None else known.step
@@ -147,7 +149,7 @@ def read_future(frame: Any, columns: Columns, panel: Sequence[OneSeries]) -> lis
 
 def continued(panel: Sequence[OneSeries]) -> KnownTimes:
     """What is known of the times of rows that continue a panel."""
-    return KnownTimes(tuple(dict.fromkeys(one.step for one in panel)), panel[0].utc_offset)
+    return KnownTimes(tuple(dict.fromkeys(one.step for one in panel)), panel[0].utc_offset, usual_unit(panel))
 
 
 def _with_dates(one: OneSeries, dates: Dates) -> OneSeries:
@@ -182,7 +184,12 @@ class _Part:
 
 
 def _ordered(
-    name: str, columns: dict[str, np.ndarray], times: np.ndarray | None, rows: np.ndarray, aggregate: str | None
+    name: str,
+    columns: dict[str, np.ndarray],
+    times: np.ndarray | None,
+    rows: np.ndarray,
+    aggregate: str | None,
+    unit: str,
 ) -> _Part:
     if times is None:
         return _Part(name, columns, np.arange(len(rows)), Step("steps", 1), Repairs())
@@ -196,12 +203,14 @@ def _ordered(
         if aggregate is None:
             place = int(np.flatnonzero(times[1:] == times[:-1])[0])
             pair = rows[place], rows[place + 1]
-            raise same_dates(f"series {name!r}: ", "ds", shown_time(times[place]), pair, combined - 1, _REMEDY)
+            hours = times.dtype.kind == "M" and (times != times.astype("datetime64[D]")).any()
+            time = str(times[place]) if hours else shown_time(times[place])
+            raise same_dates(f"series {name!r}: ", "ds", time, pair, combined - 1, _REMEDY)
         columns = {
             key: combine(values, first, aggregate if key == "y" else "mean") for key, values in columns.items()
         }
         times = times[first]
-    regular = regular_times(times)
+    regular = regular_times(times, unit)
     return _Part(name, columns, regular.times, regular.step, Repairs(unsorted, combined, unit=regular.unit))
 
 

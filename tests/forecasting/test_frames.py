@@ -111,3 +111,14 @@ def test_the_names_of_series_are_those_of_fit_whatever_became_of_the_frame():
     model = Forecaster(2, 7, **SMALL).fit(rows)
     rows["unique_id"][:] = [9, 8] * 30
     assert model.predict()["unique_id"].tolist() == [10, 10, 9, 9]
+
+
+def test_times_in_one_second_are_named_with_the_reason():
+    times = np.datetime64("2024-01-31", "ms") + 100 * np.arange(30)
+    with pytest.raises(ValueError, match=r"same ds, 2024-01-31T00:00:00 \(times are read in whole seconds\)"):
+        read_panel({"ds": times, "y": np.ones(30)})
+    assert read_panel({"ds": times, "y": np.ones(30)}, aggregate="sum")[0].values.tolist() == [10.0] * 3
+    with pytest.raises(
+        ValueError, match=r"are 1\.5 seconds apart, but times are read in whole seconds: number the"
+    ):
+        read_panel({"ds": np.datetime64("2024-01-31", "ns") + 1_500_000_000 * np.arange(30), "y": np.ones(30)})

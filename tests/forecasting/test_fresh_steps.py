@@ -125,3 +125,15 @@ def test_numbers_of_a_single_year_are_dates_as_those_of_the_training(first, styl
     ahead = np.datetime64(after).item()
     forecast = model.predict(frame, future={"ds": np.array([write(ahead)]), "x": [1.0]})
     assert forecast["ds"].astype("datetime64[D]").tolist() == [ahead]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_few_fresh_rows_are_rounded_as_those_of_the_training(count, tmp_path):
+    random = np.random.RandomState(0)
+    nine = DAYS[:40].astype("datetime64[s]") + random.randint(32_400, 33_000, 40)
+    frame = {"ds": nine, "y": VALUES[:40], "x": random.rand(40)}
+    Forecaster(2, 7, future_columns="x", **SMALL).fit(frame).save(tmp_path)
+    model = Forecaster.load(tmp_path)
+    future = {"ds": DAYS[40:42].astype("datetime64[s]") + 32_555, "x": np.ones(2)}
+    forecast = model.predict({name: column[40 - count :] for name, column in frame.items()}, future=future)
+    assert (forecast["ds"] == DAYS[40:42]).all()
