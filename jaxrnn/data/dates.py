@@ -92,7 +92,7 @@ def read_dates(cells: Sequence[str]) -> np.ndarray | None:
     """The dates in the cells of a column as ``datetime64[s]``, or None if they are not dates.
 
     Times whose UTC offsets differ, as those of a place with daylight saving time, are converted to UTC; if they
-    are a day or more apart, they stay local.
+    are a day or more apart, or regular by the local clock alone, they stay local.
 
     Raises:
       ValueError: most of the cells are dates, but the named one is not, or the dates have two meanings, or only

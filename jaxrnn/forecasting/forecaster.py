@@ -150,7 +150,8 @@ class Forecaster:
           A frame of the kind that was given, or a dictionary of arrays for anything else, with the columns
           ``unique_id``, ``ds``, ``yhat``, ``lo-80``, ``hi-80``, ``lo-95``, ``hi-95``, and those of ``quantiles``.
           Numbers as ``unique_id`` stay numbers. Times with a UTC offset get that of the training, or become UTC if
-          that had several; of days, the local date stays. ``notes`` says so.
+          that had several; of days, and of rows that are regular by the local clock alone, the local time stays.
+          ``notes`` says so.
 
         Raises:
           ValueError: the model is not fitted, the frame is invalid, or a column that is known in advance has no

@@ -171,7 +171,7 @@ class FrameKind:
     """What a forecast takes from the frame that it goes on with.
 
     Attributes:
-      library: ``"pandas"``, ``"polars"``, or that of anything else.
+      library: ``"pandas"``, ``"polars"``, or any other name for what is no frame.
       names: the names of the series as text, sorted, and as they stand in the frame, where they are no text; or
         None.
     """
