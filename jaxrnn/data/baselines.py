@@ -28,10 +28,12 @@ def moving_average_forecast(values: np.ndarray, start: int, width: int) -> np.nd
     _check_start(values, start)
     if width < 1:
         raise ValueError(f"{width=} must be at least 1")
-    total = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
-    stop = np.arange(start, len(values))
-    first = np.maximum(stop - width, 0)
-    return (total[stop] - total[first]) / (stop - first)
+    values = np.asarray(values, np.float64)
+    fewer = [values[:stop].mean() for stop in range(start, min(width, len(values)))]
+    if width >= len(values):
+        return np.array(fewer)
+    windows = np.lib.stride_tricks.sliding_window_view(values, width)[max(start - width, 0) : -1]
+    return np.concatenate([fewer, windows.mean(axis=1)])
 
 
 def autoregressive_forecast(values: np.ndarray, start: int, order: int) -> np.ndarray:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -35,6 +35,9 @@ _WEEK = re.compile(r"(?P<year>\d{4})[- ]?W(?P<week>\d\d?)(-?(?P<day>[1-7]))?")
 _SAMPLE = 40
 _SECOND, _MONTH = np.timedelta64(1, "s"), np.timedelta64(1, "M")
 _DAY = 86_400
+_MOST_CUT = 0.05
+"""Fractions of a second that are a smaller share of the distance of two rows are left out."""
+
 _LENGTHS = ((_DAY, "days"), (3600, "hours"), (60, "minutes"), (1, "seconds"))
 
 
@@ -89,11 +92,11 @@ def read_dates(cells: Sequence[str]) -> np.ndarray | None:
     """The dates in the cells of a column as ``datetime64[s]``, or None if they are not dates.
 
     Times whose UTC offsets differ, as those of a place with daylight saving time, are converted to UTC; if they
-    are a day or more apart, they stay local.
+    are a day or more apart, or regular by the local clock alone, they stay local.
 
     Raises:
       ValueError: most of the cells are dates, but the named one is not, or the dates have two meanings, or only
-        some of them have a UTC offset.
+        some of them have a UTC offset, or the rows are a second and a fraction apart.
 
     >>> read_dates(["31.01.2024", "29.02.2024"])
     array(['2024-01-31T00:00:00', '2024-02-29T00:00:00'], dtype='datetime64[s]')
@@ -135,7 +138,7 @@ def dates_and_note(cells: Sequence[str], utc_offset: int | None = None) -> Dates
                 f"YYYY-MM-DD"
             )
         return Dates(found[next(name for name, ordered in orders.items() if ordered)])
-    times = np.array(dates, "datetime64[s]")
+    times = whole_seconds(np.array(dates, "datetime64[us]"))
     return without_offsets(cells, times, utc_offset) if name == _ISO else Dates(times)
 
 
@@ -190,6 +193,7 @@ class Step:
 
     def places(self, times: np.ndarray) -> np.ndarray | None:
         """The step at which each time lies, counted from the first; None if one lies between two steps."""
+        times = in_seconds(times)
         if self.unit == "months":
             count = times.astype("datetime64[M]").astype(np.int64)
         elif self.unit == "weekdays":
@@ -207,6 +211,7 @@ class Step:
         >>> Step("months", 1, month_end=True).after(np.datetime64("2024-01-31T00:00:00"), 2)
         array(['2024-02-29T00:00:00', '2024-03-31T00:00:00'], dtype='datetime64[s]')
         """
+        last = in_seconds(last)
         ahead = self.size * np.arange(1, count + 1)
         if self.unit == "months":
             month = last.astype("datetime64[M]")
@@ -231,10 +236,12 @@ class KnownTimes(NamedTuple):
     Attributes:
       steps: the steps between two rows of each series, the most frequent one first.
       utc_offset: the UTC offset of the times, in seconds, or None, see :class:`jaxrnn.data.utc_offsets.Dates`.
+      unit: what most of them were rounded to, see :class:`jaxrnn.data.regular_times.RegularTimes`; or empty.
     """
 
     steps: tuple[Step, ...] = ()
     utc_offset: int | None = None
+    unit: str = ""
 
     @property
     def step(self) -> Step | None:
@@ -243,8 +250,8 @@ class KnownTimes(NamedTuple):
 
     @property
     def seconds(self) -> int | None:
-        """About how long it is; None for plain integers, or if it is unknown."""
-        return None if self.step is None else self.step.seconds
+        """About how long it is; 0 for plain integers, None if it is unknown."""
+        return None if self.step is None else self.step.seconds or 0
 
 
 def infer_step(times: np.ndarray) -> Step | None:
@@ -256,6 +263,7 @@ def infer_step(times: np.ndarray) -> Step | None:
     >>> infer_step(np.array(["2024-01-01", "2024-02-01", "2024-04-01"], "datetime64[s]"))
     Step(unit='months', size=1, month_end=False)
     """
+    times = in_seconds(times)
     if len(times) < 2:
         return None
     if times.dtype.kind == "i":
@@ -272,6 +280,36 @@ def infer_step(times: np.ndarray) -> Step | None:
     if _usual(changes) == _DAY and len(times) >= 10 and each_its_day and np.is_busday(days).all():
         return WEEKDAYS
     return _fitting(times, "seconds", changes)
+
+
+def whole_seconds(times: np.ndarray) -> np.ndarray:
+    """Times of any unit in whole seconds, ``datetime64[s]``.
+
+    Raises:
+      ValueError: they are at regular distances that this changes, such as 1.5 seconds.
+    """
+    whole = times.astype("datetime64[s]")
+    if (whole == times).all():
+        return whole
+    distances = np.abs(np.diff(times)) / _SECOND
+    distances = distances[distances > 0]
+    if not len(distances):
+        return whole
+    usual = float(np.median(distances))
+    regular = np.median(np.abs(distances - usual)) <= _MOST_CUT * usual
+    # Of rows that are less than a second apart, some have one time, which is an error unless they are combined.
+    if regular and usual > 1 and abs(usual - round(usual)) > _MOST_CUT * usual:
+        raise ValueError(
+            f"the times, as {times[1]}, are {usual:g} seconds apart, but times are read in whole seconds: number "
+            f"the rows (0, 1, 2, ...) instead"
+        )
+    return whole
+
+
+def in_seconds(times: Any) -> np.ndarray:
+    """Times of any unit as ``datetime64[s]``, and whole numbers as int64."""
+    times = np.asarray(times)
+    return times.astype("datetime64[s]" if times.dtype.kind == "M" else np.int64)
 
 
 def _usual(changes: np.ndarray) -> int:

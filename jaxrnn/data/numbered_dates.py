@@ -123,6 +123,7 @@ def numbered_dates(numbers: np.ndarray, name: str = "", seconds: int | None = No
       name: what it is called.
       seconds: about how long the step is of the rows that these continue or are compared with, if they have dates.
         Then numbers are dates whose days, weeks, months or quarters are such steps, even if there are few of them.
+        0 if the numbers of these count steps: then dates must have fewer gaps than numbers.
 
     >>> numbered_dates(np.array([202412, 202501])).dates.astype("datetime64[D]")
     array(['2024-12-01', '2025-01-01'], dtype='datetime64[D]')
@@ -143,20 +144,21 @@ def numbered_dates(numbers: np.ndarray, name: str = "", seconds: int | None = No
         known = [day for day in days if day is not None]
         if len(known) < len(days):
             continue
-        sure = name.lower() in style.names or style.has(seconds)
-        if sure or _regular(distinct, np.array([style.place(day) for day in known]), style):
+        sure = (name.lower() in style.names and seconds != 0) or style.has(seconds)
+        places = np.array([style.place(day) for day in known])
+        if sure or _regular(distinct, places, 0 if seconds == 0 else style.longest_step):
             example = f"{distinct[0]} as {known[0]}"
             dates = np.array(known, "datetime64[s]")[place]
             return NumberedDates(dates, f"the numbers are read as {style.what}, {example}")
     return None
 
 
-def _regular(numbers: np.ndarray, places: np.ndarray, style: _Style) -> bool:
+def _regular(numbers: np.ndarray, places: np.ndarray, longest_step: float) -> bool:
     """Whether the dates have fewer gaps than the numbers, or as few and a step that is usual for dates."""
     if len(numbers) == 1:
-        return style.longest_step > 0
+        return longest_step > 0
     (as_numbers, _), (as_dates, usual) = _gaps(numbers), _gaps(places)
-    return as_dates < as_numbers or (as_dates <= as_numbers and usual <= style.longest_step)
+    return as_dates < as_numbers or (as_dates <= as_numbers and usual <= longest_step)
 
 
 def _gaps(places: np.ndarray) -> tuple[float, int]:

@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxrnn.data.dates import Step, infer_step
+from jaxrnn.data.dates import Step, in_seconds, infer_step
 
 _DAY = 86_400
+_FEWEST = 3
 _LATE_IN_MONTH = 20
 _MONDAY = 4
 """1970-01-05 was the first Monday."""
@@ -28,18 +29,24 @@ class RegularTimes(NamedTuple):
     unit: str = ""
 
 
-def regular_times(times: np.ndarray) -> RegularTimes:
+def regular_times(times: np.ndarray, unit: str = "") -> RegularTimes:
     """The step of increasing times ``[rows]``; times without one are rounded if then they have one.
 
-    The longest unit is taken in which each row has one of its own and at most one in five is missing.
+    The longest unit is taken in which each row has one of its own and at most one in five is missing. One or two
+    times show no unit: they are rounded to the one that is given, if that leaves each a time of its own.
 
     >>> times = ["2024-01-01T09:03", "2024-01-02T09:01", "2024-01-03T09:07"]
     >>> found = regular_times(np.array(times, "datetime64[s]"))
     >>> found.step, found.unit, found.times[0]
     (Step(unit='seconds', size=86400, month_end=False), 'days', np.datetime64('2024-01-01T00:00:00'))
     """
+    times = in_seconds(times)
+    if unit and len(times) < _FEWEST and times.dtype.kind == "M":
+        found = rounded(times, unit)
+        if (np.diff(found.astype(np.int64)) > 0).all():
+            return RegularTimes(found, infer_step(found), unit)
     step = infer_step(times)
-    if step is not None or len(times) < 3 or times.dtype.kind == "i":
+    if step is not None or len(times) < _FEWEST or times.dtype.kind == "i":
         return RegularTimes(times, step)
     for unit in _ROUNDED:
         found = rounded(times, unit)

@@ -20,6 +20,9 @@ _NOTE_WANTED = (
     "have this offset"
 )
 _NOTE_DAYS = "the UTC offsets differ from row to row: the rows are days or longer, so the local time was taken"
+_NOTE_LOCAL = (
+    "the UTC offsets differ from row to row: the rows are regular by the local clock, so the local time was taken"
+)
 
 
 class Dates(NamedTuple):
@@ -29,7 +32,7 @@ class Dates(NamedTuple):
       times: ``datetime64[s]``.
       note: what to say about how they were read, or None.
       utc_offset: the UTC offset that all times have, in seconds; None where none is written, and for rows that are
-        a day or more apart, whose times stay as they are written.
+        a day or more apart or regular only by the local clock, whose times stay as they are written.
     """
 
     times: np.ndarray
@@ -51,7 +54,8 @@ def without_offsets(cells: Sequence[str], local: np.ndarray, wanted: int | None 
 
     With one offset in all rows the times stay as they are written. With several, times within a day are converted
     to UTC, where no hour is missing or doubled; times a day or more apart stay local, since a day in spring is an
-    hour shorter. Where an offset is wanted, all times are converted to that one.
+    hour shorter, and so do others that are regular only by the local clock, as every two hours. Where an offset is
+    wanted, all other times are converted to that one.
 
     Args:
       cells: times in ISO 8601.
@@ -82,7 +86,17 @@ def without_offsets(cells: Sequence[str], local: np.ndarray, wanted: int | None 
         wanted, note = (0, _NOTE) if several else (one, None)
     else:
         note = _NOTE_WANTED.format(_written(wanted)) if several or one != wanted else None
-    return Dates(local + (wanted - ahead).astype("timedelta64[s]"), note, wanted)
+    times = local + (wanted - ahead).astype("timedelta64[s]")
+    if several and _regular(local) and not _regular(times):
+        return Dates(local, _NOTE_LOCAL)
+    return Dates(times, note, wanted)
+
+
+def _regular(times: np.ndarray) -> bool:
+    """Whether all distances are multiples of the most frequent one."""
+    changes = np.diff(np.unique(times)).astype(np.int64)
+    sizes, counts = np.unique(changes, return_counts=True)
+    return len(sizes) > 0 and not (changes % sizes[np.argmax(counts)]).any()
 
 
 def _days_or_longer(local: np.ndarray) -> bool:

@@ -2,7 +2,8 @@
 
 Whether a value is absurdly far from all others depends on the others. The first values of a new level are far from
 what came before them, and later ones show that they are none. So for each origin of a backtest, far values are
-looked for among those that were known there.
+looked for among those that were known there. An origin with at most a season of values is forecast as a series of
+that length is, which has no season yet.
 """
 
 from collections.abc import Iterable, Sequence
@@ -49,27 +50,34 @@ def shortened(one: OneSeries, count: int) -> OneSeries:
     )
 
 
-def as_known(one: OneSeries, places: Sequence[int] | np.ndarray) -> list[AsKnown]:
+def as_known(one: OneSeries, places: Sequence[int] | np.ndarray, season: int) -> list[AsKnown]:
     """A series as it was known at each of several origins.
 
     Args:
       one: the series.
       places: the first step that is forecast from each origin, rising.
+      season: steps per season.
 
     Returns:
       The origins in their order. Those at which the same earlier values are left out share one series, so there is
-      a single one unless some values are, or have been, far.
+      a single one unless some values are, or have been, far. Each with at most a season of values has its own.
     """
     places = np.asarray(places)
-    values = _as_given(one)
+    early = int((places <= season).sum())
+    parts = [
+        AsKnown(shortened(one, int(place)), places[number, None]) for number, place in enumerate(places[:early])
+    ]
+    places, values = places[early:], _as_given(one)
+    if not len(places):
+        return parts
     if not can_be_far(values, int(places[0])):
-        return [AsKnown(one, places)]
+        return [*parts, AsKnown(one, places)]
     far = [_left_out(values[:place]) for place in places]
     changes = [
         number for number in range(1, len(places)) if (far[number][: places[number - 1]] != far[number - 1]).any()
     ]
     groups: Iterable[np.ndarray] = np.split(places, changes)
-    return [AsKnown(shortened(one, int(group[-1])), group) for group in groups]
+    return parts + [AsKnown(shortened(one, int(group[-1])), group) for group in groups]
 
 
 def _as_given(one: OneSeries) -> np.ndarray:

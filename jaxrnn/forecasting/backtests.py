@@ -64,7 +64,7 @@ def backtest(model: Model, panel: list[OneSeries], cut: int, origins: int) -> di
     """
     horizon, season = model.settings.horizon, model.settled_season
     first = np.array([len(one.values) - cut for one in panel])[:, None] + np.arange(origins)
-    by_series = [as_known(one, places) for one, places in zip(panel, first)]
+    by_series = [as_known(one, places, season) for one, places in zip(panel, first)]
     parts = [part for one in by_series for part in one]
     until = np.repeat(first[:, 0], [len(one) for one in by_series])
     windows = model.windows([part.series for part in parts], until=until)

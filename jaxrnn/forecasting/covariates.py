@@ -15,6 +15,9 @@ MOST_CATEGORIES = 100
 LARGEST = 5.0
 """Of what networks read of a column of numbers, in standard deviations."""
 
+_TRUTHS = {"1": "true", "0": "false", "true": "true", "false": "false"}
+"""Truth values are numbers in a frame that holds them as such, and text in a file."""
+
 _LARGEST_CODE = 1e15
 """Whole numbers below this are exact in float64, and written without an exponent."""
 
@@ -68,7 +71,13 @@ class Encoder:
           NotANumber: a text stands where training had numbers.
         """
         if self.categories:
-            return (as_text(values)[:, None] == np.array(self.categories)).astype(np.float64)
+            texts = as_text(values)
+            names = [one.lower() for one in self.categories]
+            if set(names) <= {"true", "false"} and len(set(names)) == len(names):
+                texts = np.array([_TRUTHS.get(one.lower(), one) for one in texts.tolist()], str)
+            else:
+                names = self.categories
+            return (texts[:, None] == np.array(names)).astype(np.float64)
         if values.dtype.kind == "U":
             values = np.array([_number(place, text) for place, text in enumerate(values.tolist())])
         numbers = (values - self.mean) / self.deviation

@@ -12,6 +12,7 @@ added. Regression with errors that another model forecasts: Hyndman, Athanasopou
 and practice, chapter 10, https://otexts.com/fpp3/dynamic.html.
 """
 
+import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -87,13 +88,14 @@ class Effects:
         Args:
           one: the series.
           columns: ``[rows, columns]``, where the rows may go on after the last value.
-          until: the first step whose value the coefficients of the series must not depend on.
+          until: the first step whose value the coefficients of the series must not depend on. The sizes at later
+            steps depend on the values up to these.
 
         Returns:
           The size u_t at each step and at the one after the last, ``[time + 1]``, and z_t @ b, ``[rows]``.
         """
         x, y = _rows(one, columns, self.season, until)
-        return _unit(one, self.season), columns @ _of_series(x, y, self.coefficients)
+        return _unit(one, self.season, until), columns @ _of_series(x, y, self.coefficients)
 
     def to_json(self) -> dict[str, Any]:
         return {**vars(self), "coefficients": self.coefficients.tolist()}
@@ -103,21 +105,38 @@ class Effects:
         return cls(**{**record, "coefficients": np.array(record["coefficients"])})
 
 
-def _unit(one: OneSeries, season: int) -> np.ndarray:
-    """The mean size of the values before each step, and before the step after the last, ``[time + 1]``."""
+def _unit(one: OneSeries, season: int, until: int | None = None) -> np.ndarray:
+    """The mean size of the values before each step, and before the step after the last, ``[time + 1]``.
+
+    Those of the steps up to ``until`` depend on the values before it. Of nothing but zeros it is 0.
+    """
     width = max(2 * season, 14)
     sizes = np.abs(np.where(one.observed, one.values, 0))
-    some = sizes[sizes > 0]
-    if not len(some):
-        return np.ones(len(sizes) + 1)
-    sizes = np.minimum(sizes, 10 * np.median(some))  # an outlier is not the size of a series
+    count = len(sizes) if until is None else until
+    median, mean = _usual_sizes(sizes, count)
+    sizes = np.minimum(sizes, 10 * median[1:])  # an outlier is not the size of a series
     total = np.concatenate([[0.0], np.cumsum(sizes)])
     known = np.concatenate([[0], np.cumsum(one.observed)])
     stop = np.arange(len(sizes) + 1)
     start = np.maximum(stop - width, 0)
-    stop = np.maximum(stop, min(4, len(sizes)))  # the first steps have the mean of the first four
+    stop = np.maximum(stop, min(4, count))  # the first steps have the mean of the first four
     unit = (total[stop] - total[start]) / np.maximum(known[stop] - known[start], 1)
-    return np.where(unit > 0, unit, np.mean(some) * 1e-3)
+    return np.where(unit > 0, unit, mean * 1e-3)
+
+
+def _usual_sizes(sizes: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Median and mean, without zeros, of the sizes before each step, ``[time + 1]``, but of at least ``count``."""
+    first = sizes[:count][sizes[:count] > 0]
+    some, mean = np.sort(first).tolist(), float(np.mean(first)) if len(first) else 0.0
+    found = []
+    for size in (0.0, *sizes[count:].tolist()):
+        if size > 0:
+            bisect.insort(some, size)
+            mean += (size - mean) / len(some)
+        middle = some[(len(some) - 1) // 2 : len(some) // 2 + 1]
+        found.append((sum(middle) / len(middle) if some else 0.0, mean))
+    medians, means = np.array([found[0]] * count + found).T
+    return medians, means
 
 
 def _rows(
@@ -126,7 +145,9 @@ def _rows(
     """The rows of the regression, ``[rows, columns]`` and ``[rows]``."""
     count = len(one.values) if until is None else until
     lag = season if season < count else 1
-    z, x, unit, observed = columns[:count], one.values[:count], _unit(one, season)[:count], one.observed[:count]
+    z, x, observed = columns[:count], one.values[:count], one.observed[:count]
+    unit = _unit(one, season, until)[:count]
+    unit = np.where(unit > 0, unit, 1.0)  # zeros are 0 in any unit
     both = observed[lag:] & observed[:-lag]
     now, before = unit[lag:][both], unit[:-lag][both]
     rows = z[lag:][both] - z[:-lag][both] * (before / now)[:, None]

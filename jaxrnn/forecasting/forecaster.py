@@ -1,7 +1,7 @@
 """Forecasts of many steps with intervals, for one series or thousands, with one model for all."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from jaxrnn.forecasting.calibration import Calibration
 from jaxrnn.forecasting.covariates import require_future, with_future
 from jaxrnn.forecasting.distributions import require_counts
 from jaxrnn.forecasting.ensemble import Ensemble
-from jaxrnn.forecasting.frame_columns import as_frame
+from jaxrnn.forecasting.frame_columns import FrameKind
 from jaxrnn.forecasting.fresh_rows import require_same_sign, require_same_step
 from jaxrnn.forecasting.known import Known
 from jaxrnn.forecasting.learn import learn, windows_for
@@ -113,7 +113,7 @@ class Forecaster:
         self.networks = Ensemble(self.settings, self.known)
         self._panel: list[OneSeries] = []
         self._read_last: list[OneSeries] = []
-        self._frame: Any = None
+        self._kind = FrameKind()
 
     def fit(self, frame: Any, *, progress: bool = False, watch: Watch | None = None) -> "Forecaster":
         """Train on all series, and settle shares and intervals on what each network leaves out.
@@ -132,8 +132,9 @@ class Forecaster:
         """
         panel = self._read(frame, fresh=False)
         learned = learn(self._given, panel, watch or Watch(progress=progress))
+        kind = FrameKind.of(frame)
         # Only now, so that a fit that fails leaves the model as it was.
-        self._frame, self._panel = frame, panel
+        self._kind, self._panel = kind, panel
         self.settings, self.season_choice, self.known, self.networks, self.calibration, self.stopped = learned
         return self
 
@@ -149,7 +150,8 @@ class Forecaster:
           A frame of the kind that was given, or a dictionary of arrays for anything else, with the columns
           ``unique_id``, ``ds``, ``yhat``, ``lo-80``, ``hi-80``, ``lo-95``, ``hi-95``, and those of ``quantiles``.
           Numbers as ``unique_id`` stay numbers. Times with a UTC offset get that of the training, or become UTC if
-          that had several; of days, the local date stays. ``notes`` says so.
+          that had several; of days, and of rows that are regular by the local clock alone, the local time stays.
+          ``notes`` says so.
 
         Raises:
           ValueError: the model is not fitted, the frame is invalid, or a column that is known in advance has no
@@ -163,7 +165,7 @@ class Forecaster:
             "ds": np.concatenate([one.step.after(one.times[-1], horizon) for one in panel]),
             **forecast_columns(values, self.settings.quantiles, self.settings.possible),
         }
-        return as_frame(columns, self._frame if frame is None else frame)
+        return (self._kind if frame is None else FrameKind.of(frame)).frame(columns)
 
     def sample(
         self, count: int = 100, frame: Any = None, *, future: Any = None, seed: int = 0
@@ -226,9 +228,15 @@ class Forecaster:
           TrainingStopped: a signal ended the training. It is a KeyboardInterrupt.
         """
         panel = self._panel if frame is None else self._read(frame, fresh=not refit)
+        if not panel:
+            self._require_fit()
+            raise ValueError("a loaded model keeps no series: give backtest the series to forecast")
         if not refit:
             require_same_step(panel, self.settings, self.known)
         long, cut = judged(panel, origins, self.settings.horizon)
+        if not refit:
+            before = [replace(one, values=one.values[: len(one.values) - cut]) for one in long]
+            require_same_sign(before, self.settings)
         model = self
         if refit:
             model = Forecaster(**asdict(self._given))
@@ -241,8 +249,13 @@ class Forecaster:
         """The errors of :meth:`backtest` for what follows the series of a frame, ``actual [series, horizon]``.
 
         ``scale [series]`` is the unit of MASE, :func:`jaxrnn.forecasting.seasonal_error` of each series.
+
+        Raises:
+          ValueError: as in :meth:`predict`.
         """
         panel = self._read(frame)
+        require_same_sign(panel, self.settings)
+        require_same_step(panel, self.settings, self.known)
         windows = self.windows(panel)
         values = self.quantiles(windows, windows.ends)
         season, horizon = self.networks.season, self.settings.horizon

@@ -1,38 +1,76 @@
 """The columns of a frame as arrays of numbers, of text, or of times, and arrays as a frame."""
 
-from collections.abc import Mapping
+import numbers
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 
 from jaxrnn.checks import shown
 from jaxrnn.data import KnownTimes, numbered_dates
-from jaxrnn.data.dates import NotADate, dates_and_note
+from jaxrnn.data.dates import NotADate, dates_and_note, whole_seconds
 from jaxrnn.data.utc_offsets import Dates
 
+_NUMBERS = numbers.Real, np.bool_, Decimal
 
-def with_dates_of_index(frame: Any) -> Any:
+
+def array_of(column: Any) -> np.ndarray:
+    """A column as an array, where masked values are missing."""
+    masked = np.ma.getmaskarray(column) if isinstance(column, np.ma.MaskedArray) else np.zeros(1, bool)
+    array = np.asarray(column)
+    if not masked.any():
+        return array
+    array = array.astype(np.float64 if array.dtype.kind in "biuf" else object)
+    array[masked] = None  # NaN of numbers
+    return array
+
+
+def with_dates_of_index(frame: Any, columns: Collection[str] = ()) -> Any:
     """A pandas frame or series whose index holds dates, as a mapping with these as ``ds``; anything else as it is.
 
-    The values of a series are ``y``. A frame that has a column ``ds`` keeps it.
+    The values of a series are ``y``. A frame that has a column ``ds`` keeps it. A dictionary from names to such
+    series becomes one in long format. In one of ``y`` and further ``columns``, the dates are those of ``y``.
+
+    Raises:
+      ValueError: only some series of a dictionary have dates.
     """
-    index = getattr(frame, "index", None)
-    if type(index).__name__ not in ("DatetimeIndex", "PeriodIndex"):
+    if isinstance(frame, Mapping):
+        return _with_dates_of_series(frame, columns)
+    if not _has_dates(frame):
         return frame
+    index = frame.index
     if not hasattr(frame, "columns"):
         return {"ds": index, "y": np.asarray(frame)}
     return frame if "ds" in frame.columns else {"ds": index} | {name: frame[name] for name in frame}
 
 
-def _as_given(names: np.ndarray, like: Any) -> np.ndarray:
-    """The names of series as they stand in a frame, where they may be numbers."""
-    if "unique_id" not in getattr(like, "columns", like if isinstance(like, Mapping) else ()):
-        return names
-    given = np.asarray(like["unique_id"])
-    if isinstance(given[0], str):
-        return names
-    texts, places = np.unique(names_of(given), return_index=True)
-    return np.array(given[places].tolist())[np.searchsorted(texts, names)]
+def _has_dates(column: Any) -> bool:
+    return type(getattr(column, "index", None)).__name__ in ("DatetimeIndex", "PeriodIndex")
+
+
+def _with_dates_of_series(frame: Mapping, columns: Collection[str]) -> Any:
+    if "y" in frame:
+        named = set(frame) <= {"unique_id", "y", *columns}
+        return {**frame, "ds": frame["y"].index} if named and _has_dates(frame["y"]) else frame
+    dated = {name: _has_dates(column) for name, column in frame.items()}
+    if not any(dated.values()) or {"unique_id", "ds"} & set(frame):
+        return frame
+    if not all(dated.values()):
+        other = next(name for name, has_dates in dated.items() if not has_dates)
+        first = next(name for name, has_dates in dated.items() if has_dates)
+        raise ValueError(
+            f"series {first!r} has dates in its index, but {other!r} has none: give all series dates, or none, as "
+            f"by to_numpy()"
+        )
+    times = [column.index for column in frame.values()]
+    times = [index.to_timestamp() if hasattr(index, "to_timestamp") else index for index in times]
+    return {
+        "unique_id": np.repeat([str(name) for name in frame], [len(index) for index in times]),
+        "ds": np.concatenate([np.asarray(index) for index in times]),
+        "y": np.concatenate([np.asarray(column) for column in frame.values()]),
+    }
 
 
 def names_of(ids: np.ndarray) -> np.ndarray:
@@ -66,9 +104,7 @@ def numbers_of(name: str, values: np.ndarray, ids: np.ndarray) -> np.ndarray:
 
 def numbers_or_text(name: str, values: np.ndarray, ids: np.ndarray) -> np.ndarray:
     """Numbers as float64, and anything else as text, which is empty where it is missing."""
-    if values.dtype.kind == "O" and all(
-        isinstance(one, (int, float, np.number)) or _is_missing(one) for one in values
-    ):
+    if values.dtype.kind == "O" and all(isinstance(one, _NUMBERS) or _is_missing(one) for one in values):
         values = np.array([np.nan if _is_missing(one) else one for one in values], np.float64)
     if values.dtype.kind in "biuf":
         return numbers_of(name, values, ids)
@@ -83,11 +119,11 @@ def times_of(column: Any, known: KnownTimes) -> Dates:
         column = column.to_list()
     elif type(kind).__name__ == "PeriodDtype":  # weeks and years of pandas, which begin at a date
         column = getattr(column, "dt", column).to_timestamp()
-    times = np.asarray(column)
+    times = array_of(column)
     if times.dtype.kind == "M":
         if np.isnat(times).any():
             raise ValueError(f"the column ds has no date in row {int(np.argmax(np.isnat(times)))}")
-        return Dates(times.astype("datetime64[s]"))
+        return Dates(whole_seconds(times))
     if times.dtype.kind == "f" and (times == np.floor(times)).all() and (np.abs(times) < 2**53).all():
         times = times.astype(np.int64)
     if times.dtype.kind in "iu":
@@ -130,17 +166,47 @@ def _is_missing(one: Any) -> bool:
         return True
 
 
-def as_frame(columns: dict[str, np.ndarray], like: Any) -> Any:
-    """The columns as a frame of the kind of ``like``: pandas, polars, or the dictionary itself.
+@dataclass(frozen=True)
+class FrameKind:
+    """What a forecast takes from the frame that it goes on with.
 
-    The names of series that are numbers in ``like`` are these numbers, so that both can be joined.
+    Attributes:
+      library: ``"pandas"``, ``"polars"``, or any other name for what is no frame.
+      names: the names of the series as text, sorted, and as they stand in the frame, where they are no text; or
+        None.
     """
-    columns = columns | {"unique_id": _as_given(columns["unique_id"], like)}
-    library = type(like).__module__.partition(".")[0]
-    if library in ("pandas", "polars"):
-        import importlib
 
-        dates = [name for name, values in columns.items() if values.dtype.kind == "M"]
-        columns = columns | {name: columns[name].astype("datetime64[ms]") for name in dates}  # polars has no [s]
-        return importlib.import_module(library).DataFrame(columns)
-    return columns
+    library: str = ""
+    names: tuple[np.ndarray, np.ndarray] | None = None
+
+    @classmethod
+    def of(cls, frame: Any) -> "FrameKind":
+        """From a frame that :func:`jaxrnn.forecasting.read_panel` has read."""
+        library = type(frame).__module__.partition(".")[0]
+        if "unique_id" not in getattr(frame, "columns", frame if isinstance(frame, Mapping) else ()):
+            return cls(library)
+        given = array_of(frame["unique_id"])
+        if isinstance(given[0], str):
+            return cls(library)
+        if given.dtype.kind != "O":
+            given = np.unique(given)
+        texts, places = np.unique(names_of(given), return_index=True)
+        return cls(library, (texts, np.array(given[places].tolist())))
+
+    def frame(self, columns: dict[str, np.ndarray]) -> Any:
+        """The columns as a frame of this kind: pandas, polars, or the dictionary itself.
+
+        The names of series that are numbers in the other frame are these numbers, so that both can be joined.
+        """
+        if self.names is not None:
+            texts, given = self.names
+            columns = columns | {"unique_id": given[np.searchsorted(texts, columns["unique_id"])]}
+        if self.library in ("pandas", "polars"):
+            import importlib
+
+            dates = [name for name, values in columns.items() if values.dtype.kind == "M"]
+            columns = columns | {
+                name: columns[name].astype("datetime64[ms]") for name in dates
+            }  # polars has no [s]
+            return importlib.import_module(self.library).DataFrame(columns)
+        return columns

@@ -10,8 +10,8 @@ import numpy as np
 from jaxrnn.data import KnownTimes, Step
 from jaxrnn.forecasting.covariates import LARGEST, Covariates
 from jaxrnn.forecasting.effects import Effects
-from jaxrnn.forecasting.one_series import Columns, OneSeries
-from jaxrnn.forecasting.windows import Windows, usual_noise
+from jaxrnn.forecasting.one_series import Columns, OneSeries, usual_unit
+from jaxrnn.forecasting.windows import Windows, usual_noise, usual_size
 
 
 @dataclass(frozen=True)
@@ -23,19 +23,23 @@ class Known:
       effects: what the columns that are known in advance add to a series.
       steps: the steps of the series that the model is trained on, each once, the most frequent first.
       usual_noise: how much these series vary beside their size; what a series of one row is taken to vary.
+      usual_size: how large their values are; what a series of zeros is taken to vary beside.
       utc_offset: the UTC offset of their times, see :class:`jaxrnn.data.utc_offsets.Dates`.
+      unit: what the times of most of them were rounded to, see :class:`jaxrnn.data.regular_times.RegularTimes`.
     """
 
     covariates: Covariates
     effects: Effects
     steps: tuple[Step, ...] = ()
     usual_noise: float = 0.0
+    usual_size: float = 0.0
     utc_offset: int | None = None
+    unit: str = ""
 
     @property
     def times(self) -> KnownTimes:
         """What is known of the times of fresh rows."""
-        return KnownTimes(self.steps, self.utc_offset)
+        return KnownTimes(self.steps, self.utc_offset, self.unit)
 
     @classmethod
     def nothing(cls) -> "Known":
@@ -49,8 +53,10 @@ class Known:
         known = [covariates.future(one, 0)[:, : covariates.known_size] for one in panel]
         steps = Counter(one.step for one in panel).most_common()
         effects = Effects.fit(panel, known, season)
-        noise = usual_noise(panel, season)
-        return cls(covariates, effects, tuple(step for step, _ in steps), noise, panel[0].utc_offset)
+        usual = usual_noise(panel, season), usual_size(panel)
+        return cls(
+            covariates, effects, tuple(step for step, _ in steps), *usual, panel[0].utc_offset, usual_unit(panel)
+        )
 
     def windows(
         self,
@@ -70,7 +76,8 @@ class Known:
         Args:
           until: for each series, the first step whose value its effects must not depend on.
         """
-        sizes: dict[str, Any] = dict(window=window, horizon=horizon, season=season, usual_noise=self.usual_noise)
+        sizes: dict[str, Any] = dict(window=window, horizon=horizon, season=season)
+        sizes |= dict(usual_noise=self.usual_noise, usual_size=self.usual_size)
         covariates = self.covariates
         if not covariates.past_size:
             return Windows.of(list(panel), **sizes)
@@ -104,15 +111,19 @@ class Known:
             "effects": self.effects.to_json(),
             "steps": steps,
             "usual_noise": self.usual_noise,
+            "usual_size": self.usual_size,
             "utc_offset": self.utc_offset,
+            "unit": self.unit,
         }
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "Known":
         steps = tuple(Step(**step) for step in record["steps"])
         effects = Effects.from_json(record["effects"])
-        noise, offset = record["usual_noise"], record.get("utc_offset")  # older models have not stored the offset
-        return cls(Covariates.from_json(record["covariates"]), effects, steps, noise, offset)
+        later = {
+            name: record[name] for name in ("usual_size", "utc_offset", "unit") if name in record
+        }  # not in older models
+        return cls(Covariates.from_json(record["covariates"]), effects, steps, record["usual_noise"], **later)
 
 
 def _extra(past: np.ndarray, future: np.ndarray, window: int, horizon: int) -> np.ndarray:

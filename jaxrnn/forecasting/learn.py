@@ -53,7 +53,9 @@ def learn(given: Settings, panel: Sequence[OneSeries], watch: Watch) -> Learned:
     starts = windows.starts(networks.season, networks.window)
     if not len(starts):
         raise ValueError("no series is long enough to learn from: the longest has one step, but two are needed")
-    training = Training(settings, networks.make, windows, starts, networks.window, networks.season, watch)
+    training = Training(
+        settings, networks.make, windows, starts, networks.window, networks.season, watch.of(settings, panel)
+    )
     judged_parts = []
     for number in range(settings.seeds):
         held = windows.held_out(networks.season, number, settings.seeds)

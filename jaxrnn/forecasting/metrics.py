@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+_ROUNDING = 1e-12
+"""Differences of so small a share of the values are the rounding of equal values."""
+
 
 def mase(actual: np.ndarray, forecast: np.ndarray, scale: np.ndarray) -> float:
     """Mean absolute scaled error: the mean over the series of their mean absolute error in units of ``scale``.
@@ -64,14 +67,15 @@ def coverage(actual: np.ndarray, low: np.ndarray, high: np.ndarray) -> float:
 def seasonal_error(values: np.ndarray, season: int) -> float:
     """The mean absolute difference of values that are one season apart; the unit of :func:`mase`.
 
-    A series that is constant has the unit of its values, or 1.
+    A series that is constant, or repeats itself up to rounding, has the unit of its values, or 1.
 
     >>> seasonal_error(np.array([1.0, 2.0, 2.0, 4.0]), 2)
     1.5
     """
     season = season if season < len(values) else 1
     error = float(np.nanmean(np.abs(values[season:] - values[:-season]))) if len(values) > season else 0.0
-    return error or float(np.nanmean(np.abs(values))) or 1.0
+    size = float(np.nanmean(np.abs(values)))
+    return error if error > _ROUNDING * size else size or 1.0
 
 
 def measure(

@@ -22,7 +22,7 @@ from jax import Array
 
 from jaxrnn.forecasting.distributions import LOCATION, Distribution, without_correction
 from jaxrnn.forecasting.known_ahead import KnownAhead
-from jaxrnn.forecasting.panel_smoothing import smoothing_forecasts
+from jaxrnn.forecasting.panel_smoothing import COUNT, smoothing_forecasts
 from jaxrnn.forecasting.windows import FEATURES
 from jaxrnn.layers import GRU, LSTM
 
@@ -115,6 +115,9 @@ class QuantileNetwork(nnx.Module):
 def smooth_forecast(inputs: Array, horizon: int, season: int) -> tuple[Array, Array]:
     """The median of the smoothings and how far they lie apart, ``[batch, horizon]``, in units of the window."""
     states, last, scale = inputs[..., 6:FEATURES], inputs[:, -1, 0], inputs[:, -1, 4]
+    # The first season is known when it is over, so a window that holds less than a season has none.
+    whole = inputs[:, -season, None, None, 4] > 0
+    states = jnp.where(whole | (np.arange(3 * COUNT) < 2 * COUNT), states, 0.0)
     forecasts = (smoothing_forecasts(states, horizon, season) - last[:, None, None]) / scale[:, None, None]
     return jnp.median(forecasts, axis=-1), forecasts.std(axis=-1)
 

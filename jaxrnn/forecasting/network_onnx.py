@@ -117,7 +117,10 @@ def _smoothings(graph: Graph, network: QuantileNetwork, inputs: str, last: str, 
     levels, trends = (graph.sliced(end, 2, 6 + COUNT * part, 6 + COUNT * (part + 1)) for part in (0, 1))
     places = network.window - 1 + ahead - network.season * -(-ahead // network.season)
     seasons = graph.add("Gather", inputs, graph.constant(places, np.int64), axis=1)
-    seasons = graph.sliced(seasons, 2, 6 + 2 * COUNT, FEATURES)
+    first = network.window - network.season  # a window that begins after this step holds less than a season
+    size = graph.sliced(graph.sliced(inputs, 1, first, first + 1), 2, 4, 5)
+    whole = graph.add("Cast", graph.add("Greater", size, graph.constant(0.0)), to=1)  # 1: float32
+    seasons = graph.add("Mul", graph.sliced(seasons, 2, 6 + 2 * COUNT, FEATURES), whole)
     forecasts = graph.add("Sum", levels, graph.add("Mul", graph.constant(sums), trends), seasons)
     difference = graph.add("Sub", forecasts, graph.with_axis(last, 2))
     return graph.add("Div", difference, graph.with_axis(scale, 2))

@@ -1,6 +1,7 @@
 """One series of a panel: its values and times, what is known besides, and what was done to its rows."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -72,6 +73,11 @@ class Columns(NamedTuple):
     @property
     def all(self) -> tuple[str, ...]:
         return (*self.future, *self.past, *self.static)
+
+
+def usual_unit(panel: Sequence[OneSeries]) -> str:
+    """What the times of most series were rounded to, or empty."""
+    return Counter(one.repairs.unit for one in panel).most_common(1)[0][0]
 
 
 def shown_time(time: Any) -> str:

@@ -27,8 +27,15 @@ from jaxrnn.data import (
 )
 from jaxrnn.data.utc_offsets import Dates
 from jaxrnn.forecasting.far_values import LARGEST, far_values
-from jaxrnn.forecasting.frame_columns import names_of, numbers_of, numbers_or_text, times_of, with_dates_of_index
-from jaxrnn.forecasting.one_series import Columns, OneSeries, Repairs, shown_time
+from jaxrnn.forecasting.frame_columns import (
+    array_of,
+    names_of,
+    numbers_of,
+    numbers_or_text,
+    times_of,
+    with_dates_of_index,
+)
+from jaxrnn.forecasting.one_series import Columns, OneSeries, Repairs, shown_time, usual_unit
 
 COLUMNS = ("unique_id", "ds", "y")
 
@@ -56,16 +63,17 @@ def read_panel(
 
     Args:
       frame: the frame; a panel that was read before is returned as it is. Dates in the index of a pandas frame or
-        series stand for a column ``ds``.
+        series, or of all series of a dictionary, stand for a column ``ds``. Masked values are missing.
       aggregate: how rows of one series with one time are combined, for example ``"sum"``, ``"mean"`` or ``"last"``
         (see :data:`jaxrnn.data.AGGREGATES`). Numbers of further columns take their mean. None makes it an error.
       columns: further columns to read. If there are any that are known in advance, rows after the last known ``y``
         of a series give their values for the steps to forecast.
       rows: the numbers by which an error names the rows; the default counts them from 0.
       with_values: False reads a frame without ``y``, which gives columns that are known in advance.
-      known: the times that a model was trained on. Series whose rows are farther apart have its step too, with
-        steps without a row, if most steps have one; the default is the most frequent step of all series, for those
-        with up to three rows. Times with a UTC offset are converted to its offset.
+      known: the times that a model was trained on. Series whose rows are farther apart than those of any of its
+        series have its most frequent step, with steps without a row, if most steps have one; the default is the
+        most frequent step of all series, for those with up to three rows. Times with a UTC offset are converted to
+        its offset.
 
     Raises:
       ValueError: a column is missing, a value is not a number, a date does not parse, two rows of one series have
@@ -80,37 +88,39 @@ def read_panel(
     check_aggregate(aggregate)
     if isinstance(frame, list) and frame and all(isinstance(one, OneSeries) for one in frame):
         return list(frame)
-    frame = with_dates_of_index(frame)
+    frame = with_dates_of_index(frame, columns.all)
     listed = getattr(frame, "columns", None)
     if listed is None and not isinstance(frame, Mapping):
         _no_columns(columns)
         if isinstance(frame, (str, Path)):
             raise ValueError(f"series are given as a frame or arrays: read the file {str(frame)!r} first")
-        return [_of_array("value", np.asarray(frame))]
+        return [_of_array("value", array_of(frame))]
     table: Any = frame
     names = list(table) if listed is None else list(listed)
     if with_values and "y" not in names:
         if listed is not None or {"unique_id", "ds"} & set(names):
             raise ValueError(f"the frame has the columns {names}, but needs unique_id, ds and y")
         _no_columns(columns)
-        return [_of_array(str(name), np.asarray(values)) for name, values in table.items()]
+        if not names:
+            raise ValueError("the dictionary holds no series: give it names and arrays of values")
+        return [_of_array(str(name), array_of(values)) for name, values in table.items()]
     if listed is None and with_values and not {"unique_id", "ds"} & set(names):
         _no_other_series(names, columns)
     missing = [name for name in columns.all if name not in names]
     if missing:
         raise ValueError(f"the frame has no column {missing[0]!r}; it has {names}")
     used = [name for name in (*COLUMNS, *columns.all) if name in names and (with_values or name != "y")]
-    counts = {name: len(np.atleast_1d(np.asarray(table[name]))) for name in used}
+    counts = {name: len(np.atleast_1d(array_of(table[name]))) for name in used}
     if len(set(counts.values())) > 1:
         raise ValueError(f"the columns must have one length, but have {counts}")
     count = next(iter(counts.values()), 0)
     if not count:
         raise ValueError(f"the frame with the columns {names} has no rows")
-    ids = names_of(np.asarray(table["unique_id"])) if "unique_id" in names else np.full(count, "value")
+    ids = names_of(array_of(table["unique_id"])) if "unique_id" in names else np.full(count, "value")
     dates = times_of(table["ds"], known) if "ds" in names else None
     times = None if dates is None else dates.times
-    y = numbers_of("y", np.asarray(table["y"]), ids) if with_values else np.full(count, np.nan)
-    further = {name: numbers_or_text(name, np.asarray(table[name]), ids) for name in columns.all}
+    y = numbers_of("y", array_of(table["y"]), ids) if with_values else np.full(count, np.nan)
+    further = {name: numbers_or_text(name, array_of(table[name]), ids) for name in columns.all}
     rows = np.arange(count) if rows is None else np.asarray(rows)
     groups, first, group = np.unique(ids, return_index=True, return_inverse=True)
     members = np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])
@@ -119,7 +129,9 @@ def read_panel(
         here = members[place]
         mine = {"y": y[here], **{name: values[here] for name, values in further.items()}}
         parts.append(
-            _ordered(str(groups[place]), mine, None if times is None else times[here], rows[here], aggregate)
+            _ordered(
+                str(groups[place]), mine, None if times is None else times[here], rows[here], aggregate, known.unit
+            )
         )
     parts = [_in_known_steps(part, known) for part in parts]
     usual = _usual_step(parts) if known.step is None else known.step
@@ -137,7 +149,7 @@ def read_future(frame: Any, columns: Columns, panel: Sequence[OneSeries]) -> lis
 
 def continued(panel: Sequence[OneSeries]) -> KnownTimes:
     """What is known of the times of rows that continue a panel."""
-    return KnownTimes((panel[0].step,), panel[0].utc_offset)
+    return KnownTimes(tuple(dict.fromkeys(one.step for one in panel)), panel[0].utc_offset, usual_unit(panel))
 
 
 def _with_dates(one: OneSeries, dates: Dates) -> OneSeries:
@@ -172,7 +184,12 @@ class _Part:
 
 
 def _ordered(
-    name: str, columns: dict[str, np.ndarray], times: np.ndarray | None, rows: np.ndarray, aggregate: str | None
+    name: str,
+    columns: dict[str, np.ndarray],
+    times: np.ndarray | None,
+    rows: np.ndarray,
+    aggregate: str | None,
+    unit: str,
 ) -> _Part:
     if times is None:
         return _Part(name, columns, np.arange(len(rows)), Step("steps", 1), Repairs())
@@ -186,12 +203,14 @@ def _ordered(
         if aggregate is None:
             place = int(np.flatnonzero(times[1:] == times[:-1])[0])
             pair = rows[place], rows[place + 1]
-            raise same_dates(f"series {name!r}: ", "ds", shown_time(times[place]), pair, combined - 1, _REMEDY)
+            hours = times.dtype.kind == "M" and (times != times.astype("datetime64[D]")).any()
+            time = str(times[place]) if hours else shown_time(times[place])
+            raise same_dates(f"series {name!r}: ", "ds", time, pair, combined - 1, _REMEDY)
         columns = {
             key: combine(values, first, aggregate if key == "y" else "mean") for key, values in columns.items()
         }
         times = times[first]
-    regular = regular_times(times)
+    regular = regular_times(times, unit)
     return _Part(name, columns, regular.times, regular.step, Repairs(unsorted, combined, unit=regular.unit))
 
 
@@ -204,13 +223,12 @@ def _usual_step(parts: list[_Part]) -> Step | None:
 def _in_known_steps(part: _Part, known: KnownTimes) -> _Part:
     """A part whose step is the known one, if its own is larger, or it has none, and its rows fit.
 
-    Days from Monday to Friday are days without weekends, if no known series has a row for these days alone.
+    A step that a known series has stays as it is. Days from Monday to Friday are else days without weekends.
     """
-    if known.step is None or not _fits(part.times, known.step):
+    if known.step is None or part.step in known.steps or not _fits(part.times, known.step):
         return part
     farther = part.step is None or part.step.length >= _FARTHER * known.step.length
-    days = part.step == WEEKDAYS and WEEKDAYS not in known.steps
-    return replace(part, step=known.step) if farther or days else part
+    return replace(part, step=known.step) if farther or part.step == WEEKDAYS else part
 
 
 def _series(part: _Part, columns: Columns, usual: Step | None, with_values: bool) -> OneSeries:

@@ -6,6 +6,9 @@ At the origin t of a window, with the season m::
     scale_t   = a fifth of the mean of |x| over the last two seasons, but from noise_t / 4 to 5 noise_t
     target_th = (x_{t+h} - x_t) / scale_t
 
+Where a window holds zeros only, it has the noise before them. Where all values so far are zeros, nothing tells
+their unit: forecasts have that of the training, and nothing is learned or judged there.
+
 The scale is that of the level, because series of one kind grow and vary in proportion to their size; but what
 varies little beside its level, as a temperature in Kelvin, is measured by how much it varies.
 
@@ -55,6 +58,7 @@ class Windows:
       targets: float32 ``[steps, horizon]``; NaN where the value is not known, or that at the origin is not.
       ends: int ``[series]``, the place of the last value of each series.
       lengths: int ``[series]``.
+      measured: bool ``[steps]``, whether the values so far tell the unit of the series.
       offset: float64 ``[steps, horizon]``, what is known to be added to the values after each origin, which base
         and targets leave out; None for nothing.
     """
@@ -65,20 +69,30 @@ class Windows:
     scale: np.ndarray
     noise: np.ndarray
     targets: np.ndarray
+    measured: np.ndarray
     ends: np.ndarray
     lengths: np.ndarray
     offset: np.ndarray | None = None
 
     @classmethod
     def of(
-        cls, panel: list[OneSeries], *, window: int, horizon: int, season: int, usual_noise: float = 0.0
+        cls,
+        panel: list[OneSeries],
+        *,
+        window: int,
+        horizon: int,
+        season: int,
+        usual_noise: float = 0.0,
+        usual_size: float = 0.0,
     ) -> "Windows":
         """Put the series of a panel one after the other.
 
-        ``usual_noise`` is what :func:`usual_noise` found in the series that the model is trained on.
+        ``usual_noise`` and ``usual_size`` are what the functions of these names found in the series that the
+        model is trained on.
         """
+        usual = usual_noise, usual_size
         states = smoothing_states([one.values - one.values[0] for one in panel], season)
-        parts = [_prepared(one, state, window, horizon, season, usual_noise) for one, state in zip(panel, states)]
+        parts = [_prepared(one, state, window, horizon, season, usual) for one, state in zip(panel, states)]
         lengths = np.array([len(one.values) for one in panel])
         joined = [np.concatenate(arrays) for arrays in zip(*parts)]
         ends = np.cumsum(lengths + window - 1) - 1
@@ -134,8 +148,9 @@ class Windows:
         origins = []
         for zero, end, (begin, stop) in zip(zeros, self.ends, held):
             places = np.arange(begin - 1, stop - horizon) + zero
-            largest = self.scale[zero : end + 1].max()
-            origins.append(places[self.scale[places] >= largest / _MOST_SCALES])
+            largest = self.scale[zero : end + 1].max(where=self.measured[zero : end + 1], initial=0)
+            fit = self.measured[places] & (self.scale[places] >= largest / _MOST_SCALES)
+            origins.append(places[fit])
         return np.concatenate(origins)
 
     def without(self, held: np.ndarray) -> np.ndarray:
@@ -159,7 +174,15 @@ def usual_noise(panel: Sequence[OneSeries], season: int) -> float:
     return float(np.median(shares)) if shares else 0.0
 
 
-def _prepared(one: OneSeries, states: np.ndarray, window: int, horizon: int, season: int, usual: float):
+def usual_size(panel: Sequence[OneSeries]) -> float:
+    """The median, over all series that have other values than 0, of their mean size; 0 if none has."""
+    sizes = [float(np.abs(one.values).mean()) for one in panel]
+    return float(np.median([size for size in sizes if size > 0] or [0.0]))
+
+
+def _prepared(
+    one: OneSeries, states: np.ndarray, window: int, horizon: int, season: int, usual: tuple[float, float]
+):
     x, count = one.values, len(one.values)
     lag = season if season < count else 1
     before = np.concatenate([np.full(lag, np.nan), x])[:count]
@@ -168,9 +191,11 @@ def _prepared(one: OneSeries, states: np.ndarray, window: int, horizon: int, sea
     size = _rolling(np.abs(x), 2 * max(lag, 4))
     noise = _rolling(np.abs(difference), window)
     changes = np.minimum(np.cumsum(np.isfinite(difference)), _ENOUGH_CHANGES) / _ENOUGH_CHANGES
-    noise = changes * np.where(np.isnan(noise), 0, noise) + (1 - changes) * usual * size
+    noise = changes * np.where(np.isnan(noise), 0, noise) + (1 - changes) * usual[0] * size
     noise = np.maximum(noise, _LEAST_SHARE * _rolling(np.abs(x), window))
-    noise = np.where(noise > 0, noise, 1.0)
+    latest = np.maximum.accumulate(np.where(noise > 0, np.arange(count), -1))
+    unknown = max(usual[0], _LEAST_SHARE) * usual[1] or 1.0
+    noise = np.where(latest >= 0, noise[latest], unknown)
     scale = np.clip(_LEVEL_SHARE * size, _LEAST_NOISES * noise, _MOST_NOISES * noise)
     ahead = np.arange(1, horizon + 1)
     places = np.arange(count)[:, None] + ahead - lag * -(-ahead // lag)
@@ -179,6 +204,8 @@ def _prepared(one: OneSeries, states: np.ndarray, window: int, horizon: int, sea
     targets = (future[np.arange(count)[:, None] + ahead] - x[:, None]) / scale[:, None]
     # A missing value lies on a line to a later one, so nothing is learned or judged from there.
     targets[~one.observed] = np.nan
+    measured = (latest >= 0) | ~x.any()  # a series of nothing but zeros is 0 in any unit
+    targets[~measured] = np.nan
     columns = x - x[0], np.where(np.isnan(difference), 0, difference), one.observed, center - x[0], scale, noise
     features = np.concatenate([np.stack(columns, axis=1), states], axis=1)
     empty = window - 1
@@ -189,6 +216,7 @@ def _prepared(one: OneSeries, states: np.ndarray, window: int, horizon: int, sea
         np.pad(scale, (empty, 0), constant_values=1.0),
         np.pad(noise, (empty, 0), constant_values=1.0),
         np.pad(targets, ((empty, 0), (0, 0)), constant_values=np.nan).astype(np.float32),
+        np.pad(measured, (empty, 0)),
     )
 
 

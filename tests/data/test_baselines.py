@@ -61,3 +61,14 @@ def test_the_known_mean_absolute_errors(series, forecast, error):
     values = loaded.values[:, 0]
     found = np.abs(FORECASTS[forecast](values, loaded.split) - values[loaded.split :]).mean()
     assert round(found, 3) == error
+
+
+def test_a_moving_average_is_of_its_own_window_alone():
+    for first in (np.nan, 1e17):
+        forecast = moving_average_forecast(np.array([first, 1, 1, 1, 3, 1, 1]), 3, 2)
+        np.testing.assert_array_equal(forecast, [1, 1, 2, 2])
+    values = np.random.RandomState(0).rand(9)
+    for start in (1, 3, 8):
+        for width in (1, 3, 8, 9, 20):
+            expected = [values[max(stop - width, 0) : stop].mean() for stop in range(start, 9)]
+            np.testing.assert_allclose(moving_average_forecast(values, start, width), expected)

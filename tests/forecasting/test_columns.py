@@ -81,3 +81,12 @@ def test_rare_large_values_have_their_effect_and_larger_ones_than_any_of_the_tra
     np.testing.assert_allclose(wild, forecast[3], rtol=0.03)
     _, windows = model.windows_to_forecast(None, {"ds": days[300:], "x": [1e9] * 4})
     assert windows.features[:, FEATURES:].max() == 5  # of what the networks read
+
+
+def test_truth_values_are_those_of_a_training_on_text():
+    encoder = Encoder.fit("promotion", np.array(["False", "True", "True"]))
+    for same in (np.array([1.0, 0.0, np.nan]), np.array(["1", "0", ""]), np.array(["true", "FALSE", ""])):
+        assert encoder.encode(same).tolist() == [[0, 1], [1, 0], [0, 0]]
+    assert encoder.encode(np.array([2.0])).tolist() == [[0, 0]]
+    both = Encoder.fit("promotion", np.array(["True", "true"]))
+    assert both.encode(np.array(["True"])).sum() == 1

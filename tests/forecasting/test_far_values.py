@@ -66,7 +66,7 @@ def test_where_no_value_can_be_far_none_is_at_any_later_step(values, first):
 
 def test_most_series_are_looked_at_once():
     assert not can_be_far(VALUES, 30) and not can_be_far(2.0 ** (STEPS / 10), 60)
-    assert len(as_known(read_panel(VALUES)[0], np.arange(30, 90))) == 1
+    assert len(as_known(read_panel(VALUES)[0], np.arange(30, 90), 7)) == 1
 
 
 @settings(deadline=None)
@@ -75,7 +75,7 @@ def test_at_each_origin_a_series_is_what_was_known_there(values, data):
     one = read_panel(np.where(np.abs(values) > 1e30, 1e20, values))[0]
     first = data.draw(st.integers(1, len(values) - 1))
     places = np.arange(first, len(values) + 1)
-    parts = as_known(one, places)
+    parts = as_known(one, places, 1)
     assert np.concatenate([part.places for part in parts]).tolist() == places.tolist()
     for part in parts:
         for place in part.places:

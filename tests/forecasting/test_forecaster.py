@@ -75,7 +75,7 @@ def test_the_smoothings_equal_a_loop():
 
 
 def test_each_network_leaves_out_other_values():
-    one = Windows.of(read_panel({"a": np.arange(100.0)}), window=6, horizon=4, season=3)
+    one = Windows.of(read_panel({"a": 1 + np.arange(100.0)}), window=6, horizon=4, season=3)
     held = np.concatenate([one.held_out(3, number, 3) for number in range(3)])
     assert held.tolist() == [[25, 50], [50, 75], [75, 100]]
     targets = one.without(held[1:2])
@@ -173,6 +173,8 @@ def test_new_rows_and_new_series_of_any_length_are_forecast_and_the_model_can_be
     assert (again.predict(fresh)["yhat"] == forecast["yhat"]).all() and again.settings == fitted.settings
     with pytest.raises(ValueError, match="a loaded model keeps no series"):
         again.predict()
+    with pytest.raises(ValueError, match="a loaded model keeps no series: give backtest the series"):
+        again.backtest()
     with pytest.raises(FileNotFoundError, match="holds no forecaster"):
         Forecaster.load(tmp_path)
 
@@ -204,6 +206,7 @@ def test_the_long_format_has_dates_gaps_and_missing_values():
             {"ds": ["2024-01-30", "2024-01-31", "2024-02-30"], "y": [1.0, 2.0, 3.0]},
             "ds, in row 2, holds '2024-02-30', which is not a date",
         ),
+        ({}, "the dictionary holds no series: give it names and arrays of values"),
         ("sales.csv", "given as a frame or arrays: read the file 'sales.csv' first"),
         (np.ones((9, 2)), r"'value': y must be \[time\], one value for each step, not values.shape=\(9, 2\)"),
         (
@@ -224,6 +227,8 @@ def test_invalid_arguments_are_refused(fitted):
         Forecaster(1, cell="rnn")
     with pytest.raises(ValueError, match="the model is not fitted"):
         Forecaster(1).predict()
+    with pytest.raises(ValueError, match="the model is not fitted"):
+        Forecaster(1).backtest()
     with pytest.raises(ValueError, match="origins=200 and horizon=4 need series of at least 206 steps"):
         fitted.backtest(origins=200)
     with pytest.raises(ValueError, match="horizon=4 need values before the last 4 steps, but no series of that"):
@@ -233,6 +238,12 @@ def test_invalid_arguments_are_refused(fitted):
 def test_a_model_that_never_saw_negative_values_says_so(fitted):
     with pytest.raises(ValueError, match="series 'value' has values below 0, but this model never forecasts any"):
         fitted.predict(wave(40, 0.0) - 500)
+    with pytest.raises(ValueError, match="series 'value' has values below 0, but this model never forecasts any"):
+        fitted.backtest(wave(40, 0.0) - 500, refit=False)
+    with pytest.raises(ValueError, match="series 'value' has values below 0, but this model never forecasts any"):
+        fitted.measure(wave(40, 0.0) - 500, np.zeros((1, 4)), np.ones(1))
+    later = np.append(wave(40, 1.0), [-5.0] * 4)  # after the origin
+    assert (fitted.backtest(later, refit=False)["rows"]["yhat"] >= 0).all()
 
 
 @pytest.mark.parametrize(("horizon", "length"), [(5, 10), (20, 24)])

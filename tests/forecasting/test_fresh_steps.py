@@ -36,6 +36,22 @@ def test_fresh_rows_at_some_steps_of_the_training_are_read_in_its_steps():
         model.predict({"ds": months, "y": np.ones(30)})
 
 
+def test_a_step_that_some_series_of_the_training_have_is_kept():
+    rows = {"days": 60, "more days": 61, "every second day": 30}
+    frame = {
+        "unique_id": np.repeat(list(rows), list(rows.values())),
+        "ds": np.concatenate([DAYS[:60], DAYS[:61], DAYS[:60:2]]),
+        "y": np.concatenate([VALUES[:60], VALUES[:61], VALUES[:60:2]]),
+    }
+    model = Forecaster(3, 7, **SMALL).fit(frame)
+    known, fresh = model.predict(), model.predict(frame)
+    assert known["ds"][-1] == np.datetime64("2024-01-01") + 64
+    for name, expected in known.items():
+        assert (fresh[name] == expected).all()
+    one = {name: column[-30:] for name, column in frame.items()}
+    assert [series.step.size for series in read_panel(one, known=model.known.times)] == [2 * 86_400]
+
+
 @pytest.mark.parametrize("count", [1, 4, 5, 9, 12])
 def test_a_model_of_weekdays_forecasts_weekdays_after_any_number_of_rows(count):
     model = fitted(MONDAY_TO_FRIDAY, season=5)
@@ -109,3 +125,15 @@ def test_numbers_of_a_single_year_are_dates_as_those_of_the_training(first, styl
     ahead = np.datetime64(after).item()
     forecast = model.predict(frame, future={"ds": np.array([write(ahead)]), "x": [1.0]})
     assert forecast["ds"].astype("datetime64[D]").tolist() == [ahead]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_few_fresh_rows_are_rounded_as_those_of_the_training(count, tmp_path):
+    random = np.random.RandomState(0)
+    nine = DAYS[:40].astype("datetime64[s]") + random.randint(32_400, 33_000, 40)
+    frame = {"ds": nine, "y": VALUES[:40], "x": random.rand(40)}
+    Forecaster(2, 7, future_columns="x", **SMALL).fit(frame).save(tmp_path)
+    model = Forecaster.load(tmp_path)
+    future = {"ds": DAYS[40:42].astype("datetime64[s]") + 32_555, "x": np.ones(2)}
+    forecast = model.predict({name: column[40 - count :] for name, column in frame.items()}, future=future)
+    assert (forecast["ds"] == DAYS[40:42]).all()

@@ -50,3 +50,10 @@ def test_the_unit_of_a_series_with_missing_values_is_that_of_the_known_ones():
     assert mase_unit(whole, 2) == metrics.seasonal_error(whole.values, 2)
     (alternate,) = read_panel({"a": np.where(np.arange(7) % 2, np.nan, np.arange(7.0))})
     assert mase_unit(alternate, 3) == 3  # no two known values are three steps apart
+
+
+def test_a_series_that_repeats_up_to_rounding_has_the_unit_of_its_values():
+    wave = 10 + np.sin(np.arange(100) * 2 * np.pi / 7)
+    assert 0 < np.abs(wave[7:] - wave[:-7]).max() < 1e-13
+    assert metrics.seasonal_error(wave, 7) == pytest.approx(np.abs(wave).mean())
+    assert metrics.seasonal_error(1e9 + np.arange(100.0), 7) == 7  # little beside its level, but no rounding

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from experiments.common.many_steps.panel_file import PanelOptions, load_future, load_panel
-from jaxrnn.forecasting import Forecaster, read_panel, with_future
+from jaxrnn.data import Step
+from jaxrnn.forecasting import Forecaster, describe_panel, read_panel, with_future
 
 SMALL: dict[str, Any] = dict(steps=4, seeds=1, hidden=(4,))
 BERLIN, UTC = ZoneInfo("Europe/Berlin"), ZoneInfo("UTC")
@@ -83,3 +84,16 @@ def test_days_of_a_polars_frame_with_a_time_zone_are_local_dates():
     days = [datetime(2024, 3, 29, tzinfo=BERLIN) + timedelta(days=day) for day in range(4)]
     (one,) = read_panel({"ds": Column(days), "y": np.arange(4.0)})
     assert (one.times == np.datetime64("2024-03-29") + np.arange(4)).all()
+
+
+@pytest.mark.parametrize(
+    ("hours", "days"), [(2, ("2024-03-20", "2024-04-08")), (12, ("2024-10-01", "2024-11-20"))]
+)
+def test_rows_that_are_regular_by_the_local_clock_alone_stay_local(hours, days):
+    local = np.arange(*days, dtype="datetime64[h]")[1::hours]
+    change = np.datetime64("2024-03-31T02"), np.datetime64("2024-10-27T03")
+    summer = (local >= change[0]) & (local < change[1])
+    cells = [f"{time}:00+0{2 if late else 1}:00" for time, late in zip(local, summer)]
+    one = read_panel({"ds": cells, "y": np.ones(len(cells))})[0]
+    assert one.step == Step("seconds", 3600 * hours) and (one.times == local).all() and one.observed.all()
+    assert "regular by the local clock" in describe_panel([one])[0]
