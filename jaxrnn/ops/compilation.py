@@ -37,20 +37,19 @@ def for_one_call(function: Callable[..., Any]) -> Callable[..., Any]:
     >>> bool((normal(jax.random.key(0)) == jax.random.normal(jax.random.key(0), (2,))).all())
     True
     """
-    plain, fast, programs = jax.jit(function), jax.jit(function, **options_for_one_call()), {}
+    plain, programs = jax.jit(function), {}
 
     def call(*arguments: Any) -> Any:
         leaves = jax.tree.leaves(arguments)
         if platform_of(leaves) != "cpu" or _is_transformed(leaves):
             return plain(*arguments)
-        parameters = lowering_parameters()
-        if parameters is None:
-            return fast(*arguments)
-        traced: Any = fast.trace(*arguments)
+        options, traced = options_for_one_call(), plain.trace(*arguments)
         # JAX keeps what it has traced, for every shape and for settings such as that of its random generator.
-        kind = traced.jaxpr, *(getattr(leaf, "sharding", None) for leaf in leaves)
+        kind = traced.jaxpr, *options, *(getattr(leaf, "sharding", None) for leaf in leaves)
         if kind not in programs:
-            programs[kind] = traced.lower(_private_parameters=parameters).compile()
+            parameters = lowering_parameters()
+            own: Any = {} if parameters is None else {"_private_parameters": parameters}
+            programs[kind] = traced.lower(**own).compile(**options)
         try:
             return programs[kind](*arguments)
         except TypeError:  # what the function itself holds may come from another transformation
