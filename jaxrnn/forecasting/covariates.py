@@ -202,7 +202,6 @@ class Covariates:
         """Which texts of a panel, up to ``horizon`` steps ahead, training did not have, in sentences."""
         said = []
         for name in self.texts:
-            met = {"", *self.encoders[name].categories}
             new: dict[str, str] = {}  # the first series of each
             for one in panel:
                 if name in self.columns.static:
@@ -211,9 +210,10 @@ class Covariates:
                     values = one.past[name]
                 else:
                     values = one.future[name][: len(one.values) + horizon]
-                for text in dict.fromkeys(as_text(values).tolist()):
-                    if text not in met:
-                        new.setdefault(text, one.name)
+                texts = as_text(values)
+                unknown = (texts != "") & ~self.encoders[name].encode(values).any(axis=1)
+                for text in dict.fromkeys(texts[unknown].tolist()):
+                    new.setdefault(text, one.name)
             if new:
                 listed = ", ".join(f"{shown(text)} (series {series!r})" for text, series in list(new.items())[:3])
                 more = f" and {len(new) - 3} more" if len(new) > 3 else ""
