@@ -204,9 +204,7 @@ class FrameKind:
         if self.library in ("pandas", "polars"):
             import importlib
 
-            dates = [name for name, values in columns.items() if values.dtype.kind == "M"]
-            columns = columns | {
-                name: columns[name].astype("datetime64[ms]") for name in dates
-            }  # polars has no [s]
-            return importlib.import_module(self.library).DataFrame(columns)
+            dates = {name: values for name, values in columns.items() if values.dtype.kind == "M"}
+            dates = {name: values.astype("datetime64[ms]") for name, values in dates.items()}  # polars has no [s]
+            return importlib.import_module(self.library).DataFrame(columns | dates)
         return columns

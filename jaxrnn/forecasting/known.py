@@ -120,9 +120,8 @@ class Known:
     def from_json(cls, record: dict[str, Any]) -> "Known":
         steps = tuple(Step(**step) for step in record["steps"])
         effects = Effects.from_json(record["effects"])
-        later = {
-            name: record[name] for name in ("usual_size", "utc_offset", "unit") if name in record
-        }  # not in older models
+        names = "usual_size", "utc_offset", "unit"  # older models do not have all of them
+        later = {name: record[name] for name in names if name in record}
         return cls(Covariates.from_json(record["covariates"]), effects, steps, record["usual_noise"], **later)
 
 

@@ -61,9 +61,7 @@ def _name(settings: Settings, panel: Sequence[OneSeries]) -> str:
         digest.update(repr((one.name, one.step, sorted(one.static.items()))).encode())
         arrays = {"values": one.values, "observed": one.observed, "times": one.times}
         for name, array in {**arrays, **one.future, **one.past}.items():
-            learned = np.ascontiguousarray(
-                array[: len(one.values)]
-            )  # nothing is learned from the steps after them
+            learned = np.ascontiguousarray(array[: len(one.values)])  # nothing is learned from later steps
             digest.update(repr((name, learned.dtype.str, len(learned))).encode())
             digest.update(learned.tobytes())
     return digest.hexdigest()[:16]
