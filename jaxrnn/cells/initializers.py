@@ -29,7 +29,8 @@ def orthogonal(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> 
     rows, columns = math.prod(shape[:-1]), shape[-1]
     small, large = sorted((rows, columns))
     in_library = platform_of(key) == "cpu" and not exported_programs.value and available()
-    if not in_library or not 0 < small <= native.LARGEST or dtype not in (jnp.float32, jnp.float64):
+    known = len(shape) > 1 and 0 < small <= native.LARGEST and dtype in (jnp.float32, jnp.float64)
+    if not (in_library and known):
         return _one_after_the_other(key, shape, dtype)
     matrix = native.orthonormal(jax.random.normal(key, (large, small), dtype))
     return (matrix if rows >= columns else matrix.T).reshape(shape)

@@ -63,6 +63,11 @@ def test_the_columns_of_the_library_are_orthonormal(shape, monkeypatch):
         np.testing.assert_allclose(products, [np.eye(shape[1])] * 2, atol=1e-14)
 
 
+def test_a_vector_is_refused():
+    with pytest.raises(ValueError, match="at least a 2D shape"):
+        orthogonal(KEY, (5,))
+
+
 def test_without_the_library_the_matrices_are_those_of_flax(monkeypatch):
     monkeypatch.setattr(initializers, "available", lambda: False)
     found = jax.jit(lambda key: orthogonal(key, (4, 4)))(KEY)
