@@ -1,4 +1,4 @@
-"""The norm of many arrays as one call of the C++ library, where XLA would compile three loops for each of them."""
+"""The norm of many arrays as one call of the C++ library, where XLA would compile up to three loops for each."""
 
 import jax
 import jax.numpy as jnp
