@@ -7,13 +7,14 @@ from typing import Any, TypeVar
 
 import jax
 from jax import Array, lax
+from jax.core import ShapedArray
 
 Tree = TypeVar("Tree")
 
 
 def varying_over(array: Any) -> frozenset[str]:
     """The mesh axes over which an array varies. JAX has renamed the attribute."""
-    of_array: Any = array if isinstance(array, jax.ShapeDtypeStruct) else jax.typeof(array)
+    of_array: Any = array if isinstance(array, jax.ShapeDtypeStruct | ShapedArray) else jax.typeof(array)
     manual = getattr(of_array, "manual_axis_type", None)
     return getattr(of_array, "vma", frozenset()) if manual is None else manual.varying
 

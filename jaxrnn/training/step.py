@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
+from jaxrnn.ops.native import elementwise
 from jaxrnn.training.apply import Apply, check_apply, held_leaves, with_key
 from jaxrnn.training.optimizers import global_norm
 from jaxrnn.training.state import Batch, StepMetrics, TrainState
@@ -152,35 +153,43 @@ def take_step(
     """The second half of :func:`train_step`: the optimiser's step, or none if the gradient is not finite."""
     value, grads, carry, bad_carries = found
     grad_norm = global_norm(grads)
-    # Some optimisers look at the loss, such as optax.contrib.reduce_on_plateau.
-    with_loss = optax.with_extra_args_support(optimizer)
-    updates, opt_state = with_loss.update(grads, state.opt_state, state.params, value=value)
-    params = optax.apply_updates(state.params, updates)
-    average = state.average
-    if average is not None:
-        decay = jnp.minimum(average_decay, (1 + state.step) / (10 + state.step))
-        average = jax.tree.map(lambda a, p: (decay * a + (1 - decay) * p).astype(a.dtype), average, params)
-    if any(held := held_leaves(state.params)):
-        opt_state = _of_types(state.opt_state, opt_state)
-        params, average = _kept(held, state.params, params), _kept(held, state.average, average)
-    skipped = jnp.zeros_like(state.skipped_in_a_row)
+    fine = None
     if skip_non_finite:
         fine = jnp.isfinite(value) & jnp.isfinite(grad_norm) & (bad_carries == 0)
-        old = (state.params, state.opt_state, lax.stop_gradient(state.carry), state.average)
-        # Multiplying by zero would not remove a NaN, so choose.
-        params, opt_state, carry, average = jax.tree.map(
-            lambda new, old: jnp.where(fine, new, old), (params, opt_state, carry, average), old
-        )
+
+    def advance(old: _Stepped, grads: Any, carry: Any, value: Array, step: Array, fine: Any) -> _Stepped:
+        # Some optimisers look at the loss, such as optax.contrib.reduce_on_plateau.
+        with_loss = optax.with_extra_args_support(optimizer)
+        updates, opt_state = with_loss.update(grads, old.opt_state, old.params, value=value)
+        params, average = optax.apply_updates(old.params, updates), old.average
+        if average is not None:
+            decay = jnp.minimum(average_decay, (1 + step) / (10 + step))
+            average = jax.tree.map(lambda a, p: (decay * a + (1 - decay) * p).astype(a.dtype), average, params)
+        if any(held := held_leaves(old.params)):
+            opt_state = _of_types(old.opt_state, opt_state)
+            params, average = _kept(held, old.params, params), _kept(held, old.average, average)
+        new = _Stepped(params, opt_state, carry, average)
+        if fine is not None:
+            # Multiplying by zero would not remove a NaN, so choose.
+            new = jax.tree.map(lambda new, old: jnp.where(fine, new, old), new, old)
+        return new
+
+    old = _Stepped(state.params, state.opt_state, lax.stop_gradient(state.carry), state.average)
+    new = elementwise.replace(advance, old, grads, carry, value, state.step, fine)
+    skipped = jnp.zeros_like(state.skipped_in_a_row)
+    if fine is not None:
         skipped = jnp.where(fine, 0, state.skipped_in_a_row + 1)
-    new_state = state.replace(
-        params=params,
-        opt_state=opt_state,
-        step=state.step + 1,
-        skipped_in_a_row=skipped,
-        carry=carry,
-        average=average,
-    )
+    new_state = state.replace(step=state.step + 1, skipped_in_a_row=skipped, **new._asdict())
     return new_state, StepMetrics(value, grad_norm)
+
+
+class _Stepped(NamedTuple):
+    """What an optimiser's step replaces."""
+
+    params: Any
+    opt_state: Any
+    carry: Any
+    average: Any
 
 
 def _kept(held: list[bool], old: Any, new: Any) -> Any:

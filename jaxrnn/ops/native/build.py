@@ -24,7 +24,10 @@ from pathlib import Path
 SOURCES = Path(__file__).parent / "src"
 LIBRARY = Path(__file__).with_name("libjaxrnn.so")
 FLAGS = ["-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-DNDEBUG", "-Wall", "-Wno-maybe-uninitialized"]
-ONCE = ("library", "program_library", "linear_library", "layers", "streaming", "threefry", "norm", "orthogonal")
+ONCE = (
+    "library", "program_library", "linear_library", "layers", "streaming", "threefry", "norm", "orthogonal",
+    "elementwise",
+)  # fmt: skip
 """Sources that are compiled once, for the base of the architecture; the others for every instruction set."""
 
 X86_SETS = {

@@ -16,7 +16,7 @@ OPERATIONS = (
 
 PLACES = (
     "constant", "derived", "register", "row", "sum", "xw", "rh", "carry", "carry_out", "y", "saved", "new_carry",
-    "dcarry", "dcarry_out", "dy", "dxw", "drh", "sums",
+    "dcarry", "dcarry_out", "dy", "dxw", "drh", "sums", "number", "array", "result",
 )  # fmt: skip
 """Where an operand is, in the order of ``enum class Place``."""
 

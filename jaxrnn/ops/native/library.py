@@ -21,6 +21,7 @@ TARGETS = (
     "jaxrnn_threefry",
     "jaxrnn_norm",
     "jaxrnn_orthonormal",
+    "jaxrnn_elementwise",
 )
 
 

@@ -7,15 +7,23 @@ implementation of the recurrence interprets on blocks of numbers that stay in th
 """
 
 from jaxrnn.ops.program.cell import CellProgram, cell_program
+from jaxrnn.ops.program.elementwise import Group, Part, divide
 from jaxrnn.ops.program.graph import Constant, Unsupported
+from jaxrnn.ops.program.inline import Equation, Inlined, inline
 from jaxrnn.ops.program.instructions import Instruction, Place, Program
 
 __all__ = [
     "CellProgram",
     "Constant",
+    "Equation",
+    "Group",
+    "Inlined",
     "Instruction",
+    "Part",
     "Place",
     "Program",
     "Unsupported",
     "cell_program",
+    "divide",
+    "inline",
 ]

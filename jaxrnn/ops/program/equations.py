@@ -18,31 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxrnn.ops.program import operations
 from jaxrnn.ops.program.graph import REDUCTIONS, Argument, Constant, Graph, Unsupported, constant
 from jaxrnn.ops.program.inline import Equation, inline
 from jaxrnn.ops.program.outside import COMBINED, Outside, Sum, Total
-
-# fmt: off
-SAME = frozenset((
-    "copy", "copy_p", "stop_gradient", "reshape", "squeeze", "expand_dims", "optimization_barrier",
-    "broadcast_in_dim",
-))
-"""Operations that do not change the numbers of a row; the shapes of their results are checked."""
-
-OPERATIONS = {name: name for name in (
-    "neg", "abs", "sign", "exp", "log", "log1p", "expm1", "tanh", "logistic", "sqrt", "rsqrt", "erf", "erfc",
-    "is_finite", "floor", "ceil", "sin", "cos", "add", "sub", "mul", "div", "max", "min", "pow", "eq", "ne",
-    "lt", "le", "gt",
-    "ge",
-)} | {"add_any": "add", "mul_any": "mul", "and": "logical_and", "or": "logical_or", "xor": "logical_xor"}
-"""JAX's names of the operations that a program has, and its own names."""
-
-OTHERS = frozenset((
-    "convert_element_type", "reduce_precision", "integer_pow", "square", "one_minus_square", "select_n", "clamp",
-    "not", "exp2", "tan", "round",
-))
-"""Operations that a program has in another form."""
-# fmt: on
 
 DESCRIPTIONS = {
     "dot_general": " (a matrix product)",
@@ -250,46 +229,18 @@ class _Builder:
         self.values[variable] = value
 
     def _node(self, equation: Equation) -> Argument:
-        name, params, add = equation.primitive.name, equation.params, self.graph.add
+        name = equation.primitive.name
         if name in REDUCTIONS:
             return self._reduced(equation)
         if name == "broadcast_in_dim":
             self._check_broadcast(equation)
-        known = name in SAME or name in OPERATIONS
-        arguments = [self.argument(v) for v in equation.inputs] if known or name in OTHERS else []
-        if name in SAME:
-            return arguments[0]
-        if name in OPERATIONS:
-            return add(OPERATIONS[name], *arguments)
-        if name == "convert_element_type":
-            to_bool = self._dtype(equation.outputs[0]) == np.bool_ != self._dtype(equation.inputs[0])
-            return add("ne", arguments[0], constant(0)) if to_bool else arguments[0]
-        if name == "reduce_precision":
-            # jax.checkpoint has it, with the precision that the numbers have anyway.
-            info = jnp.finfo(self.block.dtype)
-            if (params["exponent_bits"], params["mantissa_bits"]) == (info.nexp, info.nmant):
-                return arguments[0]
-        if name == "integer_pow":
-            return self.graph.power(arguments[0], params["y"])
-        if name == "square":
-            return add("mul", arguments[0], arguments[0])
-        if name == "one_minus_square":
-            return add("sub", constant(1), add("mul", arguments[0], arguments[0]))
-        if name == "tan":
-            return add("div", add("sin", arguments[0]), add("cos", arguments[0]))
-        if name == "select_n" and len(arguments) == 3:
-            return add("select", *arguments)
-        if name == "clamp":
-            low, x, high = arguments
-            return add("min", add("max", x, low), high)
-        if name == "not":
-            return add("sub", constant(1), arguments[0])
-        if name == "exp2":
-            return add("pow", constant(2), arguments[0])
-        if name == "round":
-            even = params["rounding_method"] == jax.lax.RoundingMethod.TO_NEAREST_EVEN
-            return add("round_to_even" if even else "round", *arguments)
-        raise Unsupported(f"its equations or their derivative have {name}{DESCRIPTIONS.get(name, '')}")
+        arguments = [self.argument(v) for v in equation.inputs] if operations.is_known(name) else []
+        given = self._dtype(equation.inputs[0]) if equation.inputs else None
+        types = operations.Types(self.block.dtype, given, self._dtype(equation.outputs[0]))
+        found = operations.node_of(self.graph, name, equation.params, arguments, types)
+        if found is None:
+            raise Unsupported(f"its equations or their derivative have {name}{DESCRIPTIONS.get(name, '')}")
+        return found
 
     def _reduced(self, equation: Equation) -> Argument:
         name, (variable,) = equation.primitive.name, equation.inputs

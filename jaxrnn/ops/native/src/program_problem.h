@@ -12,7 +12,7 @@ constexpr int kMostGates = 32;  // as MOST_GATES in jaxrnn/ops/native/encoding.p
 
 // Where an operand of a program is, in the order of PLACES in jaxrnn/ops/native/encoding.py.
 enum class Place : int64_t { kConstant, kDerived, kRegister, kRow, kSum, kXw, kRh, kCarry, kCarryOut, kY, kSaved,
-                             kNewCarry, kDCarry, kDCarryOut, kDY, kDXw, kDRh, kSums };
+                             kNewCarry, kDCarry, kDCarryOut, kDY, kDXw, kDRh, kSums, kNumber, kArray, kResult };
 
 struct OperandName {
   Place place;
@@ -32,6 +32,14 @@ struct ProgramCode {
   const double* constants = nullptr;
   int constant_count = 0;
 };
+
+inline ProgramCode program_code(const int64_t* program, const double* constants, int constant_count) {
+  ProgramCode code{(int)program[0], (int)program[1]};
+  code.operands = reinterpret_cast<const OperandName*>(program + 2);
+  code.instructions = reinterpret_cast<const Instruction*>(program + 2 + 2 * code.operand_count);
+  code.constants = constants, code.constant_count = constant_count;
+  return code;
+}
 
 template <class T>
 struct ProgramProblem : Sequence {
@@ -97,10 +105,7 @@ ProgramProblem<T> program_problem(const ProgramNumbers& o) {
   p.saved_count = (int)n[kSavedCount], p.registers = (int)n[kRegisters], p.row_registers = (int)n[kRowRegisters];
   p.reverse = n[kReverse], p.batch_major = n[kBatchMajor];
   p.carry_slots = o.carry_slots, p.summed = o.summed, p.shared = o.shared;
-  p.code.operand_count = (int)o.program[0], p.code.instruction_count = (int)o.program[1];
-  p.code.operands = reinterpret_cast<const OperandName*>(o.program + 2);
-  p.code.instructions = reinterpret_cast<const Instruction*>(o.program + 2 + 2 * p.code.operand_count);
-  p.code.constants = o.constants, p.code.constant_count = o.constant_count;
+  p.code = program_code(o.program, o.constants, o.constant_count);
   return p;
 }
 
@@ -131,12 +136,30 @@ struct ProgramOfHead {
   }
 };
 
+// A program that computes some arrays from others of the same size, element by element: the j-th number of every result
+// from the j-th of every array, and from numbers that all elements share. A result may be one of the arrays, if nothing
+// reads that after it is written.
+template <class T>
+struct Elementwise {
+  ProgramCode code;
+  int registers;
+  const T* numbers;
+  const T* const* arrays;
+  T* const* results;
+  // If the number of this place is 0, nothing is computed: every result is a copy of the array of its place in
+  // `otherwise`. -1: it is always computed.
+  int condition;
+  const int64_t* otherwise;
+  int result_count;
+};
+
 // The functions of one instruction set.
 template <class T>
 struct ProgramKernels {
   size_t (*workspace)(const ProgramProblem<T>&, bool backward, int parts);  // bytes
   void (*forward)(const ProgramProblem<T>&, const Division&);
   void (*backward)(const ProgramProblem<T>&, const Division&);
+  void (*elementwise)(const Elementwise<T>&, int64_t begin, int64_t end);
 };
 
 // Each instruction set defines these for float and double.

@@ -8,13 +8,14 @@
 #include <algorithm>
 #include <cstring>
 
+#include "elementwise.h"
 #include "program_backward.h"
 #include "program_forward.h"
 
 namespace jaxrnn::JAXRNN_ISA {
 
 template <class T>
-constexpr ProgramKernels<T> kKernels{ProgramWorkspace<T>::bytes, program_forward<T>, program_backward<T>};
+constexpr ProgramKernels<T> kKernels{ProgramWorkspace<T>::bytes, program_forward<T>, program_backward<T>, elementwise<T>};
 
 extern const ProgramKernels<float> program_kernels_f32 = kKernels<float>;
 #if !defined(JAXRNN_FLOAT32_ONLY) && !defined(JAXRNN_TILES)  // sanitizers take long to compile; tiles have no doubles
