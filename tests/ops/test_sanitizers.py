@@ -34,6 +34,7 @@ DRIVERS = {
     "sanitized_threefry.cpp": "7 setups\n",
     "sanitized_norm.cpp": "14 setups\n",
     "sanitized_orthogonal.cpp": "16 setups\n",
+    "sanitized_elementwise.cpp": "20 setups\n",
 }
 """The programs to run, and what they print if nothing is wrong."""
 

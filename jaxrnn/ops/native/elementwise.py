@@ -11,14 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.core import Tracer
+from jax.core import Tracer, eval_jaxpr
 
 from jaxrnn.ops.dispatch import exported_programs, platform_of
 from jaxrnn.ops.native.encoding import encode
 from jaxrnn.ops.native.library import available
 from jaxrnn.ops.program import Equation, Group, Inlined, Part, Program, divide, inline
 from jaxrnn.ops.varying import made_to_vary, varying_alike, varying_over
-
 
 Tree = TypeVar("Tree")
 
@@ -27,8 +26,8 @@ def replace(function: Callable[..., Tree], old: Tree, *others: Any) -> Tree:
     """``function(old, *others)``, which returns what replaces ``old``, with few calls.
 
     Arithmetic on arrays of float32 and float64, element by element, runs in the library, if this is traced for a
-    CPU. All else, and everything elsewhere, is as the function says. Where nothing else needs an old array, the new
-    one is written over it. Derivatives are those of the function.
+    CPU. All else, and everything elsewhere, is as the function says. Where nothing else needs an old array, the
+    new one is written over it. Derivatives are those of the function.
     """
     leaves, structure = jax.tree.flatten((old, others))
     if not _in_library(leaves):
@@ -44,10 +43,12 @@ def replace(function: Callable[..., Tree], old: Tree, *others: Any) -> Tree:
     closed = jax.make_jaxpr(flat)(*leaves)
     if closed.effects:
         return function(old, *others)
-    divided = _Divided(closed, jax.tree.structure(old).num_leaves)
-    plain = lambda held, arrays: jax.core.eval_jaxpr(closed.jaxpr, held, *arrays)
-    call = jax.custom_jvp(divided)
-    call.defjvp(lambda primals, tangents: jax.jvp(plain, primals, tangents))
+    call = jax.custom_jvp(_Divided(closed, jax.tree.structure(old).num_leaves))
+
+    @call.defjvp
+    def _(primals: Any, tangents: Any) -> Any:
+        return jax.jvp(lambda held, arrays: eval_jaxpr(closed.jaxpr, held, *arrays), primals, tangents)
+
     # What the function holds may be traced by another transformation, so it is an argument.
     return jax.tree.unflatten(returned, call(list(closed.consts), leaves))
 
@@ -68,23 +69,21 @@ class _Divided:
     def __init__(self, closed: Any, replaced: int):
         self._traced: Inlined = inline(closed)
         self._steps = divide(self._traced)
-        self._old = dict(zip(self._traced.outputs[:replaced], self._traced.inputs))
-        """The old array of a result. Literals are no results of a program."""
+        pairs = zip(self._traced.outputs[:replaced], self._traced.inputs)
+        self._old = {new: old for new, old in pairs if not isinstance(new, np.ndarray)}
 
     def __call__(self, held: list[Any], arrays: list[Any]) -> list[Array]:
         traced = self._traced
         values = dict(zip(traced.inputs, arrays, strict=True)) | traced.constants
         values |= zip(traced.constants, held)  # those that the function itself holds come first
         for step in self._steps:
-            self._run(step, values)
+            self._call(step, values) if isinstance(step, Part) else self._run(step, values)
         return [jnp.asarray(v if isinstance(v, np.ndarray) else values[v]) for v in traced.outputs]
 
-    def _run(self, step: Equation | Part, values: dict[int, Any]) -> None:
-        if isinstance(step, Part):
-            return self._call(step, values)
-        inputs = [jnp.asarray(v) if isinstance(v, np.ndarray) else values[v] for v in step.inputs]
-        found = step.primitive.bind(*varying_alike(inputs), **step.params)
-        values |= zip(step.outputs, found if step.primitive.multiple_results else [found], strict=True)
+    def _run(self, equation: Equation, values: dict[int, Any]) -> None:
+        inputs = [jnp.asarray(v) if isinstance(v, np.ndarray) else values[v] for v in equation.inputs]
+        found = equation.primitive.bind(*varying_alike(inputs), **equation.params)
+        values |= zip(equation.outputs, found if equation.primitive.multiple_results else [found], strict=True)
 
     def _call(self, part: Part, values: dict[int, Any]) -> None:
         shapes, types = [], self._traced.types

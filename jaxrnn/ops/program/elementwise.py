@@ -247,7 +247,7 @@ class _Divider:
 
 
 def _with_condition(graph: Graph, outputs: list[Argument]) -> tuple[int | None, list[int], list[Argument]]:
-    """The condition under which every output is computed, the array that each is otherwise, and what is computed."""
+    """The condition under which outputs are computed, the array that each is otherwise, and what is computed."""
     conditions, otherwise, computed = set(), [], []
     for node in outputs:
         operation, *arguments = graph.nodes[node] if isinstance(node, int) else ("constant",)

@@ -32,7 +32,6 @@ OTHERS = frozenset((
 # fmt: on
 
 
-
 class Types(NamedTuple):
     """The dtypes of an operation: that of the program, of its first argument (None without one), of its result."""
 
