@@ -24,6 +24,19 @@ int main() {
         if (out[part][i] != whole[part][i]) return 1;
       }
     }
+    // The same of numbers from 0 on, with two keys.
+    const uint32_t keys[] = {1, 2, 3, 4};
+    std::vector<uint32_t> numbers[2], words[4];
+    for (size_t i = 0; i < count; i++) numbers[0].push_back(0), numbers[1].push_back((uint32_t)i);
+    for (auto& part : words) part.resize(2 * count);
+    encrypt_numbers(keys, 2, count, words[0].data(), words[1].data());
+    for (size_t key = 0; key < 2; key++) {
+      const std::vector<uint32_t> first(count, keys[2 * key]), second(count, keys[2 * key + 1]);
+      encrypt({first.data(), second.data(), numbers[0].data(), numbers[1].data(), words[2].data() + key * count,
+               words[3].data() + key * count},
+              count);
+    }
+    if (words[0] != words[2] || words[1] != words[3]) return 1;
     setups++;
   }
   std::printf("%d setups\n", setups);

@@ -50,7 +50,23 @@ def test_the_bits_are_those_of_jax(name, wide):
         found, expected = for_one_call(DRAWN[name])(key), jax.jit(DRAWN[name])(key)
         assert found.dtype == expected.dtype
         np.testing.assert_array_equal(found, expected)
-        assert name == "nothing" or "jaxrnn_threefry" in lowered(DRAWN[name], key)
+        assert name == "nothing" or "@jaxrnn_" in lowered(DRAWN[name], key)
+
+
+@pytest.mark.parametrize("name", ["normal", "many keys", "bits of 16", "sorted"])
+@pytest.mark.parametrize("generator", ["rbg", "unsafe_rbg", "threefry2x32, not partitionable"])
+def test_other_generators_stay_as_they_are(name, generator):
+    implementation, _, other = generator.partition(", ")
+    with jax.threefry_partitionable(not other):
+        key = jax.random.key(3, impl=implementation)
+        np.testing.assert_array_equal(for_one_call(DRAWN[name])(key), jax.jit(DRAWN[name])(key))
+        assert "jaxrnn_random_words" not in lowered(DRAWN[name], key)
+
+
+def test_all_bits_of_a_key_are_one_call():
+    key = jax.random.key(0)
+    assert lowered(lambda key: jax.random.bits(key, (5, 3)), key).count("@jaxrnn_random_words") == 1
+    assert "iota" not in lowered(lambda key: jax.random.normal(key, (5, 3)), key)
 
 
 def test_the_bits_are_those_of_the_paper():

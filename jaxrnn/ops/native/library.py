@@ -19,6 +19,7 @@ TARGETS = (
     "jaxrnn_linear_backward",
     "jaxrnn_quantized",
     "jaxrnn_threefry",
+    "jaxrnn_random_words",
     "jaxrnn_norm",
     "jaxrnn_orthonormal",
     "jaxrnn_elementwise",

@@ -45,6 +45,20 @@ void encrypt(const Words& w, size_t count) {
   for (size_t i = 0; i < count; i += kBlock) encrypt_block(w, i, std::min(kBlock, count - i));
 }
 
+// Encrypts the numbers from 0 to `size` with each of the keys, which have two words each.
+void encrypt_numbers(const uint32_t* keys, size_t count, size_t size, uint32_t* out0, uint32_t* out1) {
+  uint32_t key0[kBlock], key1[kBlock], in0[kBlock], in1[kBlock];
+  for (size_t key = 0; key < count; key++) {
+    std::fill_n(key0, kBlock, keys[2 * key]);
+    std::fill_n(key1, kBlock, keys[2 * key + 1]);
+    for (size_t begin = 0; begin < size; begin += kBlock) {
+      const size_t block = std::min(kBlock, size - begin), at = key * size + begin;
+      for (size_t i = 0; i < block; i++) in0[i] = (uint32_t)((uint64_t)(begin + i) >> 32), in1[i] = (uint32_t)(begin + i);
+      encrypt_block({key0, key1, in0, in1, out0 + at, out1 + at}, 0, block);
+    }
+  }
+}
+
 using In = ffi::Buffer<ffi::U32>;
 using Out = ffi::ResultBuffer<ffi::U32>;
 
@@ -52,6 +66,13 @@ ffi::Error threefry(In key0, In key1, In in0, In in1, Out out0, Out out1) {
   encrypt({key0.typed_data(), key1.typed_data(), in0.typed_data(), in1.typed_data(), out0->typed_data(),
            out1->typed_data()},
           in0.element_count());
+  return ffi::Error::Success();
+}
+
+ffi::Error random_words(In keys, Out out0, Out out1) {
+  const size_t count = keys.element_count() / 2;
+  encrypt_numbers(keys.typed_data(), count, count ? out0->element_count() / count : 0, out0->typed_data(),
+                  out1->typed_data());
   return ffi::Error::Success();
 }
 
@@ -67,6 +88,13 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxrnn_threefry, jaxrnn::threefry,
                                   .Arg<jaxrnn::In>()
                                   .Arg<jaxrnn::In>()
                                   .Arg<jaxrnn::In>()
+                                  .Arg<jaxrnn::In>()
+                                  .Ret<ffi::Buffer<ffi::U32>>()
+                                  .Ret<ffi::Buffer<ffi::U32>>());
+
+// The two words of each of many keys, [..., 2]. Of each result, the two words of what comes out.
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxrnn_random_words, jaxrnn::random_words,
+                              ffi::Ffi::Bind()
                                   .Arg<jaxrnn::In>()
                                   .Ret<ffi::Buffer<ffi::U32>>()
                                   .Ret<ffi::Buffer<ffi::U32>>());
