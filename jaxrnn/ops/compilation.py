@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
+import numpy as np
 from jax.core import Tracer
 
 from jaxrnn.ops.dispatch import platform_of
@@ -59,15 +60,5 @@ def for_one_call(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _is_transformed(leaves: Iterable[Any]) -> bool:
-    """Whether this is called within another transformation, such as ``jax.jit`` or ``jax.vmap``."""
-    if any(isinstance(leaf, Tracer) for leaf in leaves):
-        return True
-    try:
-        jax.jit(_nothing, compiler_options=_LESS_OPTIMISED)()
-    except ValueError:  # which takes no options for a program inside
-        return True
-    return False
-
-
-def _nothing() -> tuple[()]:
-    return ()
+    """Whether this is traced by another transformation, such as ``jax.jit``: then a number becomes a tracer too."""
+    return any(isinstance(leaf, Tracer) for leaf in (*leaves, jax.device_put(np.zeros(()))))
