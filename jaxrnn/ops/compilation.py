@@ -60,5 +60,5 @@ def for_one_call(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _is_transformed(leaves: Iterable[Any]) -> bool:
-    """Whether this is traced by another transformation, such as ``jax.jit``: then a number becomes a tracer too."""
+    """Whether another transformation, such as ``jax.jit``, traces this: then a number becomes a tracer too."""
     return any(isinstance(leaf, Tracer) for leaf in (*leaves, jax.device_put(np.zeros(()))))

@@ -66,7 +66,8 @@ def lowering_parameters() -> Any:
     known = "_private_parameters" in inspect.signature(jax.stages.Traced.lower).parameters
     if not (known and hasattr(mlir, "LoweringParameters") and available()):
         return None
-    rules = {threefry2x32_p: mlir.lower_fun(_threefry, multiple_results=True)}
+    rules: Any = {threefry2x32_p: mlir.lower_fun(_threefry, multiple_results=True)}
     if (random_bits := _primitive_of_random_bits()) is not None:
         rules[random_bits] = _lower_random_bits
-    return mlir.LoweringParameters(override_lowering_rules=tuple(rules.items()))
+    all_rules: Any = tuple(rules.items())
+    return mlir.LoweringParameters(override_lowering_rules=all_rules)
