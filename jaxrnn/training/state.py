@@ -110,15 +110,14 @@ class TrainState:
         """
         params, carry = jax.tree.map(_copy, (params, carry))
         # Equal values need separate buffers, because a buffer that two leaves share can be donated only once.
-        # Arrays of NumPy, unlike zeros of JAX, need no program.
-        step, epoch, position, skipped, taken, all_skipped = (jnp.array(np.zeros((), np.int32)) for _ in range(6))
-        loss, weight, grad_norm = (jnp.array(np.zeros((), np.float32)) for _ in range(3))
+        step, epoch, position, skipped, taken, all_skipped = (_put(np.zeros((), np.int32)) for _ in range(6))
+        loss, weight, grad_norm = (_put(np.zeros((), np.float32)) for _ in range(3))
         return cls(
             params=params,
             opt_state=_initial(optimizer, params),
             step=step,
             epoch=epoch,
-            key=jax.random.key(seed),
+            key=_key(seed),
             position=position,
             skipped_in_a_row=skipped,
             totals=Totals(loss, weight, grad_norm, taken, all_skipped),
@@ -150,10 +149,22 @@ def _wide(params: Any) -> Any:
     return jax.tree.map(lambda leaf: widen(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, params)
 
 
+def _put(array: Any) -> Array:
+    """An array in a buffer of its own, without a program to compile, as ``jnp.array`` has one for every shape."""
+    return jax.device_put(array, may_alias=False)
+
+
 def _copy(leaf: Any) -> Array:
-    """A copy in a buffer of its own; of an array of JAX without a program to compile for every shape."""
     known = isinstance(leaf, Array) and not isinstance(leaf, Tracer)
-    return jax.device_put(leaf, may_alias=False) if known else jnp.array(leaf)
+    return _put(leaf) if known else jnp.array(leaf)
+
+
+def _key(seed: int) -> Array:
+    """``jax.random.key(seed)``, without its program for the usual seeds of the usual generator."""
+    generator = jax.config.jax_default_prng_impl  # pyright: ignore[reportAttributeAccessIssue]
+    if generator != "threefry2x32" or type(seed) is not int or not 0 <= seed < 2**31:
+        return jax.random.key(seed)
+    return jax.random.wrap_key_data(_put(np.array([0, seed], np.uint32)), impl=generator)
 
 
 class Batch(NamedTuple):

@@ -87,9 +87,21 @@ def test_a_state_is_copied_without_a_program_for_each_shape():
     optimizer = training.make_optimizer("sgd", 0.1, momentum=None)
     with counted() as found:
         state = training.TrainState.create(params, optimizer, average=True)
-    assert not found["jit(copy)"]
+    assert list(found) == ["jit(init_fn)"]
     leaves = jax.tree.leaves((params, state.params, state.average, state.step, state.totals))
     assert len({leaf.unsafe_buffer_pointer() for leaf in leaves}) == len(leaves)
+
+
+@pytest.mark.parametrize("generator", ["threefry2x32", "rbg"])
+@pytest.mark.parametrize("seed", [0, 7, 2**31 - 1, 2**31, 2**40 + 3, -1, np.int32(5)])
+def test_the_key_of_a_state_is_that_of_its_seed(seed, generator):
+    with jax.default_prng_impl(generator):
+        key, expected = (
+            training.TrainState.create(jnp.ones(2), optax.sgd(0.1), seed=seed).key,
+            jax.random.key(seed),
+        )
+    assert jax.typeof(key) == jax.typeof(expected) and jax.random.key_impl(key) == jax.random.key_impl(expected)
+    np.testing.assert_array_equal(jax.random.key_data(key), jax.random.key_data(expected))
 
 
 @pytest.mark.parametrize("name", sorted(training.OPTIMIZERS))
