@@ -48,15 +48,24 @@ def for_one_call(function: Callable[..., Any]) -> Callable[..., Any]:
         # JAX keeps what it has traced, for every shape and for settings such as that of its random generator.
         kind = traced.jaxpr, *options, *(getattr(leaf, "sharding", None) for leaf in leaves)
         if kind not in programs:
-            parameters = lowering_parameters()
-            own: Any = {} if parameters is None else {"_private_parameters": parameters}
-            programs[kind] = traced.lower(**own).compile(**options)
+            programs[kind] = _lowered(traced).compile(**options)
         try:
             return programs[kind](*arguments)
         except TypeError:  # what the function itself holds may come from another transformation
             return plain(*arguments)
 
     return call
+
+
+def lower(function: Any, *arguments: Any) -> jax.stages.Lowered:
+    """What ``function.lower`` of ``jax.jit`` returns; on a CPU with the random bits of the C++ library."""
+    traced = function.trace(*arguments)
+    return _lowered(traced) if platform_of(jax.tree.leaves(arguments)) == "cpu" else traced.lower()
+
+
+def _lowered(traced: Any) -> jax.stages.Lowered:
+    parameters = lowering_parameters()
+    return traced.lower() if parameters is None else traced.lower(_private_parameters=parameters)
 
 
 def _is_transformed(leaves: Iterable[Any]) -> bool:

@@ -110,7 +110,7 @@ def make_bucketed_epoch(
         if not ready:
             calls = [(leaves, training_batch(one)) for one in buckets.one_of_each_length()]
             found = jax.eval_shape(gradient, *calls[0])
-            compile_together([(step, (leaves, *found, steps)), *((gradient, call) for call in calls)])
+            compile_together([(step.lower, (leaves, *found, steps)), *((gradient.lower, call) for call in calls)])
             ready = True
         metrics = None
         for batch in batches(words, int(state.position), stop):
@@ -139,7 +139,7 @@ def _train_programs(
     average_decay: float,
     skip_non_finite: bool,
     treedef: Any,
-) -> tuple[Callable[..., Any], Callable[..., Any]]:
+) -> tuple[Any, Any]:
     """The two halves of a step as compiled functions. Several trainings of the same model share them.
 
     Only the gradient depends on the length of a batch. So the optimiser's step, which takes longer to compile, is
@@ -204,7 +204,7 @@ def bucketed_outputs(apply: Apply, params: Any, buckets: Buckets) -> np.ndarray:
         raise ValueError("there are no sequences, so there are no outputs")
     shapes = (buckets.lengths, buckets.batch_size)
     if shapes not in ready:
-        compile_together([(forward, (params, inputs_of(one))) for one in buckets.one_of_each_length()])
+        compile_together([(forward.lower, (params, inputs_of(one))) for one in buckets.one_of_each_length()])
         ready.add(shapes)
     found: list[Any] = [None] * len(buckets.sequences)
     for batch in buckets.batches():
@@ -215,6 +215,6 @@ def bucketed_outputs(apply: Apply, params: Any, buckets: Buckets) -> np.ndarray:
 
 
 @lru_cache(maxsize=16)
-def _forward_program(apply: Apply) -> tuple[Callable[[Any, Sequences], Array], set[Any]]:
+def _forward_program(apply: Apply) -> tuple[Any, set[Any]]:
     """The function, and the shapes of the buckets that it has been compiled for."""
     return jax.jit(lambda params, inputs: apply(params, inputs, None)[1]), set()  # pyright: ignore[reportArgumentType]

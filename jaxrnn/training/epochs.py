@@ -1,5 +1,6 @@
 """Epochs over a series in memory, each one compiled program: stateless and shuffled, or stateful and in order."""
 
+import contextlib
 from copy import copy
 from functools import partial
 from typing import Any
@@ -14,6 +15,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from jaxrnn.data.windows import take_windows
+from jaxrnn.ops.compilation import lower
 from jaxrnn.training.apply import Apply, check_apply
 from jaxrnn.training.compilation import compile_together
 from jaxrnn.training.distributed import batch_axis, padded, put
@@ -104,8 +106,9 @@ def make_windowed_epoch(
             return jax.random.permutation(jax.random.fold_in(key, epoch), starts) if shuffle else starts
 
         # The series is an argument of the program, because large constants slow compilation down.
-        arrays = (starts, features, targets, jnp.asarray(place), jnp.asarray(weights))
+        # Arrays of NumPy are put on devices without a program that divides them.
         if mesh is None:
+            arrays = (starts, features, targets, jax.device_put(place), jax.device_put(weights))
             return SteppedEpoch(
                 steps, _Ordered(jax.jit(loop, donate_argnums=0), reorder, arrays), mesh, make, known
             )
@@ -113,7 +116,9 @@ def make_windowed_epoch(
         specs = (P(), P(), P(), P(), P(), P(None, axis), P(None, axis))
         # check_vma=False: the engine's custom derivative does not declare which values vary over the mesh.
         loop = jax.shard_map(loop, mesh=auto, in_specs=specs, out_specs=P(), check_vma=False)
-        arrays = tuple(put(array, auto, spec) for array, spec in zip(arrays, specs[2:]))
+        arrays = tuple(
+            put(array, auto, spec) for array, spec in zip((starts, features, targets, place, weights), specs[2:])
+        )
         return SteppedEpoch(
             steps, _Ordered(jax.jit(loop, donate_argnums=0), reorder, arrays, auto), mesh, make, known
         )
@@ -128,7 +133,7 @@ class _Ordered:
         self._loop, self._reorder, self._mesh = loop, jax.jit(reorder), mesh
         self._starts, *self._arrays = arrays
         self._known: tuple[Any, Array] | None = None
-        self._ready = False
+        self._compiled: Any = None  # the program of `reorder`
 
     def with_targets(self, targets: Array) -> "_Ordered":
         other = copy(self)
@@ -142,18 +147,25 @@ class _Ordered:
         if self._mesh is not None:
             state = put(state, self._mesh)
         # Within a transformation, such as jax.vmap over many trainings, this is part of a larger program.
-        if not self._ready and not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(state)):
+        if self._compiled is None and not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(state)):
             call = (state, np.int32(stop), self._starts, *self._arrays)
-            compile_together([(self._loop, call), (self._reorder, (state.key, state.epoch, self._starts))])
-            self._ready = True
+            ordering = partial(lower, self._reorder), (state.key, state.epoch, self._starts)
+            _, self._compiled = compile_together([(self._loop.lower, call), ordering])
         if fresh:  # reading the epoch's number would wait until the epoch before is done
-            order = self._reorder(state.key, state.epoch, self._starts)
+            order = self._order(state)
         else:
             epoch = int(state.epoch), np.asarray(jax.random.key_data(state.key)).tobytes()
             if self._known is None or self._known[0] != epoch:
-                self._known = epoch, self._reorder(state.key, state.epoch, self._starts)
+                self._known = epoch, self._order(state)
             order = self._known[1]
         return self._loop(state, np.int32(stop), order, *self._arrays)
+
+    def _order(self, state: TrainState) -> Array:
+        arguments = state.key, state.epoch, self._starts
+        if self._compiled is not None:
+            with contextlib.suppress(TypeError, ValueError):  # traced by a transformation, or on another device
+                return self._compiled(*arguments)
+        return self._reorder(*arguments)
 
 
 def make_sequential_epoch(
@@ -264,7 +276,7 @@ def make_sequential_epoch(
             def run(state: TrainState, stop: Array, initial_carry: Any, *arrays: Array):
                 return loop(begin(state, initial_carry, state.epoch % parts == 0), stop, *arrays)
 
-            here = (initial_carry, features, targets, starts, jnp.asarray(weights))
+            here = (initial_carry, features, targets, starts, jax.device_put(weights))
 
             def program(state: TrainState, stop: int, fresh: bool = True):
                 return run(state, np.int32(stop), *here)
@@ -283,7 +295,7 @@ def make_sequential_epoch(
             state, metrics = mapped(state.replace(carry=_rows(state.carry, rows)), stop, *arrays)
             return state.replace(carry=_rows(state.carry, np.arange(batch))), metrics
 
-        shards = (put(features, auto), put(targets, auto), put(starts[:, rows], auto, P(None, axis)))
+        shards = (put(features, auto), put(targets, auto), put(np.asarray(starts)[:, rows], auto, P(None, axis)))
         shards += (put(weights, auto, spread),)
         first = put(initial_carry, auto)
 
