@@ -81,8 +81,9 @@ class Forecasting:
             # As where training is on a short series, the first steps are inputs without some simple forecasts.
             first = min(self.prepared.first, max(self.parts.train - config.window, 0))
             self.prepared = self.prepared._replace(first=first)
-        self.features = jnp.asarray(self.prepared.features)
-        self.targets = jnp.asarray(self.prepared.targets)
+        # As jnp.asarray, without a program for every shape.
+        self.features = jax.device_put(self.prepared.features)
+        self.targets = jax.device_put(self.prepared.targets)
         self.apply, self.params = pure_apply(self.make_model)
 
     def make_model(self) -> RNNForecaster:
@@ -174,7 +175,7 @@ class Forecasting:
             huber if self._learned is self.targets else huber_where_known,
             self.features,
             self._learned,
-            jnp.asarray(self._train_starts()),
+            self._train_starts(),
             window=config.window,
             average_decay=config.average or 0.0,
             **options,
@@ -203,7 +204,7 @@ class Forecasting:
             )
         return self._monitor(state.best_guess)
 
-    def _window_starts(self, begin: int, end: int) -> Array:
+    def _window_starts(self, begin: int, end: int) -> np.ndarray:
         """The starts of the windows from which the values begin .. end - 1 are forecast."""
         if begin - self.config.window < self.prepared.first:
             raise ValueError(
@@ -211,12 +212,12 @@ class Forecasting:
                 f"to be forecast, begins before step {self.prepared.first}, the first with inputs. Move the "
                 f"--split, or train with a shorter --window"
             )
-        return jnp.arange(begin, end) - self.config.window
+        return np.arange(begin, end) - self.config.window
 
     @cached_property
     def _monitor(self) -> Callable[[Any], dict[str, Array]]:
         """The errors over the monitored windows as a compiled function of the parameters."""
-        starts = np.asarray(self._window_starts(*self.parts.monitor))
+        starts = self._window_starts(*self.parts.monitor)
         rows = np.arange(padded(len(starts), self.mesh))
         # Rows that only fill up the last device have weight zero, and so have values that were filled in.
         weights = (rows < len(starts)) / len(starts)
@@ -235,8 +236,10 @@ class Forecasting:
 
         scales = self._scales[starts + window - 1]
         targets = self._learned if self.observed[begin:end].any() else self.targets
-        arrays = (self.features, targets, jnp.asarray(starts), jnp.asarray(weights, jnp.float32), scales)
-        if self.mesh is not None:
+        arrays: Any = (self.features, targets, starts, np.float32(weights), scales)
+        if self.mesh is None:
+            arrays = jax.device_put(arrays)
+        else:
             mesh, axis = batch_axis(self.mesh)
             specs = (P(), P(), P(), P(axis), P(axis), P(axis))
             errors = jax.shard_map(errors, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=False)
@@ -245,9 +248,9 @@ class Forecasting:
         return lambda params: compiled(params, *arrays)
 
     @cached_property
-    def _scales(self) -> Array:
+    def _scales(self) -> np.ndarray:
         """The unit of the targets at every step."""
-        return jnp.asarray(np.broadcast_to(self.prepared.scale, len(self.series.values)), jnp.float32)
+        return np.broadcast_to(np.float32(self.prepared.scale), len(self.series.values))
 
     @cached_property
     def _learned(self) -> Array:

@@ -191,4 +191,6 @@ def checked_starts(starts: Any, axes: int, features: Array, targets: Array, wind
             f"{len(features)} steps, targets {len(targets)}"
         )
     # A step of the series may not fit into a small dtype, even if the first step of every window does.
-    return jnp.asarray(starts, jnp.int32 if known.dtype.itemsize < 4 else None)
+    if known.dtype.itemsize < 4:
+        starts = known.astype(np.int32)
+    return starts if isinstance(starts, Array) else jax.device_put(np.asarray(starts))
