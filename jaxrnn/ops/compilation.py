@@ -42,7 +42,8 @@ def for_one_call(function: Callable[..., Any]) -> Callable[..., Any]:
 
     def call(*arguments: Any) -> Any:
         leaves = jax.tree.leaves(arguments)
-        if platform_of(leaves) != "cpu" or _is_transformed(leaves):
+        disabled = jax.config.jax_disable_jit  # pyright: ignore[reportAttributeAccessIssue]
+        if disabled or platform_of(leaves) != "cpu" or _is_transformed(leaves):
             return plain(*arguments)
         options, traced = options_for_one_call(), plain.trace(*arguments)
         # JAX keeps what it has traced, for every shape and for settings such as that of its random generator.

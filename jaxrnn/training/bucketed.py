@@ -12,6 +12,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from jaxrnn.data.buckets import Buckets, PaddedBatch
+from jaxrnn.ops.native.elementwise import one_device
 from jaxrnn.training.apply import Apply, Sequences, check_apply
 from jaxrnn.training.compilation import compile_together
 from jaxrnn.training.state import Batch, StepMetrics, TrainState
@@ -159,7 +160,8 @@ def _train_programs(
         state = begin(jax.tree.unflatten(treedef, leaves))
         found = found._replace(grads=jax.tree.unflatten(jax.tree.structure(state.params), found.grads))
         options: Any = {"average_decay": average_decay, "skip_non_finite": skip_non_finite}
-        state, metrics = take_step(optimizer, state, found, **options)
+        with one_device(True):
+            state, metrics = take_step(optimizer, state, found, **options)
         state, metrics = finish(count(state, metrics, weight), steps)
         return jax.tree.leaves(state), metrics
 

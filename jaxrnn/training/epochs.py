@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxrnn.data.windows import take_windows
 from jaxrnn.ops.compilation import lower
+from jaxrnn.ops.native.elementwise import one_device
 from jaxrnn.training.apply import Apply, check_apply
 from jaxrnn.training.compilation import compile_together
 from jaxrnn.training.distributed import batch_axis, padded, put
@@ -97,7 +98,8 @@ def make_windowed_epoch(
                 first = order[place[batch]]
                 wanted = take_windows(targets, first, window) if every_step else targets[first + window - 1]
                 weight = weights[batch]
-                state, metrics = step(state, Batch(take_windows(features, first, window), wanted, weight))
+                with one_device(mesh is None):
+                    state, metrics = step(state, Batch(take_windows(features, first, window), wanted, weight))
                 return count(state, metrics, _sum(weight, axis_name))
 
             return finish(lax.fori_loop(state.position, stop, body, begin(state)), steps)
@@ -265,7 +267,8 @@ def make_sequential_epoch(
             def body(batch: Array, state: TrainState) -> TrainState:
                 first = starts[before + batch]
                 inputs, wanted = take_windows(features, first, window), take_windows(targets, first, window)
-                state, metrics = step(state, Batch(inputs, wanted, weights))
+                with one_device(mesh is None):
+                    state, metrics = step(state, Batch(inputs, wanted, weights))
                 return count(state, metrics, _sum(weights, axis_name))
 
             return finish(lax.fori_loop(state.position, stop, body, state), steps)

@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxrnn import checks
 from jaxrnn.data.series_file import SeriesFile, shuffled
+from jaxrnn.ops.native.elementwise import one_device
 from jaxrnn.training.apply import Apply, check_apply
 from jaxrnn.training.distributed import batch_axis, padded, put
 from jaxrnn.training.state import Batch, StepMetrics, TrainState
@@ -97,7 +98,8 @@ def make_streamed_epoch(
         )
 
         def one(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
-            state, metrics = step(begin(state), batch)
+            with one_device(mesh is None):
+                state, metrics = step(begin(state), batch)
             weight = batch.weights.sum()
             state = count(state, metrics, weight if axis_name is None else jax.lax.psum(weight, axis_name))
             return finish(state, steps)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.core import Tracer, eval_jaxpr
+from jax.sharding import AxisType
 
 from jaxrnn.ops.dispatch import exported_programs, platform_of
 from jaxrnn.ops.native.encoding import encode
@@ -20,6 +21,9 @@ from jaxrnn.ops.program import Equation, Group, Inlined, Part, Program, divide, 
 from jaxrnn.ops.varying import made_to_vary, varying_alike, varying_over
 
 Tree = TypeVar("Tree")
+
+one_device = jax.make_user_context(False)
+"""``with one_device(True):`` what is traced runs on one device, although there are several."""
 
 
 def replace(function: Callable[..., Tree], old: Tree, *others: Any) -> Tree:
@@ -30,32 +34,44 @@ def replace(function: Callable[..., Tree], old: Tree, *others: Any) -> Tree:
     new one is written over it. Derivatives are those of the function.
     """
     leaves, structure = jax.tree.flatten((old, others))
-    if not _in_library(leaves):
+    places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tracer)]
+    traced = [leaves[place] for place in places]
+    if not _in_library(traced):
         return function(old, *others)
     returned: Any = None
 
     def flat(*arrays: Any) -> list[Any]:
         nonlocal returned
-        old, others = jax.tree.unflatten(structure, arrays)
+        given = list(leaves)  # what is not traced keeps its value, on which the function may decide
+        for place, array in zip(places, arrays):
+            given[place] = array
+        old, others = jax.tree.unflatten(structure, given)
         found, returned = jax.tree.flatten(function(old, *others))
         return found
 
-    closed = jax.make_jaxpr(flat)(*leaves)
+    closed = jax.make_jaxpr(flat)(*traced)
     if closed.effects:
         return function(old, *others)
-    call = jax.custom_jvp(_Divided(closed, jax.tree.structure(old).num_leaves))
+    old_count = jax.tree.structure(old).num_leaves
+    replaced = {place: index for index, place in enumerate(places) if place < old_count}
+    call = jax.custom_jvp(_Divided(closed, replaced))
 
     @call.defjvp
     def _(primals: Any, tangents: Any) -> Any:
         return jax.jvp(lambda held, arrays: eval_jaxpr(closed.jaxpr, held, *arrays), primals, tangents)
 
     # What the function holds may be traced by another transformation, so it is an argument.
-    return jax.tree.unflatten(returned, call(list(closed.consts), leaves))
+    return jax.tree.unflatten(returned, call(list(closed.consts), traced))
 
 
-def _in_library(leaves: list[Any]) -> bool:
-    traced = any(isinstance(leaf, Tracer) for leaf in leaves)
-    return traced and platform_of(leaves) == "cpu" and not exported_programs.value and available()
+def _in_library(traced: list[Any]) -> bool:
+    if not traced or platform_of(traced) != "cpu" or exported_programs.value or not available():
+        return False
+    # XLA would gather on every device what is divided over several, and the results would stay whole. Within
+    # jax.shard_map it divides nothing.
+    meshes = [jax.typeof(leaf).sharding.mesh for leaf in traced]
+    kinds = {kind for mesh in meshes for kind in mesh.axis_types}
+    return kinds == {AxisType.Manual} or (not kinds and (one_device.value or jax.device_count() == 1))
 
 
 class _Divided:
@@ -63,14 +79,14 @@ class _Divided:
 
     Args:
       closed: the function.
-      replaced: of so many of its first arguments, the results of the same places are the new values.
+      replaced: by the place of a result, the argument whose new value it is.
     """
 
-    def __init__(self, closed: Any, replaced: int):
+    def __init__(self, closed: Any, replaced: dict[int, int]):
         self._traced: Inlined = inline(closed)
         self._steps = divide(self._traced)
-        pairs = zip(self._traced.outputs[:replaced], self._traced.inputs)
-        self._old = {new: old for new, old in pairs if not isinstance(new, np.ndarray)}
+        results = [(self._traced.outputs[new], self._traced.inputs[old]) for new, old in replaced.items()]
+        self._old = {new: old for new, old in results if not isinstance(new, np.ndarray)}
 
     def __call__(self, held: list[Any], arrays: list[Any]) -> list[Array]:
         traced = self._traced
@@ -81,8 +97,9 @@ class _Divided:
         return [jnp.asarray(v if isinstance(v, np.ndarray) else values[v]) for v in traced.outputs]
 
     def _run(self, equation: Equation, values: dict[int, Any]) -> None:
-        inputs = [jnp.asarray(v) if isinstance(v, np.ndarray) else values[v] for v in equation.inputs]
-        found = equation.primitive.bind(*varying_alike(inputs), **equation.params)
+        inputs = [v if isinstance(v, np.ndarray) else values[v] for v in equation.inputs]
+        with equation.context.manager:
+            found = equation.primitive.bind(*inputs, **equation.primitive.get_bind_params(equation.params))
         values |= zip(equation.outputs, found if equation.primitive.multiple_results else [found], strict=True)
 
     def _call(self, part: Part, values: dict[int, Any]) -> None:

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from jaxrnn.ops.program.graph import Argument, Graph, constant
@@ -118,7 +119,7 @@ class _Divider:
             self._numbers[outputs[0]] = numbers[0]
         elif name == "convert_element_type" and isinstance(numbers[0], np.ndarray):
             self._numbers[outputs[0]] = numbers[0].astype(self._dtype(outputs[0]))
-        elif self._shape(outputs[0]) == ():
+        elif self._shape(outputs[0]) == () and is_known(name):
             given = [(n.item(), n.dtype) if isinstance(n, np.ndarray) else n for n in numbers]
             what = name, str(equation.params), str(given)
             self._numbers[outputs[0]] = self._computed.setdefault(what, outputs[0])
@@ -140,6 +141,8 @@ class _Divider:
         if len(floats) != 1 or not floats <= _DTYPES:
             return None
         (dtype,), graph = floats, Graph()
+        if dtype == "float64" and not jax.config.read("jax_enable_x64"):  # it was allowed for a while
+            return None
         inputs = [graph.input("array", index) for index in range(len(equation.inputs))]
         return None if self._node(graph, equation, inputs, dtype) is None else dtype
 

@@ -18,12 +18,16 @@ CALLS = frozenset(
 
 
 class Equation(NamedTuple):
-    """``outputs = primitive(*inputs, **params)``. Variables are integers; literals are NumPy arrays."""
+    """``outputs = primitive(*inputs, **params)``. Variables are integers; literals are NumPy arrays.
+
+    ``context`` has the settings of JAX that the equation was traced with.
+    """
 
     primitive: Any
     inputs: list[Any]
     outputs: list[int]
     params: dict[str, Any]
+    context: Any = None
 
 
 class Inlined(NamedTuple):
@@ -64,7 +68,7 @@ def inline(closed: Any) -> Inlined:
                 outputs = run_call(equation, inputs)
             else:
                 outputs = [new(v.aval) for v in equation.outvars]
-                equations.append(Equation(equation.primitive, inputs, outputs, equation.params))
+                equations.append(Equation(equation.primitive, inputs, outputs, equation.params, equation.ctx))
             values.update(zip(equation.outvars, outputs, strict=True))
         return [read(v) for v in jaxpr.outvars]
 

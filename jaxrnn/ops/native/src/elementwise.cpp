@@ -86,11 +86,16 @@ void run(ffi::ThreadPool& pool, ffi::RemainingArgs& args, ffi::RemainingRets& re
 ffi::Error elementwise(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, Integers program,
                        ffi::Span<const double> constants, Integers sizes, int64_t registers, int64_t condition,
                        Integers otherwise) {
+  const auto dtype = args.get<ffi::AnyBuffer>(0)->element_type();
+  bool alike = dtype == ffi::DataType::F32 || dtype == ffi::DataType::F64;
+  for (size_t i = 0; i < args.size(); i++) alike = alike && args.get<ffi::AnyBuffer>(i)->element_type() == dtype;
+  for (size_t i = 0; i < rets.size(); i++) alike = alike && (*rets.get<ffi::AnyBuffer>(i))->element_type() == dtype;
+  if (!alike) return ffi::Error::InvalidArgument("jaxrnn_elementwise takes arrays of one dtype, float32 or float64");
   const ProgramCode code = program_code(program.begin(), constants.begin(), (int)constants.size());
   auto run_in = [&]<class T>(T) {
     run<T>(pool, args, rets, {code, (int)registers, nullptr, nullptr, nullptr, (int)condition, otherwise.begin(), 0}, sizes);
   };
-  args.get<ffi::AnyBuffer>(0)->element_type() == ffi::DataType::F64 ? run_in(double()) : run_in(float());
+  dtype == ffi::DataType::F64 ? run_in(double()) : run_in(float());
   return ffi::Error::Success();
 }
 
