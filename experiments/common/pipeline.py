@@ -259,7 +259,9 @@ class Forecasting:
             return self.targets
         return jnp.where(np.append(self.observed[1:], True)[:, None], self.targets, jnp.nan)
 
-    def _errors(self, outputs: Array, wanted: Array, weights: Array, scales: Array) -> dict[str, Array]:
+    def _errors(
+        self, outputs: Array, wanted: Array, weights: Array, scales: Array | np.ndarray
+    ) -> dict[str, Array]:
         some = self._learned is not self.targets
         return weighted_errors(outputs, wanted, weights, scales, self.prepared.scale, some_missing=some)
 

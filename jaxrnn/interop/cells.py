@@ -86,6 +86,11 @@ def places_of_biases(
 
 def only_cell(layer: Any) -> RecurrentCell:
     """The cell of an :class:`jaxrnn.RNN`, or the cell itself, if it has a counterpart."""
+    if isinstance(layer, StackedRNN):
+        raise ValueError(
+            f"this fills one cell, not a {type(layer).__name__} of {len(layer.cells)}: give it one of layer.cells "
+            f"or a jaxrnn.RNN"
+        )
     return known_cell(layer.cell if isinstance(layer, RNN) else layer)
 
 

@@ -103,7 +103,10 @@ def _torch_cells(layers: StackedRNN | RNN) -> Iterator[tuple[str, RecurrentCell]
         yield "l0", _torch_cell(layers.cell)
         return
     if not isinstance(layers, StackedRNN):
-        raise ValueError(f"only RNN, SimpleRNN, LSTM, GRU and StackedRNN have a counterpart, not {layers!r}")
+        raise ValueError(
+            f"only RNN, SimpleRNN, LSTM, GRU and StackedRNN have a counterpart, not {type(layers).__name__}: put "
+            f"a cell into jaxrnn.RNN, and for both directions make a layer with bidirectional=True"
+        )
     cells = known_cells(layers, "PyTorch")
     if layers.bidirectional and layers.merge_fn is not concatenate_features:
         name = getattr(layers.merge_fn, "__name__", layers.merge_fn)

@@ -67,8 +67,8 @@ def test_a_map_over_devices_within_the_optimizer():
 
 
 def test_values_that_are_not_traced_may_be_looked_at():
-    def update(grads: Any, count: Any, params: Any = None) -> Any:
-        return jax.tree.map(lambda g: -g * (0.1 if int(count) < 10 else 0.01), grads), count + 1
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        return jax.tree.map(lambda g: -g * (0.1 if int(state) < 10 else 0.01), updates), state + 1
 
     optimizer = optax.GradientTransformation(lambda params: jnp.zeros((), jnp.int32), update)
 
