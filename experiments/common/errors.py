@@ -20,7 +20,7 @@ def huber_where_known(predictions: Array, targets: Array) -> Array:
 
 
 def weighted_errors(
-    outputs: Array, wanted: Array, weights: Array, scales: Array, scale: Any, *, some_missing: bool
+    outputs: Array, wanted: Array, weights: Array, scales: Any, scale: Any, *, some_missing: bool
 ) -> dict[str, Array]:
     """The weighted means over the rows of the loss at all steps and of the absolute error at the last step.
 

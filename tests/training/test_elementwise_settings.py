@@ -17,9 +17,7 @@ pytestmark = pytest.mark.skipif(not available(), reason="the C++ library is not 
 
 def updated(update: Any) -> Any:
     """Parameters after a step of an optimiser with this update, with the library and without it."""
-    optimizer = optax.GradientTransformation(
-        lambda params: optax.EmptyState(), lambda g, s, p=None: (update(g), s)
-    )
+    optimizer = optax.stateless(lambda updates, params: update(updates))
     with pytest.MonkeyPatch.context() as patch:
         with_library = jax.jit(stepped(optimizer))(state_of(optimizer), found(1))[0].params
         without_library(patch)
