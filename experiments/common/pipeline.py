@@ -82,8 +82,7 @@ class Forecasting:
             first = min(self.prepared.first, max(self.parts.train - config.window, 0))
             self.prepared = self.prepared._replace(first=first)
         # As jnp.asarray, without a program for every shape.
-        self.features = jax.device_put(self.prepared.features)
-        self.targets = jax.device_put(self.prepared.targets)
+        self.features, self.targets = jax.device_put((self.prepared.features, self.prepared.targets))
         self.apply, self.params = pure_apply(self.make_model)
 
     def make_model(self) -> RNNForecaster:
@@ -237,14 +236,12 @@ class Forecasting:
         scales = self._scales[starts + window - 1]
         targets = self._learned if self.observed[begin:end].any() else self.targets
         arrays: Any = (self.features, targets, starts, np.float32(weights), scales)
-        if self.mesh is None:
-            arrays = jax.device_put(arrays)
-        else:
+        if self.mesh is not None:
             mesh, axis = batch_axis(self.mesh)
             specs = (P(), P(), P(), P(axis), P(axis), P(axis))
             errors = jax.shard_map(errors, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=False)
             arrays = tuple(put(array, mesh, spec) for array, spec in zip(arrays, specs[1:]))
-        compiled = jax.jit(errors)
+        compiled, arrays = jax.jit(errors), jax.device_put(arrays) if self.mesh is None else arrays
         return lambda params: compiled(params, *arrays)
 
     @cached_property
