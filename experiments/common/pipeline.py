@@ -241,7 +241,9 @@ class Forecasting:
             specs = (P(), P(), P(), P(axis), P(axis), P(axis))
             errors = jax.shard_map(errors, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=False)
             arrays = tuple(put(array, mesh, spec) for array, spec in zip(arrays, specs[1:]))
-        compiled, arrays = jax.jit(errors), jax.device_put(arrays) if self.mesh is None else arrays
+        else:
+            arrays = jax.device_put(arrays)
+        compiled = jax.jit(errors)
         return lambda params: compiled(params, *arrays)
 
     @cached_property
@@ -256,9 +258,7 @@ class Forecasting:
             return self.targets
         return jnp.where(np.append(self.observed[1:], True)[:, None], self.targets, jnp.nan)
 
-    def _errors(
-        self, outputs: Array, wanted: Array, weights: Array, scales: Array | np.ndarray
-    ) -> dict[str, Array]:
+    def _errors(self, outputs: Array, wanted: Array, weights: Array, scales: Any) -> dict[str, Array]:
         some = self._learned is not self.targets
         return weighted_errors(outputs, wanted, weights, scales, self.prepared.scale, some_missing=some)
 

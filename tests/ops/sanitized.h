@@ -1,5 +1,5 @@
 // What the programs for the sanitizers share: random arrays, each an allocation of its own of exactly the size that Python
-// gives it, so that a read or write past an end is found, and the comparison of results bit by bit.
+// gives it, so that a read or write past an end is found, a pool of threads, and the comparison of results bit by bit.
 
 #pragma once
 
@@ -8,6 +8,8 @@
 #include <cstring>
 #include <memory>
 #include <random>
+#include <thread>
+#include <utility>
 #include <vector>
 
 using Array = std::unique_ptr<float[]>;
@@ -47,6 +49,18 @@ class Arrays {
  private:
   std::vector<Array> given_, found_;
   std::vector<size_t> sizes_;
+};
+
+// In the place of XLA's pool of threads. Its threads must be joined.
+struct Threads {
+  int number;
+  std::vector<std::thread> helpers;
+
+  int64_t num_threads() const { return number; }
+  template <class Task>
+  void Schedule(Task&& task) {
+    helpers.emplace_back(std::forward<Task>(task));
+  }
 };
 
 inline bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {

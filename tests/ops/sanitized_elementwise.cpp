@@ -3,8 +3,6 @@
 
 #include <cmath>
 #include <cstdio>
-#include <thread>
-#include <utility>
 #include <vector>
 
 #include "programs.cpp"
@@ -15,21 +13,11 @@ extern const ProgramKernels<double> program_kernels_f64{nullptr, nullptr, nullpt
 }
 
 #include "elementwise.cpp"
+#include "sanitized.h"
 
 using namespace jaxrnn;
 
 namespace {
-
-struct Threads {
-  int number;
-  std::vector<std::thread> helpers;
-
-  int64_t num_threads() const { return number; }
-  template <class Task>
-  void Schedule(Task&& task) {
-    helpers.emplace_back(std::forward<Task>(task));
-  }
-};
 
 // momentum' = momentum * 0.9 + gradient, then params' = params - rate * momentum'.
 enum { kGradient, kMomentum, kParams };

@@ -3,26 +3,14 @@
 
 #include <cmath>
 #include <cstdio>
-#include <thread>
-#include <utility>
 #include <vector>
 
 #include "norm.cpp"
+#include "sanitized.h"
 
 using namespace jaxrnn;
 
 namespace {
-
-struct Threads {
-  int number;
-  std::vector<std::thread> helpers;
-
-  int64_t num_threads() const { return number; }
-  template <class Task>
-  void Schedule(Task&& task) {
-    helpers.emplace_back(std::forward<Task>(task));
-  }
-};
 
 template <class T>
 double norm_with(const std::vector<T>& numbers, int threads) {

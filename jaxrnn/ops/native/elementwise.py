@@ -1,7 +1,7 @@
 """A function whose arithmetic on arrays runs in the C++ library, such as an optimiser's step.
 
-XLA compiles a loop or more for every array: of a training step, most of what it compiles. It also reads an array
-once for every result that depends on it.
+XLA compiles a loop for every result of every array: three for a parameter under Adam. Each of them also reads all
+that it depends on again.
 """
 
 from collections.abc import Callable

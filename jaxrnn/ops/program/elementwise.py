@@ -53,7 +53,7 @@ class Part(NamedTuple):
 def divide(traced: Inlined) -> list[Equation | Part]:
     """What computes the outputs of a function, in an order in which it can be computed.
 
-    Equations that no output depends on are left out, unless they have effects.
+    The function must have no effects: equations that no output depends on are left out.
     """
     return _Divider(traced).steps()
 
